@@ -1,0 +1,190 @@
+"""From a config to objects. Everything that can be wrong with a setting is found here, before training starts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lagvae.calibration import Calibration
+from lagvae.data import SPLITS, Data
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.estimators import check_preference
+from lagvae.lagrangian import Constraint, Lagrangian, Preference
+from lagvae.laws import BernoulliDecoder, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
+from lagvae.module import LatentVariableModel
+
+DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
+STARTS = ("calibrated", "scratch")
+SOURCES = ("calibrated", "explicit", "none")
+
+
+def make(node: Any, **kwargs: Any) -> Any:
+    """Instantiate a config node; our own errors come through as they are."""
+    try:
+        return instantiate(node, **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, LagvaeError):
+            raise cause from None
+        raise SettingError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise SettingError for values that no object would refuse by itself."""
+    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps"):
+        if OmegaConf.select(cfg, key) < 1:
+            raise SettingError(f"{key}={OmegaConf.select(cfg, key)} must be at least 1.")
+    if cfg.training.start not in STARTS:
+        raise SettingError(f"training.start={cfg.training.start!r} is unknown; choose one of {', '.join(STARTS)}.")
+    if cfg.epsilon.source not in SOURCES:
+        raise SettingError(f"epsilon.source={cfg.epsilon.source!r} is unknown; choose one of {', '.join(SOURCES)}.")
+    if cfg.calibration.split not in SPLITS:
+        raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+    if cfg.training.threads is not None and cfg.training.threads < 1:
+        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null for all cores.")
+    if cfg.model.latent < 1:
+        raise SettingError(f"model.latent={cfg.model.latent} must be at least 1.")
+    for name, c in cfg.constraints.items():
+        key = f"constraints.{name}"
+        if OmegaConf.is_missing(c, "divergence"):
+            raise SettingError(
+                f"{key} has no divergence. Add {name} to divergence=[…], or give {key}.divergence._target_=CLASS."
+            )
+        if c.epsilon is not None and not isfinite(c.epsilon):
+            raise SettingError(f"{key}.epsilon={c.epsilon} must be a finite number.")
+        if not isfinite(c.gamma) or c.gamma < 0:
+            raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to what is attainable.")
+        if not (isfinite(c.calibration) and c.calibration >= 0):
+            raise SettingError(f"{key}.calibration={c.calibration} must be a number ≥ 0.")
+        if cfg.epsilon.source == "explicit" and c.epsilon is None:
+            raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
+    if cfg.multiplier.learned and cfg.multiplier.optimizer is None:
+        raise SettingError("multiplier.learned=true needs multiplier.optimizer; use multiplier=learned.")
+
+
+def build_data(cfg: DictConfig) -> Data:
+    """The data, loaded, checked and split."""
+    data: Data = make(cfg.data)
+    data.check()
+    data.interval = (cfg.training.interval, cfg.training.steps)
+    return data
+
+
+def build_laws(cfg: DictConfig, data: Data) -> Laws:
+    """p(z), p(x|z), q(z|x) for the shape of the data, initialised from the seed."""
+    torch.manual_seed(cfg.seed)
+    model = cfg.model
+    if model.likelihood not in DECODERS:
+        raise SettingError(f"model.likelihood={model.likelihood!r} is unknown; choose one of {', '.join(DECODERS)}.")
+    if model.likelihood == "bernoulli" and data.likelihood != "bernoulli":
+        raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
+    encoder = GaussianEncoder(make(model.encoder), data.shape, model.latent)
+    decoder = DECODERS[model.likelihood](make(model.decoder), data.shape, model.latent)
+    laws = Laws(StandardNormalPrior(model.latent), encoder, decoder)
+    check_preference(cfg.alpha.p, laws)
+    return laws
+
+
+def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagrangian:
+    """Preference and constraints with their bounds."""
+    constraints = []
+    for name, c in cfg.constraints.items():
+        bound = c.epsilon
+        if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
+            bound = calibration.bound(str(name), c.gamma, c.relative)
+        constraints.append(
+            Constraint(
+                name=str(name),
+                divergence=make(c.divergence),
+                bound=bound,
+                multiplier=c.multiplier,
+                learned=c.learned,
+                unit=c.unit,
+                largest=c.largest,
+            )
+        )
+    return Lagrangian(Preference(cfg.alpha.q, cfg.alpha.p), constraints)
+
+
+def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = None) -> LatentVariableModel:
+    """The LightningModule."""
+    return LatentVariableModel(
+        laws=build_laws(cfg, data),
+        lagrangian=build_lagrangian(cfg, calibration),
+        primal=make(cfg.model.optimizer),
+        dual=make(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
+        schedule=make(cfg.model.schedule) if cfg.model.schedule is not None else None,
+        gradient_clip=cfg.training.gradient_clip,
+        seed=cfg.seed,
+        log_every=cfg.training.log_every,
+    )
+
+
+def digest(data: Data) -> str:
+    """A hash of the samples themselves, so that a renamed file matches and a changed one does not."""
+    content = hashlib.sha256()
+    x = data.arrays.x
+    if isinstance(x, Tensor):
+        content.update(str((tuple(x.shape), x.dtype)).encode())
+        content.update(x.contiguous().numpy().tobytes())
+    else:
+        for file in x.files:
+            content.update(f"{file.name}:{file.stat().st_size};".encode())
+    return content.hexdigest()[:16]
+
+
+def calibration_config(cfg: DictConfig) -> DictConfig:
+    """The config of the run that calibrates: α = 0, λ fixed at the calibration weights, its own seed and length."""
+    derived: DictConfig = copy.deepcopy(cfg)
+    derived.family = "calibration"
+    derived.alpha.q = derived.alpha.p = 0.0
+    derived.epsilon.source, derived.epsilon.calibration = "none", None
+    derived.multiplier.learned, derived.multiplier.optimizer = False, None
+    derived.seed = cfg.calibration.seed
+    derived.training.steps = cfg.calibration.steps
+    derived.training.start = "scratch"
+    for c in derived.constraints.values():
+        c.epsilon, c.learned, c.multiplier = None, False, c.calibration
+    return derived
+
+
+def calibration_settings(cfg: DictConfig, data: Data) -> dict[str, Any]:
+    """The settings that matter to a calibration: those that could change θ* or ε̂."""
+    derived = calibration_config(cfg)
+
+    def plain(key: str) -> Any:
+        return OmegaConf.to_container(OmegaConf.select(derived, key), resolve=True)
+
+    constraints = {
+        str(name): {
+            "divergence": OmegaConf.to_container(c.divergence, resolve=True),
+            "weight": c.calibration,
+        }
+        for name, c in derived.constraints.items()
+    }
+    chosen = {k: cfg.data[k] for k in ("name", "likelihood", "batch", "split_seed", "val", "test", "draws")}
+    return {
+        "data": chosen | {"content": digest(data)},
+        "model": plain("model"),
+        "constraints": constraints,
+        "calibration": {"steps": cfg.calibration.steps, "seed": cfg.calibration.seed, "split": cfg.calibration.split},
+        "gradient_clip": cfg.training.gradient_clip,
+        "precision": str(cfg.trainer.precision),
+    }
+
+
+def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:
+    """Where the calibration of these settings is kept."""
+    from lagvae.calibration import fingerprint
+
+    return Path(cfg.paths.calibrations) / f"{cfg.data.name}-{cfg.model.name}-{fingerprint(settings)}"

@@ -1,0 +1,8 @@
+"""Lightning callbacks: evaluation, checkpoints, progress, pictures."""
+
+from lagvae.callbacks.checkpoints import Checkpoints
+from lagvae.callbacks.evaluation import Evaluation
+from lagvae.callbacks.feasibility import FeasibilityWatch
+from lagvae.callbacks.progress import Progress
+
+__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "Progress"]

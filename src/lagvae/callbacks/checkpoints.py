@@ -1,0 +1,79 @@
+"""last.ckpt after every interval, best.ckpt where the constrained problem is solved best so far."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from lagvae.callbacks.evaluation import Evaluation
+from lagvae.runs import storage_error
+
+PENALTY = 10.0
+
+
+def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
+    """f on validation data + `PENALTY` · Σ max(0, violation on training data): an exact penalty, lower is better.
+
+    It is minimal at the solution of the constrained problem while λ_i · unit_i < PENALTY (Nocedal & Wright, ch. 17).
+    """
+    lagrangian = model.lagrangian
+    preference = lagrangian.preference
+    val = results["val"]
+    f = max(float(preference.alpha_q), 0.0) * val["rate"] + max(-float(preference.alpha_q), 0.0) * val["distortion"]
+    for c in lagrangian.constraints:
+        key = f"constraint/{c.name}"
+        if c.bound is None:
+            f += c.multiplier * val[key]
+        else:
+            f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.unit)
+    return f
+
+
+class Checkpoints(Checkpoint):
+    """Saves after every interval; what is on disk is always whole.
+
+    Args:
+        folder: where to.
+        evaluation: whose results say what is best.
+    """
+
+    def __init__(self, folder: Path, evaluation: Evaluation) -> None:
+        super().__init__()
+        self.folder, self.evaluation = folder, evaluation
+        self.best = float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
+        for logger in trainer.loggers:
+            logger.save()
+        score = merit(pl_module, self.evaluation.results) if trainer.is_global_zero else 0.0
+        better = score < self.best
+        self.best = min(self.best, score)
+        last = self.folder / "last.ckpt"
+        part = self.folder / ".last.part"
+        try:
+            if trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                os.replace(part, last)
+                if better:
+                    shutil.copyfile(last, part)
+                    os.replace(part, self.folder / "best.ckpt")
+        except OSError as error:
+            raise storage_error(last, error) from error
+        except RuntimeError as error:  # torch's file writer reports a full disk in its own way
+            if shutil.disk_usage(self.folder).free < 2**24:
+                raise storage_error(last, OSError(28, "No space left on device")) from error
+            raise

@@ -1,0 +1,98 @@
+"""Measures a model on its splits: lightly while it trains, in full at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lagvae.data import Batch, evaluation_split
+from lagvae.laws import JointSamples
+from lagvae.metrics import Measure
+
+Measures = Mapping[str, Callable[[], Measure]]
+
+
+class Evaluation(pl.Callback):
+    """Feeds every batch of an evaluation to metrics, and logs what they compute as "split/name".
+
+    Args:
+        training: name → builds a metric, looked at in every interval of training on "train" and "val" (light).
+        final: name → builds a metric, looked at after training on "train", "val" and "test".
+
+    Attributes:
+        results: split → name → value of the newest evaluation.
+    """
+
+    def __init__(self, training: Measures, final: Measures) -> None:
+        super().__init__()
+        self.builders = {False: training, True: final}
+        self.results: dict[str, dict[str, float]] = {}
+        self._measures: dict[str, list[Measure]] = {}
+
+    def _start(self, trainer: pl.Trainer) -> None:
+        self._measures.clear()
+
+    def _of(self, split: str, trainer: pl.Trainer, device: torch.device) -> list[Measure]:
+        if split not in self._measures:
+            builders = self.builders[trainer.testing]
+            self._measures[split] = [build().to(device) for build in builders.values()]
+        return self._measures[split]
+
+    def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
+        split = evaluation_split(trainer, dataloader_idx)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for measure in self._of(split, trainer, batch.x.device):
+            if measure.each_image_once and split != "train" and batch.step >= data.batches_per_pass(split):
+                continue
+            measure.update(samples, batch.index)
+
+    def _end(self, trainer: pl.Trainer) -> None:
+        self.results = {
+            split: {name: float(value) for measure in measures for name, value in measure.compute().items()}
+            for split, measures in self._measures.items()
+        }
+        self._measures.clear()
+        if trainer.testing or not trainer.is_global_zero:
+            return
+        row = {f"{split}/{name}": value for split, values in self.results.items() for name, value in values.items()}
+        # The training rows of a step are single-batch numbers; these are of a whole pass.
+        row = {key.replace("train/", "train_probe/"): value for key, value in row.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer)
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: JointSamples,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batch(trainer, outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: JointSamples,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batch(trainer, outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end(trainer)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end(trainer)

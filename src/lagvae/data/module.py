@@ -1,0 +1,228 @@
+"""The LightningDataModule: splits, batches by step, and what a model observes of a stored sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lagvae.data.batches import Batch, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
+from lagvae.data.sources import Arrays
+from lagvae.errors import DataError, SettingError
+from lagvae.noise import Noise
+
+SPLITS = ("train", "val", "test")
+LIKELIHOODS = ("bernoulli", "normal")
+
+
+def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+    """What the model sees of stored samples: uint8 as x / 255; for Bernoulli, pixels set where x > uniform noise."""
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    return (x > uniform(tuple(x.shape))).to(x.dtype) if likelihood == "bernoulli" else x
+
+
+class Data(pl.LightningDataModule):
+    """Data in three splits.
+
+    Args:
+        source: returns the arrays, or raises a DataError.
+        name: what the data are called.
+        likelihood: "bernoulli" binarises every batch anew (pixel > uniform noise); "normal" takes values as they are.
+        batch: samples of a global training batch.
+        seed: of the order of batches and of the noise that binarises.
+        split_seed: of the split; the same split for every `seed`.
+        val, test: shares of the samples; `test` counts only where the source has no test set of its own.
+        draws: an evaluation passes over a split until it has at least this many samples.
+        workers: processes that read ahead, for a source that streams files.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Arrays],
+        name: str,
+        likelihood: str,
+        batch: int,
+        seed: int = 0,
+        split_seed: int = 0,
+        val: float = 0.1,
+        test: float = 0.1,
+        draws: int = 10_000,
+        workers: int = 2,
+    ) -> None:
+        super().__init__()
+        if likelihood not in LIKELIHOODS:
+            raise SettingError(f"data.likelihood={likelihood!r} is unknown; choose one of {', '.join(LIKELIHOODS)}.")
+        if batch < 1:
+            raise SettingError(f"data.batch={batch} must be at least 1.")
+        for key, share in (("val", val), ("test", test)):
+            if not 0 < share < 1:
+                raise SettingError(f"data.{key}={share} must be a share between 0 and 1.")
+        if val + test >= 1:
+            raise SettingError(f"data.val={val} and data.test={test} leave nothing to train on.")
+        self.source, self.name, self.likelihood = source, name, likelihood
+        self.batch, self.seed, self.split_seed = batch, seed, split_seed
+        self.val_share, self.test_share = val, test
+        self.draws, self.workers = draws, workers
+        self.interval: tuple[int, int] = (1, 1)  # steps of a pass, last step: set by the experiment
+        self._on_device: dict[torch.device, dict[str, Store]] = {}
+        self._noises: dict[str, Noise] = {}
+
+    def check(self) -> None:
+        """Load and split; raise DataError or SettingError before anything else happens."""
+        n = len(self.split["train"])
+        if self.batch > n:
+            raise SettingError(f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it.")
+        if min(map(len, self.split.values())) < 2:
+            raise DataError(f"{self.name} is too small: every split needs at least two samples.")
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The data as the source gives them, checked."""
+        arrays = self.source()
+        for part in (arrays.x, arrays.test):
+            if isinstance(part, Tensor):
+                self._check_values(part)
+        if isinstance(arrays.test, Tensor) and isinstance(arrays.x, Tensor) and arrays.test.shape[1:] != arrays.x.shape[1:]:
+            raise DataError(
+                f"{self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others {tuple(arrays.x.shape[1:])}."
+            )
+        return arrays
+
+    def _check_values(self, x: Tensor) -> None:
+        if x.numel() == 0:
+            raise DataError(f"{self.name} is empty: an array of shape {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            return
+        if not x.isfinite().all():
+            raise DataError(f"{self.name} holds {int((~x.isfinite()).sum())} values that are NaN or infinite; remove them.")
+        low, high = float(x.min()), float(x.max())
+        if self.likelihood == "bernoulli" and not 0 <= low <= high <= 1:
+            raise DataError(
+                f"{self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
+                "rescale them, or set data.likelihood=normal."
+            )
+
+    @cached_property
+    def split(self) -> dict[str, Tensor]:
+        """Name → positions in the store; the same for every seed."""
+        n = len(self.arrays.x)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.split_seed))
+        n_val = round(n * self.val_share)
+        n_test = 0 if self.arrays.test is not None else round(n * self.test_share)
+        parts = {"val": order[:n_val], "test": order[n_val : n_val + n_test], "train": order[n_val + n_test :]}
+        if self.arrays.test is not None:
+            parts["test"] = torch.arange(len(self.arrays.test))
+        return {name: parts[name] for name in SPLITS}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.arrays.x[torch.tensor([0])].shape[1:])
+
+    @property
+    def streams(self) -> bool:
+        """Whether samples are read from files batch by batch."""
+        return not isinstance(self.arrays.x, Tensor)
+
+    @property
+    def per_epoch(self) -> int:
+        """Training batches of one pass over the data."""
+        return len(self.split["train"]) // self.batch
+
+    def passes(self, split: str) -> int:
+        """Passes over a split that make at least `draws` samples."""
+        return max(1, -(-self.draws // len(self.split[split])))
+
+    def batches_per_pass(self, split: str) -> int:
+        """Evaluation batches of one pass over a split."""
+        return -(-len(self.split[split]) // self.batch)
+
+    def probe(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """The first n samples of a split as a model observes them, always the same ones; for pictures."""
+        store = self._stores(torch.device("cpu"))[split]
+        x = store[self.split[split][:n]].to(device)
+        return observe(x, self.likelihood, lambda shape: self.noise("probe").uniform("observe", 0, shape, device))
+
+    def noise(self, purpose: str) -> Noise:
+        """The noise of a purpose; for "train" this rank's part of it."""
+        if purpose not in self._noises:
+            rank, world = self._shard if purpose == "train" else (0, 1)
+            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        return self._noises[purpose]
+
+    @property
+    def _shard(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _stores(self, device: torch.device) -> dict[str, Store]:
+        if device not in self._on_device:
+            x, test = self.arrays.x, self.arrays.test
+            x = x.to(device) if isinstance(x, Tensor) else x
+            self._on_device[device] = {"train": x, "val": x, "test": x if test is None else test.to(device)}
+        return self._on_device[device]
+
+    def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
+        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on."""
+        world = self._shard[1]
+        if self.batch % world:
+            raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
+        length, last = self.interval
+        order = TrainOrder(len(self.split["train"]), self.batch, self.noise("train"))
+        dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
+
+        def steps() -> range:
+            start = first()
+            return range(start, min(start - start % length + length, last))
+
+        return StepLoader(dataset, steps, length, self.workers if self.streams else 0)
+
+    def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> StepLoader:
+        """Loads a split in its own order, `passes` times, or its first `most` samples."""
+        rank, world = self._shard
+        subset = self.split[split][:most]
+        order = SplitOrder(len(subset), self.batch)
+        steps = range(rank, order.per_pass * passes, world)
+        dataset = StepDataset(self._stores(device)[split], subset, order)
+        return StepLoader(dataset, lambda: steps, len(steps), self.workers if self.streams else 0)
+
+    # Lightning's hooks
+
+    def train_dataloader(self) -> StepLoader:
+        trainer = self._trainer
+        return self.train_loader(lambda: trainer.global_step, trainer.strategy.root_device)
+
+    def val_dataloader(self) -> list[StepLoader]:
+        """What is looked at while training: a part of the training split, and the validation split, once each."""
+        device = self._trainer.strategy.root_device
+        return [self.eval_loader(split, device, most=2000) for split in ("train", "val")]
+
+    def test_dataloader(self) -> list[StepLoader]:
+        """What the final evaluation looks at: every split until it has `draws` samples."""
+        device = self._trainer.strategy.root_device
+        return [self.eval_loader(split, device, passes=self.passes(split)) for split in SPLITS]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn stored samples into observed ones, on the device."""
+        trainer = self._trainer
+        purpose = "train" if trainer.training else evaluation_split(trainer, dataloader_idx)
+        return self.observed(batch, self.noise(purpose))
+
+    def observed(self, batch: Batch, noise: Noise) -> Batch:
+        """What the model sees of a stored batch, with the noise of its step."""
+        x = observe(batch.x, self.likelihood, lambda shape: noise.uniform("observe", batch.step, shape, batch.x.device))
+        return Batch(x, batch.index, batch.step)
+
+    @property
+    def _trainer(self) -> Any:
+        return self.trainer
+
+
+def evaluation_split(trainer: Any, dataloader_idx: int) -> str:
+    """Name of the split behind a loader of `val_dataloader` or `test_dataloader`."""
+    names = SPLITS if trainer.testing else ("train", "val")
+    return names[dataloader_idx]

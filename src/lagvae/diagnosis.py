@@ -1,0 +1,145 @@
+"""What a finished run shows: the verdict on each constraint, and how far from a KKT point it is.
+
+At a solution: D_i ≤ bound_i (primal), λ_i ≥ 0 (dual, by projection), λ_i (D_i − bound_i) = 0 (complementary),
+∇f + Σ λ_i ∇D_i = 0 (stationary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lagvae.lagrangian import Constraint, Lagrangian
+from lagvae.laws import JointSamples, Laws
+
+TOLERANCE = 0.1
+"""How near to its bound, in units, a constraint counts as met and active: 0.1 nat for −ELBO."""
+DOMINANT = 5.0
+"""λ · unit above this multiple of max(1, |α|) that still leaves a violation: the bound is out of reach."""
+
+
+class Verdict(StrEnum):
+    """The state a constraint ended in."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    INFEASIBLE = "infeasible"
+    NOT_CONVERGED = "not converged"
+    PENALTY = "penalty"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One constraint at the end of a run; D and bound in the unit of D, complementarity in nats.
+
+    violation: D − bound, positive where broken. tolerance: below it a violation cannot be told from zero.
+    complementarity: λ (D − bound). best: the smallest D that training saw.
+    """
+
+    name: str
+    divergence: float
+    stderr: float
+    bound: float | None
+    multiplier: float
+    violation: float | None
+    tolerance: float
+    complementarity: float | None
+    best: float
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"verdict": str(self.verdict)}
+
+
+def judge(
+    constraint: Constraint, divergence: float, stderr: float, multiplier: float, alpha: float, best: float
+) -> Finding:
+    """Judge one constraint.
+
+    active: |D − bound| within tolerance. inactive: below the bound, and λ (D − bound) is near 0.
+    infeasible: above the bound although λ dominates the preference. not converged: anything else. penalty: no bound.
+
+    Args:
+        divergence, stderr: D on the training split, its standard error (of the estimate, where it is noisy by itself).
+        multiplier: the final λ. alpha: max(|α_q|, |α_p|). best: the smallest D seen while training.
+
+    The tolerance is `TOLERANCE` units, or two standard errors where D is a noisy estimate without unit (MMD).
+    """
+    c = constraint
+    tolerance = TOLERANCE * c.unit
+    if not c.divergence.nats and isfinite(stderr):
+        tolerance = max(tolerance, 2 * stderr)
+    best = min(best, divergence)
+    if c.bound is None:
+        return Finding(c.name, divergence, stderr, None, multiplier, None, tolerance, None, best, Verdict.PENALTY)
+    violation = divergence - c.bound
+    complementarity = multiplier * violation
+    size = max(1.0, alpha)
+    if abs(violation) <= tolerance:
+        verdict = Verdict.ACTIVE
+    elif violation < 0:
+        settled = not c.learned or -complementarity <= TOLERANCE * size
+        verdict = Verdict.INACTIVE if settled else Verdict.NOT_CONVERGED
+    elif c.learned and multiplier * c.unit >= DOMINANT * size:
+        verdict = Verdict.INFEASIBLE
+    else:
+        verdict = Verdict.NOT_CONVERGED
+    return Finding(c.name, divergence, stderr, c.bound, multiplier, violation, tolerance, complementarity, best, verdict)
+
+
+def overall(findings: Iterable[Finding]) -> str:
+    """The verdict on a run: the worst of its constraints, "met" where all are, "unconstrained" without bounds."""
+    verdicts = {f.verdict for f in findings} - {Verdict.PENALTY}
+    for worst in (Verdict.INFEASIBLE, Verdict.NOT_CONVERGED):
+        if worst in verdicts:
+            return str(worst)
+    return "met" if verdicts else "unconstrained"
+
+
+def stationarity(laws: Laws, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float:
+    """‖∇f + Σ λ_i ∇D_i‖ / (‖∇f‖ + Σ λ_i ‖∇D_i‖) over θ, gradients averaged over batches; 0 at a KKT point, at most 1.
+
+    Noise of the batches adds to it: it does not reach 0 on a finite number of them.
+    """
+    parameters = [p for p in laws.parameters() if p.requires_grad]
+    parts: list[Tensor] = []
+    count = 0
+    for batch in samples:
+        count += 1
+        values = lagrangian.measure(batch)
+        weighted = lagrangian.multiplier * values.divergences
+        rows = []
+        for value in (lagrangian.preference(values.terms), *weighted.unbind(-1)):
+            gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            flat = [g.flatten() if g is not None else p.new_zeros(p.numel()) for g, p in zip(gradients, parameters, strict=True)]
+            rows.append(torch.cat(flat))
+        stacked = torch.stack(rows)
+        parts = [parts[0] + stacked] if parts else [stacked]
+    total = parts[0] / count
+    scale = float(total.norm(dim=1).sum())
+    return float(total.sum(0).norm()) / scale if scale > 0 else 0.0
+
+
+def explain(finding: Finding, calibrated: float | None, unit: str) -> str | None:
+    """A sentence for a user about a constraint that was not met, or None."""
+    f = finding
+    if f.verdict is Verdict.INFEASIBLE:
+        known = f" Calibration reached {calibrated:.4g}{unit}." if calibrated is not None else ""
+        return (
+            f"{f.name} ≤ {f.bound:.4g}{unit} is out of reach: the best value in training was {f.best:.4g}{unit}, "
+            f"with a multiplier of {f.multiplier:.3g}.{known} Raise constraints.{f.name}.epsilon above it, or let the model be larger."
+        )
+    if f.verdict is Verdict.NOT_CONVERGED and f.violation is not None:
+        side = "above" if f.violation > 0 else "below"
+        return (
+            f"{f.name} ended {abs(f.violation):.3g}{unit} {side} its bound with a multiplier of {f.multiplier:.3g}: "
+            "not converged. Train longer (training.steps)."
+        )
+    return None

@@ -1,0 +1,29 @@
+"""Errors that a person can act on: each names the setting, the value and what to do."""
+
+
+class LagvaeError(Exception):
+    """Base of every error that an entry point prints as one line instead of a traceback."""
+
+
+class SettingError(LagvaeError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(LagvaeError, ValueError):
+    """The data cannot be read, or do not fit the model."""
+
+
+class CalibrationError(LagvaeError):
+    """No calibration fits, or the one that was named does not match."""
+
+
+class CheckpointError(LagvaeError):
+    """A checkpoint or a run folder is damaged, or belongs to another model."""
+
+
+class DivergedError(LagvaeError, ArithmeticError):
+    """A term of the objective stopped being a finite number."""
+
+
+class Stopped(LagvaeError):
+    """The user stopped a run that can be resumed."""

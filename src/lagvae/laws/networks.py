@@ -1,0 +1,138 @@
+"""Networks that parameterise laws: tensors in, tensors out, no probability in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from lagvae.errors import SettingError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def activation_named(name: str) -> type[nn.Module]:
+    """The activation class of that name; SettingError where there is none."""
+    if name not in ACTIVATIONS:
+        raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class MLP(nn.Module):
+    """A fully connected network between two shapes.
+
+    Args:
+        shape_in: shape of one input, without the batch axis.
+        shape_out: shape of one output, without the batch axis.
+        hidden: units of each hidden layer.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, *shape_in) → (B, *shape_out).
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        hidden: Sequence[int] = (256, 256),
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        act = activation_named(activation)
+        widths = [prod(shape_in), *hidden]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(a, b), act()]
+        layers.append(nn.Linear(widths[-1], prod(shape_out)))
+        self.layers = nn.Sequential(*layers)
+        self.shape_out = tuple(shape_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.flatten(1))
+        return out if len(self.shape_out) == 1 else out.unflatten(1, self.shape_out)
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions that halve an image, then a linear layer.
+
+    Shapes: (B, C, H, W) → (B, *shape_out). H and W must be at least 2 ** len(channels).
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        c, h, w = _image_shape(shape_in, len(channels))
+        act = activation_named(activation)
+        layers: list[nn.Module] = []
+        for width in channels:
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), act()]
+            c, h, w = width, h // 2, w // 2
+        layers += [nn.Flatten(), nn.Linear(c * h * w, hidden), act(), nn.Linear(hidden, prod(shape_out))]
+        self.layers = nn.Sequential(*layers)
+        self.shape_out = tuple(shape_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out.unflatten(1, self.shape_out)
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer, then transposed convolutions that double an image, cut to size.
+
+    Shapes: (B, *shape_in) → (B, C, H, W) = (B, *shape_out).
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        hidden: int = 256,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        out, h, w = _image_shape(shape_out, len(channels))
+        act = activation_named(activation)
+        factor = 2 ** len(channels)
+        start = (channels[0], -(-h // factor), -(-w // factor))
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(prod(shape_in), hidden),
+            act(),
+            nn.Linear(hidden, prod(start)),
+            act(),
+            nn.Unflatten(1, start),
+        ]
+        for a, b in zip(channels, channels[1:], strict=False):
+            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), act()]
+        layers.append(nn.ConvTranspose2d(channels[-1], out, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers)
+        self.size = (h, w)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.layers(z)
+        return out[..., : self.size[0], : self.size[1]]
+
+
+def _image_shape(shape: Sequence[int], halvings: int) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise SettingError(
+            f"A convolutional network needs data of shape (channels, height, width), not {tuple(shape)}; use model=mlp."
+        )
+    c, h, w = shape
+    if min(h, w) < 2**halvings:
+        raise SettingError(f"Images of {h}×{w} are too small for {halvings} halvings; use fewer channels or model=mlp.")
+    return c, h, w

@@ -1,0 +1,192 @@
+"""One LightningModule for every member of the family: θ descends the Lagrangian, λ ascends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lagvae.data import Batch, evaluation_split
+from lagvae.errors import DivergedError, SettingError
+from lagvae.lagrangian import Lagrangian, Values
+from lagvae.laws import JointSamples, Laws, draw_noise
+from lagvae.noise import Noise
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class LatentVariableModel(pl.LightningModule):
+    """Trains the laws of both joints on a Lagrangian, by manual optimisation.
+
+    A step: sample the joints with noise that is a function of (seed, step); measure terms and divergences;
+    θ descends L(θ, λ); λ ascends the violation, which is the same number on every rank. `global_step` counts batches.
+
+    Args:
+        laws: p(z), p(x|z), q(z|x).
+        lagrangian: preference, constraints, multipliers.
+        primal: builds the optimizer of θ from parameters.
+        dual: builds the optimizer of λ (with maximize=True), used where a multiplier is learned.
+        schedule: builds a learning rate schedule, stepped once a batch; None for a constant rate.
+        gradient_clip: largest norm of ∇_θ L; None for no clipping.
+        seed: of all noise that training and evaluation draw.
+        log_every: steps between two logged rows, and between two looks for numbers that are not finite.
+
+    Raises: DivergedError where a term stopped being finite.
+    """
+
+    def __init__(
+        self,
+        laws: Laws,
+        lagrangian: Lagrangian,
+        primal: OptimizerFactory,
+        dual: OptimizerFactory | None = None,
+        schedule: SchedulerFactory | None = None,
+        gradient_clip: float | None = None,
+        seed: int = 0,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise SettingError(f"training.gradient_clip={gradient_clip} must be positive, or null for none.")
+        if log_every < 1:
+            raise SettingError(f"training.log_every={log_every} must be at least 1.")
+        if dual is None and any(c.learned for c in lagrangian.constraints):
+            raise SettingError("A learned multiplier needs an optimizer; set multiplier=learned.")
+        self.laws, self.lagrangian = laws, lagrangian
+        self.primal, self.dual, self.schedule = primal, dual, schedule
+        self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
+        self.latest: dict[str, Tensor] = {}
+        self._noises: dict[str, Noise] = {}
+        self._broken = torch.zeros(0)
+
+    # ---- what a step is made of
+
+    def samples(self, batch: Batch, purpose: str) -> JointSamples:
+        """Lazy samples of both joints for an observed batch, with the noise of its step."""
+        training = purpose == "train" and self._attached and self.trainer.training
+        if purpose not in self._noises:
+            rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
+            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        # Evaluation needs both samples of z whatever the objective; training only what its objective draws on.
+        needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p"}
+        noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
+        return JointSamples(self.laws, batch.x, noise, self._gather if training else lambda t: t)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        values = self.lagrangian.measure(self.samples(batch, "train"))
+        loss = self.lagrangian(values)
+        wrapped = self._theta
+        wrapped.zero_grad()
+        self.manual_backward(loss)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.laws.parameters(), self.gradient_clip)
+        wrapped.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+        divergences = self._mean_over_ranks(values.divergences.detach())
+        violation = self.lagrangian.violation(divergences)
+        self._watch(values, loss)
+        if self._lambda is not None:
+            self.lagrangian.ascend(violation, self._lambda)
+        step = batch.step + 1
+        if step % self.log_every == 0 or step == self.trainer.max_steps:
+            self._report(values, divergences, violation, step)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> JointSamples:
+        return self.samples(batch, evaluation_split(self.trainer, dataloader_idx))
+
+    test_step = validation_step
+
+    # ---- optimizers
+
+    def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
+        optimizers = [self.primal(self.laws.parameters())]
+        if any(c.learned for c in self.lagrangian.constraints):
+            assert self.dual is not None
+            dual = self.dual([self.lagrangian.scaled])
+            if not dual.param_groups[0].get("maximize", False):
+                raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+            optimizers.append(dual)
+        if self.schedule is None:
+            return optimizers
+        return optimizers, [self.schedule(optimizers[0])]
+
+    def on_fit_start(self) -> None:
+        wrapped = self.optimizers()
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        self._theta = wrapped[0]
+        # λ steps through the bare optimizer: a wrapped step would count as a batch.
+        self._lambda = wrapped[1].optimizer if len(wrapped) > 1 else None
+        schedulers = self.lr_schedulers()
+        self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+        self._noises.clear()
+        self._broken = torch.full((3 + len(self.lagrangian.names),), -1, device=self.device)
+
+    # ---- several ranks
+
+    @property
+    def _attached(self) -> bool:
+        return self._trainer is not None
+
+    def _gather(self, t: Tensor) -> Tensor:
+        """Join the batches of all ranks, with gradient."""
+        if self.trainer.world_size == 1:
+            return t
+        gathered: Tensor = self.all_gather(t, sync_grads=True)
+        return gathered.flatten(0, 1)
+
+    def _mean_over_ranks(self, t: Tensor) -> Tensor:
+        """The mean over ranks, once a step: λ sees one violation everywhere and stays equal."""
+        if self.trainer.world_size == 1:
+            return t
+        reduced: Tensor = self.trainer.strategy.reduce(t.clone(), reduce_op="mean")
+        return reduced
+
+    # ---- numbers that leave the device, every `log_every` steps
+
+    def _watch(self, values: Values, loss: Tensor) -> None:
+        """Remember, without a sync, the first step at which each term was not finite."""
+        terms = torch.stack([values.terms["distortion"], values.terms["rate"], *values.divergences.unbind(-1), loss])
+        bad = (self._broken < 0) & ~terms.detach().isfinite()
+        self._broken = torch.where(bad, self.global_step, self._broken)
+
+    def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
+        self._raise_if_broken(step)
+        multiplier = self.lagrangian.multiplier
+        logged = {name: value.detach() for name, value in values.terms.items()}
+        logged["objective"] = self.lagrangian.preference(values.terms).detach()
+        for i, c in enumerate(self.lagrangian.constraints):
+            logged[c.name] = divergences[i]
+            logged[f"multiplier/{c.name}"] = multiplier[i]
+            if c.bound is not None:
+                logged[f"violation/{c.name}"] = violation[i] * c.unit
+        logged["learning_rate"] = torch.tensor(self._theta.param_groups[0]["lr"])
+        self.latest = logged
+        if self.trainer.logger is not None and self.trainer.is_global_zero:
+            row = {f"train/{name}": float(value) for name, value in logged.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step)
+
+    def _raise_if_broken(self, step: int) -> None:
+        first = self._broken.tolist()
+        if max(first) < 0:
+            return
+        names = ["distortion", "rate", *self.lagrangian.names, "the Lagrangian"]
+        when = min(f for f in first if f >= 0)
+        broken = [n for n, f in zip(names, first, strict=True) if f == when]
+        if {"distortion", "rate"} <= set(broken):
+            what = "the gradient: all terms"
+        else:
+            what = broken[0]
+        raise DivergedError(
+            f"Training stopped: {what} became NaN or infinite at step {when}. The last good checkpoint is kept. "
+            "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
+        )
+
