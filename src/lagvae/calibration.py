@@ -66,7 +66,9 @@ class Calibration:
         """Read a calibration. CalibrationError where it is missing or damaged."""
         file = folder / "calibration.json"
         if not file.is_file():
-            raise CalibrationError(f"{folder} holds no calibration. Make one with python src/calibrate.py and the same settings.")
+            raise CalibrationError(
+                f"{folder} holds no calibration. Make one with python src/calibrate.py and the same settings."
+            )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             content.pop("hash", None)
@@ -80,7 +82,9 @@ class Calibration:
         try:
             state: dict[str, Tensor] = torch.load(folder / "theta.pt", map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling fails in many ways
-            raise CalibrationError(f"{folder / 'theta.pt'} is missing or damaged. Remove {folder} and calibrate again.") from error
+            raise CalibrationError(
+                f"{folder / 'theta.pt'} is missing or damaged. Remove {folder} and calibrate again."
+            ) from error
         return state
 
     def check(self, settings: Mapping[str, Any], folder: Path) -> None:

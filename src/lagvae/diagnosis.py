@@ -58,9 +58,7 @@ class Finding:
         return asdict(self) | {"verdict": str(self.verdict)}
 
 
-def judge(
-    constraint: Constraint, divergence: float, stderr: float, multiplier: float, alpha: float, best: float
-) -> Finding:
+def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: float, alpha: float, best: float) -> Finding:
     """Judge one constraint.
 
     active: |D − bound| within tolerance. inactive: below the bound, and λ (D − bound) is near 0.
@@ -118,7 +116,9 @@ def stationarity(laws: Laws, lagrangian: Lagrangian, samples: Iterable[JointSamp
         rows = []
         for value in (lagrangian.preference(values.terms), *weighted.unbind(-1)):
             gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            flat = [g.flatten() if g is not None else p.new_zeros(p.numel()) for g, p in zip(gradients, parameters, strict=True)]
+            flat = [
+                g.flatten() if g is not None else p.new_zeros(p.numel()) for g, p in zip(gradients, parameters, strict=True)
+            ]
             rows.append(torch.cat(flat))
         stacked = torch.stack(rows)
         parts = [parts[0] + stacked] if parts else [stacked]

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from lagvae import report
+from lagvae import __version__, report
 from lagvae.build import build_data, build_model, calibration_config, calibration_folder, calibration_settings, check, make
 from lagvae.calibration import Calibration
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Progress
@@ -33,8 +33,8 @@ STATIONARITY_BATCHES = 20
 
 def versions() -> dict[str, str]:
     """Versions of what decides about numbers."""
-    names = ("lagvae", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "scikit-learn")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    names = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "scikit-learn")
+    return {"lagvae": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def quiet() -> None:
@@ -240,7 +240,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def resume(run: Run) -> dict[str, Any]:
     """Go on with an interrupted run, with its own settings, from its last checkpoint."""
     if run.finished:
-        report.say(f"{run.folder} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.folder.name}.")
+        report.say(
+            f"{run.folder} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.folder.name}."
+        )
         return run.read_summary()
     cfg = read_config(run)
     data, model, calibration = prepare(cfg)
@@ -386,7 +388,12 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     model.load_state_dict(content["state_dict"])
     splits = session.evaluate()
     summary = summarise(cfg, model, calibration, splits, {})
-    summary |= {"stationarity": session.stationarity(), "steps": content["global_step"], "seed": cfg.seed, "versions": versions()}
+    summary |= {
+        "stationarity": session.stationarity(),
+        "steps": content["global_step"],
+        "seed": cfg.seed,
+        "versions": versions(),
+    }
     if cfg.callbacks.figures:
         from lagvae.figures import draw_run
 
@@ -394,7 +401,6 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     write_json(target.summary, summary)
     report.closing(summary, target)
     return summary
-
 
 
 def start(cfg: DictConfig) -> None:

@@ -31,9 +31,7 @@ STYLE = {
 BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
 
 
-def draw_run(
-    folder: Path, data: Data, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path
-) -> list[Path]:
+def draw_run(folder: Path, data: Data, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path) -> list[Path]:
     """Draw every figure that fits the data; returns the files."""
     figures: dict[str, Figure] = {}
     with matplotlib.rc_context(STYLE), torch.no_grad():
@@ -64,7 +62,9 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 def _show(axis: Axes, picture: Tensor) -> None:
     """One image (C, H, W) in [0, 1]."""
     pixels = picture.detach().cpu().clamp(0, 1)
-    axis.imshow(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axis.imshow(
+        pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest"
+    )
     axis.set_axis_off()
 
 
@@ -148,7 +148,9 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
         steps, values = batch[name]
         if values:
             axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.7, label="one batch")
-            axis.plot(*probe[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data")
+            axis.plot(
+                *probe[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
+            )
             shown = sorted(values)
             low, high = shown[len(shown) // 100], shown[-1 - len(shown) // 20]
             edges = [low, high, *([c["bound"]] if c["bound"] is not None else [])]
@@ -207,7 +209,9 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     for name, c in summary["constraints"].items():
         if name == "neg_elbo" and c["bound"] is not None:
             low, high = axis.get_xlim()
-            axis.plot([low, high], [c["bound"] - low, c["bound"] - high], color=RED, linestyle="--", label=f"−ELBO = {c['bound']:.2f}")
+            axis.plot(
+                [low, high], [c["bound"] - low, c["bound"] - high], color=RED, linestyle="--", label=f"−ELBO = {c['bound']:.2f}"
+            )
     axis.set_xlabel("rate E KL(q(z|x)‖p(z)) (nats)")
     axis.set_ylabel("distortion −E log p(x|z) (nats)")
     axis.set_title("Rate and distortion", loc="left")

@@ -181,12 +181,8 @@ class LatentVariableModel(pl.LightningModule):
         names = ["distortion", "rate", *self.lagrangian.names, "the Lagrangian"]
         when = min(f for f in first if f >= 0)
         broken = [n for n, f in zip(names, first, strict=True) if f == when]
-        if {"distortion", "rate"} <= set(broken):
-            what = "the gradient: all terms"
-        else:
-            what = broken[0]
+        what = "the gradient: all terms" if {"distortion", "rate"} <= set(broken) else broken[0]
         raise DivergedError(
             f"Training stopped: {what} became NaN or infinite at step {when}. The last good checkpoint is kept. "
             "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
         )
-

@@ -121,9 +121,14 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     )
     for label, key in rows:
         if any(key in values for values in splits.values()):
-            cells = [number(v.get(key), v.get(f"{key}_stderr")) if key != "active_units" else f"{v[key]:.0f}" for v in splits.values()]
+            cells = [
+                number(v.get(key), v.get(f"{key}_stderr")) if key != "active_units" else f"{v[key]:.0f}"
+                for v in splits.values()
+            ]
             if key == "i_q_kde":
-                cells = [c + (" (!)" if v.get("i_q_kde_breaks_bound") else "") for c, v in zip(cells, splits.values(), strict=True)]
+                cells = [
+                    c + (" (!)" if v.get("i_q_kde_breaks_bound") else "") for c, v in zip(cells, splits.values(), strict=True)
+                ]
             table.add_row(label, *cells)
     out.print(table)
     if any(v.get("i_q_kde_breaks_bound") for v in splits.values()):

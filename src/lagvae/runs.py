@@ -1,6 +1,6 @@
 """The run folder: what a run leaves behind, written so that a reader never sees half a file.
 
-    runs/<name>/config.yaml  metrics.csv  summary.json  checkpoints/  figures/
+runs/<name>/config.yaml  metrics.csv  summary.json  checkpoints/  figures/
 """
 
 from __future__ import annotations

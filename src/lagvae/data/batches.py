@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """x (B, *shape), as stored or as observed; index (B,) of the samples in their split; the step it belongs to."""
 
     x: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     step: int
 
 
@@ -76,23 +76,34 @@ class StepDataset(Dataset[Batch]):
 
 
 class StepLoader:
-    """Iterates over the batches of a range of steps.
+    """Iterates over the batches of a range of steps. Without a length: the last range of a run may be shorter.
 
     Args:
         dataset: step → Batch.
         steps: the range, asked for at every pass, so that a resumed run goes on where it was.
-        length: batches in a pass.
         workers: processes that read ahead; 0 where the store is in memory and a batch is one index away.
     """
 
-    def __init__(self, dataset: StepDataset, steps: Callable[[], range], length: int, workers: int = 0) -> None:
-        self.dataset, self.steps, self.length, self.workers = dataset, steps, length, workers
-
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, dataset: StepDataset, steps: Callable[[], range], workers: int = 0) -> None:
+        self.dataset, self.steps, self.workers = dataset, steps, workers
 
     def __iter__(self) -> Iterator[Batch]:
         steps = self.steps()
         if self.workers == 0:
             return (self.dataset[step] for step in steps)
-        return iter(DataLoader(self.dataset, batch_size=None, sampler=steps, num_workers=self.workers, pin_memory=torch.cuda.is_available()))
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_size=None,
+                sampler=steps,
+                num_workers=self.workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+
+class EvalLoader(StepLoader):
+    """A fixed range of steps, of known length."""
+
+    def __len__(self) -> int:
+        return len(self.steps())

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lagvae.data.batches import Batch, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
+from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
 from lagvae.data.sources import Arrays
 from lagvae.errors import DataError, SettingError
 from lagvae.noise import Noise
@@ -179,16 +179,16 @@ class Data(pl.LightningDataModule):
             start = first()
             return range(start, min(start - start % length + length, last))
 
-        return StepLoader(dataset, steps, length, self.workers if self.streams else 0)
+        return StepLoader(dataset, steps, self.workers if self.streams else 0)
 
-    def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> StepLoader:
+    def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> EvalLoader:
         """Loads a split in its own order, `passes` times, or its first `most` samples."""
         rank, world = self._shard
         subset = self.split[split][:most]
         order = SplitOrder(len(subset), self.batch)
         steps = range(rank, order.per_pass * passes, world)
         dataset = StepDataset(self._stores(device)[split], subset, order)
-        return StepLoader(dataset, lambda: steps, len(steps), self.workers if self.streams else 0)
+        return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
 
     # Lightning's hooks
 
@@ -196,12 +196,12 @@ class Data(pl.LightningDataModule):
         trainer = self._trainer
         return self.train_loader(lambda: trainer.global_step, trainer.strategy.root_device)
 
-    def val_dataloader(self) -> list[StepLoader]:
+    def val_dataloader(self) -> list[EvalLoader]:
         """What is looked at while training: a part of the training split, and the validation split, once each."""
         device = self._trainer.strategy.root_device
         return [self.eval_loader(split, device, most=2000) for split in ("train", "val")]
 
-    def test_dataloader(self) -> list[StepLoader]:
+    def test_dataloader(self) -> list[EvalLoader]:
         """What the final evaluation looks at: every split until it has `draws` samples."""
         device = self._trainer.strategy.root_device
         return [self.eval_loader(split, device, passes=self.passes(split)) for split in SPLITS]

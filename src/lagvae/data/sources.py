@@ -97,7 +97,9 @@ def array(path: str, key: str = "x") -> Arrays:
     except Exception as error:  # an unpickler's own error: the file holds more than tensors
         raise DataError(f"data.source.path={path} holds more than plain tensors and is not loaded.") from error
     if key not in found:
-        raise DataError(f"data.source.path={path} has no array {key!r}, only {', '.join(map(str, names)) or 'none'}; set data.source.key.")
+        raise DataError(
+            f"data.source.path={path} has no array {key!r}, only {', '.join(map(str, names)) or 'none'}; set data.source.key."
+        )
     if not all(isinstance(v, Tensor) for v in found.values()):
         raise DataError(f"data.source.path={path}: every entry must be a tensor.")
     return Arrays(_plain(found[key], path), _plain(found["test"], path) if "test" in found and key != "test" else None)

@@ -1,0 +1,158 @@
+"""Time per step of train.py, with default logging and evaluation, over a plain hand-written PyTorch loop of the same step.
+
+    python benchmarks/step.py [--rounds N] [--threads N]
+
+Both train the same network on the same data with the same objective, optimizer and batch, in turns within one process;
+the ratio of each pair of turns is taken, then the median. `train.py` is timed through its own trainer: data, noise,
+callbacks, logging, evaluation in every interval and checkpoints. Making the trainer and the final evaluation are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = {  # name: overrides, steps of a turn
+    "digits default (mlp)": (["data=digits", "model=mlp"], 1000),
+    "paper's network (mlp_paper, MNIST shape)": (
+        ["data=array", "data.likelihood=bernoulli", "data.batch=250", "model=mlp_paper"],
+        100,
+    ),
+}
+
+
+def compose(overrides: list[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=overrides)
+
+
+def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
+    """A loop as a practitioner would write it: no framework, no logging. Returns seconds per step."""
+    act = {"gelu": torch.nn.GELU, "softplus": torch.nn.Softplus}[cfg.model.encoder.activation]
+    d, n = cfg.model.latent, x[0].numel()
+    h1, h2 = cfg.model.encoder.hidden
+    net = torch.nn.Sequential
+    linear = torch.nn.Linear
+    encoder = net(linear(n, h1), act(), linear(h1, h2), act(), linear(h2, 2 * d))
+    decoder = net(linear(d, h1), act(), linear(h1, h2), act(), linear(h2, n))
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    lr, betas = cfg.model.optimizer.lr, tuple(cfg.model.optimizer.get("betas", (0.9, 0.999)))
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=betas)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cfg.model.schedule else None
+    batch, x = cfg.data.batch, x.flatten(1)
+    lam, bound, unit = torch.tensor([1.0, 1.0]), torch.tensor([24.0, 4e-4]), torch.tensor([1.0, 1e-3])
+
+    def gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        r = (a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T).clamp(min=0) / (2 * d)
+        return (torch.exp(-r * 4) + torch.exp(-r) + torch.exp(-r / 4)) / 3
+
+    order = torch.randperm(len(x))
+    at = 0
+    start = time.perf_counter()
+    for _ in range(steps):
+        if at + batch > len(x):
+            order, at = torch.randperm(len(x)), 0
+        pixels = x[order[at : at + batch]]
+        at += batch
+        pixels = (pixels > torch.rand_like(pixels)).float()
+        mu, raw = encoder(pixels).chunk(2, 1)
+        sigma = F.softplus(raw) + 1e-4
+        z = mu + sigma * torch.randn_like(mu)
+        distortion = F.binary_cross_entropy_with_logits(decoder(z), pixels, reduction="none").sum(1).mean()
+        rate = 0.5 * (mu.square() + sigma.square() - 1 - 2 * sigma.log()).sum(1).mean()
+        w = torch.randn(batch, d)
+        k_zz, k_ww, k_zw = gram(z, z), gram(w, w), gram(z, w)
+        mmd = (k_zz.sum() - k_zz.diagonal().sum()) / (batch * (batch - 1))
+        mmd = mmd + (k_ww.sum() - k_ww.diagonal().sum()) / (batch * (batch - 1)) - 2 * k_zw.mean()
+        violation = (torch.stack([rate + distortion, mmd]) - bound) / unit
+        loss = distortion + (lam * violation).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+        lam = (lam + 0.01 * violation.detach()).clamp(0, 100)
+    return (time.perf_counter() - start) / steps
+
+
+def through_trainer(cfg: Any, steps: int) -> float:
+    """Seconds per step of our own training, from its first batch to its end."""
+    import pytorch_lightning as pl
+
+    from lagvae.build import build_data, build_model
+    from lagvae.experiment import Session
+    from lagvae.runs import Run
+
+    class Clock(pl.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_end(self, *_: Any) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    data = build_data(cfg)
+    model = build_model(cfg, data)
+    run = Run.create(Path(cfg.paths.runs), "bench")
+    session = Session(cfg, data, model, run, "bench")
+    clock = Clock()
+    session.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+    session.fit()
+    return clock.seconds / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    os.environ["LAGVAE_ROOT"] = root = tempfile.mkdtemp(prefix="bench-")
+    from rich.progress import track
+
+    from lagvae.cli import register
+    from lagvae.data.sources import digits
+    from lagvae.experiment import quiet
+
+    quiet()
+    register(ROOT)
+    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds\n")
+    print("| case | plain loop (ms/step) | train.py (ms/step) | ratio: median (min – max) |")
+    print("|---|---|---|---|")
+    generator = torch.Generator().manual_seed(0)
+    torch.save((torch.rand(25_000, 1, 28, 28, generator=generator) < 0.2).float(), f"{root}/x.pt")
+    for name, (overrides, steps) in CASES.items():
+        explicit = [
+            "epsilon=explicit",
+            "constraints.neg_elbo.epsilon=24",
+            "constraints.mmd.epsilon=4e-4",
+            "training.start=scratch",
+        ]
+        extra = [f"data.source.path={root}/x.pt"] if "data=array" in overrides else []
+        cfg = compose([*overrides, *explicit, *extra, f"training.steps={steps}", "trainer=cpu"])
+        x = digits().x if "data=digits" in overrides else torch.load(f"{root}/x.pt", weights_only=True)
+        assert isinstance(x, torch.Tensor)
+        plain_loop(cfg, x, steps // 5)
+        ours, plain = [], []
+        for _ in track(range(options.rounds), name, transient=True):
+            plain.append(plain_loop(cfg, x, steps))
+            ours.append(through_trainer(cfg, steps))
+        ratios = [a / b for a, b in zip(ours, plain, strict=True)]
+        print(
+            f"| {name} | {1e3 * statistics.median(plain):.2f} | {1e3 * statistics.median(ours):.2f} | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()
