@@ -91,7 +91,7 @@ def through_trainer(cfg: Any, steps: int) -> float:
     import pytorch_lightning as pl
 
     from lagvae.build import build_data, build_model
-    from lagvae.experiment import Session
+    from lagvae.session import Session
     from lagvae.runs import Run
 
     class Clock(pl.Callback):
@@ -122,7 +122,7 @@ def main() -> None:
 
     from lagvae.cli import register
     from lagvae.data.sources import digits
-    from lagvae.experiment import quiet
+    from lagvae.session import quiet
 
     quiet()
     register(ROOT)

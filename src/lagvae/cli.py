@@ -33,7 +33,7 @@ def register(root: Path) -> None:
 def entry(root: Path, run: Callable[[], None]) -> None:
     """Run a Hydra program; what a user can act on is printed as one paragraph, with exit status 1 (130 if stopped)."""
     from lagvae import report
-    from lagvae.experiment import quiet
+    from lagvae.session import quiet
 
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
     quiet()

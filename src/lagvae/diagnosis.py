@@ -134,7 +134,8 @@ def explain(finding: Finding, calibrated: float | None, unit: str) -> str | None
         known = f" Calibration reached {calibrated:.4g}{unit}." if calibrated is not None else ""
         return (
             f"{f.name} ≤ {f.bound:.4g}{unit} is out of reach: the best value in training was {f.best:.4g}{unit}, "
-            f"with a multiplier of {f.multiplier:.3g}.{known} Raise constraints.{f.name}.epsilon above it, or let the model be larger."
+            f"with a multiplier of {f.multiplier:.3g}.{known} Raise constraints.{f.name}.epsilon above it, or use a larger "
+            "model."
         )
     if f.verdict is Verdict.NOT_CONVERGED and f.violation is not None:
         side = "above" if f.violation > 0 else "below"

@@ -19,7 +19,7 @@ from lagvae.module import LatentVariableModel
 from lagvae.noise import Noise
 from lagvae.runs import read_series, write_atomically
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "axes.spines.top": False,

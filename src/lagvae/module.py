@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -99,10 +100,13 @@ class LatentVariableModel(pl.LightningModule):
         if step % self.log_every == 0 or step == self.trainer.max_steps:
             self._report(values, divergences, violation, step)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> JointSamples:
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> JointSamples:
+        """Samples of an evaluation batch, for the metrics."""
         return self.samples(batch, evaluation_split(self.trainer, dataloader_idx))
 
-    test_step = validation_step
+    test_step = validation_step  # type: ignore[assignment]
 
     # ---- optimizers
 
@@ -139,7 +143,7 @@ class LatentVariableModel(pl.LightningModule):
         """Join the batches of all ranks, with gradient."""
         if self.trainer.world_size == 1:
             return t
-        gathered: Tensor = self.all_gather(t, sync_grads=True)
+        gathered: Any = self.all_gather(t, sync_grads=True)
         return gathered.flatten(0, 1)
 
     def _mean_over_ranks(self, t: Tensor) -> Tensor:

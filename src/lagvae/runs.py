@@ -62,7 +62,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         return value
 
     text = json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 class Run:

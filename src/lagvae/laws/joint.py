@@ -18,7 +18,7 @@ def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Te
     The streams are independent of each other, so adding one leaves the others as they were.
     """
     shape = (x.shape[0], laws.latent)
-    drawn = {name: noise.normal(name, step, shape, x.device) for name in ("z_q", "z_p") if name in names}
+    drawn: dict[str, Tensor] = {name: noise.normal(name, step, shape, x.device) for name in ("z_q", "z_p") if name in names}
     if "x_p" in names:
         draw = noise.normal if getattr(laws.decoder, "differentiable_samples", False) else noise.uniform
         drawn["x_p"] = draw("x_p", step, tuple(x.shape), x.device)

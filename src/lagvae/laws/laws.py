@@ -7,6 +7,7 @@ deterministic, differentiable function of the distribution and of noise that it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,10 @@ class NormalDecoder(nn.Module):
 
 class Laws(nn.Module):
     """The two joints: p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), q(x) being the data."""
+
+    prior: StandardNormalPrior
+    encoder: Any
+    decoder: Any
 
     def __init__(self, prior: StandardNormalPrior, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         act = activation_named(activation)
         widths = [prod(shape_in), *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), act()]
         layers.append(nn.Linear(widths[-1], prod(shape_out)))
         self.layers = nn.Sequential(*layers)
@@ -116,7 +117,7 @@ class ConvDecoder(nn.Module):
             act(),
             nn.Unflatten(1, start),
         ]
-        for a, b in zip(channels, channels[1:], strict=False):
+        for a, b in pairwise(channels):
             layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), act()]
         layers.append(nn.ConvTranspose2d(channels[-1], out, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)

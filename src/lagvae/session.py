@@ -1,0 +1,139 @@
+"""One fit of Lightning's trainer: model, data, loggers and callbacks put together."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from lagvae.build import make
+from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Progress
+from lagvae.data import Data
+from lagvae.diagnosis import stationarity
+from lagvae.errors import CheckpointError, SettingError, Stopped
+from lagvae.metrics import Divergences
+from lagvae.module import LatentVariableModel
+from lagvae.runs import MetricsTable, Run
+
+STATIONARITY_BATCHES = 20
+
+
+def quiet() -> None:
+    """Keep Lightning's and torch's notes about things we chose on purpose off the terminal."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning\.")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")
+
+
+def loggers_for(cfg: DictConfig, run: Run, data: Data) -> list[Logger]:
+    """metrics.csv always, and what logger=… asks for."""
+    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
+    target = cfg.logger.get("_target_")
+    if target is None:
+        return loggers
+    node = OmegaConf.to_container(cfg.logger, resolve=True)
+    assert isinstance(node, dict)
+    try:
+        if target.endswith("WandbLogger"):
+            from lagvae.wandb import wandb_logger
+
+            node.pop("_target_")
+            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **node))
+        elif target.endswith("TensorBoardLogger"):
+            loggers.append(make(OmegaConf.create(node), save_dir=str(run.folder), name="", version="tensorboard"))
+        else:
+            loggers.append(make(OmegaConf.create(node)))
+    except ImportError as error:
+        raise SettingError(f"logger: {error}. Install it, for example with pip install -e '.[tensorboard]'.") from error
+    return loggers
+
+
+class Session:
+    """One fit: the model, the data, the Lightning trainer and the callbacks around them."""
+
+    def __init__(self, cfg: DictConfig, data: Data, model: LatentVariableModel, run: Run, title: str) -> None:
+        if cfg.training.threads is not None:
+            torch.set_num_threads(cfg.training.threads)
+        self.cfg, self.data, self.model, self.run = cfg, data, model, run
+        data.interval = (cfg.training.interval, cfg.training.steps)
+        named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
+        constraints = {"constraints": lambda: Divergences(named)}
+        self.evaluation = Evaluation(
+            dict(make(cfg.callbacks.training)) | constraints, dict(make(cfg.callbacks.final)) | constraints
+        )
+        self.watch = FeasibilityWatch(self.evaluation)
+        self.loggers = loggers_for(cfg, run, data)
+        self.trainer: pl.Trainer = pl.Trainer(
+            **{str(key): value for key, value in cfg.trainer.items()},
+            max_steps=cfg.training.steps,
+            max_epochs=-1,
+            callbacks=[
+                self.evaluation,
+                self.watch,
+                Progress(title, self.evaluation),
+                Checkpoints(run.checkpoints, self.evaluation),
+            ],
+            logger=self.loggers,
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            log_every_n_steps=cfg.training.log_every,
+            default_root_dir=str(run.folder),
+        )
+
+    def fit(self, checkpoint: Path | None = None) -> None:
+        """Train, from a checkpoint where one is given. Stopped where the user stops it."""
+        if checkpoint is not None:
+            step = read_checkpoint(checkpoint, self.model)["global_step"]
+            for logger in self.loggers:
+                if isinstance(logger, MetricsTable):
+                    logger.cut(step)
+        try:
+            self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if isinstance(stop, SystemExit) and self.trainer.state.status != "interrupted":
+                raise
+            raise Stopped(f"Stopped at step {self.trainer.global_step} of {self.trainer.max_steps}.") from None
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The full evaluation of every split."""
+        self.trainer.test(self.model, self.data, verbose=False)
+        return self.evaluation.results
+
+    def stationarity(self) -> float:
+        """The KKT residual of θ on batches of the training split."""
+        device = self.model.device
+        self.data.trainer = None  # batches for one process, from the first step on
+        loader = self.data.eval_loader("train", device, most=STATIONARITY_BATCHES * self.data.batch)
+        self.model.eval()
+        noise = self.data.noise("stationarity")
+        batches = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
+        with torch.enable_grad():
+            return stationarity(self.model.laws, self.model.lagrangian, batches)
+
+
+def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
+    """A checkpoint that fits the model; CheckpointError where it is damaged or of another model."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = content["state_dict"]
+    except Exception as error:  # unpickling fails in many ways
+        raise CheckpointError(f"{path} is missing, damaged or no checkpoint of this program.") from error
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    if expected != found:
+        odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise CheckpointError(
+            f"{path} is of another model: {odd[0]} has shape {found.get(odd[0])} there and {expected.get(odd[0])} here."
+        )
+    return content

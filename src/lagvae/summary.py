@@ -1,0 +1,67 @@
+"""summary.json: what was asked, what was reached, and the verdict on each constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lagvae.build import make
+from lagvae.calibration import Calibration
+from lagvae.data import SPLITS
+from lagvae.diagnosis import explain, judge, overall
+from lagvae.module import LatentVariableModel
+
+
+def summarise(
+    cfg: DictConfig,
+    model: LatentVariableModel,
+    calibration: Calibration | None,
+    splits: Mapping[str, Mapping[str, float]],
+    best: Mapping[str, float],
+) -> dict[str, Any]:
+    """What was asked, what was reached, and the verdict on each constraint."""
+    lagrangian = model.lagrangian
+    multiplier = lagrangian.multiplier.tolist()
+    constraints, findings, messages = {}, [], []
+    for i, c in enumerate(lagrangian.constraints):
+        key = f"constraint/{c.name}"
+        finding = judge(
+            c,
+            splits["train"][key],
+            splits["train"][f"{key}_stderr"],
+            multiplier[i],
+            max(abs(cfg.alpha.q), abs(cfg.alpha.p)),
+            best.get(c.name, float("inf")),
+        )
+        epsilon = None if calibration is None else calibration.epsilon.get(c.name)
+        findings.append(finding)
+        message = explain(finding, epsilon, " nats" if c.divergence.nats else "")
+        messages += [message] if message else []
+        constraints[c.name] = {
+            "estimator": repr(c.divergence),
+            "nats": c.divergence.nats,
+            "epsilon": c.bound if epsilon is None or cfg.constraints[c.name].epsilon is not None else epsilon,
+            "calibrated": epsilon,
+            "learned": c.learned,
+            "unit": c.unit,
+            **{split: splits[split][key] for split in SPLITS},
+            **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
+            **finding.as_dict(),
+        }
+    return {
+        "family": cfg.family,
+        "alpha": {"q": cfg.alpha.q, "p": cfg.alpha.p},
+        "data": cfg.data.name,
+        "model": cfg.model.name,
+        "mmd_estimator": f"{make(cfg.callbacks.final.mmd)().divergences['mmd']!r}, batches of {cfg.data.batch}"
+        if "mmd" in cfg.callbacks.final
+        else None,
+        "constraints": constraints,
+        "splits": {
+            split: {k: v for k, v in values.items() if not k.startswith("constraint/")} for split, values in splits.items()
+        },
+        "verdict": overall(findings),
+        "messages": messages,
+    }
