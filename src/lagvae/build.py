@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS, Data
@@ -21,7 +23,7 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.estimators import check_preference
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.laws import BernoulliDecoder, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
-from lagvae.module import LatentVariableModel
+from lagvae.module import LatentVariableModel, SchedulerFactory
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 STARTS = ("calibrated", "scratch")
@@ -116,6 +118,19 @@ def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagran
     return Lagrangian(Preference(cfg.alpha.q, cfg.alpha.p), constraints)
 
 
+def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
+    """The learning rate schedule: "cosine" over the length of training, a torch scheduler's config node, or none."""
+    schedule = cfg.model.schedule
+    if schedule is None:
+        return None
+    if schedule == "cosine":
+        return partial(CosineAnnealingLR, T_max=cfg.training.steps)
+    if isinstance(schedule, str):
+        raise SettingError(f"model.schedule={schedule!r} is unknown; use cosine, null, or a config node with _target_.")
+    factory: SchedulerFactory = make(schedule)
+    return factory
+
+
 def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = None) -> LatentVariableModel:
     """The LightningModule."""
     return LatentVariableModel(
@@ -123,7 +138,7 @@ def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = N
         lagrangian=build_lagrangian(cfg, calibration),
         primal=make(cfg.model.optimizer),
         dual=make(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
-        schedule=make(cfg.model.schedule) if cfg.model.schedule is not None else None,
+        schedule=build_schedule(cfg),
         gradient_clip=cfg.training.gradient_clip,
         seed=cfg.seed,
         log_every=cfg.training.log_every,
@@ -150,7 +165,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
     derived.multiplier.learned, derived.multiplier.optimizer = False, None
-    derived.seed = cfg.calibration.seed
+    derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps
     derived.training.start = "scratch"
     for c in derived.constraints.values():

@@ -93,11 +93,10 @@ class Session:
 
     def fit(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint where one is given. Stopped where the user stops it."""
-        if checkpoint is not None:
-            step = read_checkpoint(checkpoint, self.model)["global_step"]
-            for logger in self.loggers:
-                if isinstance(logger, MetricsTable):
-                    logger.cut(step)
+        step = read_checkpoint(checkpoint, self.model)["global_step"] if checkpoint is not None else 0
+        for logger in self.loggers:
+            if isinstance(logger, MetricsTable):
+                logger.cut(step)
         try:
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit) as stop:

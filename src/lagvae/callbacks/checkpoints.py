@@ -54,10 +54,12 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.evaluation.results:
+            return  # a resumed run closes the interval of its checkpoint once more, without a batch
         # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
         for logger in trainer.loggers:
             logger.save()
-        score = merit(pl_module, self.evaluation.results) if trainer.is_global_zero else 0.0
+        score = merit(pl_module, self.evaluation.results)
         better = score < self.best
         self.best = min(self.best, score)
         last = self.folder / "last.ckpt"
