@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lagvae.data import Batch, evaluation_split
+from lagvae.data import Batch, looked_at
 from lagvae.errors import DivergedError, SettingError
 from lagvae.lagrangian import Lagrangian, Values
 from lagvae.laws import JointSamples, Laws, draw_noise
@@ -104,7 +104,7 @@ class LatentVariableModel(pl.LightningModule):
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> JointSamples:
         """Samples of an evaluation batch, for the metrics."""
-        return self.samples(batch, evaluation_split(self.trainer, dataloader_idx))
+        return self.samples(batch, looked_at(self.trainer)[dataloader_idx])
 
     test_step = validation_step  # type: ignore[assignment]
 

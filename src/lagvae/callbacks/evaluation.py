@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lagvae.data import Batch, evaluation_split
+from lagvae.data import Batch, looked_at
 from lagvae.laws import JointSamples
 from lagvae.metrics import Measure
 
@@ -32,19 +32,15 @@ class Evaluation(pl.Callback):
         self.results: dict[str, dict[str, float]] = {}
         self._measures: dict[str, list[Measure]] = {}
 
-    def _start(self, trainer: pl.Trainer) -> None:
-        self._measures.clear()
-
-    def _of(self, split: str, trainer: pl.Trainer, device: torch.device) -> list[Measure]:
-        if split not in self._measures:
-            builders = self.builders[trainer.testing]
-            self._measures[split] = [build().to(device) for build in builders.values()]
-        return self._measures[split]
+    def _start(self, trainer: pl.Trainer, device: torch.device) -> None:
+        # In the same order on every rank: computing a metric is a collective operation.
+        builders = self.builders[trainer.testing].values()
+        self._measures = {split: [build().to(device) for build in builders] for split in looked_at(trainer)}
 
     def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
-        split = evaluation_split(trainer, dataloader_idx)
+        split = looked_at(trainer)[dataloader_idx]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for measure in self._of(split, trainer, batch.x.device):
+        for measure in self._measures[split]:
             if measure.each_image_once and split != "train" and batch.step >= data.batches_per_pass(split):
                 continue
             measure.update(samples, batch.index)
@@ -64,10 +60,10 @@ class Evaluation(pl.Callback):
             logger.log_metrics(row, trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer)
+        self._start(trainer, pl_module.device)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer)
+        self._start(trainer, pl_module.device)
 
     def on_validation_batch_end(  # type: ignore[override]
         self,

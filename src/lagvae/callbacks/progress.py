@@ -28,9 +28,9 @@ class Progress(pl.Callback):
         self._said = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._every = getattr(pl_module, "log_every", 50)
         if not trainer.is_global_zero:
             return
-        self._every = getattr(pl_module, "log_every", 50)
         if self.console.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),

@@ -186,7 +186,8 @@ class Data(pl.LightningDataModule):
         rank, world = self._shard
         subset = self.split[split][:most]
         order = SplitOrder(len(subset), self.batch)
-        steps = range(rank, order.per_pass * passes, world)
+        # Every rank needs a batch, or metrics would wait for it for ever.
+        steps = range(rank, order.per_pass * passes, world) or range(rank, rank + 1)
         dataset = StepDataset(self._stores(device)[split], subset, order)
         return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
 
@@ -209,7 +210,7 @@ class Data(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn stored samples into observed ones, on the device."""
         trainer = self._trainer
-        purpose = "train" if trainer.training else evaluation_split(trainer, dataloader_idx)
+        purpose = "train" if trainer.training else looked_at(trainer)[dataloader_idx]
         return self.observed(batch, self.noise(purpose))
 
     def observed(self, batch: Batch, noise: Noise) -> Batch:
@@ -222,7 +223,6 @@ class Data(pl.LightningDataModule):
         return self.trainer
 
 
-def evaluation_split(trainer: Any, dataloader_idx: int) -> str:
-    """Name of the split behind a loader of `val_dataloader` or `test_dataloader`."""
-    names = SPLITS if trainer.testing else ("train", "val")
-    return names[dataloader_idx]
+def looked_at(trainer: Any) -> tuple[str, ...]:
+    """The splits of an evaluation, in the order of its loaders: all at the end, two while training."""
+    return SPLITS if trainer.testing else ("train", "val")
