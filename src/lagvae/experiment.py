@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
@@ -17,6 +18,7 @@ from lagvae.build import build_data, build_model, calibration_config, calibratio
 from lagvae.calibration import Calibration
 from lagvae.data import Data
 from lagvae.errors import CheckpointError, SettingError, Stopped
+from lagvae.loggers import close, log_picture
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run, write_atomically, write_json
 from lagvae.session import Session, read_checkpoint
@@ -106,12 +108,22 @@ def prepare(cfg: DictConfig) -> tuple[Data, LatentVariableModel, Calibration | N
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train a run and write its folder; returns the summary."""
     data, model, calibration = prepare(cfg)
-    child = int(os.environ.get("LOCAL_RANK", 0)) > 0  # another process made the folder
-    run = Run(Path(os.environ["LAGVAE_RUN"])) if child else Run.create(Path(cfg.paths.runs), cfg.name)
-    os.environ["LAGVAE_RUN"] = str(run.folder)
-    if not child:
-        write_atomically(run.config, lambda part: OmegaConf.save(cfg, part, resolve=True))
+    run = shared_run(cfg)
     return _go(cfg, data, model, calibration, run, None)
+
+
+def shared_run(cfg: DictConfig) -> Run:
+    """The run's new folder: made by the first process, which tells the others, whether they run already or not yet."""
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if first:
+        run = Run.create(Path(cfg.paths.runs), cfg.name)
+        write_atomically(run.config, lambda part: OmegaConf.save(cfg, part, resolve=True))
+        os.environ["LAGVAE_RUN"] = str(run.folder)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        told: list[Any] = [os.environ.get("LAGVAE_RUN")]
+        torch.distributed.broadcast_object_list(told, src=0)
+        os.environ["LAGVAE_RUN"] = told[0]
+    return Run(Path(os.environ["LAGVAE_RUN"]))
 
 
 def resume(run: Run) -> dict[str, Any]:
@@ -183,13 +195,12 @@ def finish(
         model.eval()
         for path in draw_run(run.figures, data, model, summary, run.metrics):
             for logger in loggers:
-                if hasattr(logger, "log_image"):
-                    logger.log_image(path.stem, [str(path)])
+                log_picture(logger, path)
     for logger in loggers:
         if not isinstance(logger, MetricsTable):
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
             logger.log_metrics(flat, summary["steps"])
-        logger.finalize("success")
+        close(logger)
     write_json(run.summary, summary)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lagvae.calibration import Calibration
@@ -31,23 +33,16 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """An error, on stderr."""
-    console(stderr=True).print(f"[bold red]Error:[/] {_plain(text)}")
+    console(stderr=True).print(f"[bold red]Error:[/] {escape(text)}")
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def number(value: float | None, stderr: float | None = None) -> str:
-    """A number with digits that fit its size, and ± its standard error."""
+def number(value: float | None, nats: bool = True, stderr: float | None = None) -> str:
+    """A number as people read it: nats with two decimals, others with three digits; ± its standard error."""
     if value is None or not isfinite(value):
         return "–"
-    digits = 2 if abs(value) >= 1 else 5
-    text = f"{value:.{digits}f}" if abs(value) >= 1e-2 or value == 0 else f"{value:.2e}"
-    if stderr is not None and isfinite(stderr) and stderr > 0:
-        text += f" ± {stderr:.{digits}f}" if abs(value) >= 1e-2 else f" ± {stderr:.0e}"
+    text = f"{value:.2f}" if nats else f"{value:.2e}"
+    if stderr is not None and isfinite(stderr):
+        text += f" ± {stderr:.2f}" if nats else f" ± {stderr:.0e}"
     return text
 
 
@@ -59,7 +54,7 @@ def here(path: Path) -> str:
 
 def calibration(found: Calibration, folder: Path, fresh: bool) -> None:
     """ε̂, and where it is kept."""
-    values = ", ".join(f"{n} {number(v, found.stderr[n])}" for n, v in found.epsilon.items())
+    values = ", ".join(f"{n} {number(v, abs(v) > 0.1, found.stderr[n])}" for n, v in found.epsilon.items())
     took = f" in {found.seconds:.0f} s" if fresh else ""
     say(f"{'Calibrated' if fresh else 'Calibration found'}{took}: ε̂ = {values} (on {found.split}), in {here(folder)}")
 
@@ -80,63 +75,68 @@ def plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibration | 
         setting = cfg.constraints[c.name]
         origin = "given"
         if setting.epsilon is None and calibrated is not None:
-            slack = c.bound - calibrated.epsilon[c.name]
-            origin = f"{number(calibrated.epsilon[c.name])} + {number(slack)}"
-        bounds.append(f"{c.name} ≤ {number(c.bound)} ({origin})")
+            epsilon = calibrated.epsilon[c.name]
+            origin = f"{number(epsilon, c.divergence.nats)} + {number(c.bound - epsilon, c.divergence.nats)}"
+        bounds.append(f"{c.name} ≤ {number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
     say(f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}")
     say(f"{cfg.training.steps} steps, start: {cfg.training.start}, folder: {here(run.folder)}")
+
+
+ROWS = (  # label, key, whether in nats
+    ("−ELBO (nats)", "neg_elbo", True),
+    ("rate (nats)", "rate", True),
+    ("distortion (nats)", "distortion", True),
+    ("MMD", "mmd", False),
+    ("I_q lower (nats)", "i_q_lower", True),
+    ("I_q upper (nats)", "i_q_upper", True),
+    ("I_q by KDE (nats)", "i_q_kde", True),
+)
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table
 
 
 def closing(summary: Mapping[str, Any], run: Run) -> None:
     """What was asked, what was reached, and the verdicts."""
     out = console()
     splits = summary["splits"]
-    table = Table(title=f"{summary['family']} on {summary['data']}", title_justify="left", title_style="bold")
-    table.add_column("constraint")
+    table = _table(f"{summary['family']} on {summary['data']}: constraints", "")
     for name in ("bound", "train", "val", "test", "λ"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     for name, c in summary["constraints"].items():
-        verdict = c["verdict"]
-        colour = COLOURS.get(verdict, "default")
-        label = f"{name} (nats)" if c["nats"] else name
-        cells = [number(c[split]) for split in ("train", "val", "test")]
-        table.add_row(label, number(c["bound"]), *cells, number(c["multiplier"]), f"[{colour}]{verdict}[/]")
+        cells = [number(c[key], c["nats"]) for key in ("bound", *splits)]
+        colour = COLOURS.get(c["verdict"], "default")
+        table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
-    table = Table(title="Measured (± standard error)", title_justify="left", title_style="bold")
-    table.add_column("")
+    table = _table("Measured (± standard error)", "")
     for split in splits:
         table.add_column(split, justify="right", no_wrap=True)
-    rows = (
-        ("−ELBO (nats)", "neg_elbo"),
-        ("rate (nats)", "rate"),
-        ("distortion (nats)", "distortion"),
-        ("MMD", "mmd"),
-        ("I_q lower (nats)", "i_q_lower"),
-        ("I_q upper (nats)", "i_q_upper"),
-        ("I_q by KDE (nats)", "i_q_kde"),
-        ("active units", "active_units"),
-    )
-    for label, key in rows:
-        if any(key in values for values in splits.values()):
-            cells = [
-                number(v.get(key), v.get(f"{key}_stderr")) if key != "active_units" else f"{v[key]:.0f}"
-                for v in splits.values()
-            ]
-            if key == "i_q_kde":
-                cells = [
-                    c + (" (!)" if v.get("i_q_kde_breaks_bound") else "") for c, v in zip(cells, splits.values(), strict=True)
-                ]
-            table.add_row(label, *cells)
+    warned = False
+    for label, key, nats in ROWS:
+        if not any(key in values for values in splits.values()):
+            continue
+        cells = []
+        for values in splits.values():
+            odd = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
+            warned |= odd
+            cells.append(number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if odd else ""))
+        table.add_row(label, *cells)
+    if all("active_units" in values for values in splits.values()):
+        table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)
-    if any(v.get("i_q_kde_breaks_bound") for v in splits.values()):
+    if warned:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("mmd_estimator"):
-        out.print(f"MMD: {summary['mmd_estimator']}. KKT stationarity residual: {summary['stationarity']:.3f}.")
+        out.print(f"{summary['mmd_estimator']}.")
+    out.print(f"KKT stationarity residual {summary['stationarity']:.2f} (0 at a solution, noise of the batches included).")
     for message in summary["messages"]:
-        out.print(f"[bold yellow]{_plain(message)}[/]")
+        out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")
     seconds = f" in {summary['seconds']['all']:.0f} s" if "seconds" in summary else ""
     out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {here(run.folder)}")

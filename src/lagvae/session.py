@@ -9,14 +9,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
+from omegaconf import DictConfig
 
 from lagvae.build import make
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Progress
 from lagvae.data import Data
 from lagvae.diagnosis import stationarity
-from lagvae.errors import CheckpointError, SettingError, Stopped
+from lagvae.errors import CheckpointError, Stopped
+from lagvae.loggers import build_loggers
 from lagvae.metrics import Divergences
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run
@@ -33,29 +33,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")
 
 
-def loggers_for(cfg: DictConfig, run: Run, data: Data) -> list[Logger]:
-    """metrics.csv always, and what logger=… asks for."""
-    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
-    target = cfg.logger.get("_target_")
-    if target is None:
-        return loggers
-    node = OmegaConf.to_container(cfg.logger, resolve=True)
-    assert isinstance(node, dict)
-    try:
-        if target.endswith("WandbLogger"):
-            from lagvae.wandb import wandb_logger
-
-            node.pop("_target_")
-            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **node))
-        elif target.endswith("TensorBoardLogger"):
-            loggers.append(make(OmegaConf.create(node), save_dir=str(run.folder), name="", version="tensorboard"))
-        else:
-            loggers.append(make(OmegaConf.create(node)))
-    except ImportError as error:
-        raise SettingError(f"logger: {error}. Install it, for example with pip install -e '.[tensorboard]'.") from error
-    return loggers
-
-
 class Session:
     """One fit: the model, the data, the Lightning trainer and the callbacks around them."""
 
@@ -70,7 +47,7 @@ class Session:
             dict(make(cfg.callbacks.training)) | constraints, dict(make(cfg.callbacks.final)) | constraints
         )
         self.watch = FeasibilityWatch(self.evaluation)
-        self.loggers = loggers_for(cfg, run, data)
+        self.loggers = build_loggers(cfg, run, data)
         self.trainer: pl.Trainer = pl.Trainer(
             **{str(key): value for key, value in cfg.trainer.items()},
             max_steps=cfg.training.steps,

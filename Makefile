@@ -1,0 +1,59 @@
+# Everything a user types. The first use of any target makes .venv and installs from pyproject.toml.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup calibrate train evaluate test verify lint bench figure1 dual mnist clean
+
+help: ## Show this help
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo '  Settings go into ARGS: make train ARGS="alpha=minimize seed=1"'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "lagvae needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing lagvae and what it needs into $(VENV) (a few minutes, several GB) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(READY) ## Make .venv and install everything
+
+calibrate: $(READY) ## Find what divergences the model can reach
+	@$(PY) src/calibrate.py $(ARGS)
+
+train: $(READY) ## Train; calibrates first where no calibration fits
+	@$(PY) src/train.py $(ARGS)
+
+evaluate: $(READY) ## Measure and draw a run again: ARGS="run=NAME"
+	@$(PY) src/evaluate.py $(ARGS)
+
+test: $(READY) ## Run the tests
+	@$(PY) -m pytest $(ARGS)
+
+verify: $(READY) ## Run every test, the slow proofs too
+	@$(PY) -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(READY) ## Check style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench: $(READY) ## Time per step over a plain loop of the same step
+	@$(PY) benchmarks/step.py $(ARGS)
+
+figure1: $(READY) ## The paper's Figure 1 on digits: results/figure1.md and .png (25 minutes on two cores)
+	@$(PY) benchmarks/figure1.py $(ARGS)
+
+dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
+	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
+
+mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
+	@$(PY) benchmarks/mnist.py $(ARGS)
+
+clean: ## Remove caches; runs, calibrations and data stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	@find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

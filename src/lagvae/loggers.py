@@ -1,0 +1,83 @@
+"""Loggers beside metrics.csv: Weights & Biases and TensorBoard, without a surprise."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from lagvae.build import make
+from lagvae.data import Data
+from lagvae.errors import SettingError
+from lagvae.runs import MetricsTable, Run
+
+
+def build_loggers(cfg: DictConfig, run: Run, data: Data) -> list[Logger]:
+    """metrics.csv always, and what logger=… asks for; SettingError where its package is missing."""
+    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
+    target = cfg.logger.get("_target_")
+    if target is None:
+        return loggers
+    try:
+        if target.endswith("WandbLogger"):
+            settings: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+            del settings["_target_"]
+            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
+        elif target.endswith("TensorBoardLogger"):
+            loggers.append(make(cfg.logger, save_dir=str(run.folder), name="", version="tensorboard"))
+        else:
+            loggers.append(make(cfg.logger))
+    except (ImportError, ModuleNotFoundError) as error:
+        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
+    return loggers
+
+
+def has_key(host: str = "api.wandb.ai") -> bool:
+    """Whether a W&B login is set up; the key itself is not looked at."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return host in netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_logger(run: Run, config: Any, mode: str | None = None, **settings: Any) -> WandbLogger:
+    """A WandbLogger that writes into the run's folder; it goes offline by itself without a key or an answer."""
+    import wandb
+
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    settings = {"save_dir": str(run.folder), "config": config, **settings}
+    try:
+        logger = WandbLogger(mode=mode, **settings)
+        _ = logger.experiment  # connects now, before training
+    except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError):
+        if mode == "offline":
+            raise
+        logger = WandbLogger(mode="offline", **settings)
+        _ = logger.experiment
+    return logger
+
+
+def log_picture(logger: Logger, path: Path) -> None:
+    """Show a PNG where a logger can show pictures."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(path.stem, [str(path)])
+    elif isinstance(logger, TensorBoardLogger):
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            logger.experiment.add_image(path.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
+
+
+def close(logger: Logger) -> None:
+    """Write out what is left; a W&B run ends, so that the next job of a sweep starts its own."""
+    logger.save()
+    logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish(quiet=True)
