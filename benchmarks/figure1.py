@@ -79,7 +79,7 @@ def table(results: dict[Any, dict[str, Any]], seeds: int) -> list[str]:
     lines += [
         "",
         f"At γ₁ = {CLAIM}: I(α=−1) − I(α=+1) = {gap:.2f} nats; |α| = 1 and 4 differ by at most {size:.2f} nats "
-        f"({100 * size / gap:.1f} % of that gap); the largest |−ELBO − bound| of a run that is not inactive is {worst:.3f} nat.",
+        f"({100 * size / gap:.1f} % of that gap); the largest |−ELBO − bound| of any run not inactive: {worst:.3f} nat.",
         "",
     ]
     for a in ALPHAS:

@@ -91,8 +91,8 @@ def through_trainer(cfg: Any, steps: int) -> float:
     import pytorch_lightning as pl
 
     from lagvae.build import build_data, build_model
-    from lagvae.session import Session
     from lagvae.runs import Run
+    from lagvae.session import Session
 
     class Clock(pl.Callback):
         def on_train_start(self, *_: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -24,10 +26,24 @@ from lagvae.estimators import check_preference
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.laws import BernoulliDecoder, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
 from lagvae.module import LatentVariableModel, SchedulerFactory
+from lagvae.runs import Run
+from lagvae.schema import Config, check_nodes
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 STARTS = ("calibrated", "scratch")
 SOURCES = ("calibrated", "explicit", "none")
+SILENT: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
+
+@contextmanager
+def blaming(key: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the setting: a SettingError that names it; our own errors come through."""
+    try:
+        yield
+    except LagvaeError:
+        raise
+    except Exception as error:
+        raise SettingError(f"{key} does not work: {(str(error).splitlines() or [repr(error)])[0]}") from error
 
 
 def make(node: Any, **kwargs: Any) -> Any:
@@ -42,10 +58,18 @@ def make(node: Any, **kwargs: Any) -> Any:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise SettingError for values that no object would refuse by itself."""
-    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps"):
-        if OmegaConf.select(cfg, key) < 1:
-            raise SettingError(f"{key}={OmegaConf.select(cfg, key)} must be at least 1.")
+    """Raise SettingError for all that can be wrong with settings by themselves, before data are read or anything is made."""
+    with blaming("The config"):
+        typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        OmegaConf.to_container(cfg, resolve=True)
+    for key in sorted(OmegaConf.missing_keys(typed)):
+        if not key.endswith(".divergence"):
+            raise SettingError(f"{key} is missing; give {key}=VALUE.")
+    Run.check_name(cfg.name)
+    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps", "model.latent"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise SettingError(f"{key}={value} must be a whole number of at least 1.")
     if cfg.training.start not in STARTS:
         raise SettingError(f"training.start={cfg.training.start!r} is unknown; choose one of {', '.join(STARTS)}.")
     if cfg.epsilon.source not in SOURCES:
@@ -54,8 +78,6 @@ def check(cfg: DictConfig) -> None:
         raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
     if cfg.training.threads is not None and cfg.training.threads < 1:
         raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null for all cores.")
-    if cfg.model.latent < 1:
-        raise SettingError(f"model.latent={cfg.model.latent} must be at least 1.")
     for name, c in cfg.constraints.items():
         key = f"constraints.{name}"
         if OmegaConf.is_missing(c, "divergence"):
@@ -70,8 +92,48 @@ def check(cfg: DictConfig) -> None:
             raise SettingError(f"{key}.calibration={c.calibration} must be a number ≥ 0.")
         if cfg.epsilon.source == "explicit" and c.epsilon is None:
             raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
+    if needs_calibration(cfg):
+        if not any(c.calibration > 0 for c in cfg.constraints.values()):
+            raise SettingError(
+                "There is nothing to calibrate: no constraint has constraints.NAME.calibration above 0. Add one to "
+                "divergence=[…], or use epsilon=explicit training.start=scratch."
+            )
+    elif cfg.epsilon.calibration is not None:
+        raise SettingError(f"epsilon.calibration={cfg.epsilon.calibration} is not used here; add epsilon=calibrated.")
     if cfg.multiplier.learned and cfg.multiplier.optimizer is None:
         raise SettingError("multiplier.learned=true needs multiplier.optimizer; use multiplier=learned.")
+    check_nodes(OmegaConf.to_container(cfg))
+    rehearse(cfg)
+
+
+def needs_calibration(cfg: DictConfig) -> bool:
+    """Whether bounds or the start of training come from a calibration."""
+    bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
+    return bounds or cfg.training.start == "calibrated"
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Build what needs no data, with bounds made up where calibration will find them, and throw it away."""
+    zeros = {str(name): 0.0 for name in cfg.constraints}
+    build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+    theta = torch.nn.Parameter(torch.zeros(1))
+    with blaming("model.optimizer"):
+        primal = make(cfg.model.optimizer)([theta])
+    with blaming("model.schedule"):
+        schedule = build_schedule(cfg)
+        if schedule is not None:
+            schedule(primal)
+    if cfg.multiplier.optimizer is not None:
+        with blaming("multiplier.optimizer"):
+            dual = make(cfg.multiplier.optimizer)([theta])
+        if not dual.param_groups[0].get("maximize", False):
+            raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            with blaming(f"callbacks.{part}.{name}"):
+                make(node)()
+    with blaming(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
+        pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **SILENT)
 
 
 def build_data(cfg: DictConfig) -> Data:
@@ -164,6 +226,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.family = "calibration"
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
+    derived.logger = {"_target_": None}
     derived.multiplier.learned, derived.multiplier.optimizer = False, None
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps

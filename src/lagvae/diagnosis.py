@@ -66,7 +66,7 @@ def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: 
 
     Args:
         divergence, stderr: D on the training split, its standard error (of the estimate, where it is noisy by itself).
-        multiplier: the final λ. alpha: max(|α_q|, |α_p|). best: the smallest D seen while training.
+        multiplier: λ at the end, averaged over its noise. alpha: max(|α_q|, |α_p|). best: the smallest D seen while training.
 
     The tolerance is `TOLERANCE` units, or two standard errors where D is a noisy estimate without unit (MMD).
     """
@@ -82,6 +82,8 @@ def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: 
     size = max(1.0, alpha)
     if abs(violation) <= tolerance:
         verdict = Verdict.ACTIVE
+    elif not isfinite(divergence):
+        verdict = Verdict.NOT_CONVERGED
     elif violation < 0:
         settled = not c.learned or -complementarity <= TOLERANCE * size
         verdict = Verdict.INACTIVE if settled else Verdict.NOT_CONVERGED
@@ -101,18 +103,21 @@ def overall(findings: Iterable[Finding]) -> str:
     return "met" if verdicts else "unconstrained"
 
 
-def stationarity(laws: Laws, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float:
+def stationarity(laws: Laws, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float | None:
     """‖∇f + Σ λ_i ∇D_i‖ / (‖∇f‖ + Σ λ_i ‖∇D_i‖) over θ, gradients averaged over batches; 0 at a KKT point, at most 1.
 
-    Noise of the batches adds to it: it does not reach 0 on a finite number of them.
+    Noise of the batches adds to it: it does not reach 0 on a finite number of them. None for a problem of a single term.
     """
+    preference = lagrangian.preference
+    if not (preference.alpha_q or preference.alpha_p) and len(lagrangian.constraints) < 2:
+        return None  # one term has nothing to balance: the ratio of a gradient to itself is 1
     parameters = [p for p in laws.parameters() if p.requires_grad]
     parts: list[Tensor] = []
     count = 0
     for batch in samples:
         count += 1
         values = lagrangian.measure(batch)
-        weighted = lagrangian.multiplier * values.divergences
+        weighted = lagrangian.mean_multiplier * values.divergences
         rows = []
         for value in (lagrangian.preference(values.terms), *weighted.unbind(-1)):
             gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)

@@ -16,7 +16,7 @@ from lagvae.errors import SettingError
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a_i − b_j‖² for a (..., n, d), b (..., m, d) → (..., n, m), never negative."""
+    """‖a_i − b_j‖² for a (n, d), b (m, d) → (n, m), never negative."""
     aa = a.square().sum(-1, keepdim=True)
     bb = b.square().sum(-1).unsqueeze(-2)
     return (aa + bb - 2 * a @ b.mT).clamp(min=0)

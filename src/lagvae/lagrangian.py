@@ -22,6 +22,10 @@ from lagvae.estimators import Divergence, i_p_upper, neg_i_p_lower
 from lagvae.laws import JointSamples
 
 
+MEMORY = 500
+"""Steps over which multipliers are averaged for a report."""
+
+
 @dataclass(frozen=True)
 class Constraint:
     """One constraint D ≤ bound, or one penalty λ D where the multiplier is fixed.
@@ -121,7 +125,8 @@ class Lagrangian(nn.Module):
     """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i), and the ascent of λ.
 
     The parameter `scaled` holds λ_i · unit_i, (m,), always in fp32: with it a step of the dual optimizer means the
-    same for every constraint, while L itself does not depend on the units.
+    same for every constraint, while L itself does not depend on the units. λ follows the noise of the batches, so a
+    running mean over its last `MEMORY` steps is kept beside it: the estimate of λ* that summaries report.
 
     Args:
         preference: the primal objective.
@@ -133,6 +138,8 @@ class Lagrangian(nn.Module):
     bounded: Tensor
     learned: Tensor
     largest: Tensor
+    running: Tensor
+    steps: Tensor
 
     def __init__(self, preference: Preference, constraints: Sequence[Constraint]) -> None:
         super().__init__()
@@ -144,6 +151,8 @@ class Lagrangian(nn.Module):
         unit = torch.tensor([c.unit for c in self.constraints], dtype=torch.float32)
         start = torch.tensor([c.multiplier for c in self.constraints], dtype=torch.float32)
         self.scaled = nn.Parameter(start * unit, requires_grad=False)
+        self.register_buffer("running", (start * unit).clone())
+        self.register_buffer("steps", torch.zeros(()))
         for name, values in {
             "unit": unit,
             "bound": [0.0 if c.bound is None else c.bound for c in self.constraints],
@@ -168,6 +177,11 @@ class Lagrangian(nn.Module):
         """λ, (m,), in nats per unit of each divergence."""
         return self.scaled.detach() / self.unit
 
+    @property
+    def mean_multiplier(self) -> Tensor:
+        """The mean of λ over its last `MEMORY` steps, (m,), in nats per unit of each divergence."""
+        return self.running / self.unit
+
     def measure(self, samples: JointSamples) -> Values:
         """Terms and divergences of a batch: what a stack maps over its models."""
         terms = self.preference.terms(samples)
@@ -190,10 +204,12 @@ class Lagrangian(nn.Module):
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
         self.scaled.copy_(torch.where(self.learned, self.scaled.clamp(min=0).minimum(self.largest), before))
+        self.steps += 1
+        self.running.lerp_(self.scaled, (1 / self.steps).clamp(min=1 / MEMORY))
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but keep λ and its bounds in fp32 under every precision."""
-        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("unit", "bound", "largest")}
+        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("unit", "bound", "largest", "running", "steps")}
         super()._apply(fn, recurse)
         for name, before in kept.items():
             now = getattr(self, name)

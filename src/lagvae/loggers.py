@@ -51,7 +51,7 @@ def wandb_logger(run: Run, config: Any, mode: str | None = None, **settings: Any
     import wandb
 
     mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-    settings = {"save_dir": str(run.folder), "config": config, **settings}
+    settings = {"save_dir": str(run.folder), "config": config, "settings": wandb.Settings(quiet=True), **settings}
     try:
         logger = WandbLogger(mode=mode, **settings)
         _ = logger.experiment  # connects now, before training
@@ -80,4 +80,4 @@ def close(logger: Logger) -> None:
     logger.save()
     logger.finalize("success")
     if isinstance(logger, WandbLogger):
-        logger.experiment.finish(quiet=True)
+        logger.experiment.finish()

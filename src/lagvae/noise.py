@@ -52,7 +52,7 @@ class Noise:
         if base is None:
             base = zlib.crc32(f"{self.seed}/{self.purpose}/{stream}".encode())
             self._bases[stream] = base
-        generator.manual_seed(_mix(base + step))
+        generator.manual_seed(_mix(base ^ _mix(step)))
         return generator
 
     def normal(self, stream: str, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:

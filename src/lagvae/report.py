@@ -134,7 +134,9 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("mmd_estimator"):
         out.print(f"{summary['mmd_estimator']}.")
-    out.print(f"KKT stationarity residual {summary['stationarity']:.2f} (0 at a solution, noise of the batches included).")
+    if summary["stationarity"] is not None:
+        residual = f"{summary['stationarity']:.2f}"
+        out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
     for message in summary["messages"]:
         out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")

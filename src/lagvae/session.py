@@ -86,7 +86,7 @@ class Session:
         self.trainer.test(self.model, self.data, verbose=False)
         return self.evaluation.results
 
-    def stationarity(self) -> float:
+    def stationarity(self) -> float | None:
         """The KKT residual of θ on batches of the training split."""
         device = self.model.device
         self.data.trainer = None  # batches for one process, from the first step on

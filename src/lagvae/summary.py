@@ -23,7 +23,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What was asked, what was reached, and the verdict on each constraint."""
     lagrangian = model.lagrangian
-    multiplier = lagrangian.multiplier.tolist()
+    multiplier = lagrangian.mean_multiplier.tolist()
     constraints, findings, messages = {}, [], []
     for i, c in enumerate(lagrangian.constraints):
         key = f"constraint/{c.name}"

@@ -1,0 +1,64 @@
+"""What every test starts from: one thread, a seeded generator, and the world whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from lagvae.laws import MLP, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
+from lagvae.oracles import LinearGaussian
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator that starts from the same state in every test."""
+    return torch.Generator().manual_seed(20180614)
+
+
+@pytest.fixture
+def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], Laws]:
+    """Builds laws equal to a linear-Gaussian world with the encoder q(z|x) = N(A x, diag t²).
+
+    A perceptron without hidden layers is a linear map; scales pass through the inverse of softplus.
+    """
+
+    def build(world: LinearGaussian, a: Tensor, t: Tensor) -> Laws:
+        n, d = world.weight.shape
+        linear = partial(MLP, hidden=())
+        encoder, decoder = GaussianEncoder(linear, (n,), d), NormalDecoder(linear, (n,), d)
+        mean, raw = torch.zeros(2 * d, n), torch.zeros(2 * d)
+        mean[:d] = a.float()
+        raw[d:] = (t.double() - encoder.tiny).expm1().log().float()
+        encoder.network.load_state_dict({"layers.0.weight": mean, "layers.0.bias": raw})
+        decoder.network.load_state_dict({"layers.0.weight": world.weight.float(), "layers.0.bias": torch.zeros(n)})
+        decoder.raw_scale.data = torch.tensor(world.noise - decoder.tiny).expm1().log()
+        return Laws(StandardNormalPrior(d), encoder, decoder)
+
+    return build
+
+
+@pytest.fixture
+def mean_is() -> Callable[[Tensor, float | Tensor], float]:
+    """Asserts that the mean of independent values is the truth, within 4 standard errors of these values.
+
+    A correct estimator fails this once in 16,000 draws; seeds are fixed, so it fails always or never.
+    Returns the standard error, for tests that also need it to be small.
+    """
+
+    def check(values: Tensor, truth: float | Tensor) -> float:
+        values = values.detach().double()
+        error = float(values.std()) / len(values) ** 0.5
+        mean, truth = float(values.mean()), float(truth)
+        assert abs(mean - truth) <= 4 * error, f"{mean:.6g} is {(mean - truth) / error:+.1f} standard errors from {truth:.6g}"
+        return error
+
+    return check

@@ -1,0 +1,228 @@
+"""Bounds on I_q(x;z) on Gaussian channels, where it is known, and against loops over all pairs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from math import exp, log
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from lagvae import information
+from lagvae.errors import SettingError
+from lagvae.information import (
+    aggregate_bounds,
+    density_upper,
+    gaussian_log_density,
+    kde_information,
+    kde_log_density,
+)
+
+MeanIs = Callable[[Tensor, float | Tensor], float]
+
+
+def channel(generator: torch.Generator, k: int, d: int, rho2: float) -> tuple[Tensor, Tensor, Tensor]:
+    """K draws of z = √ρ² x + √(1 − ρ²) e, all standard normal: q(z) = N(0, I), I = rate = −d/2 log(1 − ρ²)."""
+    loc = rho2**0.5 * torch.randn(k, d, generator=generator, dtype=torch.float64)
+    scale = torch.full_like(loc, (1 - rho2) ** 0.5)
+    return loc + scale * torch.randn(k, d, generator=generator, dtype=torch.float64), loc, scale
+
+
+def some_posterior(generator: torch.Generator, k: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors with different means and scales, far from the origin."""
+    loc = 3 + 2 * torch.randn(k, d, generator=generator, dtype=torch.float64)
+    scale = torch.rand(k, d, generator=generator, dtype=torch.float64) + 0.2
+    return loc + scale * torch.randn(k, d, generator=generator, dtype=torch.float64), loc, scale
+
+
+def test_the_log_density_against_scipy(generator: torch.Generator) -> None:
+    z, loc, scale = some_posterior(generator, 6, 3)
+    expected = stats.norm(loc.numpy(), scale.numpy()).logpdf(z.numpy()).sum(-1)
+    np.testing.assert_allclose(gaussian_log_density(z, loc, scale), expected, atol=1e-12)
+
+
+# ---- the aggregate posterior
+
+
+def naive_bounds(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[list[float], list[float]]:
+    k = len(z)
+    lower, upper = [], []
+    for i in range(k):
+        law = [float(stats.norm(loc[j].numpy(), scale[j].numpy()).logpdf(z[i].numpy()).sum()) for j in range(k)]
+        lower.append(law[i] - (np.logaddexp.reduce(law) - log(k)))
+        upper.append(law[i] - (np.logaddexp.reduce(law[:i] + law[i + 1 :]) - log(k - 1)))
+    return lower, upper
+
+
+@pytest.mark.parametrize("k", [2, 3, 20])
+def test_both_bounds_equal_a_double_loop(k: int, generator: torch.Generator) -> None:
+    z, loc, scale = some_posterior(generator, k, 3)
+    for value, expected in zip(aggregate_bounds(z, loc, scale), naive_bounds(z, loc, scale), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-9)
+
+
+def test_sharp_posteriors_lose_no_digits(generator: torch.Generator) -> None:
+    # The encoder's smallest scale, 1e-4, with means of size 4: matrix products of terms near 1e9 in double precision.
+    loc = 4 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    loc[1::2] = loc[::2] + 1e-4 * torch.randn(10, 3, generator=generator, dtype=torch.float64)
+    scale = torch.full_like(loc, 1e-4)
+    z = loc + scale * torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    for value, expected in zip(aggregate_bounds(z, loc, scale), naive_bounds(z, loc, scale), strict=True):
+        # A sum of six terms below 1e10, each rounded at 1e-16 of itself; a leave-one-out bound is itself as large as 1e10.
+        np.testing.assert_allclose(value, expected, atol=1e-5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 41, 10**6])
+def test_the_size_of_a_chunk_does_not_matter(chunk: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, loc, scale = some_posterior(generator, 20, 3)
+    whole = aggregate_bounds(z, loc, scale), (kde_log_density(z, loc),)
+    monkeypatch.setattr(information, "CHUNK", chunk)
+    for a, b in zip(whole, (aggregate_bounds(z, loc, scale), (kde_log_density(z, loc),)), strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("d", "rho2"), [(1, 0.3), (2, 0.5), (4, 0.4)])
+def test_the_truth_lies_between_the_bounds(d: int, rho2: float, generator: torch.Generator) -> None:
+    k, repeats = 256, 200
+    ends = [aggregate_bounds(*channel(generator, k, d, rho2)) for _ in range(repeats)]
+    # Values of one batch share their means, so batches are the independent observations.
+    lower = torch.stack([low.mean() for low, _ in ends])
+    upper = torch.stack([up.mean() for _, up in ends])
+    true = -d / 2 * log(1 - rho2)
+    errors = [float(v.std()) / repeats**0.5 for v in (lower, upper)]
+    assert float(lower.mean()) <= true + 4 * errors[0]
+    assert float(upper.mean()) >= true - 4 * errors[1]
+    # To second order both ends are χ²/(2K) off, χ² = E q(z|x)/q(z) − 1 = (1 − ρ²)^(−d) − 1; twice that is allowed.
+    chi2 = (1 - rho2) ** -d - 1
+    assert float(lower.mean()) >= true - chi2 / k - 4 * errors[0]
+    assert float(upper.mean()) <= true + chi2 / k + 4 * errors[1]
+    assert max(errors) < 0.02 * true
+
+
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_the_lower_bound_never_exceeds_log_k(k: int, generator: torch.Generator) -> None:
+    # The own posterior is 1/K of the mixture, whatever the others are: no sample can read more. Rounding aside.
+    for rho2 in (0.1, 0.9, 1 - 1e-6):
+        lower, _ = aggregate_bounds(*channel(generator, k, 5, rho2))
+        assert float(lower.max()) <= log(k) + 1e-9
+    # With I of 34 nats it reads log K, and the leave-one-out bound far above I: here the interval says little.
+    assert float(lower.mean()) == pytest.approx(log(k), abs=1e-3)
+
+
+def test_no_information_reads_zero(generator: torch.Generator) -> None:
+    # All posteriors are one law: both ratios are exactly 1.
+    z = torch.randn(50, 3, generator=generator)
+    lower, upper = aggregate_bounds(z, torch.zeros(50, 3), torch.ones(50, 3))
+    torch.testing.assert_close(lower, torch.zeros(50, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(upper, torch.zeros(50, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_a_copied_image_cannot_be_told_apart(generator: torch.Generator) -> None:
+    # Two images far apart, each eight times: I = log 2 by the inclusive mixture, and 7/15 of the others are copies.
+    loc = torch.tensor([[-50.0], [50.0]], dtype=torch.float64).repeat(8, 1)
+    z = loc + torch.randn(16, 1, generator=generator, dtype=torch.float64)
+    lower, upper = aggregate_bounds(z, loc, torch.ones_like(loc))
+    torch.testing.assert_close(lower, torch.full_like(lower, log(2)))
+    torch.testing.assert_close(upper, torch.full_like(upper, log(15 / 7)))
+
+
+def test_the_bounds_need_two_samples() -> None:
+    with pytest.raises(SettingError, match="at least two"):
+        aggregate_bounds(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
+
+
+MEMORY = """
+import resource, torch
+torch.set_num_threads(1)
+from lagvae.information import aggregate_bounds
+loc = torch.randn(20_000, 64)
+lower, upper = aggregate_bounds(loc + torch.randn(20_000, 64), loc, torch.ones(20_000, 64))
+assert lower.isfinite().all() and upper.isfinite().all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_twenty_thousand_samples_fit_in_memory() -> None:
+    # All pairs in double precision would be 3.2 GB.
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=300)
+    kib = int(done.stdout)
+    assert kib < 2 * 2**20
+
+
+# ---- densities fitted on other samples
+
+
+def test_any_density_gives_an_upper_bound_and_the_right_one_gives_the_truth(
+    generator: torch.Generator, mean_is: MeanIs
+) -> None:
+    d, rho2 = 3, 0.5
+    z, loc, scale = channel(generator, 20_000, d, rho2)
+    true = -d / 2 * log(1 - rho2)
+    mean_is(density_upper(z, loc, scale, gaussian_log_density(z, torch.zeros(d), torch.ones(d))), true)
+    # r = N(m, s² I) in place of q(z) = N(0, I) costs KL(q(z)‖r) = d/2 (1/s² + m²/s² − 1 + 2 log s).
+    for m, s in ((0.4, 1.0), (0.0, 1.5), (-0.3, 0.8)):
+        log_r = gaussian_log_density(z, torch.full((d,), m), torch.full((d,), s))
+        mean_is(density_upper(z, loc, scale, log_r), true + d / 2 * ((1 + m**2) / s**2 - 1 + 2 * log(s)))
+
+
+# ---- the kernel density estimate
+
+
+def test_the_kernel_density_against_scipy(generator: torch.Generator) -> None:
+    points = 2 + 1.5 * torch.randn(300, generator=generator, dtype=torch.float64)
+    z = torch.linspace(-4, 8, 50, dtype=torch.float64)
+    expected = stats.gaussian_kde(points.numpy(), bw_method="scott").logpdf(z.numpy())
+    np.testing.assert_allclose(kde_log_density(z.unsqueeze(1), points.unsqueeze(1)), expected, atol=1e-8)
+
+
+def test_the_kernel_density_in_several_dimensions_against_scipy(generator: torch.Generator) -> None:
+    # scipy smooths along the sample covariance; with points whose covariance is exactly diagonal that is a width for each axis.
+    points = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    points = points - points.mean(0)
+    points = points @ torch.linalg.inv(torch.linalg.cholesky(points.mT.cov())).mT * torch.tensor([0.5, 1.0, 3.0])
+    z = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    expected = stats.gaussian_kde(points.numpy().T, bw_method="scott").logpdf(z.numpy().T)
+    np.testing.assert_allclose(kde_log_density(z, points), expected, atol=1e-8)
+
+
+def test_the_kernel_estimate_judges_each_half_by_the_other(generator: torch.Generator) -> None:
+    z, loc, scale = channel(generator, 11, 1, 0.5)
+    first, second = stats.gaussian_kde(z[5:, 0].numpy()), stats.gaussian_kde(z[:5, 0].numpy())
+    log_q = np.concatenate([first.logpdf(z[:5, 0].numpy()), second.logpdf(z[5:, 0].numpy())])
+    expected = stats.norm(loc.numpy(), scale.numpy()).logpdf(z.numpy())[:, 0] - log_q
+    np.testing.assert_allclose(kde_information(z, loc, scale), expected, atol=1e-9)
+
+
+def test_the_kernel_estimate_is_good_in_one_dimension(generator: torch.Generator) -> None:
+    k, rho2 = 4000, 0.75
+    values = kde_information(*channel(generator, k, 1, rho2))
+    true, error = -0.5 * log(1 - rho2), float(values.std()) / k**0.5
+    # Scott's h = 2000^(−1/5) = 0.22 widens N(0, 1) to N(0, 1 + h²), a KL below h⁴/4 = 6e-4; the density's own noise
+    # costs ½ ∫ Var q̂/q ≈ 0.28/(2 · 2000 · h) · 8 = 0.003 over the 8 units where there are samples.
+    assert abs(float(values.mean()) - true) <= 4 * error + 0.006
+
+
+def test_the_kernel_estimate_breaks_the_upper_bound_in_many_dimensions(generator: torch.Generator, mean_is: MeanIs) -> None:
+    # 64 dimensions, q(z) = N(0, I), where I and the rate are 16 nats. The mean of q̂ over what made it is N(0, (1 + h²) I),
+    # and the logarithm is concave: the excess over the truth is at least KL = d/2 (log(1 + h²) + 1/(1 + h²) − 1).
+    k, d = 2000, 64
+    z, loc, scale = channel(generator, k, d, 1 - exp(-0.5))
+    upper = density_upper(z, loc, scale, gaussian_log_density(z, torch.zeros(d), torch.ones(d)))
+    excess = kde_information(z, loc, scale) - upper
+    error = float(excess.std()) / k**0.5
+    h2 = (k / 2) ** (-2 / (d + 4))
+    least = d / 2 * (log(1 + h2) + 1 / (1 + h2) - 1)
+    mean_is(upper, 16)
+    assert least > 4
+    assert float(excess.mean()) > least - 4 * error
+
+
+def test_the_kernel_estimate_needs_four_samples() -> None:
+    with pytest.raises(SettingError, match="at least four"):
+        kde_information(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3, 2))

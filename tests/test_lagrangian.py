@@ -1,0 +1,494 @@
+"""The Lagrangian against the paper's formulas written out, and constrained problems whose x* and λ* are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.optim import SGD, Optimizer, RMSprop
+
+from lagvae.divergences import RBF
+from lagvae.dual import NuPI
+from lagvae.errors import SettingError
+from lagvae.estimators import MMD, Distortion, Divergence, NegElbo, Rate
+from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
+from lagvae.laws import (
+    MLP,
+    BernoulliDecoder,
+    GaussianEncoder,
+    JointSamples,
+    Laws,
+    NormalDecoder,
+    StandardNormalPrior,
+    draw_noise,
+)
+from lagvae.noise import Noise
+
+# ---- the loss of known members, on fixed tensors
+
+B, PIXELS, LATENT = 12, 6, 2
+
+
+@pytest.fixture
+def batch(generator: torch.Generator) -> JointSamples:
+    torch.manual_seed(0)
+    network = partial(MLP, hidden=(5,), activation="tanh")
+    laws = Laws(
+        StandardNormalPrior(LATENT),
+        GaussianEncoder(network, (PIXELS,), LATENT),
+        BernoulliDecoder(network, (PIXELS,), LATENT),
+    )
+    for parameter in laws.parameters():
+        parameter.data.mul_(2)  # away from zero, where rate and distortion would hardly differ between members
+    x = (torch.rand(B, PIXELS, generator=generator) < 0.5).float()
+    noise = {name: torch.randn(B, LATENT, generator=generator) for name in ("z_q", "z_p")}
+    return JointSamples(laws, x, noise)
+
+
+def by_hand(batch: JointSamples) -> tuple[Tensor, Tensor, Tensor]:
+    """Rate, distortion and MMD of a batch, in plain torch from what the networks put out."""
+    x, noise = batch.x_q, batch.noise
+    out = batch.laws.encoder.network(x)
+    mean, scale = out[:, 0], torch.log(1 + torch.exp(out[:, 1])) + 1e-4
+    z, w = mean + scale * noise["z_q"], noise["z_p"]
+    p = 1 / (1 + torch.exp(-batch.laws.decoder.network(z)))
+    distortion = -(x * torch.log(p) + (1 - x) * torch.log(1 - p)).sum(1).mean()
+    rate = (0.5 * (mean**2 + scale**2 - 1) - torch.log(scale)).sum(1).mean()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / (2 * LATENT))
+
+    off = 1 - torch.eye(B)
+    mmd = ((kernel(z, z) + kernel(w, w)) * off).sum() / (B * (B - 1)) - 2 * kernel(z, w).mean()
+    return rate, distortion, mmd
+
+
+def neg_elbo(**settings: Any) -> Constraint:
+    return Constraint("neg_elbo", NegElbo(), **settings)
+
+
+def mmd(**settings: Any) -> Constraint:
+    return Constraint("mmd", MMD(RBF()), **settings)
+
+
+Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+MEMBERS: dict[str, tuple[float, Sequence[Constraint], Formula]] = {
+    "vae": (0, [neg_elbo()], lambda rate, distortion, mmd: distortion + rate),
+    "beta_vae": (3, [neg_elbo()], lambda rate, distortion, mmd: distortion + 4 * rate),
+    "infovae, minimise": (
+        2,
+        [neg_elbo(multiplier=5), mmd(multiplier=1000)],
+        lambda rate, distortion, mmd: 2 * rate + 5 * (distortion + rate) + 1000 * mmd,
+    ),
+    # Maximising I_q: −α bounds it by α (log p(x|z) + H), the entropy being a constant of the data.
+    "infovae, maximise": (
+        -2,
+        [neg_elbo(multiplier=5), mmd(multiplier=1000)],
+        lambda rate, distortion, mmd: 2 * distortion + 5 * (distortion + rate) + 1000 * mmd,
+    ),
+    "lagvae, minimise": (
+        1,
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        lambda rate, distortion, mmd: rate + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
+    ),
+    "lagvae, maximise": (
+        -1,
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        lambda rate, distortion, mmd: distortion + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
+    ),
+}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_the_loss_and_its_gradient_are_the_papers(member: str, batch: JointSamples) -> None:
+    alpha, constraints, formula = MEMBERS[member]
+    lagrangian = Lagrangian(Preference(alpha), constraints)
+    loss, expected = lagrangian(lagrangian.measure(batch)), formula(*by_hand(batch))
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    parameters = list(batch.laws.parameters())
+    for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
+        # λ of up to 1000 multiplies sums of B² kernel values in single precision.
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3 if len(constraints) > 1 else 1e-5)
+
+
+def test_members_differ(batch: JointSamples) -> None:
+    # The comparison above could not tell them apart if rate and distortion were near each other, or MMD near zero.
+    rate, distortion, mmd = (float(v.detach()) for v in by_hand(batch))
+    assert abs(rate - distortion) > 0.1
+    assert min(rate, distortion, abs(mmd) * 200) > 0.1
+
+
+@pytest.mark.parametrize("unit", [1e-4, 0.5, 30.0])
+def test_the_loss_does_not_depend_on_the_unit(unit: float, batch: JointSamples) -> None:
+    def of(unit: float) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        chosen = [neg_elbo(bound=3.5, multiplier=1.5, unit=unit), mmd(bound=0.01, multiplier=20, unit=unit, largest=1e6)]
+        lagrangian = Lagrangian(Preference(-1), chosen)
+        loss = lagrangian(lagrangian.measure(batch))
+        return loss, torch.autograd.grad(loss, list(batch.laws.parameters()), retain_graph=True), lagrangian.multiplier
+
+    for ours, theirs in zip(of(unit), of(1.0), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_penalty_has_no_bound_but_the_violation_of_the_others_counts(batch: JointSamples) -> None:
+    lagrangian = Lagrangian(Preference(0), [neg_elbo(multiplier=2), Constraint("rate", Rate(), bound=4.0, multiplier=3)])
+    rate, distortion, _ = by_hand(batch)
+    torch.testing.assert_close(lagrangian(lagrangian.measure(batch)), 2 * (rate + distortion) + 3 * (rate - 4))
+
+
+def test_no_constraints_at_all(batch: JointSamples) -> None:
+    lagrangian = Lagrangian(Preference(-1.5), [])
+    torch.testing.assert_close(lagrangian(lagrangian.measure(batch)), 1.5 * by_hand(batch)[1])
+    assert lagrangian.multiplier.shape == (0,)
+
+
+def test_the_loss_has_no_gradient_in_the_multipliers(batch: JointSamples) -> None:
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=3.0, learned=True)])
+    lagrangian.scaled.requires_grad_(True)  # even for someone who asked for it
+    loss = lagrangian(lagrangian.measure(batch))
+    assert torch.autograd.grad(loss, lagrangian.scaled, allow_unused=True) == (None,)
+    loss.backward()
+    assert lagrangian.scaled.grad is None
+    assert not lagrangian.multiplier.requires_grad
+
+
+def test_what_is_drawn_is_what_the_objective_needs() -> None:
+    assert Lagrangian(Preference(0), [neg_elbo()]).needs == {"z_q"}
+    assert Lagrangian(Preference(1), [neg_elbo(), mmd()]).needs == {"z_q", "z_p"}
+    assert Lagrangian(Preference(0, 1), [neg_elbo()]).needs == {"z_q", "z_p", "x_p"}
+    assert Lagrangian(Preference(0), []).needs == {"z_q"}
+
+
+@pytest.mark.parametrize(("alpha_p", "term"), [(2.0, "i_p_upper"), (-2.0, "neg_i_p_lower")])
+def test_a_preference_on_the_models_information(alpha_p: float, term: str, generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    network = partial(MLP, hidden=())
+    encoder, decoder = GaussianEncoder(network, (PIXELS,), LATENT), NormalDecoder(network, (PIXELS,), LATENT)
+    laws = Laws(StandardNormalPrior(LATENT), encoder, decoder)
+    x = torch.randn(B, PIXELS, generator=generator)
+    lagrangian = Lagrangian(Preference(3.0, alpha_p), [neg_elbo()])
+    samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
+    values = lagrangian.measure(samples)
+    # By hand: z ∼ p(z), x = decoder mean + s · noise, log p(x_i|z_j) of every pair.
+    z = samples.noise["z_p"]
+    mean, scale = decoder.network(z), torch.log(1 + torch.exp(decoder.raw_scale)) + 1e-2
+    x_p = mean + scale * samples.noise["x_p"]
+    pairs = torch.distributions.Normal(mean, scale).log_prob(x_p[:, None]).sum(-1)
+    others = pairs.masked_fill(torch.eye(B, dtype=torch.bool), float("-inf"))
+    out = encoder.network(x_p)
+    posterior = torch.distributions.Normal(out[:, 0], torch.log(1 + torch.exp(out[:, 1])) + 1e-4)
+    expected = {
+        "i_p_upper": (pairs.diagonal() - others.logsumexp(1) + torch.tensor(B - 1.0).log()).mean(),
+        "neg_i_p_lower": -posterior.log_prob(z).sum(1).mean(),
+    }[term]
+    total = 3 * samples.rate.mean() + 2 * expected + (samples.rate + samples.distortion).mean()
+    torch.testing.assert_close(lagrangian(values), total, rtol=1e-5, atol=1e-4)
+
+
+# ---- a leading axis: stacks of models
+
+
+def test_a_stack_of_preferences_has_its_own_signs(generator: torch.Generator) -> None:
+    terms = {name: torch.rand(4, generator=generator) for name in ("rate", "distortion", "i_p_upper", "neg_i_p_lower")}
+    alpha_q, alpha_p = torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.tensor([0.0, 0.5, -1.5, 2.0])
+    preference = Preference(1.0, 1.0)
+    preference.alpha_q, preference.alpha_p = alpha_q, alpha_p
+    stacked = preference(terms)
+    assert stacked.shape == (4,)
+    for k in range(4):
+        one = {name: value[k] for name, value in terms.items()}
+        torch.testing.assert_close(stacked[k], Preference(float(alpha_q[k]), float(alpha_p[k]))(one))
+
+
+def test_violations_and_losses_of_a_stack_are_elementwise(generator: torch.Generator) -> None:
+    lagrangian = Lagrangian(
+        Preference(-1),
+        [neg_elbo(bound=3.5, multiplier=1.5), mmd(multiplier=7), Constraint("rate", Rate(), bound=1.0, multiplier=2, unit=0.5)],
+    )
+    divergences = torch.rand(5, 3, generator=generator)
+    terms = {name: torch.rand(5, generator=generator) for name in ("rate", "distortion")}
+    violation, loss = lagrangian.violation(divergences), lagrangian(Values(terms, divergences))
+    assert (violation.shape, loss.shape) == ((5, 3), (5,))
+    for k in range(5):
+        torch.testing.assert_close(violation[k], lagrangian.violation(divergences[k]))
+        one = Values({name: value[k] for name, value in terms.items()}, divergences[k])
+        torch.testing.assert_close(loss[k], lagrangian(one))
+    expected = (divergences - torch.tensor([3.5, 0.0, 1.0])) / torch.tensor([1.0, 1.0, 0.5])
+    torch.testing.assert_close(violation, expected)
+
+
+def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generator) -> None:
+    network = partial(MLP, hidden=(5,), activation="tanh")
+
+    class Measure(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.laws = Laws(
+                StandardNormalPrior(LATENT),
+                GaussianEncoder(network, (PIXELS,), LATENT),
+                BernoulliDecoder(network, (PIXELS,), LATENT),
+            )
+
+        def forward(self, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+            values = lagrangian.measure(JointSamples(self.laws, x, noise))
+            return values.terms, values.divergences
+
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=3.0), mmd(bound=0.01, multiplier=10)])
+    x = (torch.rand(B, PIXELS, generator=generator) < 0.5).float()
+    noise = {name: torch.randn(3, B, LATENT, generator=generator) for name in ("z_q", "z_p")}
+    cells = [Measure(seed) for seed in range(3)]
+    parameters, buffers = stack_module_state(cells)
+    stacked = torch.vmap(lambda p, b, e: functional_call(cells[0], (p, b), (e,)))(parameters, buffers, noise)
+    losses = lagrangian(Values(*stacked))
+    for k, cell in enumerate(cells):
+        alone = Values(*cell({name: value[k] for name, value in noise.items()}))
+        torch.testing.assert_close(losses[k], lagrangian(alone))
+    # Summed over the stack, each cell's gradient is its own.
+    gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
+    alone = lagrangian(Values(*cells[1]({name: value[1] for name, value in noise.items()})))
+    for ours, theirs in zip(gradients, torch.autograd.grad(alone, list(cells[1].parameters())), strict=True):
+        torch.testing.assert_close(ours[1], theirs)
+
+
+# ---- constrained problems with known solutions
+
+
+class Of(Divergence):
+    """A divergence that is a given function of the primal variables."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, samples: Any) -> Tensor:
+        return self.function(samples.x)
+
+
+def solve(
+    f: Callable[[Tensor], Tensor],
+    constraints: Sequence[Constraint],
+    dual: Callable[[list[Tensor]], Optimizer],
+    start: Sequence[float],
+    steps: int = 1500,
+) -> tuple[Tensor, Lagrangian]:
+    """Descend in x, ascend in λ: the step of training, with f in the place of the rate."""
+    x = nn.Parameter(torch.tensor(start))
+    lagrangian = Lagrangian(Preference(1.0), constraints)
+    primal, ascent = SGD([x], lr=0.1), dual([lagrangian.scaled])
+    for _ in range(steps):
+        values = lagrangian.measure(SimpleNamespace(x=x, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
+        primal.zero_grad()
+        lagrangian(values).backward()
+        primal.step()
+        lagrangian.ascend(lagrangian.violation(values.divergences), ascent)
+    return x.detach(), lagrangian
+
+
+DUALS: dict[str, tuple[Callable[[list[Tensor]], Optimizer], float]] = {
+    "ascent": (partial(SGD, lr=0.05, maximize=True), 1e-3),
+    "nupi": (partial(NuPI, lr=0.05, kp=0.5, nu=0.5, maximize=True), 1e-3),
+    "rmsprop": (partial(RMSprop, lr=0.005, maximize=True), 0.05),
+}
+"""name → optimizer of λ, and how near to (x*, λ*) it must end.
+
+Ascent and νPI: on min x² s.t. 1 − x ≤ 0 the error follows a linear recursion. For ascent with steps 0.1 and 0.05 its
+eigenvalues solve r² − 1.8 r + 0.8 + 0.005 g = 0, g = 1 the squared gradient of the constraint; the larger is 0.97. Where two
+constraints bind, g is an eigenvalue of their Gram matrix, at least 0.38 below, and r = 0.99; 0.99^1500 = 3e-7.
+RMSprop divides by the root mean square of its last hundred violations: it never settles, but its steps are of
+the size of its rate where they neither grow nor vanish, and at most ten times as large (1/√(1 − 0.99)): 0.05.
+"""
+
+each_dual = pytest.mark.parametrize("dual", DUALS)
+
+
+def learned(name: str, function: Callable[[Tensor], Tensor], **settings: Any) -> Constraint:
+    return Constraint(name, Of(function), **({"bound": 0.0, "learned": True} | settings))
+
+
+@each_dual
+@pytest.mark.parametrize("unit", [1.0, 0.5])
+def test_an_active_and_an_inactive_constraint(dual: str, unit: float) -> None:
+    # min x² s.t. 1 − x ≤ 0 and x ≤ 3. Stationary: 2x − λ₁ + λ₂ = 0; at x* = 1 the second is slack, so λ* = (2, 0).
+    # λ is per unit of D, not of the step: it is 2 whatever the unit.
+    make, near = DUALS[dual]
+    constraints = [learned("low", lambda x: 1 - x[0], unit=unit), learned("high", lambda x: x[0], bound=3.0, multiplier=0.5)]
+    x, lagrangian = solve(lambda x: x.square(), constraints, make, [0.0])
+    assert float(x) == pytest.approx(1, abs=near)
+    assert lagrangian.multiplier.tolist() == pytest.approx([2, 0], abs=near / unit)
+    assert float(lagrangian.multiplier[1]) == 0
+
+
+@each_dual
+def test_a_projection_on_a_half_plane(dual: str) -> None:
+    # min (x − 2)² + (y − 1)² s.t. x + y ≤ 2: the normal from (2, 1) meets the line at (1.5, 0.5); 2 (1.5 − 2) + λ = 0.
+    make, near = DUALS[dual]
+    target = torch.tensor([2.0, 1.0])
+    x, lagrangian = solve(lambda x: (x - target).square().sum()[None], [learned("sum", torch.sum, bound=2.0)], make, [0.0, 0.0])
+    assert x.tolist() == pytest.approx([1.5, 0.5], abs=near)
+    assert lagrangian.multiplier.tolist() == pytest.approx([1], abs=near)
+
+
+@each_dual
+def test_two_active_constraints(dual: str) -> None:
+    # min x² + y² s.t. x ≥ 1, x + y ≥ 3: at (1.5, 1.5) the first is slack; s.t. x ≥ 2, x + y ≥ 3 both bind at (2, 1):
+    # 4 = λ₁ + λ₂ and 2 = λ₂.
+    make, near = DUALS[dual]
+    constraints = [learned("x", lambda x: 2 - x[0]), learned("sum", lambda x: 3 - x.sum())]
+    x, lagrangian = solve(lambda x: x.square().sum()[None], constraints, make, [0.0, 0.0])
+    assert x.tolist() == pytest.approx([2, 1], abs=near)
+    assert lagrangian.multiplier.tolist() == pytest.approx([2, 2], abs=2 * near)
+
+
+@each_dual
+def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further(dual: str) -> None:
+    # x² ≤ −1 has no solution; the other constraint is solved around it. largest bounds λ · unit = 4, so λ = 8.
+    make, _ = DUALS[dual]
+    x, lagrangian = solve(
+        lambda x: (x - 1).square(), [learned("square", lambda x: x[0] ** 2, bound=-1.0, unit=0.5, largest=4.0)], make, [1.0]
+    )
+    assert lagrangian.multiplier.tolist() == [8]
+    # (x − 1)² + 8 x² is least at 1/9.
+    assert float(x) == pytest.approx(1 / 9, abs=1e-4)
+
+
+# ---- the step of λ
+
+
+@each_dual
+def test_multipliers_stay_between_zero_and_the_largest(dual: str, generator: torch.Generator) -> None:
+    constraints = [
+        learned("a", torch.sum, largest=0.3, multiplier=0.1),
+        learned("b", torch.sum, largest=0.8, multiplier=0.0),
+        learned("c", torch.sum, largest=0.5, multiplier=0.0, unit=0.1),
+    ]
+    lagrangian = Lagrangian(Preference(0), constraints)
+    optimizer = DUALS[dual][0]([lagrangian.scaled])
+    path = []
+    for step in range(800):
+        # 200 steps up, 200 down: at RMSprop's 0.005 a step, the slowest here, far enough to meet both edges.
+        sign = 1 if step % 400 < 200 else -1
+        lagrangian.ascend(sign * 20 * torch.rand(3, generator=generator), optimizer)
+        path.append(lagrangian.scaled.clone())
+    assert torch.stack(path).amin(0).tolist() == [0, 0, 0]
+    assert torch.equal(torch.stack(path).amax(0), lagrangian.largest)
+    assert lagrangian.multiplier.tolist() == pytest.approx((lagrangian.scaled / torch.tensor([1.0, 1.0, 0.1])).tolist())
+
+
+@pytest.mark.parametrize(
+    "dual",
+    [
+        *(make for make, _ in DUALS.values()),
+        partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1, maximize=True),
+        partial(torch.optim.Adam, lr=0.1, maximize=True),
+    ],
+)
+def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer], generator: torch.Generator) -> None:
+    constraints = [
+        neg_elbo(multiplier=0.7, bound=1.0),
+        learned("moves", torch.sum),
+        mmd(multiplier=1e7),  # above `largest`, which bounds ascent and not a weight that a user chose
+        Constraint("off", Of(torch.sum), multiplier=0.0),
+    ]
+    lagrangian = Lagrangian(Preference(0), constraints)
+    before = lagrangian.multiplier.clone()
+    optimizer = dual([lagrangian.scaled])
+    for step in range(50):
+        violation = torch.randn(4, generator=generator) + 0.5
+        violation[2] = float("nan") if step == 10 else violation[2]  # what a fixed term does is no news to λ
+        lagrangian.ascend(violation, optimizer)
+        assert torch.equal(lagrangian.multiplier[[0, 2, 3]], before[[0, 2, 3]])
+    assert float(lagrangian.multiplier[1]) != 1.0
+
+
+def test_one_step_of_plain_ascent() -> None:
+    # λ · unit ← max(0, λ · unit + lr · (D − bound)/unit).
+    constraints = [learned("up", torch.sum, bound=1.0, unit=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
+    lagrangian = Lagrangian(Preference(0), constraints)
+    lagrangian.ascend(lagrangian.violation(torch.tensor([2.0, 2.0])), SGD([lagrangian.scaled], lr=0.1, maximize=True))
+    assert lagrangian.multiplier.tolist() == pytest.approx([(0.5 + 0.1 * 2) / 0.5, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_multipliers_and_bounds_stay_in_single_precision(dtype: torch.dtype) -> None:
+    # In bfloat16 a multiplier of 1 could not grow by 0.003, nor a bound of 83.4 be told from 83.5.
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=83.4, multiplier=1.003, learned=True), mmd(unit=1e-3)])
+    optimizer = SGD([lagrangian.scaled], lr=1e-3, maximize=True)
+    lagrangian.to(dtype)
+    for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.unit, lagrangian.largest, lagrangian.multiplier):
+        assert tensor.dtype == torch.float32
+    assert float(lagrangian.bound[0]) == pytest.approx(83.4, abs=1e-5)
+    violation = lagrangian.violation(torch.tensor([84.0, 0.0], dtype=dtype))
+    assert violation.dtype == torch.float32
+    lagrangian.ascend(violation, optimizer)  # the optimizer still holds the parameter that is used
+    assert float(lagrangian.multiplier[0]) == pytest.approx(1.003 + 1e-3 * 0.6, abs=1e-6)
+
+
+def test_the_multipliers_are_what_a_checkpoint_keeps() -> None:
+    # Bounds come from the config of a run, so that a checkpoint cannot contradict it.
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=1.0, multiplier=2.0, learned=True)])
+    assert set(lagrangian.state_dict()) == {"scaled", "running", "steps"}
+    assert not any(p.requires_grad for p in lagrangian.parameters())
+    other = Lagrangian(Preference(-1), [neg_elbo(bound=1.0, learned=True)])
+    other.load_state_dict(lagrangian.state_dict())
+    assert other.multiplier.tolist() == [2]
+
+
+def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
+    # λ rises by 1e-3 a step from 2: after n ≤ MEMORY steps the mean is 2 + 1e-3 (n + 1) / 2. Later the mean lags behind
+    # by MEMORY − 1 steps, the mean age under weights (1 − 1/MEMORY)^k, once the start is forgotten (e^−10 after 10 MEMORY).
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=0.0, multiplier=2.0, learned=True)])
+    optimizer = SGD([lagrangian.scaled], lr=1e-3, maximize=True)
+    assert lagrangian.mean_multiplier.tolist() == [2]
+    for _ in range(100):
+        lagrangian.ascend(torch.ones(1), optimizer)
+    assert float(lagrangian.mean_multiplier) == pytest.approx(2 + 1e-3 * 101 / 2, abs=1e-4)
+    for _ in range(11 * MEMORY):
+        lagrangian.ascend(torch.ones(1), optimizer)
+    lag = float(lagrangian.multiplier - lagrangian.mean_multiplier) / 1e-3
+    assert lag == pytest.approx(MEMORY - 1, rel=2e-3)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learned": True}, "needs a bound"),
+        ({"bound": float("nan")}, "finite"),
+        ({"bound": float("inf")}, "finite"),
+        ({"unit": 0.0}, "unit"),
+        ({"unit": float("inf")}, "unit"),
+        ({"multiplier": -1.0}, "never negative"),
+        ({"multiplier": float("nan")}, "≥ 0"),
+        ({"largest": 0.0}, "largest"),
+        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "largest": 10.0}, "starts above"),
+    ],
+)
+def test_constraints_that_cannot_work_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as error:
+        Constraint("capacity", Rate(), **settings)
+    assert "constraints.capacity" in str(error.value)
+
+
+def test_a_negative_bound_is_allowed() -> None:
+    # Of a density −ELBO may be negative.
+    assert Constraint("neg_elbo", NegElbo(), bound=-12.0, learned=True).bound == -12
+
+
+def test_names_are_distinct() -> None:
+    with pytest.raises(SettingError, match="distinct"):
+        Lagrangian(Preference(0), [neg_elbo(), Constraint("neg_elbo", Distortion())])
+
+
+@pytest.mark.parametrize("alphas", [(float("nan"), 0.0), (0.0, float("inf"))])
+def test_a_preference_is_a_finite_number(alphas: tuple[float, float]) -> None:
+    with pytest.raises(SettingError, match="finite"):
+        Preference(*alphas)

@@ -1,0 +1,283 @@
+"""Metrics over batches against the same numbers computed at once, standard errors against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isnan, log
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from lagvae.divergences import RBF
+from lagvae.errors import SettingError
+from lagvae.estimators import MMD, Divergence, NegElbo
+from lagvae.information import aggregate_bounds, kde_information
+from lagvae.laws import JointSamples, Laws, draw_noise
+from lagvae.metrics import ActiveUnits, Divergences, Information, Measure, Terms, mean_and_stderr
+from lagvae.noise import Noise
+from lagvae.oracles import LinearGaussian
+
+LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
+Draw = Callable[..., JointSamples]
+
+
+def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
+    world = LinearGaussian.random(4, 2, 0.6, seed=3)
+    a, cov = world.posterior()
+    return world, 0.8 * a + 0.05, 1.3 * cov.diagonal().sqrt()
+
+
+@pytest.fixture
+def draw(linear_laws: LinearLaws) -> Draw:
+    """Batch number `step` of a world with an encoder; `x` in place of its own data."""
+
+    def batch(world: LinearGaussian, a: Tensor, t: Tensor, size: int, step: int, x: Tensor | None = None) -> JointSamples:
+        n, d = world.weight.shape
+        data = Noise(1, "data")
+        if x is None:
+            x = world.sample(data.normal("z", step, (size, d)), data.normal("e", step, (size, n)))
+        laws = linear_laws(world, a, t).requires_grad_(False)
+        return JointSamples(laws, x, draw_noise(frozenset({"z_q", "z_p"}), laws, Noise(2), step, x))
+
+    return batch
+
+
+def feed(measure: Measure, batches: list[JointSamples]) -> dict[str, float]:
+    start = 0
+    for batch in batches:
+        measure.update(batch, torch.arange(start, start + len(batch.x_q)))
+        start += len(batch.x_q)
+    return {name: float(value) for name, value in measure.compute().items()}
+
+
+def stderr(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+# ---- a mean and its standard error
+
+
+def test_of_single_draws_it_is_the_standard_error_of_the_mean(generator: torch.Generator) -> None:
+    values = torch.randn(40, generator=generator)
+    mean, error = mean_and_stderr(values, torch.randperm(40, generator=generator) + 7)
+    assert float(mean) == pytest.approx(values.double().numpy().mean())
+    assert float(error) == pytest.approx(stderr(values.double().numpy()))
+
+
+def test_an_image_drawn_again_is_not_a_new_observation(generator: torch.Generator) -> None:
+    images = torch.randn(30, generator=generator)
+    index = torch.arange(30).repeat(5)
+    values = images.repeat(5) + 0.1 * torch.randn(150, generator=generator)
+    mean, error = mean_and_stderr(values, index)
+    by_image = values.double().numpy().reshape(5, 30).mean(0)
+    assert float(mean) == pytest.approx(by_image.mean())
+    assert float(error) == pytest.approx(stderr(by_image))
+    # Five copies of the same numbers say nothing more than one.
+    assert float(mean_and_stderr(images.repeat(5), index)[1]) == pytest.approx(stderr(images.double().numpy()))
+
+
+def test_the_standard_error_covers_the_truth(generator: torch.Generator) -> None:
+    # 40 images, ten draws of each, image effect 1 and noise 0.5 around 0: the mean is off by more than two standard errors in
+    # 5.2% of 400 repetitions (Student's t with 39 degrees of freedom), give or take 4 √(0.052 · 0.948 / 400) = 4.4%.
+    off = 0
+    for _ in range(400):
+        images = torch.randn(40, generator=generator).repeat(10)
+        mean, error = mean_and_stderr(images + 0.5 * torch.randn(400, generator=generator), torch.arange(40).repeat(10))
+        off += abs(float(mean)) > 2 * float(error)
+    assert 0.052 - 0.044 < off / 400 < 0.052 + 0.044
+
+
+def test_one_image_has_no_standard_error() -> None:
+    mean, error = mean_and_stderr(torch.tensor([1.0, 3.0]), torch.tensor([4, 4]))
+    assert float(mean) == 2
+    assert isnan(float(error))
+
+
+# ---- terms
+
+
+def test_terms_over_batches_of_any_size(draw: Draw) -> None:
+    batches = [draw(*some_world(), size, step) for step, size in enumerate((50, 50, 7, 1))]
+    result = feed(Terms(), batches)
+    rate = torch.cat([b.rate for b in batches]).double().numpy()
+    distortion = torch.cat([b.distortion for b in batches]).double().numpy()
+    for name, values in (("rate", rate), ("distortion", distortion), ("neg_elbo", rate + distortion)):
+        assert result[name] == pytest.approx(values.mean(), rel=1e-6)
+        # The error of a sum is not the sum of errors: rate and distortion of a sample go together.
+        assert result[f"{name}_stderr"] == pytest.approx(stderr(values), rel=1e-5)
+
+
+def test_terms_agree_with_the_oracle_within_the_errors_they_state(draw: Draw) -> None:
+    world, a, t = some_world()
+    result = feed(Terms(), [draw(world, a, t, 1000, step) for step in range(10)])
+    for name, true in (("rate", world.rate(a, t)), ("distortion", world.distortion(a, t)), ("neg_elbo", world.neg_elbo(a, t))):
+        assert result[name] == pytest.approx(float(true), abs=4 * result[f"{name}_stderr"])
+
+
+def test_terms_of_several_passes_count_images_once(draw: Draw) -> None:
+    world, a, t = some_world()
+    x = draw(world, a, t, 60, 0).x_q
+    passes = [draw(world, a, t, 60, step, x) for step in range(4)]
+    measure = Terms()
+    for batch in passes:
+        measure.update(batch, torch.arange(60))
+    result = {name: float(value) for name, value in measure.compute().items()}
+    by_image = torch.stack([b.distortion for b in passes]).double().numpy().mean(0)
+    assert result["distortion"] == pytest.approx(by_image.mean(), rel=1e-6)
+    assert result["distortion_stderr"] == pytest.approx(stderr(by_image), rel=1e-5)
+
+
+# ---- divergences
+
+
+def test_divergences_of_equal_batches(draw: Draw) -> None:
+    divergences: dict[str, Divergence] = {"mmd": MMD(RBF()), "neg_elbo": NegElbo()}
+    batches = [draw(*some_world(), 20, step) for step in range(8)]
+    result = feed(Divergences(divergences), batches)
+    for name, divergence in divergences.items():
+        values = torch.stack([divergence(b) for b in batches]).double().numpy()
+        assert result[name] == pytest.approx(values.mean())
+        assert result[f"{name}_stderr"] == pytest.approx(stderr(values))
+
+
+def test_divergences_of_unequal_batches_are_weighted_by_size(draw: Draw) -> None:
+    sizes = (30, 30, 30, 10)
+    batches = [draw(*some_world(), size, step) for step, size in enumerate(sizes)]
+    result = feed(Divergences({"neg_elbo": NegElbo()}), batches)
+    # The mean over samples, however they were cut into batches.
+    samples = torch.cat([b.rate + b.distortion for b in batches]).double()
+    assert result["neg_elbo"] == pytest.approx(float(samples.mean()), rel=1e-6)
+    values, weights = np.array([float(NegElbo()(b)) for b in batches]), np.array(sizes) / 100
+    spread = np.cov(values, aweights=weights * 100, ddof=0) * 4 / 3
+    assert result["neg_elbo_stderr"] == pytest.approx(float((spread * (weights**2).sum()) ** 0.5), rel=1e-6)
+
+
+def test_the_error_of_a_divergence_is_right(draw: Draw) -> None:
+    # −ELBO has a standard error by samples too: that over 100 batches must agree with it, within the 4/√(2 · 99) = 0.28
+    # that an estimate of a standard deviation from 100 numbers may be off.
+    batches = [draw(*some_world(), 20, step) for step in range(100)]
+    by_batch, by_sample = feed(Divergences({"d": NegElbo()}), batches), feed(Terms(), batches)
+    assert by_batch["d"] == pytest.approx(by_sample["neg_elbo"], rel=1e-6)
+    assert by_batch["d_stderr"] == pytest.approx(by_sample["neg_elbo_stderr"], rel=0.28)
+
+
+def test_a_batch_of_one_is_left_out_and_one_batch_has_no_error(draw: Draw) -> None:
+    batches = [draw(*some_world(), 20, 0), draw(*some_world(), 1, 1)]
+    result = feed(Divergences({"mmd": MMD(RBF())}), batches)
+    assert result["mmd"] == pytest.approx(float(MMD(RBF())(batches[0])))
+    assert isnan(result["mmd_stderr"])
+
+
+def test_no_divergences_no_numbers(draw: Draw) -> None:
+    assert feed(Divergences({}), [draw(*some_world(), 5, 0)]) == {}
+
+
+# ---- information
+
+
+def all_of(batches: list[JointSamples]) -> tuple[Tensor, Tensor, Tensor]:
+    bases = [b.q_z_given_x.base_dist for b in batches]
+    return (
+        torch.cat([b.z_q for b in batches]).double(),
+        torch.cat([base.loc for base in bases]).double(),
+        torch.cat([base.scale for base in bases]).double(),
+    )
+
+
+def test_information_over_batches_is_that_of_all_samples(draw: Draw) -> None:
+    batches = [draw(*some_world(), size, step) for step, size in enumerate((40, 40, 15))]
+    result = feed(Information(kde=True), batches)
+    z, loc, scale = all_of(batches)
+    lower, leave_one_out = (v.numpy() for v in aggregate_bounds(z, loc, scale))
+    rate = torch.cat([b.rate for b in batches]).double().numpy()
+    kde = kde_information(z, loc, scale).numpy()
+    assert result["i_q_lower"] == pytest.approx(lower.mean())
+    assert result["i_q_upper_leave_one_out"] == pytest.approx(leave_one_out.mean())
+    assert result["i_q_upper_rate"] == pytest.approx(rate.mean(), rel=1e-5)
+    assert result["i_q_kde"] == pytest.approx(kde.mean())
+    assert result["i_q_upper"] == min(result["i_q_upper_leave_one_out"], result["i_q_upper_rate"])
+    assert result["i_q"] == pytest.approx((result["i_q_lower"] + result["i_q_upper"]) / 2)
+    assert result["i_q_lower_limit"] == pytest.approx(log(95))
+    assert result["i_q_lower_stderr"] == pytest.approx(stderr(lower))
+    tightest = leave_one_out if leave_one_out.mean() < rate.mean() else rate
+    assert result["i_q_upper_stderr"] == pytest.approx(stderr(tightest), rel=1e-5)
+    assert result["i_q_stderr"] == max(result["i_q_lower_stderr"], result["i_q_upper_stderr"])
+    assert result["i_q_kde_stderr"] == pytest.approx(stderr(kde))
+
+
+def test_the_interval_holds_the_truth_and_the_density_tightens_it(draw: Draw) -> None:
+    world, a, t = some_world()
+    batches = [draw(world, a, t, 500, step) for step in range(6)]
+    true = float(world.i_q(a, t))
+    result = feed(Information(samples=3000, components=1), batches)
+    assert result["i_q_lower"] <= true + 4 * result["i_q_lower_stderr"]
+    assert result["i_q_upper"] >= true - 4 * result["i_q_upper_stderr"]
+    # q(z) is a Gaussian, which one component can be: its five parameters, fitted on 1,500 samples, cost 5/(2 · 1500)
+    # nats on average; ten times that is allowed. 1e-4 more for the ridge of the fit, on variances near 1.
+    z, loc, scale = all_of(batches)
+    q_z = torch.distributions.MultivariateNormal(torch.zeros(2).double(), world.cov_q_z(a, t))
+    exact = (torch.distributions.Normal(loc, scale).log_prob(z).sum(-1) - q_z.log_prob(z)).mean()
+    assert result["i_q_upper_density"] == pytest.approx(float(exact), abs=10 * 5 / 3000 + 1e-4)
+    assert result["i_q_upper"] == min(result[f"i_q_upper_{name}"] for name in ("rate", "leave_one_out", "density"))
+
+
+def test_the_density_is_judged_on_samples_it_has_not_seen(draw: Draw) -> None:
+    # One component is a Gaussian with the mean and covariance of the other half (and a ridge of 1e-4).
+    batches = [draw(*some_world(), 21, 0)]
+    z, loc, scale = (v.numpy() for v in all_of(batches))
+    total = stats.norm(loc, scale).logpdf(z).sum(-1)
+    for fit, judge in ((slice(0, 10), slice(10, None)), (slice(10, None), slice(0, 10))):
+        cov = np.cov(z[fit].T, ddof=0) + 1e-4 * np.eye(2)
+        total[judge] -= stats.multivariate_normal(z[fit].mean(0), cov).logpdf(z[judge])
+    assert feed(Information(components=1), batches)["i_q_upper_density"] == pytest.approx(total.mean(), rel=1e-5)
+
+
+def test_no_more_samples_than_were_asked_for(draw: Draw) -> None:
+    batches = [draw(*some_world(), 20, step) for step in range(5)]
+    few, some = Information(samples=50), Information(samples=50)
+    result = feed(few, batches)
+    z, loc, scale = (v[:50] for v in all_of(batches))
+    assert result["i_q_lower"] == pytest.approx(float(aggregate_bounds(z, loc, scale)[0].mean()))
+    assert result["i_q_lower_limit"] == pytest.approx(log(50))
+    # After a reset it starts over.
+    some.update(batches[4], torch.arange(20))
+    some.reset()
+    assert feed(some, batches) == result
+
+
+def test_the_kernel_estimate_is_marked_where_it_breaks_a_bound(draw: Draw) -> None:
+    # 64 latent coordinates with 0.25 nat each, where it reads many nats too much, and the two of a world where it does not.
+    d, rho2 = 64, 1 - float(np.exp(-0.5))
+    deep = LinearGaussian(torch.eye(d).double(), 0.1)
+    a = (rho2 / 1.01) ** 0.5 * torch.eye(d).double()
+    broken = feed(Information(kde=True), [draw(deep, a, torch.full((d,), (1 - rho2) ** 0.5).double(), 1000, 0)])
+    assert broken["i_q_upper"] == pytest.approx(16, abs=4 * broken["i_q_upper_stderr"])
+    assert broken["i_q_kde"] > broken["i_q_upper"] + 2 * broken["i_q_kde_stderr"]
+    assert broken["i_q_kde_breaks_bound"] == 1
+    fine = feed(Information(kde=True), [draw(*some_world(), 1000, 0)])
+    assert fine["i_q_kde_breaks_bound"] == 0
+
+
+def test_information_needs_four_samples() -> None:
+    with pytest.raises(SettingError, match="samples=3"):
+        Information(samples=3)
+
+
+# ---- active units
+
+
+def test_active_units(draw: Draw) -> None:
+    # Posterior means with variances 0.04, 0.009 and 0 around means that the variance must not see.
+    world = LinearGaussian(torch.eye(3).double(), 1e-3)
+    a = torch.diag(torch.tensor([0.2, 0.009**0.5, 0.0])).double()
+    batches = [draw(world, a, torch.ones(3).double(), 500, step) for step in range(4)]
+    variance = torch.cat([b.q_z_given_x.mean for b in batches]).double().numpy().var(0)
+    for threshold in (0.01, 1e-3, 0.1, 0.0):
+        expected = int((variance > threshold).sum())
+        assert feed(ActiveUnits(3, threshold), batches) == {"active_units": expected}
+    assert feed(ActiveUnits(3), batches) == {"active_units": 1}  # Burda's threshold
+    shifted = [draw(world, a, torch.ones(3).double(), 500, step, b.x_q + 5) for step, b in enumerate(batches)]
+    assert feed(ActiveUnits(3), shifted) == {"active_units": 1}
