@@ -1,0 +1,203 @@
+"""Calibrate, train, evaluate: what a user gets, end to end, on runs of seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import ROOT, TINY, compose
+
+from lagvae.callbacks.checkpoints import merit
+from lagvae.experiment import calibrate, evaluate, prepare, train
+from lagvae.module import LatentVariableModel
+from lagvae.oracles import LinearGaussian
+from lagvae.runs import Run
+from lagvae.session import Session
+
+EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs and calibrations of a test go to its own folder."""
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    monkeypatch.delenv("LAGVAE_RUN", raising=False)
+    return tmp_path
+
+
+def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
+    summary = train(compose([*TINY, "name=one", "callbacks.figures=true"]))
+    run = Run(root / "runs" / "one")
+    assert (root / "runs" / "latest").resolve() == run.folder
+    assert json.loads(run.summary.read_text())["family"] == "lagvae"
+    for path in (run.config, run.metrics, run.last, run.checkpoints / "best.ckpt"):
+        assert path.is_file()
+    pictures = {p.stem for p in run.figures.glob("*.png")}
+    assert pictures == {"samples", "reconstructions", "traversal", "constraints", "multipliers", "rate_distortion"}
+    assert not list(run.folder.rglob(".*"))  # nothing half-written
+    assert set(summary["splits"]) == {"train", "val", "test"}
+    for values in summary["splits"].values():
+        assert {"neg_elbo", "rate", "distortion", "mmd", "i_q_lower", "i_q_upper", "i_q_kde", "active_units"} <= set(values)
+        assert values["neg_elbo"] == pytest.approx(values["rate"] + values["distortion"])
+        assert {"neg_elbo_stderr", "mmd_stderr", "i_q_stderr"} <= set(values)
+        assert values["i_q_upper"] <= values["i_q_upper_rate"]
+    for c in summary["constraints"].values():
+        assert {"epsilon", "bound", "multiplier", "learned", "unit", "train", "val", "test", "verdict"} <= set(c)
+    assert "U-statistic" in summary["mmd_estimator"]
+    assert "batches of 128" in summary["mmd_estimator"]
+
+
+def test_bounds_are_calibrated_values_plus_slack(root: Path) -> None:
+    calibration, folder = calibrate(compose(TINY))
+    assert (folder / "theta.pt").is_file()
+    summary = train(compose([*TINY, "constraints.neg_elbo.gamma=0.7", "constraints.mmd.gamma=0.25"]))
+    elbo, mmd = summary["constraints"]["neg_elbo"], summary["constraints"]["mmd"]
+    assert elbo["epsilon"] == calibration.epsilon["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
+    assert elbo["bound"] == pytest.approx(calibration.epsilon["neg_elbo"] + 0.7)
+    size = max(calibration.epsilon["mmd"], calibration.stderr["mmd"])
+    assert mmd["bound"] == pytest.approx(calibration.epsilon["mmd"] + 0.25 * size)
+    assert len(list((root / "calibrations").iterdir())) == 1  # found, not made again
+
+
+def test_seed_of_a_run_does_not_ask_for_another_calibration(root: Path) -> None:
+    first, _ = calibrate(compose([*TINY, "seed=0"]))
+    again, _ = calibrate(compose([*TINY, "seed=5", "alpha=minimize", "constraints.neg_elbo.gamma=3"]))
+    assert again.made == first.made
+    other, _ = calibrate(compose([*TINY, "model.latent=5"]))
+    assert other.hash != first.hash
+
+
+def test_a_run_starts_from_the_calibrated_parameters() -> None:
+    _, folder = calibrate(compose(TINY))
+    _, model, _ = prepare(compose(TINY))
+    theta = torch.load(folder / "theta.pt", weights_only=True)
+    assert all(torch.equal(theta[k], v) for k, v in model.laws.state_dict().items())
+    _, scratch, _ = prepare(compose([*TINY, "training.start=scratch"]))
+    assert not all(torch.equal(theta[k], v) for k, v in scratch.laws.state_dict().items())
+
+
+def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -> None:
+    summary = train(compose([*TINY, "name=one"]))
+    again = evaluate(Run(root / "runs" / "one"))
+    assert again["splits"] == summary["splits"]
+    assert again["constraints"].keys() == summary["constraints"].keys()
+    for name, c in again["constraints"].items():
+        assert c["train"] == summary["constraints"][name]["train"]
+        assert c["multiplier"] == summary["constraints"][name]["multiplier"]
+    assert (root / "runs" / "one" / "evaluation" / "summary.json").is_file()
+    assert evaluate(Run(root / "runs" / "one"), "best")["steps"] <= summary["steps"]
+
+
+def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -> None:
+    calibrated, _ = calibrate(compose(TINY))
+    settings = [*TINY, "training.steps=400", "constraints.neg_elbo.epsilon=5", "multiplier.optimizer.lr=1"]
+    summary = train(compose(settings))
+    assert summary["verdict"] == "infeasible"
+    assert summary["stopped_by"] == "neg_elbo"
+    assert summary["steps"] < 400
+    c = summary["constraints"]["neg_elbo"]
+    assert c["multiplier"] <= 100
+    (message,) = [m for m in summary["messages"] if "neg_elbo" in m]
+    for part in ("neg_elbo ≤ 5", f"{c['best']:.4g}", f"{calibrated.epsilon['neg_elbo']:.4g}"):
+        assert part in message
+
+
+@pytest.mark.parametrize("family", ["vae", "beta_vae", "infovae", "lagvae"])
+def test_every_family_trains_and_global_step_counts_batches(family: str) -> None:
+    settings = EXPLICIT if family == "lagvae" else []
+    summary = train(compose([*TINY, f"family={family}", *settings]))
+    assert summary["steps"] == 40
+    learned = [c["learned"] for c in summary["constraints"].values()]
+    assert all(learned) if family == "lagvae" else not any(learned)
+    assert (summary["verdict"] == "unconstrained") == (family != "lagvae")
+
+
+def test_rate_falls_as_beta_grows() -> None:
+    """The same network from the same start: β = 1 + α weighs the rate."""
+    short = [*TINY, "training.steps=200", "training.interval=200", "callbacks.final.information.components=0"]
+    rates = [train(compose([*short, "family=beta_vae", f"alpha.q={a}"]))["splits"]["train"]["rate"] for a in (0.0, 3.0, 15.0)]
+    assert rates[0] > rates[1] > rates[2]
+
+
+def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
+    cfg = compose([*TINY, *EXPLICIT, "trainer.precision=bf16-mixed"])
+    data, model, _ = prepare(cfg)
+    folder = Path(cfg.paths.runs) / "mixed"
+    folder.mkdir(parents=True)
+    Session(cfg, data, model, Run(folder), "mixed").fit()
+    assert model.lagrangian.scaled.dtype == torch.float32
+    assert model.lagrangian.scaled.isfinite().all()
+    assert all(p.isfinite().all() for p in model.laws.parameters())
+
+
+def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
+    """Plain descent at rate 1: θ moves by the gradient, whose norm is the clip's where it was larger."""
+    descent = ["model.optimizer._target_=torch.optim.SGD", "model.optimizer.lr=1", "model.schedule=null", "training.steps=1"]
+    cfg = compose([*TINY, *EXPLICIT, *descent, "training.gradient_clip=0.01"])
+    data, model, _ = prepare(cfg)
+    before = [p.clone() for p in model.laws.parameters()]
+    folder = Path(cfg.paths.runs) / "clip"
+    folder.mkdir(parents=True)
+    Session(cfg, data, model, Run(folder), "clip").fit()
+    moved = torch.cat([(p - b).flatten() for p, b in zip(model.laws.parameters(), before, strict=True)]).norm()
+    assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_schedule_ends_at_zero_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = LatentVariableModel.training_step
+
+    def watched(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
+        rates.append(self._theta.param_groups[0]["lr"])
+        step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LatentVariableModel, "training_step", watched)
+    train(compose([*TINY, "family=vae"]))
+    # Half a cosine from 1e-3; the last of 40 steps is at t = 39.
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[20] == pytest.approx(5e-4, rel=1e-6)
+    assert 0 < rates[39] < 1e-5
+
+
+def test_best_checkpoint_prefers_a_feasible_one() -> None:
+    _, model, _ = prepare(compose([*TINY, *EXPLICIT]))
+    val = {"rate": 5.0, "distortion": 20.0}
+
+    def score(neg_elbo: float, distortion: float) -> float:
+        train_values = {"constraint/neg_elbo": neg_elbo, "constraint/mmd": 0.0}
+        return merit(model, {"train": train_values, "val": val | {"distortion": distortion}})
+
+    assert score(29.0, 20.0) == 20.0  # α = −1: f is the distortion
+    assert score(30.5, 18.0) == 18.0 + 10 * 0.5
+    assert score(29.0, 20.0) < score(30.5, 18.0)
+
+
+def test_a_vae_learns_the_linear_gaussian_world() -> None:
+    """−ELBO on held-out data comes down to the entropy of the data, which no model can pass.
+
+    The optimum is reached: linear networks hold W and, up to a rotation of z, the exact posterior. Slack: four standard
+    errors of the estimate, and n_parameters / (2 N) = 45 / 6400 nats, what maximum likelihood loses on new data.
+    """
+    linear = ["model.encoder.hidden=[]", "model.decoder.hidden=[]", "model.latent=2", "data=linear_gaussian"]
+    length = ["training.steps=1500", "training.interval=750", "model.optimizer.lr=0.02"]
+    cfg = compose([*TINY, *linear, *length, "family=vae"])
+    values = train(cfg)["splits"]["val"]
+    source = cfg.data.source
+    entropy = float(LinearGaussian.random(source.dim, source.latent, source.noise, source.seed).entropy_x)
+    assert abs(values["neg_elbo"] - entropy) <= 4 * values["neg_elbo_stderr"] + 45 / 6400
+
+
+def test_commands_of_the_readme_compose() -> None:
+    """Every `python src/train.py …` line is a config that Hydra accepts."""
+    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
+        compose(words)
+    for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
