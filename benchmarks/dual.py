@@ -63,12 +63,13 @@ def cell(values: list[float | None], how: Callable[..., float] = statistics.medi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--controllers", nargs="+", default=["ascent", "rmsprop", "pi"])
     parser.add_argument("--starts", nargs="+", default=["scratch", "calibrated"])
     parser.add_argument("--out", type=Path, help="also write the table there (results/dual.md)")
     options = parser.parse_args()
-    root = tempfile.mkdtemp(prefix="dual-")
+    root = options.root or tempfile.mkdtemp(prefix="dual-")
     grid.calibrate(root, [])
     cells = [
         (controller, start, alpha, gamma)

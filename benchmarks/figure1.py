@@ -24,11 +24,12 @@ CLAIM = 1.5  # the slack at which signs and sizes are compared
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=grid.ROOT / "results" / "figure1")
     parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
     options = parser.parse_args()
-    root = tempfile.mkdtemp(prefix="figure1-")
+    root = options.root or tempfile.mkdtemp(prefix="figure1-")
     grid.calibrate(root, options.overrides)
     cells = [(a, g, s) for a in ALPHAS for g in GAMMAS for s in range(options.seeds)]
     jobs = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
-import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,25 +38,33 @@ def calibrate(root: str, overrides: list[str]) -> None:
 
 
 def train(overrides: list[str], root: str) -> dict[str, Any]:
-    """One run; returns its summary with the run's folder and overrides."""
+    """One run, or what it left where it was made before; returns its summary with the run's folder and overrides."""
     os.environ["LAGVAE_ROOT"] = root
     os.environ.pop("LAGVAE_RUN", None)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     from lagvae.experiment import train
+    from lagvae.runs import Run
     from lagvae.session import quiet
 
     quiet()
-    cfg = compose(["training.threads=1", *overrides])
-    summary = train(cfg)
-    return summary | {"folder": os.environ["LAGVAE_RUN"], "overrides": overrides}
+    name = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:12]
+    run = Run(Path(root) / "runs" / name)
+    if run.finished:
+        summary = run.read_summary()
+    else:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        with open(os.devnull, "w") as hole, contextlib.redirect_stdout(hole), contextlib.redirect_stderr(hole):
+            summary = train(compose(["training.threads=1", f"name={name}", *overrides]))
+    return summary | {"folder": str(run.folder), "overrides": overrides}
 
 
-def run(jobs: Iterable[list[str]], root: str, processes: int, each: Callable[..., Any] = train) -> list[Any]:
+def run(jobs: Iterable[list[str]], root: str, processes: int) -> list[dict[str, Any]]:
     """Summaries of all jobs, in their order, with a progress bar."""
     from rich.console import Console
     from rich.progress import track
 
     jobs = list(jobs)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
-        results = pool.map(partial(each, root=root), jobs)
-        return list(track(results, "Runs", total=len(jobs), console=Console(stderr=True)))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(train, job, root): k for k, job in enumerate(jobs)}
+        done = track(as_completed(futures), f"Runs in {root}", total=len(jobs), console=Console(stderr=True))
+        results = {futures[future]: future.result() for future in done}
+    return [results[k] for k in range(len(jobs))]

@@ -39,11 +39,12 @@ ROWS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
     parser.add_argument("--out", type=Path, default=grid.ROOT / "results" / "mnist")
     parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
     options = parser.parse_args()
     settings = [*SETTINGS, *options.overrides]
-    root = tempfile.mkdtemp(prefix="mnist-")
+    root = options.root or tempfile.mkdtemp(prefix="mnist-")
     start = time.perf_counter()
     grid.calibrate(root, settings)
     calibrated = time.perf_counter() - start

@@ -25,7 +25,7 @@ CASES = {  # name: overrides, steps of a turn
     "digits default (mlp)": (["data=digits", "model=mlp"], 1000),
     "paper's network (mlp_paper, MNIST shape)": (
         ["data=array", "data.likelihood=bernoulli", "data.batch=250", "model=mlp_paper"],
-        100,
+        500,
     ),
 }
 
@@ -115,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="also write the table there (results/step.md)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ["LAGVAE_ROOT"] = root = tempfile.mkdtemp(prefix="bench-")
@@ -126,9 +127,12 @@ def main() -> None:
 
     quiet()
     register(ROOT)
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds\n")
-    print("| case | plain loop (ms/step) | train.py (ms/step) | ratio: median (min – max) |")
-    print("|---|---|---|---|")
+    lines = [
+        f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds; medians.",
+        "",
+        "| case | plain loop (ms/step) | train.py (ms/step) | ratio: median (min – max) |",
+        "|---|---|---|---|",
+    ]
     generator = torch.Generator().manual_seed(0)
     torch.save((torch.rand(25_000, 1, 28, 28, generator=generator) < 0.2).float(), f"{root}/x.pt")
     for name, (overrides, steps) in CASES.items():
@@ -148,10 +152,13 @@ def main() -> None:
             plain.append(plain_loop(cfg, x, steps))
             ours.append(through_trainer(cfg, steps))
         ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-        print(
+        lines.append(
             f"| {name} | {1e3 * statistics.median(plain):.2f} | {1e3 * statistics.median(ours):.2f} | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |"
         )
+    print("\n".join(lines))
+    if options.out:
+        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def check(cfg: DictConfig) -> None:
     """Raise SettingError for all that can be wrong with settings by themselves, before data are read or anything is made."""
     with blaming("The config"):
         typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
         OmegaConf.to_container(cfg, resolve=True)
-    for key in sorted(OmegaConf.missing_keys(typed)):
-        if not key.endswith(".divergence"):
-            raise SettingError(f"{key} is missing; give {key}=VALUE.")
+    if missing:
+        raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     Run.check_name(cfg.name)
     for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps", "model.latent"):
         value = OmegaConf.select(cfg, key)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def differences(a: Any, b: Any, at: str = "") -> list[str]:
-    """Keys whose values differ, as "key: a → b"."""
+    """Keys whose values differ, as "key: a → b", where a branch that one of them lacks is "none"."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         keys = [*a, *(k for k in b if k not in a)]
         return [d for k in keys for d in differences(a.get(k), b.get(k), f"{at}.{k}" if at else str(k))]
-    return [] if a == b else [f"{at}: {a} → {b}"]
+    return [] if a == b else [f"{at}: {_short(a)} → {_short(b)}"]
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else "given" if isinstance(value, Mapping) else str(value)
 
 
 @dataclass
@@ -71,16 +76,22 @@ class Calibration:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            content.pop("hash", None)
-            return cls(**content)
-        except (OSError, ValueError, TypeError) as error:
-            raise CalibrationError(f"{file} is damaged ({error}). Remove {folder} and calibrate again.") from error
+            written = content.pop("hash")
+            found = cls(**content)
+            found.epsilon = {name: float(value) for name, value in found.epsilon.items()}
+            found.stderr = {name: nan if found.stderr[name] is None else float(found.stderr[name]) for name in found.epsilon}
+            if found.hash != written:
+                raise ValueError("its settings are not those that it was written with")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = error if isinstance(error, OSError | ValueError) else "it does not hold what a calibration holds"
+            raise CalibrationError(f"{file} is damaged ({reason}). Remove {folder} and calibrate again.") from error
+        return found
 
     @staticmethod
     def theta(folder: Path) -> dict[str, Tensor]:
         """θ*, the state of the laws."""
         try:
-            state: dict[str, Tensor] = torch.load(folder / "theta.pt", map_location="cpu", weights_only=True)
+            state = dict(torch.load(folder / "theta.pt", map_location="cpu", weights_only=True))
         except Exception as error:  # unpickling fails in many ways
             raise CalibrationError(
                 f"{folder / 'theta.pt'} is missing or damaged. Remove {folder} and calibrate again."
@@ -92,14 +103,14 @@ class Calibration:
         found = differences(self.settings, json.loads(json.dumps(settings, default=str)))
         if found:
             raise CalibrationError(
-                f"The calibration in {folder} was made with other settings ({'; '.join(found[:5])}). Leave "
-                "epsilon.calibration empty to use or make the one that fits, or run python src/calibrate.py with these settings."
+                f"The calibration in {folder} was made with other settings (there → here: {'; '.join(found[:5])}). Leave "
+                "epsilon.calibration out to use or make the one that fits, or give the settings it was made with."
             )
 
     def bound(self, name: str, gamma: float, relative: bool) -> float:
         """ε̂ + γ, or ε̂ + γ · ε̂ where relative (γ₂ = 0.5 ε̂₂ in the paper).
 
-        A relative slack is of max(ε̂, its standard error): an unbiased estimate of a divergence may fall below zero.
+        A relative slack is of max(ε̂, its standard error, 0): an unbiased estimate of a divergence may fall below zero.
         """
         if name not in self.epsilon:
             raise CalibrationError(
@@ -107,5 +118,6 @@ class Calibration:
                 f"Give constraints.{name}.epsilon=NUMBER."
             )
         epsilon = self.epsilon[name]
-        slack = gamma * max(epsilon, self.stderr[name]) if relative else gamma
+        stderr = self.stderr[name]
+        slack = gamma * max(epsilon, 0.0 if isnan(stderr) else stderr, 0.0) if relative else gamma
         return epsilon + slack

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.schema import Config, EvaluateConfig
@@ -36,45 +37,105 @@ def entry(root: Path, run: Callable[[], None]) -> None:
     from lagvae.session import quiet
 
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
     quiet()
+    failed = FAILED["here"] = []
     try:
         register(root)
         run()
-    except KeyboardInterrupt:
-        report.complain("Stopped.")
+    except KeyboardInterrupt as stop:
+        report.complain(readable(stop, root) or "Stopped.")
         sys.exit(130)
     except (LagvaeError, HydraException, OmegaConfBaseException) as error:
-        report.complain(readable(error))
+        report.complain(readable(error, root))
+        sys.exit(1)
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        words = [(word, root / "conf" / word.partition("=")[0], word.partition("=")[2]) for word in sys.argv[1:]]
+        odd = [word for word, group, name in words if group.is_dir() and not (group / f"{name}.yaml").is_file()]
+        report.complain(f"{', '.join(odd)}: a group takes the name of an option.")
         sys.exit(1)
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full
+    if failed:
+        report.complain("\n".join([f"{len(failed)} of the jobs failed, the others finished:", *failed]))
+        sys.exit(1)
+
+
+FAILED: dict[str, list[str]] = {}
+"""Under "here" the jobs of a sweep that failed, with what went wrong, in the process that the user started."""
 
 
 def guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Run one job. Alone it ends the program with a clear error; in a sweep the other jobs go on and the error is told twice."""
+    """Run one job. Alone it ends the program with a clear error; in a sweep the others go on, and the program fails last."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     from lagvae import report
 
+    hydra = HydraConfig.get()
     try:
+        if hydra.mode == RunMode.RUN and (sweep := hydra.runtime.choices.get("sweep")):
+            raise SettingError(f"sweep={sweep} is many runs: add -m.")
         task(cfg)
     except LagvaeError as error:
-        if HydraConfig.get().mode == RunMode.RUN:
-            report.complain(str(error))
-            sys.exit(130 if isinstance(error, Stopped) else 1)
-        if isinstance(error, Stopped):
+        if isinstance(error, Stopped) and hydra.mode != RunMode.RUN:
             raise KeyboardInterrupt from error
-        report.complain(f"{HydraConfig.get().job.override_dirname}: {error}")
-        raise
+        if hydra.mode == RunMode.RUN:
+            report.complain(readable(error))
+            sys.exit(130 if isinstance(error, Stopped) else 1)
+        told = f"job {hydra.job.num} ({_swept(hydra.overrides.task)}): {readable(error)}"
+        report.complain(told)
+        if "here" not in FAILED:  # a launcher's own process tells by raising
+            raise
+        FAILED["here"].append(told)
 
 
-def readable(error: BaseException) -> str:
-    """The message of an error, with what Hydra wraps around ours taken off."""
+def _swept(overrides: Iterable[str]) -> str:
+    """Those overrides of a job that were not typed for all jobs alike."""
+    typed = [word.partition("=") for word in sys.argv]
+    alike = {key for key, _, _ in typed} - {key for key, _, value in typed if {",", "("} & set(value)}
+    return " ".join(word for word in overrides if word.partition("=")[0] not in alike)
+
+
+def readable(error: BaseException, root: Path | None = None) -> str:
+    """The message of an error, with what Hydra, OmegaConf and worker processes wrap around it taken off."""
     seen: BaseException | None = error
-    while seen is not None:
+    met: set[int] = set()  # an error that was raised again may have itself as context
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))
         if isinstance(seen, LagvaeError):
-            return str(seen)
+            text = str(seen)
+            # A worker process hands its traceback on as text; the message is its last line.
+            return text.rstrip().rpartition("\n")[2].partition(": ")[2] if text.startswith("Caught ") else text
+        if isinstance(seen, MissingConfigException) and seen.missing_cfg_file is not None:
+            return _unknown_option(seen, root)
+        if isinstance(seen, OverrideParseException):
+            return f"{seen.override!r} cannot be read as KEY=VALUE; quote special characters, as in \"KEY='a b'\"."
+        if isinstance(seen, ConfigAttributeError | ConfigKeyError) and isinstance(seen.parent_node, DictConfig):
+            return _unknown_key(seen)
         seen = seen.__cause__ or seen.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n".join(line for line in lines if not line.startswith(("object_type=", "Set the environment variable")))
+    text = str(error).removeprefix("Error merging override ")
+    if text != str(error) and error.__cause__ is not None:
+        if "not a subclass of ConstraintConfig" in str(error.__cause__):
+            return f"{text}: there is no such constraint; add its name to divergence=[…], a file of conf/divergence/."
+        text += ": null is no value here" if "is not Optional" in str(error.__cause__) else f": {error.__cause__}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(
+        line for line in lines if not line.startswith(("object_type=", "full_key:", "reference_type=", "Set the env"))
+    )
+
+
+def _unknown_option(error: MissingConfigException, root: Path | None) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = error.options or (sorted(file.stem for file in (root / "conf" / group).glob("*.yaml")) if root else [])
+    return f"{group}={name} is unknown; choose one of {', '.join(options)}."
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    there = [str(name) for name in error.parent_node if name != "hydra"]  # type: ignore[union-attr]
+    parent, dot, name = str(error.full_key).rpartition(".")
+    near = get_close_matches(name, there, 1)
+    hint = f"did you mean {parent}{dot}{near[0]}?" if near else f"{parent or 'a config'} has {', '.join(there)}."
+    return f"{error.full_key} is unknown; {hint}"

@@ -85,12 +85,17 @@ def calibrate(cfg: DictConfig, data: Data | None = None) -> tuple[Calibration, P
     return calibration, folder
 
 
+def needs_calibrated_bounds(cfg: DictConfig) -> bool:
+    """Whether any bound is ε̂ + γ."""
+    return cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
+
+
 def prepare(cfg: DictConfig) -> tuple[Data, LatentVariableModel, Calibration | None]:
     """Check everything, calibrate where bounds or the start need it, and build the model."""
     check(cfg)
     data = build_data(cfg)
     calibration = None
-    bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
+    bounds = needs_calibrated_bounds(cfg)
     if not bounds:
         build_model(cfg, data)  # raises for bad settings before a calibration is made
     if bounds or cfg.training.start == "calibrated":
@@ -164,7 +169,8 @@ def _go(
     try:
         session.fit(checkpoint)
     except Stopped as stop:
-        raise Stopped(f"{stop} Go on with: python src/train.py resume={run.folder.relative_to(cfg.paths.runs)}") from None
+        name = os.path.relpath(run.folder.resolve(), Path(cfg.paths.runs).resolve())
+        raise Stopped(f"{stop} Go on with: python src/train.py resume={name}") from None
     trained = time.perf_counter() - start
     splits = session.evaluate()
     summary = summarise(cfg, model, calibration, splits, session.watch.best)
@@ -214,8 +220,7 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     cfg.logger = {"_target_": None}
     check(cfg)
     data = build_data(cfg)
-    found = find_calibration(cfg, data) if cfg.epsilon.source == "calibrated" else None
-    calibration = found[0] if found else None
+    calibration = calibrate(cfg, data)[0] if needs_calibrated_bounds(cfg) else None
     model = build_model(cfg, data, calibration)
     target = Run(run.folder / "evaluation")
     session = Session(cfg, data, model, target, "Evaluating")

@@ -21,7 +21,6 @@ from lagvae.errors import SettingError
 from lagvae.estimators import Divergence, i_p_upper, neg_i_p_lower
 from lagvae.laws import JointSamples
 
-
 MEMORY = 500
 """Steps over which multipliers are averaged for a report."""
 

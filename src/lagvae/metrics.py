@@ -200,6 +200,7 @@ class Information(PosteriorSamples):
         import warnings
 
         from sklearn.mixture import GaussianMixture
+        from threadpoolctl import threadpool_limits
 
         points = z.double().cpu().numpy()
         half = len(points) // 2
@@ -208,10 +209,11 @@ class Information(PosteriorSamples):
             training = points[fit][:5000]
             components = max(1, min(self.components, len(training) // (2 * points.shape[1] + 2)))
             mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=50)
-            with warnings.catch_warnings():
+            # As many threads as torch was given: more would wait for each other where several runs share a machine.
+            with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
                 warnings.simplefilter("ignore")  # a mixture that has not converged is still a density
                 mixture.fit(training)
-            log_r[judge] = torch.from_numpy(mixture.score_samples(points[judge]))
+                log_r[judge] = torch.from_numpy(mixture.score_samples(points[judge]))
         return density_upper(z.cpu(), loc.cpu(), scale.cpu(), log_r).to(z.device)
 
 

@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from pytorch_lightning.loggers import Logger
 from lagvae.errors import CheckpointError, SettingError
 
 COLUMNS = ("step", "epoch", "split", "name", "value")
+LATEST = "latest"
+ALMOST_FULL = 2**24
+"""Free bytes below which a writer that failed for no stated reason is taken to have met a full disk."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -36,6 +40,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             write(part)
             part.chmod(0o644)
             part.replace(path)
+        except RuntimeError as error:  # torch's file writer reports a full disk in its own way
+            if shutil.disk_usage(part.parent).free < ALMOST_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
@@ -46,7 +54,16 @@ def storage_error(path: Path, error: OSError) -> SettingError:
     """What to tell a user whose folder cannot be written."""
     if error.errno == errno.ENOSPC:
         return SettingError(f"The disk is full: {path} could not be written. Free some space; a stopped run can be resumed.")
-    return SettingError(f"{path} cannot be written ({error.strerror or error}). Set paths.root to a folder that can.")
+    files = [parent for parent in path.parents if os.path.isfile(parent)]
+    reason = f"{files[0]} is a file, not a folder" if files else error.strerror or error
+    return SettingError(f"{path} cannot be written ({reason}). Set paths.root to a folder that can.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SettingError where a folder could not be made or written to; it is not made."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{there} is not writable"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -115,9 +132,20 @@ class Run:
             raise CheckpointError(f"{self.summary} is missing or damaged: the run did not finish. Resume it.") from error
         return content
 
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise SettingError for a name that is no place below runs/, or is taken by what is kept there."""
+        path = Path(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0] in (LATEST, ".multirun"):
+            raise SettingError(f"name={name!r} cannot be a folder under runs/; use one such as name=first or name=a/b.")
+
     @classmethod
     def create(cls, runs: Path, name: str) -> Run:
-        """Make a new folder; a name that is taken gets a number. `runs/latest` points at it from now on."""
+        """Make a new folder; a name that is taken gets a number. `runs/latest` points at it from now on.
+
+        Raises: SettingError for a name that cannot be used, or where the folder cannot be made.
+        """
+        cls.check_name(name)
         try:
             runs.mkdir(parents=True, exist_ok=True)
             for k in range(1, 10_000):
@@ -129,7 +157,7 @@ class Run:
                     continue
             else:
                 raise SettingError(f"name={name}: there are already 10,000 runs of that name under {runs}.")
-            latest = runs / "latest"
+            latest = runs / LATEST
             part = runs / f".latest.{os.getpid()}"
             part.unlink(missing_ok=True)
             part.symlink_to(os.path.relpath(folder, runs), target_is_directory=True)
@@ -144,9 +172,11 @@ class Run:
         for folder in (Path(which).expanduser(), runs / which):
             if (folder / "config.yaml").is_file():
                 return cls(folder.resolve())
-        known = sorted(p.parent.name for p in runs.glob("*/config.yaml") if not p.parent.is_symlink())
-        hint = f"Runs there: {', '.join(known[-5:])}." if known else "There are no runs yet."
-        raise CheckpointError(f"{which!r} is no run folder (looked for {runs / which} too). {hint}")
+        configs = sorted(runs.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)
+        folders = [config.parent.relative_to(runs) for config in configs]
+        names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
+        hint = f"The newest there: {', '.join(names[-5:])}." if names else "Make one with python src/train.py."
+        raise CheckpointError(f"{which!r} is no run: there is no {runs / which / 'config.yaml'}. {hint}")
 
 
 class MetricsTable(Logger):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pydoc import locate
+from types import UnionType
+from typing import Any, Union
 
 from omegaconf import MISSING
+
+from lagvae.errors import SettingError
 
 
 @dataclass
@@ -108,3 +115,74 @@ class EvaluateConfig:
     run: str = "latest"
     checkpoint: str = "last"
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+# ---- nodes with a _target_, which no schema knows: what their target takes is their schema
+
+PLAIN: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def check_nodes(node: Any, key: str = "") -> None:
+    """Raise SettingError where a `_target_` does not exist, or does not take a setting beside it, by its name or its type.
+
+    Args:
+        node: a config or a part of one, as plain dicts and lists; interpolations are left to the place they point to.
+        key: where it stands.
+    """
+    if not isinstance(node, Mapping):
+        return
+    if (target := node.get("_target_")) is not None:
+        _check_node(node, str(target), key)
+    for name, value in node.items():
+        check_nodes(value, f"{key}.{name}" if key else str(name))
+
+
+def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
+    try:
+        taker: Any = locate(target)
+    except Exception as error:  # whatever a module does while it is imported
+        raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
+    if not callable(taker):
+        raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
+    parameters = inspect.signature(taker).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    try:
+        hints = typing.get_type_hints(taker.__init__ if inspect.isclass(taker) else taker)
+    except NameError:  # annotations that are only there for a type checker
+        hints = {}
+    for name, value in node.items():
+        if str(name).startswith("_"):
+            continue
+        if name not in parameters and not takes_all:
+            raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
+        if not fits(value, hints.get(name, Any)):
+            raise SettingError(f"{key}.{name}={value} must be {in_words(hints[name])}.")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value of a config may stand where the annotation says `hint`; True where that cannot be told."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("${")):
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, option) for option in options)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(any(fits(v, option) for option in options) for v in value)
+    if not isinstance(hint, type) or hint in (Any, object):
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def in_words(hint: Any) -> str:
+    """What a user may write where the annotation says `hint`."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each {in_words(options[0])}"
+    if origin in (Union, UnionType):
+        plain = [in_words(option) for option in options if option in PLAIN or option is type(None)]
+        return " or ".join(plain) or str(hint)
+    if hint is type(None):
+        return "null"
+    return PLAIN.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"

@@ -58,7 +58,8 @@ class Progress(pl.Callback):
         tenth = 10 * step // trainer.max_steps
         if tenth > self._said:
             self._said = tenth
-            self.console.print(f"{self.title}: {step}/{trainer.max_steps}  {self._note(trainer, pl_module)}", highlight=False)
+            line = f"{self.title}: {step}/{trainer.max_steps}  {self._note(trainer, pl_module)}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _note(self, trainer: pl.Trainer, pl_module: Any) -> str:
         latest = pl_module.latest

@@ -17,6 +17,8 @@ from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
 LIKELIHOODS = ("bernoulli", "normal")
+SMALLEST = 4
+"""Samples that a split needs for an information interval."""
 
 
 def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
@@ -57,8 +59,9 @@ class Data(pl.LightningDataModule):
         super().__init__()
         if likelihood not in LIKELIHOODS:
             raise SettingError(f"data.likelihood={likelihood!r} is unknown; choose one of {', '.join(LIKELIHOODS)}.")
-        if batch < 1:
-            raise SettingError(f"data.batch={batch} must be at least 1.")
+        for key, count, least in (("batch", batch, 1), ("draws", draws, 1), ("workers", workers, 0)):
+            if count < least:
+                raise SettingError(f"data.{key}={count} must be at least {least}.")
         for key, share in (("val", val), ("test", test)):
             if not 0 < share < 1:
                 raise SettingError(f"data.{key}={share} must be a share between 0 and 1.")
@@ -77,8 +80,12 @@ class Data(pl.LightningDataModule):
         n = len(self.split["train"])
         if self.batch > n:
             raise SettingError(f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it.")
-        if min(map(len, self.split.values())) < 2:
-            raise DataError(f"{self.name} is too small: every split needs at least two samples.")
+        small = min(self.split, key=lambda name: len(self.split[name]))
+        if len(self.split[small]) < SMALLEST:
+            raise DataError(
+                f"data={self.name} is too small: its {small} split has {len(self.split[small])} samples and needs {SMALLEST}; "
+                "give more data, or a larger share with data.val and data.test."
+            )
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -89,22 +96,24 @@ class Data(pl.LightningDataModule):
                 self._check_values(part)
         if isinstance(arrays.test, Tensor) and isinstance(arrays.x, Tensor) and arrays.test.shape[1:] != arrays.x.shape[1:]:
             raise DataError(
-                f"{self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others {tuple(arrays.x.shape[1:])}."
+                f"data={self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others "
+                f"{tuple(arrays.x.shape[1:])}; they must be alike."
             )
         return arrays
 
     def _check_values(self, x: Tensor) -> None:
         if x.numel() == 0:
-            raise DataError(f"{self.name} is empty: an array of shape {tuple(x.shape)}.")
+            raise DataError(f"data={self.name} is empty: an array of shape {tuple(x.shape)}.")
         if not x.is_floating_point():
             return
         if not x.isfinite().all():
-            raise DataError(f"{self.name} holds {int((~x.isfinite()).sum())} values that are NaN or infinite; remove them.")
+            count = int((~x.isfinite()).sum())
+            raise DataError(f"data={self.name} has NaN or infinite values, {count} of {x.numel()}; remove or replace them.")
         low, high = float(x.min()), float(x.max())
         if self.likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
-                f"{self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
-                "rescale them, or set data.likelihood=normal."
+                f"data={self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
+                "rescale them, save grey levels 0 … 255 as uint8, or set data.likelihood=normal."
             )
 
     @cached_property

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from gzip import BadGzipFile
+from http.client import HTTPException
 from pathlib import Path
-from zipfile import BadZipFile
+from pickle import UnpicklingError
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lagvae.errors import DataError, SettingError
+from lagvae.errors import DataError, LagvaeError, SettingError
+from lagvae.runs import storage_error
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
+DOWNLOAD_PATIENCE = 10.0
+"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass
@@ -37,18 +46,31 @@ def digits() -> Arrays:
 
 
 def _torchvision(name: str, root: str) -> Arrays:
+    """What torchvision has under that name; DataError where it can be neither read nor downloaded."""
     from torchvision import datasets
 
     cls = getattr(datasets, name)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)  # torchvision itself would wait for a silent server without end
     try:
         parts = [cls(root, train=train, download=True) for train in (True, False)]
-    except PermissionError as error:
-        raise DataError(f"paths.data={root} cannot be written: {error}. Name a folder that can.") from error
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{name} is not under {root} and could not be downloaded ({error}). Put its files in {root}/{name}/raw. {OFFLINE}"
-        ) from error
+    except Exception as error:  # servers, archives and files fail in many ways
+        raise _torchvision_error(error, name, root) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     return Arrays(*(part.data.unsqueeze(1) for part in parts))
+
+
+def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:
+    raw, reason = f"{root}/{name}/raw", (str(error).splitlines() or [repr(error)])[-1].strip("<>")
+    unanswered = isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException)
+    if unanswered or str(error).startswith(("Error downloading", "File not found")):  # torchvision's own words
+        return DataError(
+            f"{name} is not under {root} and could not be downloaded ({reason}). Put its files in {raw}. {OFFLINE}"
+        )
+    if isinstance(error, OSError) and not isinstance(error, BadGzipFile):
+        return storage_error(Path(raw), error)
+    return DataError(f"The files in {raw} are damaged ({reason}). Remove that folder and run again.")
 
 
 def mnist(root: str) -> Arrays:
@@ -72,43 +94,62 @@ def array(path: str, key: str = "x") -> Arrays:
     """
     if not path:
         raise DataError("data=array needs data.source.path=FILE (.npz, .npy or .pt).")
-    file = Path(path).expanduser()
+    file, named = Path(path).expanduser(), f"data.source.path={path}"
+    if file.is_dir():
+        raise DataError(f"{named} is a folder; name a .npz, .npy or .pt file, or read images with data=folder.")
     if not file.is_file():
-        raise DataError(f"data.source.path={path}: there is no such file.")
-    found: dict[str, Tensor]
+        raise DataError(f"{named}: there is no such file.")
+    if file.suffix not in READERS:
+        raise DataError(f"{named} has the unknown ending {file.suffix!r}; use .npz, .npy or .pt.")
+    if file.stat().st_size == 0:
+        raise DataError(f"{named} is an empty file; write it again.")
     try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as archive:
-                found = {k: torch.from_numpy(np.asarray(archive[k])) for k in archive.files if k in (key, "test")}
-                names = list(archive.files)
-        elif file.suffix == ".npy":
-            found = {key: torch.from_numpy(np.load(file, allow_pickle=False))}
-            names = [key]
-        elif file.suffix == ".pt":
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-            found = loaded if isinstance(loaded, dict) else {key: loaded}
-            names = list(found)
+        found = READERS[file.suffix](file, key)
+    except Exception as error:  # unzipping and unpickling fail in many ways
+        if isinstance(error, UnpicklingError) or "pickle" in str(error):
+            reason = f"is no {file.suffix} file, or holds Python objects, which are never loaded; save plain arrays"
         else:
-            raise DataError(f"data.source.path={path}: unknown ending {file.suffix!r}; use .npz, .npy or .pt.")
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, BadZipFile, RuntimeError, TypeError) as error:
-        raise DataError(f"data.source.path={path} cannot be read: {str(error).splitlines()[0]}.") from error
-    except Exception as error:  # an unpickler's own error: the file holds more than tensors
-        raise DataError(f"data.source.path={path} holds more than plain tensors and is not loaded.") from error
+            reason = f"cannot be read ({(str(error).splitlines() or [repr(error)])[0].rstrip('.')}); write it again"
+        raise DataError(f"{named} {reason}.") from error
     if key not in found:
-        raise DataError(
-            f"data.source.path={path} has no array {key!r}, only {', '.join(map(str, names)) or 'none'}; set data.source.key."
+        raise DataError(f"{named} has no array {key!r}, only {', '.join(map(str, found)) or 'none'}; set data.source.key.")
+    test = found.get("test") if key != "test" else None
+    return Arrays(_plain(found[key], f"{named}: {key}"), None if test is None else _plain(test, f"{named}: test"))
+
+
+def _read_npz(file: Path, key: str) -> dict[str, Any]:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        return {name: archive[name] if name in (key, "test") else None for name in archive.files}
+
+
+def _read_npy(file: Path, key: str) -> dict[str, Any]:
+    return {key: np.load(file, allow_pickle=False)}
+
+
+def _read_pt(file: Path, key: str) -> dict[str, Any]:
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    return loaded if isinstance(loaded, dict) else {key: loaded}
+
+
+READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {".npz": _read_npz, ".npy": _read_npy, ".pt": _read_pt}
+
+
+def _plain(x: Any, named: str) -> Tensor:
+    """A dense tensor, uint8 or float; DataError for anything that is not an array of numbers with an axis of samples."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        x = torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
+    if not isinstance(x, Tensor) or x.is_complex() or x.layout is not torch.strided:
+        kind = (
+            f"{x.dtype}"
+            if isinstance(x, np.ndarray)
+            else f"{x.layout} {x.dtype}"
+            if isinstance(x, Tensor)
+            else type(x).__name__
         )
-    if not all(isinstance(v, Tensor) for v in found.values()):
-        raise DataError(f"data.source.path={path}: every entry must be a tensor.")
-    return Arrays(_plain(found[key], path), _plain(found["test"], path) if "test" in found and key != "test" else None)
-
-
-def _plain(x: Tensor, name: str) -> Tensor:
-    if x.is_complex() or x.ndim < 2:
-        raise DataError(f"{name}: the array must be real and of shape (N, …) with N samples, not {x.dtype} {tuple(x.shape)}.")
-    return x if x.dtype == torch.uint8 else x.float()
+        raise DataError(f"{named} is {kind}; it must be a dense array of real numbers.")
+    if x.ndim < 2:
+        raise DataError(f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis.")
+    return x.detach() if x.dtype == torch.uint8 else x.detach().float()
 
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
@@ -119,6 +160,8 @@ def image_files(path: str) -> list[Path]:
     if not path:
         raise DataError("data=folder needs data.source.path=FOLDER with images.")
     folder = Path(path).expanduser()
+    if folder.is_file():
+        raise DataError(f"data.source.path={path} is a file; name a folder of images, or read an array with data=array.")
     if not folder.is_dir():
         raise DataError(f"data.source.path={path}: there is no such folder.")
     files = sorted(Path(at) / f for at, _, names in os.walk(folder) for f in names if Path(f).suffix.lower() in IMAGE_ENDINGS)
@@ -133,8 +176,8 @@ def read_image(file: Path, size: int, channels: int) -> Tensor:
 
     try:
         with Image.open(file) as image:
-            image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size))
-            pixels = torch.from_numpy(np.array(image))
+            square = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size))
+            pixels = torch.from_numpy(np.array(square))
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise DataError(f"{file} is not an image that can be read ({error}). Remove or mend it.") from error
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()

@@ -1,0 +1,100 @@
+"""What several tests start from: configs as a user composes them, the programs as a user runs them, and small files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import runpy
+import struct
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from small import ROOT, compose
+
+from lagvae.calibration import Calibration
+
+QUICK = (
+    "data=linear_gaussian",
+    "data.source.n=400",
+    "data.batch=50",
+    "data.draws=40",
+    "trainer=cpu",
+    "training.threads=1",
+    "training.steps=40",
+    "training.interval=20",
+    "calibration.steps=20",
+    "model.encoder.hidden=[8]",
+    "model.decoder.hidden=[8]",
+    "callbacks.figures=false",
+    "callbacks.training.information.samples=40",
+    "callbacks.final.information.samples=40",
+    "callbacks.final.information.components=0",
+)
+"""Settings of a run that takes half a second."""
+
+
+def settings(root: Path, *overrides: str) -> DictConfig:
+    """The config that train.py would get for a command line; everything is kept under `root`."""
+    cfg: DictConfig = compose([f"paths.root={root}", *overrides])
+    return cfg
+
+
+@dataclass
+class Outcome:
+    """How a program ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+def program(root: Path, *words: str, script: str = "train") -> Outcome:
+    """Run src/train.py or a neighbour of it in this process, with the words of a command line."""
+    before, environment = list(sys.argv), dict(os.environ)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    os.environ["LAGVAE_ROOT"] = str(root)
+    sys.argv = [f"src/{script}.py", *words]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            runpy.run_path(str(ROOT / "src" / f"{script}.py"), run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv[:] = before
+        os.environ.clear()
+        os.environ.update(environment)
+        GlobalHydra.instance().clear()
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def made_up(cfg: DictConfig, value: float = 1.0) -> Calibration:
+    """A calibration that found the same ε̂ for every constraint of a config."""
+    names = [str(name) for name in cfg.constraints]
+    return Calibration(dict.fromkeys(names, value), dict.fromkeys(names, 0.1), "val", {}, {})
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder, as names relative to it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
+
+
+def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write images in the format of MNIST where torchvision looks for them; returns the training and the test images."""
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(1998)
+    found = []
+    for prefix, n in (("train", train), ("t10k", test)):
+        images = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = generator.integers(0, 10, n, dtype=np.uint8)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, n, 28, 28) + images.tobytes())
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, n) + labels.tobytes())
+        found.append(torch.from_numpy(images))
+    return found[0], found[1]

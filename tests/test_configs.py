@@ -1,0 +1,266 @@
+"""Configs: every option composes with every other one, and what a user may type on a command line."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import files, made_up, program, settings, write_mnist
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from small import ROOT
+
+from lagvae.build import build_data, build_lagrangian, build_model, check
+from lagvae.cli import register
+from lagvae.errors import SettingError
+
+CONF = ROOT / "conf"
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = ("family", "data", "model", "multiplier", "kernel", "epsilon", "alpha", "trainer", "logger")
+OPTIONS = {group: options(group) for group in GROUPS}
+Row = dict[str, str]
+
+
+def all_pairs() -> list[Row]:
+    """Rows of options so that any two options of different groups stand together in one of them.
+
+    Greedy: a row starts with a pair that is still missing, and takes in each further group the option that adds most.
+    """
+    pairs = [(a, x, b, y) for a, b in itertools.combinations(GROUPS, 2) for x, y in itertools.product(OPTIONS[a], OPTIONS[b])]
+    missing = dict.fromkeys(pairs)
+    rows = []
+    while missing:
+        a, x, b, y = next(iter(missing))
+        row = {a: x, b: y}
+        for group in GROUPS:
+            if group not in row:
+                row[group] = max(OPTIONS[group], key=lambda o: sum(pair in missing for pair in with_option(row, group, o)))
+        for pair in with_option({}, "", "", row):
+            missing.pop(pair, None)
+        rows.append(row)
+    return rows
+
+
+def with_option(row: Row, group: str, option: str, whole: Row | None = None) -> Iterator[tuple[str, str, str, str]]:
+    """The pairs that an option adds to a row, or all pairs of a whole row; in the order of GROUPS."""
+    if whole is not None:
+        yield from ((a, whole[a], b, whole[b]) for a, b in itertools.combinations(GROUPS, 2))
+        return
+    for other in row:
+        a, b = sorted((group, other), key=GROUPS.index)
+        yield (a, option if a == group else row[a], b, option if b == group else row[b])
+
+
+ROWS = all_pairs()
+
+
+@pytest.fixture(scope="session")
+def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of every kind in a folder: the files of MNIST and Fashion-MNIST, a user's array and images, all made up."""
+    root = tmp_path_factory.mktemp("own")
+    generator = np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(root / "data", name, train=400, test=40)
+    np.save(root / "own.npy", generator.random((300, 1, 8, 8), dtype="f4"))
+    (root / "images").mkdir()
+    for i in range(200):
+        pixels = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+    return root
+
+
+def spelled(row: Row, root: Path) -> list[str]:
+    """A row as a user would type it, with what its options ask for; on the CPU, so that it builds on any machine."""
+    words = [f"{group}={option}" for group, option in row.items() if (group, option) != ("trainer", "gpu")]
+    words += ["trainer.accelerator=cpu"]
+    words += {
+        "array": [f"data.source.path={root}/own.npy"],
+        "folder": [f"data.source.path={root}/images", "data.source.size=8"],
+    }.get(row["data"], [])
+    if row["epsilon"] == "explicit":
+        names = settings(root, *words).constraints
+        words += [f"constraints.{name}.epsilon=1.5" for name in names]
+    return words
+
+
+def refused(row: Row) -> str | None:
+    """What makes a row impossible, or None."""
+    if row["epsilon"] == "none" and row["multiplier"] != "fixed":
+        return "a learned multiplier needs a bound"
+    if row["model"] == "conv" and row["data"] == "linear_gaussian":
+        return "use model=mlp"
+    return None
+
+
+def test_the_rows_hold_all_pairs() -> None:
+    pairs = {pair for row in ROWS for pair in with_option({}, "", "", row)}
+    assert len(pairs) == sum(len(OPTIONS[a]) * len(OPTIONS[b]) for a, b in itertools.combinations(GROUPS, 2))
+    assert all(len(options) > 1 for options in OPTIONS.values())
+    assert any(refused(row) is None for row in ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
+def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> None:
+    cfg = settings(own_files, *spelled(row, own_files))
+    if (reason := refused(row)) is not None:
+        with pytest.raises(SettingError, match=reason):
+            build(cfg)
+        return
+    model = build(cfg)
+    assert cfg.family == row["family"]
+    assert cfg.data.name == row["data"]
+    assert [c.name for c in model.lagrangian.constraints] == list(cfg.constraints)
+    for c in model.lagrangian.constraints:
+        assert c.learned == (row["multiplier"] != "fixed")
+        assert (c.bound is None) == (row["epsilon"] == "none")
+    assert len(model.configure_optimizers() if cfg.model.schedule is None else model.configure_optimizers()[0]) == (
+        2 if row["multiplier"] != "fixed" else 1
+    )
+
+
+def build(cfg: DictConfig):  # type: ignore[no-untyped-def]
+    check(cfg)
+    data = build_data(cfg)
+    return build_model(cfg, data, made_up(cfg) if cfg.epsilon.source == "calibrated" else None)
+
+
+def test_every_experiment_builds_its_model(own_files: Path) -> None:
+    assert options("experiment")
+    for name in options("experiment"):
+        build(settings(own_files, f"experiment={name}"))
+
+
+# ---- families
+
+
+FAMILIES = {
+    "vae": ({"neg_elbo"}, 0.0, "none", False, "scratch"),
+    "beta_vae": ({"neg_elbo"}, 3.0, "none", False, "scratch"),
+    "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),
+    "lagvae": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
+}
+
+
+def test_families_are_their_settings(tmp_path: Path) -> None:
+    assert FAMILIES.keys() == set(OPTIONS["family"])
+    for family, expected in FAMILIES.items():
+        cfg = settings(tmp_path, f"family={family}")
+        found = (set(cfg.constraints), cfg.alpha.q, cfg.epsilon.source, cfg.multiplier.learned, cfg.training.start)
+        assert found == expected, family
+
+
+def test_a_command_line_outdoes_the_family(tmp_path: Path) -> None:
+    words = ["family=vae", "divergence=[mmd,neg_elbo]", "alpha=minimize", "multiplier=rmsprop", "epsilon=calibrated"]
+    cfg = settings(tmp_path, *words, "kernel=imq", "alpha.p=0.5", "training.start=calibrated")
+    assert list(cfg.constraints) == ["mmd", "neg_elbo"]
+    assert (cfg.alpha.q, cfg.alpha.p) == (1.0, 0.5)
+    assert cfg.multiplier.optimizer._target_ == "torch.optim.RMSprop"
+    assert cfg.constraints.mmd.divergence.kernel._target_ == "lagvae.divergences.IMQ"
+    assert all(c.learned for c in cfg.constraints.values())
+    assert (cfg.epsilon.source, cfg.training.start) == ("calibrated", "calibrated")
+
+
+# ---- constraints on a command line
+
+
+def test_a_number_for_one_bound_leaves_the_others_calibrated(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, "constraints.mmd.epsilon=1e-3", "constraints.neg_elbo.gamma=0.25")
+    check(cfg)
+    lagrangian = build_lagrangian(cfg, made_up(cfg, 20.0))
+    assert {c.name: c.bound for c in lagrangian.constraints} == {"neg_elbo": 20.25, "mmd": 1e-3}
+
+
+def test_a_slack_may_be_a_share(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, "constraints.mmd.gamma=0.5")
+    assert [c.bound for c in build_lagrangian(cfg, made_up(cfg, 20.0)).constraints] == [20 + 1.5, 20 + 0.5 * 20]
+
+
+@pytest.mark.parametrize("words", [["~constraints.mmd"], ["divergence=[neg_elbo]"], ["divergence=[mmd]", "~constraints.mmd"]])
+def test_a_constraint_may_be_dropped(tmp_path: Path, words: list[str]) -> None:
+    cfg = settings(tmp_path, *words)
+    assert list(cfg.constraints) == ([] if len(words) == 2 else ["neg_elbo"])
+    if cfg.constraints:
+        check(cfg)
+        assert build_lagrangian(cfg, made_up(cfg)).names == ["neg_elbo"]
+
+
+def test_a_constraint_may_be_added(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, "divergence=[neg_elbo,mmd,rate]", "constraints.rate.epsilon=3")
+    check(cfg)
+    lagrangian = build_lagrangian(cfg, made_up(cfg))
+    assert lagrangian.names == ["neg_elbo", "mmd", "rate"]
+    assert lagrangian.constraints[2].bound == 3.0
+
+
+@pytest.mark.parametrize("name", options("divergence"))
+def test_every_divergence_is_a_constraint(tmp_path: Path, name: str) -> None:
+    cfg = settings(tmp_path, f"divergence=[{name}]", f"constraints.{name}.epsilon=1", "training.start=scratch")
+    check(cfg)
+    assert build_lagrangian(cfg, None).names == [name]
+
+
+def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, "constraints.mmd.learned=false", "constraints.mmd.multiplier=500")
+    check(cfg)
+    assert [(c.learned, c.multiplier) for c in build_lagrangian(cfg, made_up(cfg)).constraints] == [(True, 1.0), (False, 500.0)]
+
+
+# ---- sweeps
+
+
+SWEEPS = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_cell_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml")
+    params = {key: str(values).split(",") for key, values in sweep.hydra.sweeper.params.items()}
+    names = set()
+    for values in itertools.product(*params.values()):
+        words = [f"{key}={value}" for key, value in zip(params, values, strict=True)]
+        cfg = settings(tmp_path, f"sweep={name}", *words)
+        check(cfg)
+        names.add(cfg.name)
+        assert str(cfg.name).startswith(f"{name}/")
+    assert len(names) == len(list(itertools.product(*params.values()))), "two cells share a name"
+
+
+def test_a_sweep_is_known_to_the_program_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in SWEEPS:
+        said = program(tmp_path, f"sweep={name}")
+        assert (said.status, said.err) == (1, f"Error: sweep={name} is many runs: add -m.\n")
+    assert files(tmp_path) == set()
+
+
+def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "odd.yaml").write_text("a: [1")
+    with pytest.raises(SettingError, match=r"sweeps/odd\.yaml cannot be read"):
+        register(tmp_path)
+    register(ROOT)
+
+
+# ---- paths
+
+
+def test_everything_is_kept_under_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    GlobalHydra.instance().clear()
+    paths = settings(tmp_path).paths
+    assert {key: str(Path(value).relative_to(tmp_path)) for key, value in paths.items()} == {
+        "root": ".",
+        "data": "data",
+        "runs": "runs",
+        "calibrations": "calibrations",
+    }

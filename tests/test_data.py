@@ -1,0 +1,334 @@
+"""Data: what sources read, how they are split, what a model observes, and which samples make which batch."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_mnist
+from PIL import Image
+from torch import Tensor
+
+from lagvae.data import SPLITS, Arrays, Data, sources
+from lagvae.data.module import observe
+from lagvae.errors import DataError, SettingError
+from lagvae.oracles import LinearGaussian
+
+CPU = torch.device("cpu")
+
+
+def data_of(source: Callable[[], Arrays], **kwargs: Any) -> Data:
+    return Data(source, **({"name": "own", "likelihood": "normal", "batch": 16} | kwargs))
+
+
+def numbered(n: int, **kwargs: Any) -> Data:
+    """Data whose sample i is the number i, so that a batch says which samples it holds."""
+    return data_of(lambda: Arrays(torch.arange(float(n)).unsqueeze(1)), **kwargs)
+
+
+# ---- splits
+
+
+def test_splits_hold_every_sample_once() -> None:
+    split = numbered(500, val=0.2, test=0.1).split
+    assert {name: len(part) for name, part in split.items()} == {"train": 350, "val": 100, "test": 50}
+    assert torch.cat([split[name] for name in SPLITS]).sort().values.equal(torch.arange(500))
+
+
+def test_splits_depend_on_split_seed_alone() -> None:
+    one, same, other = numbered(500, seed=1), numbered(500, seed=2), numbered(500, split_seed=1)
+    for name in SPLITS:
+        assert one.split[name].equal(same.split[name])
+        assert not one.split[name].equal(other.split[name])
+
+
+def test_splits_do_not_touch_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    data = numbered(500)
+    _ = data.split
+    next(iter(data.train_loader(lambda: 0, CPU)))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_a_test_set_of_the_publisher_is_kept_apart() -> None:
+    data = data_of(lambda: Arrays(torch.zeros(100, 3), torch.ones(30, 3)), val=0.2, test=0.5)
+    assert {name: len(part) for name, part in data.split.items()} == {"train": 80, "val": 20, "test": 30}
+    for split, value in (("train", 0.0), ("val", 0.0), ("test", 1.0)):
+        assert all((batch.x == value).all() for batch in data.eval_loader(split, CPU))
+
+
+# ---- batches
+
+
+def test_training_batches_are_a_function_of_seed_and_step() -> None:
+    def batches(first: int, last: int, seed: int = 0) -> list[Tensor]:
+        data = numbered(200, batch=32, seed=seed)
+        data.interval = (1000, last)
+        return [batch.x for batch in data.train_loader(lambda: first, CPU)]
+
+    whole, tail = batches(0, 20), batches(13, 20)
+    assert len(whole) == 20
+    assert all(a.equal(b) for a, b in zip(whole[13:], tail, strict=True))
+    assert not whole[0].equal(batches(0, 20, seed=1)[0])
+
+
+def test_an_epoch_draws_no_sample_twice() -> None:
+    data = numbered(200, batch=32)  # 160 samples to train on: five whole batches
+    data.interval = (1000, 2 * data.per_epoch)
+    batches = [batch.x.flatten() for batch in data.train_loader(lambda: 0, CPU)]
+    assert data.per_epoch == 5
+    for epoch in (batches[:5], batches[5:]):
+        drawn = torch.cat(epoch)
+        assert drawn.unique().numel() == drawn.numel() == 160
+        assert set(drawn.long().tolist()) <= set(data.split["train"].tolist())
+    assert not torch.cat(batches[:5]).equal(torch.cat(batches[5:]))
+
+
+def test_an_interval_ends_where_the_next_begins() -> None:
+    data = numbered(200, batch=32)
+    data.interval = (8, 21)
+    steps = {first: [b.step for b in data.train_loader(lambda first=first: first, CPU)] for first in (0, 5, 8, 16)}
+    assert steps == {0: [*range(8)], 5: [5, 6, 7], 8: [*range(8, 16)], 16: [*range(16, 21)]}
+
+
+def test_evaluation_passes_over_a_split_until_it_has_enough_draws() -> None:
+    data = numbered(500, batch=16, draws=120)  # 50 samples in the validation split
+    assert data.passes("val") == 3
+    assert data.passes("train") == 1
+    loader = data.eval_loader("val", CPU, passes=3)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 3 * 4
+    for k in range(3):
+        seen = torch.cat([batch.x.flatten() for batch in batches[4 * k : 4 * k + 4]]).long()
+        assert seen.equal(data.split["val"])
+
+
+# ---- what a model observes
+
+
+def test_pixels_are_set_as_often_as_they_are_bright(mean_is: Callable[..., float]) -> None:
+    """The mean of x over draws of the noise is the pixel's brightness.
+
+    A pixel of brightness p is Bernoulli(p), so over n draws its mean is off by more than 4 √(p(1−p)/n) once in 16,000.
+    """
+    brightness = torch.linspace(0, 1, 11)
+    n = 20_000
+    data = data_of(lambda: Arrays(brightness.expand(100, 11)), likelihood="bernoulli")
+    x = brightness.expand(n, 11)
+    drawn = observe(x, "bernoulli", lambda shape: data.noise("test").uniform("observe", 0, shape))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    tolerance = 4 * (brightness * (1 - brightness) / n).sqrt()
+    assert ((drawn.mean(0) - brightness).abs() <= tolerance).all()  # at 0 and 1 without any tolerance
+    # Pixels are drawn by themselves: the product of two has the product of their means.
+    mean_is(drawn[:, 3] * drawn[:, 7], float(brightness[3] * brightness[7]))
+
+
+def test_observed_batches_are_new_each_step_and_the_same_each_time() -> None:
+    def observed(step: int, seed: int = 0) -> Tensor:
+        data = data_of(lambda: Arrays(torch.full((100, 50), 0.5)), likelihood="bernoulli", seed=seed)
+        data.interval = (1000, 10)
+        batch = list(data.train_loader(lambda: 0, CPU))[step]
+        return data.observed(batch, data.noise("train")).x
+
+    assert observed(2).equal(observed(2))
+    assert not observed(2).equal(observed(3))
+    assert not observed(2).equal(observed(2, seed=1))
+
+
+def test_bytes_are_read_as_shares_of_255() -> None:
+    x = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    seen = observe(x, "normal", lambda shape: torch.empty(0))
+    assert seen.dtype == torch.float32
+    assert torch.allclose(seen, torch.tensor([[0.0, 0.2, 1.0]]))
+
+
+def test_values_of_densities_are_left_alone() -> None:
+    x = torch.tensor([[-3.0, 0.5, 7.0]])
+    assert observe(x, "normal", lambda shape: torch.empty(0)) is x
+
+
+# ---- sources: arrays
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+    ".npy": lambda file, x: np.save(file, x),
+    ".npz": lambda file, x: np.savez(file, x=x),
+    ".pt": lambda file, x: torch.save(torch.from_numpy(x), file),
+}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_arrays_come_back_as_they_were_written(tmp_path: Path, ending: str, dtype: str) -> None:
+    x = (np.random.default_rng(0).random((50, 2, 3)) * 200).astype(dtype)
+    file = tmp_path / f"own{ending}"
+    WRITERS[ending](file, x)
+    arrays = sources.array(str(file))
+    assert isinstance(arrays.x, Tensor)
+    assert arrays.test is None
+    assert arrays.x.dtype == (torch.uint8 if dtype == "uint8" else torch.float32)
+    assert np.array_equal(arrays.x.numpy(), x.astype(arrays.x.numpy().dtype))
+
+
+@pytest.mark.parametrize("ending", [".npz", ".pt"])
+def test_arrays_are_found_by_key_with_their_test_set(tmp_path: Path, ending: str) -> None:
+    x, test, other = np.zeros((50, 3), "f4"), np.ones((20, 3), "f4"), np.full((7, 3), 2, "f4")
+    file = tmp_path / f"own{ending}"
+    content = {"images": x, "test": test, "other": other}
+    if ending == ".npz":
+        np.savez(file, **content)
+    else:
+        torch.save({name: torch.from_numpy(a) for name, a in content.items()} | {"made by": "hand"}, file)
+    arrays = sources.array(str(file), key="images")
+    assert isinstance(arrays.x, Tensor)
+    assert arrays.test is not None
+    assert (arrays.x.shape, float(arrays.x.sum())) == ((50, 3), 0)
+    assert (arrays.test.shape, float(arrays.test.sum())) == ((20, 3), 60)
+    alone = sources.array(str(file), key="test")
+    assert (len(alone.x), alone.test) == (20, None)
+
+
+def test_arrays_of_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    for name, stored in {"big": x.astype(">f8"), "columns": np.asfortranarray(x), "half": x.astype("f2")}.items():
+        np.save(tmp_path / f"{name}.npy", stored)
+        arrays = sources.array(str(tmp_path / f"{name}.npy"))
+        assert isinstance(arrays.x, Tensor)
+        assert arrays.x.tolist() == x.tolist(), name
+
+
+# ---- sources: images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 60 images that are not square, in two folders and two formats."""
+    generator = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = Image.fromarray(generator.integers(0, 256, (20, 26, 3), dtype=np.uint8))
+        pixels.save(folder / f"{i:03d}.{'png' if i % 3 else 'jpg'}")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    return tmp_path / "images"
+
+
+def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3) -> Data:
+    source = partial(sources.folder, str(images), size=8, channels=channels, in_memory_mib=mib)
+    return data_of(source, batch=8, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_images_are_those_in_memory(images: Path, workers: int) -> None:
+    held, streamed = read(images), read(images, workers, mib=0)
+    assert (held.streams, streamed.streams) == (False, True)
+    assert held.shape == streamed.shape == (3, 8, 8)
+    for data in (held, streamed):
+        data.check()
+        data.interval = (100, 9)
+    for split in (None, "val", "test"):
+        pairs = zip(
+            *(d.train_loader(lambda: 0, CPU) if split is None else d.eval_loader(split, CPU) for d in (held, streamed)),
+            strict=True,
+        )
+        count = 0
+        for a, b in pairs:
+            count += 1
+            assert (a.step, a.x.dtype) == (b.step, b.x.dtype)
+            assert a.index.equal(b.index)
+            assert a.x.equal(b.x)
+        assert count == (9 if split is None else 1)
+
+
+def test_images_may_be_grey(images: Path) -> None:
+    data = read(images, channels=1)
+    assert data.shape == (1, 8, 8)
+    assert data.split["train"].numel() == 48
+
+
+def test_images_come_in_a_fixed_order(images: Path) -> None:
+    files = [str(file.relative_to(images)) for file in sources.image_files(str(images))]
+    assert files == sorted(files)
+    assert len(files) == 60
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3)])
+def test_images_of_any_shape_become_squares(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "a.png")
+    x = sources.read_image(tmp_path / "a.png", 5, 3)
+    assert (x.shape, x.dtype) == ((3, 5, 5), torch.uint8)
+    assert x[:, 2, 2].tolist() == [10, 20, 30]
+
+
+# ---- sources: published data
+
+
+@pytest.mark.parametrize(("source", "name"), [(sources.mnist, "MNIST"), (sources.fashion_mnist, "FashionMNIST")])
+def test_mnist_is_read_from_its_files(tmp_path: Path, source: Callable[[str], Arrays], name: str) -> None:
+    train, test = write_mnist(tmp_path, name)
+    arrays = source(str(tmp_path))
+    assert isinstance(arrays.x, Tensor)
+    assert arrays.test is not None
+    assert arrays.x.equal(train.unsqueeze(1))
+    assert arrays.test.equal(test.unsqueeze(1))
+    data = data_of(lambda: arrays, likelihood="bernoulli", batch=10)
+    data.check()
+    assert {k: len(v) for k, v in data.split.items()} == {"train": 54, "val": 6, "test": 20}
+
+
+def test_damaged_mnist_names_its_folder(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"MNIST/raw are damaged .* Remove that folder"):
+        sources.mnist(str(tmp_path))
+
+
+@pytest.fixture
+def silent_server() -> Any:
+    """A server that takes a connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("kind", ["silent", "closed"])
+def test_a_download_without_an_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_server: str, kind: str
+) -> None:
+    from torchvision import datasets
+
+    mirror = silent_server if kind == "silent" else "http://127.0.0.1:9/"
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror])
+    monkeypatch.setattr(sources, "DOWNLOAD_PATIENCE", 0.2)
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(DataError, match=r"could not be downloaded .*data=digits and data=linear_gaussian work without"):
+        sources.mnist(str(tmp_path))
+    assert socket.getdefaulttimeout() is None
+
+
+def test_digits_are_grey_levels() -> None:
+    x = sources.digits().x
+    assert isinstance(x, Tensor)
+    assert x.shape == (1797, 1, 8, 8)
+    assert x.mul(16).frac().abs().max() == 0
+    assert (float(x.min()), float(x.max())) == (0, 1)
+
+
+def test_linear_gaussian_has_the_covariance_of_its_world() -> None:
+    """Cov x = W Wᵀ + s² I. With n samples an entry of the estimate is off by √((C_ii C_jj + C_ij²)/n), one sigma."""
+    n, dim, latent, noise = 40_000, 3, 2, 0.5
+    x = sources.linear_gaussian(n, dim, latent, noise, seed=4).x
+    assert isinstance(x, Tensor)
+    truth = LinearGaussian.random(dim, latent, noise, seed=4).cov_x.float()
+    sigma = ((truth.diagonal().outer(truth.diagonal()) + truth.square()) / n).sqrt()
+    assert ((x.mT.cov() - truth).abs() <= 4 * sigma).all()
+    assert x.equal(sources.linear_gaussian(n, dim, latent, noise, seed=4).x)
+    with pytest.raises(SettingError, match=r"noise=0"):
+        sources.linear_gaussian(noise=0)

@@ -1,0 +1,260 @@
+"""The run folder: files that are whole or not there, a table that can be cut, and runs that are found by name."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import files
+
+from lagvae.errors import CheckpointError, SettingError
+from lagvae.runs import COLUMNS, MetricsTable, Run, check_writable, read_rows, read_series, write_atomically, write_json
+
+
+def full_disk(part: Path) -> None:
+    part.write_text("half of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def stopped(part: Path) -> None:
+    part.write_text("half of it")
+    raise KeyboardInterrupt
+
+
+# ---- writing
+
+
+def test_a_file_is_made_with_the_folders_above_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a" / "b" / "c.txt", lambda part: part.write_text("whole") and None)
+    assert files(tmp_path) == {"a/b/c.txt"}
+    assert (tmp_path / "a/b/c.txt").read_text() == "whole"
+    assert (tmp_path / "a/b/c.txt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("write", "error"), [(full_disk, SettingError), (stopped, KeyboardInterrupt)])
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, write: Callable[[Path], None], error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error):
+        write_atomically(path, write)
+    assert files(tmp_path) == {"a.txt"}
+    assert path.read_text() == "old"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    seen = []
+
+    def write(part: Path) -> None:
+        part.write_text("n")
+        seen.append(path.read_text())
+        part.write_text("new")
+        seen.append(path.read_text())
+
+    write_atomically(path, write)
+    assert [*seen, path.read_text()] == ["old", "old", "new"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"disk is full: .*/a\.txt could not be written\. Free some space"):
+        write_atomically(tmp_path / "a.txt", full_disk)
+
+
+@pytest.mark.parametrize("free", [0, 2**40])
+def test_a_writer_that_fails_without_a_reason_met_a_full_disk_or_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**41, 2**41 - free, free))
+
+    def write(part: Path) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    with pytest.raises(SettingError if free == 0 else RuntimeError, match="disk is full" if free == 0 else "Pytorch"):
+        write_atomically(tmp_path / "theta.pt", write)
+    assert files(tmp_path) == set()
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder\). Set paths\.root"):
+        write_atomically(tmp_path / "runs" / "a" / "b.txt", stopped)
+    with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
+        Run.create(tmp_path / "runs", "a")
+    with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
+        check_writable(tmp_path / "runs")
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "runs" / "deep")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SettingError, match=rf"{tmp_path} is not writable"):
+        check_writable(tmp_path / "runs")
+
+
+def test_json_holds_no_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": nan, "b": [inf, 1.5, (2, "λ")], 3: {"c": -inf, "d": None}})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": None, "b": [None, 1.5, [2, "λ"]], "3": {"c": None, "d": None}}
+    assert "λ" in text
+
+
+# ---- the table of metrics
+
+
+def table(path: Path, *rows: tuple[int, str, float], per_epoch: int = 10) -> MetricsTable:
+    logger = MetricsTable(path, per_epoch)
+    for step, name, value in rows:
+        logger.log_metrics({name: value}, step)
+    return logger
+
+
+def test_rows_are_step_epoch_split_name_value(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = table(path, (5, "train/rate", 0.1 + 0.2), (20, "val/multiplier/mmd", nan))
+    logger.log_metrics({"train/rate": torch.tensor(2.5)})  # type: ignore[dict-item]
+    assert not path.exists()
+    logger.save()
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        list(COLUMNS),
+        ["5", "0.5", "train", "rate", "0.30000000000000004"],
+        ["20", "2", "val", "multiplier/mmd", "nan"],
+        ["0", "0", "train", "rate", "2.5"],
+    ]
+
+
+def test_saving_appends_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = table(path, (1, "train/a", 1.0))
+    logger.save()
+    logger.save()
+    logger.log_metrics({"train/a": 2.0}, 2)
+    logger.finalize("success")
+    again = table(path, (3, "train/a", 3.0))
+    again.save()
+    assert read_series(path, "train", ["a", "b"]) == {"a": ([1, 2, 3], [1.0, 2.0, 3.0]), "b": ([], [])}
+    assert path.read_text().count("step") == 1
+
+
+def test_cut_drops_rows_after_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = table(path, *((step, "train/a", float(step)) for step in (10, 20, 30, 40)))
+    logger.cut(20)  # there is no file yet
+    logger.save()
+    logger.cut(20)
+    assert [row["step"] for row in read_rows(path)] == ["10", "20"]
+    logger.log_metrics({"train/a": 25.0}, 25)
+    logger.save()
+    assert read_series(path, "train", ["a"])["a"] == ([10, 20, 25], [10.0, 20.0, 25.0])
+    logger.cut(0)
+    assert path.read_text().strip() == ",".join(COLUMNS)
+
+
+@pytest.mark.parametrize("lost", ["30,3,train,a", "30,3", "30"])
+def test_a_row_that_was_cut_short_is_left_out(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "metrics.csv"
+    table(path, (10, "train/a", 1.0), (20, "train/a", 2.0)).save()
+    with path.open("a") as file:
+        file.write(lost)
+    assert [row["step"] for row in read_rows(path)] == ["10", "20"]
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.mkdir()
+    with pytest.raises(SettingError, match=r"metrics\.csv cannot be written"):
+        table(path, (1, "train/a", 1.0)).save()
+
+
+# ---- runs
+
+
+def config(run: Run, age: float = 0.0) -> Run:
+    run.config.write_text("seed: 0\n")
+    os.utime(run.config, (1e9 - age, 1e9 - age))
+    return run
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    made = [Run.create(runs, name).folder for name in ("a", "a", "b", "a", "grid/cell", "grid/cell")]
+    assert [str(folder.relative_to(runs)) for folder in made] == ["a", "a-2", "b", "a-3", "grid/cell", "grid/cell-2"]
+    assert all(folder.is_dir() for folder in made)
+
+
+def test_latest_points_at_the_newest(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("a", "b", "grid/cell"):
+        run = Run.create(runs, name)
+        assert (runs / "latest").is_symlink()
+        assert (runs / "latest").resolve() == run.folder.resolve()
+        assert not Path(os.readlink(runs / "latest")).is_absolute()  # the folder of runs may move
+    assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "grid", "latest"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])
+def test_a_name_that_is_no_place_for_a_run_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=r"name=.* cannot be a folder under runs/"):
+        Run.create(tmp_path / "runs", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_found_by_name_by_path_and_as_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    a, cell = (config(Run.create(runs, name)) for name in ("a", "grid/cell"))
+    for which, run in {"a": a, "grid/cell": cell, "latest": cell, str(a.folder): a}.items():
+        assert Run.find(runs, which).folder == run.folder.resolve()
+    monkeypatch.chdir(runs)
+    assert Run.find(tmp_path / "elsewhere", "a").folder == a.folder.resolve()
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(CheckpointError, match=r"'latest' is no run.*Make one with python src/train\.py"):
+        Run.find(runs, "latest")
+    for age, name in enumerate(("f", "e", "d", "c", "b", "grid/a")):
+        config(Run.create(runs, name), age)
+    Run.create(runs, "without-config")
+    with pytest.raises(CheckpointError, match=r"'x' is no run: .* The newest there: b, c, d, e, f\."):
+        Run.find(runs, "x")
+    with pytest.raises(CheckpointError, match="is no run"):
+        Run.find(runs, "without-config")
+
+
+def test_a_summary_says_that_a_run_is_finished(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "runs", "a")
+    assert not run.finished
+    with pytest.raises(CheckpointError, match="did not finish"):
+        run.read_summary()
+    write_json(run.summary, {"verdict": "met"})
+    assert run.finished
+    assert run.read_summary() == {"verdict": "met"}
+    run.summary.write_text('{"verdict": ')
+    with pytest.raises(CheckpointError, match="damaged"):
+        run.read_summary()
+
+
+def test_the_places_of_a_run(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    places: dict[str, Any] = {name: getattr(run, name) for name in ("config", "summary", "metrics", "last", "figures")}
+    assert {name: str(path.relative_to(tmp_path)) for name, path in places.items()} == {
+        "config": "config.yaml",
+        "summary": "summary.json",
+        "metrics": "metrics.csv",
+        "last": "checkpoints/last.ckpt",
+        "figures": "figures",
+    }
