@@ -48,16 +48,18 @@ def settings(root: Path, *overrides: str) -> DictConfig:
 
 @dataclass
 class Outcome:
-    """How a program ended, and what it said."""
+    """How a program ended, what it said and what it left."""
 
     status: int
     out: str
     err: str
+    new: set[str]
+    """Files below its root that were not there before."""
 
 
 def program(root: Path, *words: str, script: str = "train") -> Outcome:
     """Run src/train.py or a neighbour of it in this process, with the words of a command line."""
-    before, environment = list(sys.argv), dict(os.environ)
+    before, there, environment = list(sys.argv), files(root), dict(os.environ)
     out, err, status = io.StringIO(), io.StringIO(), 0
     os.environ["LAGVAE_ROOT"] = str(root)
     sys.argv = [f"src/{script}.py", *words]
@@ -71,7 +73,7 @@ def program(root: Path, *words: str, script: str = "train") -> Outcome:
         os.environ.clear()
         os.environ.update(environment)
         GlobalHydra.instance().clear()
-    return Outcome(status, out.getvalue(), err.getvalue())
+    return Outcome(status, out.getvalue(), err.getvalue(), files(root) - there)
 
 
 def made_up(cfg: DictConfig, value: float = 1.0) -> Calibration:

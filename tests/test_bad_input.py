@@ -33,15 +33,15 @@ from lagvae.session import read_checkpoint
 VAE = (*QUICK, "family=vae")
 
 
-def refuses(root: Path, said: Outcome, *pieces: str, kept: set[str] | None = None) -> None:
-    """Asserts that a program ended with status 1 and one line on stderr that holds the pieces, and that it left no new file."""
+def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None:
+    """Asserts that a program ended with status 1 and one line on stderr that holds the pieces, and that it left no file."""
     assert said.status == 1, said
     assert said.err.startswith("Error: "), said.err
     assert said.err.count("\n") == 1, said.err
     assert "Traceback" not in said.err + said.out
     for piece in pieces:
         assert piece in said.err, said.err
-    assert files(root) == (kept or set())
+    assert said.new == (leaves or set())
 
 
 # ---- settings
@@ -144,7 +144,7 @@ TOGETHER = {
 @pytest.mark.parametrize("words", [*UNKNOWN, *WRONG])
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, words: str) -> None:
     base = [word for word in QUICK if word.partition("=")[0] != words.partition("=")[0]]
-    refuses(tmp_path, program(tmp_path, *base, words), *(UNKNOWN | WRONG)[words])
+    refuses(program(tmp_path, *base, words), *(UNKNOWN | WRONG)[words])
 
 
 @pytest.mark.parametrize("words", TOGETHER)
@@ -152,20 +152,20 @@ def test_settings_that_do_not_go_together_are_named(tmp_path: Path, words: str) 
     # conv has other settings than QUICK gives; a batch of one is only known to be too small by the kernel, in its first step
     base = [word for word in QUICK if "hidden" not in word]
     said = program(tmp_path, *base, *words.split())
-    kept = files(tmp_path) if words == "data.batch=1" else set()
-    assert not any("summary.json" in name or "calibration.json" in name for name in kept)
-    refuses(tmp_path, said, *TOGETHER[words], kept=kept)
+    begun = said.new if words == "data.batch=1" else set()
+    assert {Path(name).name for name in begun} <= {"config.yaml", "metrics.csv"}
+    refuses(said, *TOGETHER[words], leaves=begun)
 
 
 def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
-    refuses(tmp_path, program(tmp_path, *QUICK, "model.latent=0", "data.batch=0"), "must be")
+    refuses(program(tmp_path, *QUICK, "model.latent=0", "data.batch=0"), "must be")
 
 
 @pytest.mark.parametrize("script", ["calibrate", "evaluate"])
 def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     words = {"calibrate": "model.laten=3", "evaluate": "data.batch=3"}[script]
     expected = {"calibrate": "did you mean model.latent?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
-    refuses(tmp_path, program(tmp_path, words, script=script), expected[script])
+    refuses(program(tmp_path, words, script=script), expected[script])
 
 
 # ---- data
@@ -234,10 +234,9 @@ def test_a_file_that_cannot_be_data_is_named(tmp_path: Path, kind: str) -> None:
     name, write, pieces = FILES[kind]
     (tmp_path / "own").mkdir()
     write(tmp_path / "own" / name)
-    before = files(tmp_path)
     said = program(tmp_path, "data=array", "data.batch=16", "family=vae", f"data.source.path={tmp_path}/own/{name}")
     named = [] if pieces[0].startswith(("data=array", "test", "too small")) else [f"data.source.path={tmp_path}/own/{name}"]
-    refuses(tmp_path, said, *named, *pieces, kept=before)
+    refuses(said, *named, *pieces)
 
 
 class Bomb:
@@ -259,14 +258,14 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("words", ["data=array", "data=folder"])
 def test_own_data_need_a_path(tmp_path: Path, words: str) -> None:
-    refuses(tmp_path, program(tmp_path, words), f"{words} needs data.source.path=")
+    refuses(program(tmp_path, words), f"{words} needs data.source.path=")
 
 
 def test_bernoulli_needs_values_from_0_to_1(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", 5 * X)
     words = ["data=array", f"data.source.path={tmp_path}/a.npy", "data.likelihood=bernoulli", "data.batch=16"]
     said = program(tmp_path, *words)
-    refuses(tmp_path, said, "data=array has values from", "[0, 1]", "uint8", "data.likelihood=normal", kept={"a.npy"})
+    refuses(said, "data=array has values from", "[0, 1]", "uint8", "data.likelihood=normal")
 
 
 def folder_of_images(folder: Path, n: int = 60) -> list[str]:
@@ -285,18 +284,17 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.txt").write_text("")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/own")
-    refuses(tmp_path, said, f"data.source.path={tmp_path}/own holds no images (.bmp, .jpeg", kept={"own/notes.txt"})
+    refuses(said, f"data.source.path={tmp_path}/own holds no images (.bmp, .jpeg")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/owm")
-    refuses(tmp_path, said, f"data.source.path={tmp_path}/owm: there is no such folder", kept={"own/notes.txt"})
+    refuses(said, f"data.source.path={tmp_path}/owm: there is no such folder")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/own/notes.txt")
-    refuses(tmp_path, said, "notes.txt is a file", "data=array", kept={"own/notes.txt"})
+    refuses(said, "notes.txt is a file", "data=array")
 
 
 def test_a_broken_image_is_named_before_training(tmp_path: Path) -> None:
     words = folder_of_images(tmp_path / "own")
-    before = files(tmp_path)
     said = program(tmp_path, *words)
-    refuses(tmp_path, said, f"{tmp_path}/own/03.png is not an image that can be read", "Remove or mend it", kept=before)
+    refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", "Remove or mend it")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -304,7 +302,7 @@ def test_a_broken_image_in_a_stream_is_named_without_the_traceback_of_a_worker(t
     words = folder_of_images(tmp_path / "own")
     said = program(tmp_path, *words, "data.source.in_memory_mib=0", f"data.workers={workers}", "name=a")
     assert not (tmp_path / "runs" / "a" / "summary.json").exists()
-    refuses(tmp_path, said, f"{tmp_path}/own/03.png is not an image that can be read", kept=files(tmp_path))
+    refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", leaves={"runs/a/config.yaml", "runs/latest"})
 
 
 def test_without_a_network_the_data_that_need_none_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +311,7 @@ def test_without_a_network_the_data_that_need_none_are_named(tmp_path: Path, mon
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://name.invalid/"])
     said = program(tmp_path, "data=fashion_mnist")
     offline = "data=digits and data=linear_gaussian work without a network"
-    refuses(tmp_path, said, "FashionMNIST is not under", "could not be downloaded", offline)
+    refuses(said, "FashionMNIST is not under", "could not be downloaded", offline)
 
 
 # ---- folders and disks
@@ -322,9 +320,27 @@ def test_without_a_network_the_data_that_need_none_are_named(tmp_path: Path, mon
 def test_a_file_where_runs_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = program(tmp_path, *QUICK, f"paths.calibrations={tmp_path}/file")
-    refuses(tmp_path, said, f"{tmp_path}/file is a file, not a folder", "Set paths.root", kept={"file"})
+    refuses(said, f"{tmp_path}/file is a file, not a folder", "Set paths.root")
     said = program(tmp_path, *VAE, f"paths.runs={tmp_path}/file")
-    refuses(tmp_path, said, f"{tmp_path}/file is a file, not a folder", "Set paths.root", kept={"file"})
+    refuses(said, f"{tmp_path}/file is a file, not a folder", "Set paths.root")
+
+
+def open_mend(reason: str) -> Any:
+    return pytest.mark.xfail(reason=reason, strict=True)
+
+
+@open_mend("train() has to ask check_writable(paths.runs) first")
+def test_a_folder_for_runs_is_looked_at_before_a_calibration(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = program(tmp_path, *QUICK, f"paths.runs={tmp_path}/file")
+    refuses(said, f"{tmp_path}/file is a file, not a folder", "Set paths.root")
+
+
+@open_mend("prepare() has to build the laws before it calibrates")
+def test_a_preference_that_the_model_cannot_have_is_named_before_a_calibration(tmp_path: Path) -> None:
+    words = [word for word in QUICK if not word.startswith("data")]
+    said = program(tmp_path, *words, "alpha.p=0.5")
+    refuses(said, "alpha.p=0.5 needs samples of p(x|z) with a gradient", "model.likelihood=normal")
 
 
 def no_space(*args: Any, **kwargs: Any) -> None:
@@ -368,20 +384,21 @@ def test_a_loss_that_is_nan_stops_training_and_names_the_term(tmp_path: Path) ->
     assert files(run.folder) <= {"config.yaml", "metrics.csv"}
 
 
-LATE = "model.schedule={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 25, gamma: 1e15}"
-"""A rate that is harmless for 25 steps and explodes then."""
+LOOK = open_mend("Checkpoints has to look for broken terms before it writes")
 
 
-@pytest.mark.parametrize(
-    "log_every",
-    [5, pytest.param(50, marks=pytest.mark.xfail(reason="a checkpoint is written without a look at it", strict=True))],
-)
-def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int) -> None:
-    said = program(tmp_path, *VAE, "name=a", LATE, f"training.log_every={log_every}", "training.steps=100")
+@pytest.mark.parametrize(("log_every", "calm"), [(5, 25), pytest.param(50, 25, marks=LOOK), pytest.param(5, 19, marks=LOOK)])
+def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: int) -> None:
+    """With a rate that explodes after `calm` steps: past the first interval of 20, or in its last step."""
+    late = f"{{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: {calm}, gamma: 1e15}}"
+    said = program(tmp_path, *VAE, "name=a", f"model.schedule={late}", f"training.log_every={log_every}", "training.steps=100")
     assert said.status == 1
-    assert "The last good checkpoint is kept" in said.err
     run = Run(tmp_path / "runs" / "a")
     assert not run.finished
+    if calm < 20:
+        assert not run.last.exists()
+        return
+    assert "The last good checkpoint is kept" in said.err
     content = torch.load(run.last, weights_only=True)
     assert content["global_step"] == 20
     assert all(value.isfinite().all() for value in content["state_dict"].values())
@@ -423,29 +440,25 @@ def root(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_a_finished_run_is_not_resumed(root: Path) -> None:
-    before = files(root)
     said = program(root, "resume=done")
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err, said.new) == (0, "", set())
     assert "has finished; there is nothing to resume" in said.out
-    assert files(root) == before
 
 
 def test_resume_takes_no_other_settings(root: Path) -> None:
     said = program(root, "resume=done", "training.steps=80", "seed=1")
-    refuses(
-        root, said, "resume=done goes on with the run's own settings; leave out training.steps=80, seed=1", kept=files(root)
-    )
+    refuses(said, "resume=done goes on with the run's own settings; leave out training.steps=80, seed=1")
 
 
 def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:
     for script, words in (("train", "resume=latest"), ("evaluate", "run=latest"), ("evaluate", "run=a/b")):
         said = program(tmp_path, words, script=script)
-        refuses(tmp_path, said, f"'{words.partition('=')[2]}' is no run", "Make one with python src/train.py")
+        refuses(said, f"'{words.partition('=')[2]}' is no run", "Make one with python src/train.py")
 
 
 def test_a_run_that_is_not_there_is_told_with_those_that_are(root: Path) -> None:
     said = program(root, "run=dome", script="evaluate")
-    refuses(root, said, "'dome' is no run", "The newest there: ", kept=files(root))
+    refuses(said, "'dome' is no run", "The newest there: ")
 
 
 def cut(file: Path) -> None:
@@ -466,15 +479,14 @@ def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     damage, piece = CHECKPOINTS[kind]
     run = Run(root / "runs" / "done")
     damage(run.last)
-    before = files(root)
-    refuses(root, program(root, "run=done", script="evaluate"), str(run.last), piece, kept=before)
+    refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
     run.summary.unlink()  # as if it had been stopped
-    refuses(root, program(root, "resume=done"), str(run.last), piece, kept=before - {"runs/done/summary.json"})
+    refuses(program(root, "resume=done"), str(run.last), piece)
 
 
 def test_a_checkpoint_that_is_not_there_is_named(root: Path) -> None:
     said = program(root, "run=done", "checkpoint=first", script="evaluate")
-    refuses(root, said, "checkpoint=first: there is no file", kept=files(root))
+    refuses(said, "checkpoint=first: there is no file")
 
 
 def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,13 +559,18 @@ def cut_text(file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("named", [False, True])
-def test_a_damaged_calibration_is_named(root: Path, kind: str, named: bool) -> None:
+def test_a_damaged_calibration_is_named(root: Path, kind: str) -> None:
     folder = calibration_of(root)
     DAMAGES[kind](folder)
-    before = files(root)
-    words = [f"epsilon.calibration={folder}"] if named else []
-    refuses(root, program(root, *QUICK, "name=a", *words), str(folder), f"Remove {folder} and calibrate again", kept=before)
+    refuses(program(root, *QUICK, "name=a"), str(folder), f"Remove {folder} and calibrate again")
+
+
+@open_mend("prepare() has to turn load_state_dict's RuntimeError into a CalibrationError")
+def test_a_theta_of_another_model_is_named(root: Path) -> None:
+    folder = calibration_of(root)
+    state = torch.load(folder / "theta.pt", weights_only=True)
+    torch.save({name: torch.zeros(7) for name in state}, folder / "theta.pt")
+    refuses(program(root, *QUICK, "name=a"), str(folder), "calibrate again")
 
 
 def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
@@ -568,16 +585,16 @@ def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
 
 
 def test_a_calibration_that_does_not_fit_is_told_what_differs(root: Path) -> None:
-    folder, before = calibration_of(root), files(root)
+    folder = calibration_of(root)
     words = [*QUICK, "model.latent=3", "data.batch=40", "divergence=[neg_elbo,mmd,rate]", f"epsilon.calibration={folder}"]
     said = program(root, *words)
     differ = "there → here: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate: none → given"
-    refuses(root, said, f"The calibration in {folder} was made with other settings", differ, kept=before)
+    refuses(said, f"The calibration in {folder} was made with other settings", differ)
 
 
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:
     said = program(tmp_path, *QUICK, f"epsilon.calibration={tmp_path}/none")
-    refuses(tmp_path, said, f"{tmp_path}/none holds no calibration", "python src/calibrate.py")
+    refuses(said, f"{tmp_path}/none holds no calibration", "python src/calibrate.py")
 
 
 # ---- as a user runs it
@@ -594,5 +611,5 @@ def test_a_user_sees_one_line_and_status_1(tmp_path: Path, words: list[str], pie
     environment = os.environ | {"LAGVAE_ROOT": str(tmp_path / "root")}
     command = [sys.executable, str(ROOT / words[0]), *words[1:]]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    refuses(tmp_path, Outcome(said.returncode, said.stdout, said.stderr), piece)
+    refuses(Outcome(said.returncode, said.stdout, said.stderr, files(tmp_path)), piece)
     assert said.stdout == ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -292,9 +294,12 @@ def test_damaged_mnist_names_its_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent_server() -> Any:
-    """A server that takes a connection and never answers."""
+    """A server that takes a connection and does not answer for ten seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        patience = threading.Timer(10, lambda: server.shutdown(socket.SHUT_RDWR))
+        patience.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        patience.cancel()
 
 
 @pytest.mark.parametrize("kind", ["silent", "closed"])
@@ -308,8 +313,10 @@ def test_a_download_without_an_answer_is_given_up(
     monkeypatch.setattr(sources, "DOWNLOAD_PATIENCE", 0.2)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
+    start = time.monotonic()
     with pytest.raises(DataError, match=r"could not be downloaded .*data=digits and data=linear_gaussian work without"):
         sources.mnist(str(tmp_path))
+    assert time.monotonic() - start < 5
     assert socket.getdefaulttimeout() is None
 
 
