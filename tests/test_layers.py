@@ -44,6 +44,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
     "torchmetrics": frozenset({"metrics"}),
     "sklearn": frozenset({"data", "metrics"}),
+    "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "loggers"}),
     "numpy": frozenset({"data", "loggers"}),

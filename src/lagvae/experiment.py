@@ -14,13 +14,22 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from lagvae import __version__, report
-from lagvae.build import build_data, build_model, calibration_config, calibration_folder, calibration_settings, check
+from lagvae.build import (
+    build_data,
+    build_laws,
+    build_model,
+    calibration_config,
+    calibration_folder,
+    calibration_settings,
+    check,
+    needs_calibration,
+)
 from lagvae.calibration import Calibration
 from lagvae.data import Data
-from lagvae.errors import CheckpointError, SettingError, Stopped
+from lagvae.errors import CalibrationError, CheckpointError, SettingError, Stopped
 from lagvae.loggers import close, log_picture
 from lagvae.module import LatentVariableModel
-from lagvae.runs import MetricsTable, Run, write_atomically, write_json
+from lagvae.runs import MetricsTable, Run, check_writable, write_atomically, write_json
 from lagvae.session import Session, read_checkpoint
 from lagvae.summary import summarise
 
@@ -85,20 +94,13 @@ def calibrate(cfg: DictConfig, data: Data | None = None) -> tuple[Calibration, P
     return calibration, folder
 
 
-def needs_calibrated_bounds(cfg: DictConfig) -> bool:
-    """Whether any bound is ε̂ + γ."""
-    return cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
-
-
 def prepare(cfg: DictConfig) -> tuple[Data, LatentVariableModel, Calibration | None]:
     """Check everything, calibrate where bounds or the start need it, and build the model."""
     check(cfg)
     data = build_data(cfg)
     calibration = None
-    bounds = needs_calibrated_bounds(cfg)
-    if not bounds:
-        build_model(cfg, data)  # raises for bad settings before a calibration is made
-    if bounds or cfg.training.start == "calibrated":
+    build_laws(cfg, data)  # what does not fit the data is told before a calibration is made
+    if needs_calibration(cfg):
         found = find_calibration(cfg, data)
         if found is None:
             report.say("No calibration fits these settings yet: calibrating first.")
@@ -106,12 +108,18 @@ def prepare(cfg: DictConfig) -> tuple[Data, LatentVariableModel, Calibration | N
         report.calibration(calibration, folder, fresh=found is None)
     model = build_model(cfg, data, calibration)
     if calibration is not None and cfg.training.start == "calibrated":
-        model.laws.load_state_dict(Calibration.theta(folder))
+        try:
+            model.laws.load_state_dict(Calibration.theta(folder))
+        except RuntimeError as error:
+            raise CalibrationError(
+                f"{folder / 'theta.pt'} is of another model. Remove {folder} and calibrate again."
+            ) from error
     return data, model, calibration
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train a run and write its folder; returns the summary."""
+    check_writable(Path(cfg.paths.runs))
     data, model, calibration = prepare(cfg)
     run = shared_run(cfg)
     return _go(cfg, data, model, calibration, run, None)
@@ -135,7 +143,7 @@ def resume(run: Run) -> dict[str, Any]:
     """Go on with an interrupted run, with its own settings, from its last checkpoint."""
     if run.finished:
         report.say(
-            f"{run.folder} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.folder.name}."
+            f"{run.folder} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.folder}."
         )
         return run.read_summary()
     cfg = read_config(run)
@@ -220,7 +228,7 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     cfg.logger = {"_target_": None}
     check(cfg)
     data = build_data(cfg)
-    calibration = calibrate(cfg, data)[0] if needs_calibrated_bounds(cfg) else None
+    calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
     model = build_model(cfg, data, calibration)
     target = Run(run.folder / "evaluation")
     session = Session(cfg, data, model, target, "Evaluating")

@@ -99,7 +99,7 @@ class Divergences(Measure):
         self.size.append(torch.full((1,), float(len(index)), dtype=torch.float64, device=row.device))
 
     def compute(self) -> dict[str, Tensor]:
-        if not self.value:
+        if len(self.value) == 0:
             return {key: torch.tensor(float("nan")) for name in self.divergences for key in (name, f"{name}_stderr")}
         value, size = dim_zero_cat(self.value), dim_zero_cat(self.size)
         n, weight = len(size), (size / size.sum()).unsqueeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import Any
 
 import pytorch_lightning as pl
@@ -162,7 +163,7 @@ class LatentVariableModel(pl.LightningModule):
         self._broken = torch.where(bad, self.global_step, self._broken)
 
     def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
-        self._raise_if_broken(step)
+        self.raise_if_broken()
         multiplier = self.lagrangian.multiplier
         logged = {name: value.detach() for name, value in values.terms.items()}
         logged["objective"] = self.lagrangian.preference(values.terms).detach()
@@ -178,15 +179,19 @@ class LatentVariableModel(pl.LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
 
-    def _raise_if_broken(self, step: int) -> None:
+    def raise_if_broken(self, probe: float = 0.0) -> None:
+        """Raise DivergedError where a term of a step was not finite, or `probe`, measured after the last one, is not."""
         first = self._broken.tolist()
-        if max(first) < 0:
-            return
         names = ["distortion", "rate", *self.lagrangian.names, "the Lagrangian"]
-        when = min(f for f in first if f >= 0)
-        broken = [n for n, f in zip(names, first, strict=True) if f == when]
+        if max(first) >= 0:
+            when = min(f for f in first if f >= 0)
+            broken = [n for n, f in zip(names, first, strict=True) if f == when]
+        elif not isfinite(probe):
+            when, broken = self.global_step, ["−ELBO"]
+        else:
+            return
         what = "the gradient: all terms" if {"distortion", "rate"} <= set(broken) else broken[0]
         raise DivergedError(
-            f"Training stopped: {what} became NaN or infinite at step {when}. The last good checkpoint is kept. "
+            f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
             "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
         )

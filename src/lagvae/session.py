@@ -104,7 +104,9 @@ def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state_dict"]
     except Exception as error:  # unpickling fails in many ways
-        raise CheckpointError(f"{path} is missing, damaged or no checkpoint of this program.") from error
+        raise CheckpointError(
+            f"{path} is missing, damaged or no checkpoint of this program. Use another one, or start anew."
+        ) from error
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}
     if expected != found:

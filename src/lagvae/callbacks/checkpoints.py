@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.runs import storage_error
+from lagvae.runs import ALMOST_FULL, storage_error
 
 PENALTY = 10.0
 
@@ -56,6 +56,8 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.evaluation.results:
             return  # a resumed run closes the interval of its checkpoint once more, without a batch
+        model: Any = pl_module
+        model.raise_if_broken(self.evaluation.results["train"].get("neg_elbo", 0.0))  # what is saved is good
         # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
         for logger in trainer.loggers:
             logger.save()
@@ -74,8 +76,10 @@ class Checkpoints(Checkpoint):
                     shutil.copyfile(last, part)
                     os.replace(part, self.folder / "best.ckpt")
         except OSError as error:
+            part.unlink(missing_ok=True)
             raise storage_error(last, error) from error
         except RuntimeError as error:  # torch's file writer reports a full disk in its own way
-            if shutil.disk_usage(self.folder).free < 2**24:
+            if shutil.disk_usage(self.folder).free < ALMOST_FULL:
+                part.unlink(missing_ok=True)
                 raise storage_error(last, OSError(28, "No space left on device")) from error
             raise
