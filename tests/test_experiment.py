@@ -13,7 +13,7 @@ import torch
 from small import ROOT, TINY, compose
 
 from lagvae.callbacks.checkpoints import merit
-from lagvae.experiment import calibrate, evaluate, prepare, train
+from lagvae.experiment import calibrate, evaluate, prepare, resume, train
 from lagvae.module import LatentVariableModel
 from lagvae.oracles import LinearGaussian
 from lagvae.runs import Run
@@ -70,6 +70,25 @@ def test_seed_of_a_run_does_not_ask_for_another_calibration(root: Path) -> None:
     assert again.made == first.made
     other, _ = calibrate(compose([*TINY, "model.latent=5"]))
     assert other.hash != first.hash
+
+
+def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever seed asks first, θ* is the same."""
+    found = []
+    for seed in (0, 5):
+        monkeypatch.setenv("LAGVAE_ROOT", str(root / str(seed)))
+        calibration, folder = calibrate(compose([*TINY, f"seed={seed}"]))
+        found.append((calibration.epsilon, torch.load(folder / "theta.pt", weights_only=True)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(v, found[1][1][k]) for k, v in found[0][1].items())
+
+
+def test_a_run_stopped_after_training_is_finished_by_resume(root: Path) -> None:
+    whole = train(compose([*TINY, "name=one"]))
+    run = Run(root / "runs" / "one")
+    run.summary.unlink()
+    again = resume(run)
+    assert again["splits"] == whole["splits"]
 
 
 def test_a_run_starts_from_the_calibrated_parameters() -> None:

@@ -252,7 +252,7 @@ def calibration_settings(cfg: DictConfig, data: Data) -> dict[str, Any]:
     }
     chosen = {k: cfg.data[k] for k in ("name", "likelihood", "batch", "split_seed", "val", "test", "draws")}
     return {
-        "data": chosen | {"content": digest(data)},
+        "data": chosen | {"shape": list(data.shape), "content": digest(data)},
         "model": plain("model"),
         "constraints": constraints,
         "calibration": {"steps": cfg.calibration.steps, "seed": cfg.calibration.seed, "split": cfg.calibration.split},

@@ -26,7 +26,7 @@ from lagvae.build import (
 )
 from lagvae.calibration import Calibration
 from lagvae.data import Data
-from lagvae.errors import CalibrationError, CheckpointError, SettingError, Stopped
+from lagvae.errors import CalibrationError, CheckpointError, LagvaeError, SettingError, Stopped
 from lagvae.loggers import close, log_picture
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run, check_writable, write_atomically, write_json
@@ -66,6 +66,7 @@ def calibrate(cfg: DictConfig, data: Data | None = None) -> tuple[Calibration, P
     settings = calibration_settings(cfg, data)
     folder = calibration_folder(cfg, settings)
     derived = calibration_config(cfg)
+    data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data)
     run = Run(folder)
     write_atomically(run.config, lambda part: OmegaConf.save(derived, part, resolve=True))
@@ -176,11 +177,17 @@ def _go(
         report.plan(cfg, model, calibration, run)
     try:
         session.fit(checkpoint)
+        trained = time.perf_counter() - start
+        splits = session.evaluate()
     except Stopped as stop:
+        for logger in session.loggers:
+            close(logger, failed=True)
         name = os.path.relpath(run.folder.resolve(), Path(cfg.paths.runs).resolve())
         raise Stopped(f"{stop} Go on with: python src/train.py resume={name}") from None
-    trained = time.perf_counter() - start
-    splits = session.evaluate()
+    except LagvaeError:
+        for logger in session.loggers:
+            close(logger, failed=True)
+        raise
     summary = summarise(cfg, model, calibration, splits, session.watch.best)
     summary |= {
         "stationarity": session.stationarity(),

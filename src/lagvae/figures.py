@@ -90,6 +90,7 @@ def samples(model: LatentVariableModel, x: Tensor) -> Figure:
 
 def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
     """Test samples as the model sees them, above the means of p(x|z) at z ∼ q(z|x)."""
+    x = x[: len(x) // 2 * 2]
     q = model.laws.encoder(x)
     noise = Noise(model.seed, "figures").normal("reconstructions", 0, (len(x), model.laws.latent), x.device)
     again = mean_of(model.laws.decoder(model.laws.encoder.sample(q, noise)))

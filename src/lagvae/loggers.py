@@ -75,9 +75,9 @@ def log_picture(logger: Logger, path: Path) -> None:
             logger.experiment.add_image(path.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
 
 
-def close(logger: Logger) -> None:
+def close(logger: Logger, failed: bool = False) -> None:
     """Write out what is left; a W&B run ends, so that the next job of a sweep starts its own."""
     logger.save()
-    logger.finalize("success")
+    logger.finalize("failed" if failed else "success")
     if isinstance(logger, WandbLogger):
-        logger.experiment.finish()
+        logger.experiment.finish(exit_code=int(failed))

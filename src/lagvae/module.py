@@ -86,8 +86,6 @@ class LatentVariableModel(pl.LightningModule):
         wrapped = self._theta
         wrapped.zero_grad()
         self.manual_backward(loss)
-        if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.laws.parameters(), self.gradient_clip)
         wrapped.step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -100,6 +98,11 @@ class LatentVariableModel(pl.LightningModule):
         step = batch.step + 1
         if step % self.log_every == 0 or step == self.trainer.max_steps:
             self._report(values, divergences, violation, step)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.laws.parameters(), self.gradient_clip)
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0

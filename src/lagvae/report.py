@@ -49,7 +49,7 @@ def number(value: float | None, nats: bool = True, stderr: float | None = None) 
 def here(path: Path) -> str:
     """A path as short as can be from where the user stands."""
     relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)
+    return escape(relative if not relative.startswith("..") else str(path))
 
 
 def calibration(found: Calibration, folder: Path, fresh: bool) -> None:
@@ -137,6 +137,8 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
         out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
+    if summary.get("stopped_by"):
+        out.print(f"Stopped early, after {summary['steps']} steps: more ascent of λ would change nothing.")
     for message in summary["messages"]:
         out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")

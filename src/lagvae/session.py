@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,14 @@ class Session:
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
                 logger.cut(step)
-        try:
+        with self._stoppable():
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Lightning ends the program where a user stops it; here that is an error that says where it stopped."""
+        try:
+            yield
         except (KeyboardInterrupt, SystemExit) as stop:
             if isinstance(stop, SystemExit) and self.trainer.state.status != "interrupted":
                 raise
@@ -83,7 +91,8 @@ class Session:
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The full evaluation of every split."""
-        self.trainer.test(self.model, self.data, verbose=False)
+        with self._stoppable():
+            self.trainer.test(self.model, self.data, verbose=False)
         return self.evaluation.results
 
     def stationarity(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: evaluation, checkpoints, progress, pictures."""
+"""Lightning callbacks: evaluation, checkpoints, feasibility, progress."""
 
 from lagvae.callbacks.checkpoints import Checkpoints
 from lagvae.callbacks.evaluation import Evaluation

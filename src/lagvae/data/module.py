@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -156,6 +157,12 @@ class Data(pl.LightningDataModule):
         store = self._stores(torch.device("cpu"))[split]
         x = store[self.split[split][:n]].to(device)
         return observe(x, self.likelihood, lambda shape: self.noise("probe").uniform("observe", 0, shape, device))
+
+    def reseeded(self, seed: int) -> Data:
+        """The same data and splits, with another order of batches and other noise."""
+        other = copy.copy(self)
+        other.seed, other.trainer, other._noises = seed, None, {}
+        return other
 
     def noise(self, purpose: str) -> Noise:
         """The noise of a purpose; for "train" this rank's part of it."""
