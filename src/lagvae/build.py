@@ -209,6 +209,12 @@ def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = N
 
 def digest(data: Data) -> str:
     """A hash of the samples themselves, so that a renamed file matches and a changed one does not."""
+    if data.arrays.digest is None:
+        data.arrays.digest = _digest(data)
+    return data.arrays.digest
+
+
+def _digest(data: Data) -> str:
     content = hashlib.sha256()
     x = data.arrays.x
     if isinstance(x, Tensor):

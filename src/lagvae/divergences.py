@@ -19,7 +19,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """‖a_i − b_j‖² for a (n, d), b (m, d) → (n, m), never negative."""
     aa = a.square().sum(-1, keepdim=True)
     bb = b.square().sum(-1).unsqueeze(-2)
-    return (aa + bb - 2 * a @ b.mT).clamp(min=0)
+    return (aa + bb).sub(a @ b.mT, alpha=2).clamp(min=0)
 
 
 class Kernel(ABC):
@@ -91,9 +91,9 @@ class MixtureRBF(Kernel):
         return 2.0 * d
 
     def __call__(self, ratio: Tensor) -> Tensor:
-        total = torch.exp(-ratio / self.lengthscales[0] ** 2)
+        total = torch.exp(ratio * -(self.lengthscales[0] ** -2))
         for length in self.lengthscales[1:]:
-            total = total + torch.exp(-ratio / length**2)
+            total = total + torch.exp(ratio * -(length**-2))
         return total / len(self.lengthscales)
 
     def __repr__(self) -> str:
@@ -155,10 +155,12 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
         raise SettingError(f"The U-statistic of MMD needs at least two samples of each law, not {n} and {m}.")
     with torch.autocast(z.device.type, enabled=False):
         z, w = z.float() if z.dtype != torch.float64 else z, w.float() if w.dtype != torch.float64 else w
-        scale = kernel.prepare(z, w)
-        k_zz = kernel(squared_distances(z, z) / scale)
-        k_ww = kernel(squared_distances(w, w) / scale)
-        k_zw = kernel(squared_distances(z, w) / scale)
+        # The samples are scaled, not their distances: (n, d) numbers are fewer than (n, n).
+        scale = kernel.prepare(z, w) ** 0.5
+        z, w = z / scale, w / scale
+        k_zz = kernel(squared_distances(z, z))
+        k_ww = kernel(squared_distances(w, w))
+        k_zw = kernel(squared_distances(z, w))
         if statistic == "v":
             return k_zz.mean() + k_ww.mean() - 2 * k_zw.mean()
         off_zz = (k_zz.sum() - k_zz.diagonal(dim1=-2, dim2=-1).sum()) / (n * (n - 1))

@@ -99,23 +99,36 @@ def prepare(cfg: DictConfig) -> tuple[Data, LatentVariableModel, Calibration | N
     """Check everything, calibrate where bounds or the start need it, and build the model."""
     check(cfg)
     data = build_data(cfg)
-    calibration = None
+    found = None
     build_laws(cfg, data)  # what does not fit the data is told before a calibration is made
     if needs_calibration(cfg):
         found = find_calibration(cfg, data)
         if found is None:
             report.say("No calibration fits these settings yet: calibrating first.")
-        calibration, folder = found or calibrate(cfg, data)
-        report.calibration(calibration, folder, fresh=found is None)
+            report.calibration(*calibrate(cfg, data), fresh=True)
+        else:
+            report.calibration(*found, fresh=False)
+    model, calibration = start_from(cfg, data)
+    return data, model, calibration
+
+
+def start_from(cfg: DictConfig, data: Data) -> tuple[LatentVariableModel, Calibration | None]:
+    """The model where training starts, with its bounds; CalibrationError where no calibration fits that should."""
+    if not needs_calibration(cfg):
+        return build_model(cfg, data), None
+    found = find_calibration(cfg, data)
+    if found is None:
+        raise CalibrationError("No calibration fits these settings. Make one with python src/calibrate.py.")
+    calibration, folder = found
     model = build_model(cfg, data, calibration)
-    if calibration is not None and cfg.training.start == "calibrated":
+    if cfg.training.start == "calibrated":
         try:
             model.laws.load_state_dict(Calibration.theta(folder))
         except RuntimeError as error:
             raise CalibrationError(
                 f"{folder / 'theta.pt'} is of another model. Remove {folder} and calibrate again."
             ) from error
-    return data, model, calibration
+    return model, calibration
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:

@@ -203,8 +203,8 @@ class Lagrangian(nn.Module):
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
         self.scaled.copy_(torch.where(self.learned, self.scaled.clamp(min=0).minimum(self.largest), before))
-        self.steps += 1
-        self.running.lerp_(self.scaled, (1 / self.steps).clamp(min=1 / MEMORY))
+        self.steps += self.learned.any(-1)
+        self.running.lerp_(self.scaled, (1 / self.steps.clamp(min=1)).clamp(min=1 / MEMORY).unsqueeze(-1))
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but keep λ and its bounds in fp32 under every precision."""

@@ -80,13 +80,16 @@ class LatentVariableModel(pl.LightningModule):
         noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
         return JointSamples(self.laws, batch.x, noise, self._gather if training else lambda t: t)
 
+    def measure(self, batch: Batch) -> Values:
+        """Terms and divergences of a training batch."""
+        return self.lagrangian.measure(self.samples(batch, "train"))
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        values = self.lagrangian.measure(self.samples(batch, "train"))
+        values = self.measure(batch)
         loss = self.lagrangian(values)
-        wrapped = self._theta
-        wrapped.zero_grad()
-        self.manual_backward(loss)
-        wrapped.step()
+        self._theta.zero_grad()
+        self.manual_backward(self.total(loss))
+        self.descend()
         if self._scheduler is not None:
             self._scheduler.step()
 
@@ -98,6 +101,14 @@ class LatentVariableModel(pl.LightningModule):
         step = batch.step + 1
         if step % self.log_every == 0 or step == self.trainer.max_steps:
             self._report(values, divergences, violation, step)
+
+    def total(self, loss: Tensor) -> Tensor:
+        """What θ descends: L itself, shape ()."""
+        return loss
+
+    def descend(self) -> None:
+        """A step of θ."""
+        self._theta.step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
@@ -116,7 +127,7 @@ class LatentVariableModel(pl.LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
         optimizers = [self.primal(self.laws.parameters())]
-        if any(c.learned for c in self.lagrangian.constraints):
+        if self.lagrangian.learned.any():
             assert self.dual is not None
             dual = self.dual([self.lagrangian.scaled])
             if not dual.param_groups[0].get("maximize", False):
@@ -135,7 +146,7 @@ class LatentVariableModel(pl.LightningModule):
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
         self._noises.clear()
-        self._broken = torch.full((3 + len(self.lagrangian.names),), -1, device=self.device)
+        self._broken = torch.full((*self.lagrangian.steps.shape, 3 + len(self.lagrangian.names)), -1, device=self.device)
 
     # ---- several ranks
 
@@ -161,7 +172,7 @@ class LatentVariableModel(pl.LightningModule):
 
     def _watch(self, values: Values, loss: Tensor) -> None:
         """Remember, without a sync, the first step at which each term was not finite."""
-        terms = torch.stack([values.terms["distortion"], values.terms["rate"], *values.divergences.unbind(-1), loss])
+        terms = torch.stack([values.terms["distortion"], values.terms["rate"], *values.divergences.unbind(-1), loss], -1)
         bad = (self._broken < 0) & ~terms.detach().isfinite()
         self._broken = torch.where(bad, self.global_step, self._broken)
 
@@ -170,31 +181,40 @@ class LatentVariableModel(pl.LightningModule):
         multiplier = self.lagrangian.multiplier
         logged = {name: value.detach() for name, value in values.terms.items()}
         logged["objective"] = self.lagrangian.preference(values.terms).detach()
-        for i, c in enumerate(self.lagrangian.constraints):
-            logged[c.name] = divergences[i]
-            logged[f"multiplier/{c.name}"] = multiplier[i]
-            if c.bound is not None:
-                logged[f"violation/{c.name}"] = violation[i] * c.unit
-        logged["learning_rate"] = torch.tensor(self._theta.param_groups[0]["lr"])
+        for i, name in enumerate(self.lagrangian.names):
+            logged[name] = divergences[..., i]
+            logged[f"multiplier/{name}"] = multiplier[..., i]
+            if self.lagrangian.bounded[..., i].any():
+                logged[f"violation/{name}"] = (violation * self.lagrangian.unit)[..., i]
         self.latest = logged
+        self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
+
+    def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
+        """Hand what was measured on a batch to the loggers."""
         if self.trainer.logger is not None and self.trainer.is_global_zero:
-            row = {f"train/{name}": float(value) for name, value in logged.items()}
+            row = {f"train/{name}": float(value) for name, value in logged.items()} | {"train/learning_rate": lr}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
         """Raise DivergedError where a term of a step was not finite, or `probe`, measured after the last one, is not."""
-        first = self._broken.tolist()
-        names = ["distortion", "rate", *self.lagrangian.names, "the Lagrangian"]
-        if max(first) >= 0:
-            when = min(f for f in first if f >= 0)
-            broken = [n for n, f in zip(names, first, strict=True) if f == when]
-        elif not isfinite(probe):
-            when, broken = self.global_step, ["−ELBO"]
-        else:
-            return
-        what = "the gradient: all terms" if {"distortion", "rate"} <= set(broken) else broken[0]
-        raise DivergedError(
-            f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
-            "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
-        )
+        error = diverged(self._broken.tolist(), self.lagrangian.names, self.global_step, probe)
+        if error is not None:
+            raise error
+
+
+def diverged(first: list[int], constraints: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
+    """What to tell of a model whose terms stopped being finite at the steps `first` (−1: never), or whose `probe` is not."""
+    names = ["distortion", "rate", *constraints, "the Lagrangian"]
+    if max(first) >= 0:
+        when = min(f for f in first if f >= 0)
+        broken = [n for n, f in zip(names, first, strict=True) if f == when]
+    elif not isfinite(probe):
+        when, broken = step, ["−ELBO"]
+    else:
+        return None
+    what = "the gradient: all terms" if {"distortion", "rate"} <= set(broken) else broken[0]
+    return DivergedError(
+        f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
+        "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
+    )

@@ -103,6 +103,11 @@ class Run:
         return self.folder / "summary.json"
 
     @property
+    def failure(self) -> Path:
+        """Why the run failed, where it did; gone when it is tried again."""
+        return self.folder / "failure.json"
+
+    @property
     def metrics(self) -> Path:
         """Long table: step, epoch, split, name, value."""
         return self.folder / "metrics.csv"
@@ -226,6 +231,10 @@ class MetricsTable(Logger):
 
     def finalize(self, status: str) -> None:
         self.save()
+
+    def forget(self) -> None:
+        """Drop what was logged since the last call of save."""
+        self._rows.clear()
 
     def cut(self, step: int) -> None:
         """Drop all rows after a step, before a run goes on from there."""

@@ -35,6 +35,17 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")
 
 
+@contextmanager
+def interrupted(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning ends the program where a user stops it; here that is Stopped, which says where."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and trainer.state.status != "interrupted":
+            raise
+        raise Stopped(f"Stopped at step {trainer.global_step} of {trainer.max_steps}.") from None
+
+
 class Session:
     """One fit: the model, the data, the Lightning trainer and the callbacks around them."""
 
@@ -76,22 +87,12 @@ class Session:
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
                 logger.cut(step)
-        with self._stoppable():
+        with interrupted(self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Lightning ends the program where a user stops it; here that is an error that says where it stopped."""
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as stop:
-            if isinstance(stop, SystemExit) and self.trainer.state.status != "interrupted":
-                raise
-            raise Stopped(f"Stopped at step {self.trainer.global_step} of {self.trainer.max_steps}.") from None
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The full evaluation of every split."""
-        with self._stoppable():
+        with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
         return self.evaluation.results
 

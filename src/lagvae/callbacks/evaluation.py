@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +13,14 @@ from lagvae.laws import JointSamples
 from lagvae.metrics import Measure
 
 Measures = Mapping[str, Callable[[], Measure]]
+
+
+def computed(measures: Mapping[str, Iterable[Measure]]) -> dict[str, dict[str, float]]:
+    """split → name → value, of all measures of each split."""
+    return {
+        split: {name: float(value) for measure in each for name, value in measure.compute().items()}
+        for split, each in measures.items()
+    }
 
 
 class Evaluation(pl.Callback):
@@ -46,18 +54,17 @@ class Evaluation(pl.Callback):
             measure.update(samples, batch.index)
 
     def _end(self, trainer: pl.Trainer) -> None:
-        self.results = {
-            split: {name: float(value) for measure in measures for name, value in measure.compute().items()}
-            for split, measures in self._measures.items()
-        }
+        self.results = computed(self._measures)
         self._measures.clear()
         if trainer.testing or not trainer.is_global_zero:
             return
-        row = {f"{split}/{name}": value for split, values in self.results.items() for name, value in values.items()}
-        # The training rows of a step are single-batch numbers; these are of a whole pass.
-        row = {key.replace("train/", "train_probe/"): value for key, value in row.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.global_step)
+            logger.log_metrics(self.row(), trainer.global_step)
+
+    def row(self) -> dict[str, float]:
+        """The results as "split/name". Rows of "train" are numbers of one batch; those of a whole pass are "train_probe"."""
+        named = {"train": "train_probe"}
+        return {f"{named.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module.device)

@@ -28,13 +28,22 @@ class FeasibilityWatch(pl.Callback):
         self.stopped_by: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "stuck": self.stuck}
+        return {"best": self.best, "stuck": self.stuck, "stopped_by": self.stopped_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.stuck = dict(state_dict["best"]), dict(state_dict["stuck"])
+        self.stopped_by = state_dict["stopped_by"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.stopped_by is not None  # a run that had stopped does not start again
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        lagrangian: Any = pl_module.lagrangian
+        if self.look(pl_module):
+            trainer.should_stop = True
+
+    def look(self, model: Any) -> bool:
+        """Look at the newest results; whether training should stop."""
+        lagrangian = model.lagrangian
         values = self.evaluation.results.get("train", {})
         for i, c in enumerate(lagrangian.constraints):
             if (value := values.get(f"constraint/{c.name}")) is None:
@@ -49,4 +58,4 @@ class FeasibilityWatch(pl.Callback):
                 self.stuck[c.name] = 0
             if self.stuck[c.name] >= self.patience:
                 self.stopped_by = c.name
-                trainer.should_stop = True
+        return self.stopped_by is not None

@@ -31,10 +31,12 @@ class Arrays:
 
     x: (N, *shape), uint8 (0 … 255, read as x / 255) or floating point; or image files that are streamed.
     test: data that the publisher set aside, or None: then a part of x is.
+    digest: a hash of x, once somebody asked for it.
     """
 
     x: Tensor | ImageFiles
     test: Tensor | None = None
+    digest: str | None = None
 
 
 def digits() -> Arrays:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from lagvae.laws.laws import Laws
 from lagvae.noise import Noise
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A property that is computed once: functools.cached_property without its lock, which torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    @overload
+    def __get__(self, owner: None, cls: type) -> Lazy[T]: ...
+    @overload
+    def __get__(self, owner: object, cls: type) -> T: ...
+    def __get__(self, owner: object | None, cls: type) -> Lazy[T] | T:
+        if owner is None:
+            return self
+        value = self.compute(owner)
+        owner.__dict__[self.name] = value
+        return value
 
 
 def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
@@ -49,52 +69,52 @@ class JointSamples:
         self.noise = noise
         self.gather = gather
 
-    @cached_property
+    @Lazy
     def q_z_given_x(self) -> Independent:
         """q(z|x_q)."""
         return self.laws.encoder(self.x_q)
 
-    @cached_property
+    @Lazy
     def z_q(self) -> Tensor:
         """z ∼ q(z|x_q)."""
         return self.laws.encoder.sample(self.q_z_given_x, self.noise["z_q"])
 
-    @cached_property
+    @Lazy
     def p_x_given_z_q(self) -> Independent:
         """p(x|z_q), the reconstruction."""
         return self.laws.decoder(self.z_q)
 
-    @cached_property
+    @Lazy
     def distortion(self) -> Tensor:
         """−log p(x_q|z_q) in nats, (B,)."""
         return -self.p_x_given_z_q.log_prob(self.x_q)
 
-    @cached_property
+    @Lazy
     def rate(self) -> Tensor:
         """KL(q(z|x_q) ‖ p(z)) in nats, (B,)."""
         return kl_divergence(self.q_z_given_x, self.p_z)
 
-    @cached_property
+    @Lazy
     def p_z(self) -> Independent:
         """p(z)."""
         return self.laws.prior()
 
-    @cached_property
+    @Lazy
     def z_p(self) -> Tensor:
         """z ∼ p(z)."""
         return self.laws.prior.sample(self.noise["z_p"])
 
-    @cached_property
+    @Lazy
     def p_x_given_z_p(self) -> Independent:
         """p(x|z_p)."""
         return self.laws.decoder(self.z_p)
 
-    @cached_property
+    @Lazy
     def x_p(self) -> Tensor:
         """x ∼ p(x|z_p)."""
         return self.laws.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
 
-    @cached_property
+    @Lazy
     def q_z_given_x_p(self) -> Independent:
         """q(z|x_p), the encoder on the model's own samples."""
         return self.laws.encoder(self.x_p)
