@@ -17,7 +17,18 @@ from lagvae.calibration import differences, fingerprint
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.runs import Run, write_atomically, write_json
 
-ASIDE = ("name", "folder", "label", "resume", "paths", "logger", "callbacks.figures", "training.threads", "data.workers")
+ASIDE = (
+    "name",
+    "folder",
+    "label",
+    "resume",
+    "paths",
+    "logger",
+    "launcher",
+    "callbacks.figures",
+    "training.threads",
+    "data.workers",
+)
 """Settings that do not decide about the numbers of a run, or about where they are written."""
 OWN = ("family", "alpha", "epsilon", "seed", "data.seed", "calibration", "multiplier", "training.start", "model.optimizer.lr")
 """Settings in which the cells of a stack may differ, beside numbers of constraints."""
@@ -176,7 +187,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
         if cell.name in names:
             raise SettingError(
                 f"Two cells of the sweep would be kept in the same folder, {cell.name}. Add what tells them apart to name, "
-                "as in 'name=${folder}/${family}-${alpha.q}-${seed}${label}'."
+                "as in 'name=${folder}/${family}${label}-seed${seed}'."
             )
         names.add(cell.name)
 

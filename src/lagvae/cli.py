@@ -28,7 +28,7 @@ def register(root: Path) -> None:
             sweep = OmegaConf.load(file)
         except Exception as error:  # YAML fails in many ways
             raise SettingError(f"{file} cannot be read: {error}") from error
-        store.store(group="sweep", name=file.stem, node=sweep, package="_global_")
+        store.store(group="sweep", name=file.stem, node=OmegaConf.merge({"folder": file.stem}, sweep), package="_global_")
 
 
 def entry(root: Path, run: Callable[[], None]) -> None:

@@ -272,12 +272,20 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
 
 
 def start(cfg: DictConfig) -> None:
-    """What src/train.py runs: a new run, or resume=…."""
+    """What src/train.py runs: a new run, resume=…, or a cell of a sweep, which does only what is left of it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
+        from lagvae.launch import composed
+        from lagvae.work import ensure
+
+        ensure(composed(lambda: cfg.copy()))
+        return
     if cfg.resume is None:
         train(cfg)
         return
-    from hydra.core.hydra_config import HydraConfig
-
     others = [o for o in HydraConfig.get().overrides.task if not o.startswith(("resume=", "paths."))]
     if others:
         raise SettingError(

@@ -76,6 +76,15 @@ class CalibrationConfig:
 
 
 @dataclass
+class LauncherConfig:
+    """Where the cells of a sweep train, and how many in one job."""
+
+    engine: Any = None
+    cells_per_job: Any = "auto"
+    compile: bool = True
+
+
+@dataclass
 class PathsConfig:
     """Where things are kept."""
 
@@ -91,6 +100,8 @@ class Config:
 
     family: str = MISSING
     name: str = MISSING
+    folder: str = "sweep"
+    label: str = ""
     seed: int = 0
     resume: str | None = None
     alpha: AlphaConfig = field(default_factory=AlphaConfig)
@@ -106,6 +117,7 @@ class Config:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from lagvae.data import Batch, Data
 from lagvae.experiment import start_from
 from lagvae.metrics import Divergences
 from lagvae.module import LatentVariableModel, diverged
-from lagvae.runs import MetricsTable, storage_error, write_atomically
+from lagvae.runs import MetricsTable, storage_error, write_atomically, write_json
 from lagvae.session import interrupted, read_checkpoint
 from lagvae.stack import Stack, StackData, cell_state
 
@@ -237,3 +239,84 @@ def train_stack(cells: Sequence[Cell], folder: Path, tell: Tell, compile: bool =
     failed = {m.cell.name: m.over for m in members if m.over not in (None, "trained")}
     file.unlink(missing_ok=True)
     return {name: message for name, message in failed.items() if message is not None}
+
+
+SHARE = 0.6
+"""The share of free memory that a stack may fill."""
+
+
+def footprint(member: Member, device: torch.device) -> int:
+    """Bytes that one cell takes in a stack, from one measured step.
+
+    Its parameters five times (their gradient, two moments of the optimizer, a copy while saving) and twice what a step
+    keeps for the gradient (the other half for what comes and goes).
+    """
+    kept: dict[int, int] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        kept[t.data_ptr()] = t.nbytes
+        return t
+
+    data, model = member.data, member.model
+    batch = next(iter(data.train_loader(lambda: 0, torch.device("cpu"))))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        model.lagrangian.measure(model.samples(data.observed(batch, data.noise("train")), "train"))
+    parameters = sum(p.nbytes for p in model.laws.parameters())
+    return 5 * parameters + 2 * sum(kept.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def train_in_chunks(
+    cells: Sequence[Cell], folder: Path, size: int | None, tell: Callable[[int, str], None], compile: bool = False
+) -> dict[str, str]:
+    """Train cells in as few stacks as fit the device, one after another; cell → what went wrong with it.
+
+    The first measure of what fits is remembered in `folder`, so that a job that was killed goes on in the same stacks.
+
+    Args:
+        size: cells of a stack; None for as many as fit. tell: hears the cell-steps that are done, and a remark.
+    """
+    remembered = folder / "chunks.json"
+    note = ""
+    if remembered.is_file():
+        size = int(json.loads(remembered.read_text(encoding="utf-8"))["size"])
+    elif size is None:
+        accelerator = pl.Trainer(
+            accelerator=cells[0].cfg.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        device = accelerator.strategy.root_device
+        one, free = footprint(enlist(cells[0], build_data(cells[0].cfg)), device), free_memory(device)
+        size = max(1, min(len(cells), int(SHARE * free / one)))
+        print(f"A cell takes about {one / 2**20:.0f} MiB; {size} of {len(cells)} at once in {free / 2**30:.1f} GiB.")
+    if size < len(cells):
+        note = f"{size} at once"
+    write_json(remembered, {"size": size})
+    failed: dict[str, str] = {}
+    done = 0
+    for start in range(0, len(cells), size):
+        chunk = cells[start : start + size]
+        if not all(cell.finished or cell.trained for cell in chunk):
+
+            def told(step: int, base: int = done, count: int = len(chunk)) -> None:
+                tell(base + count * step, note)
+
+            try:
+                failed |= train_stack(chunk, folder / f"from{start}", told, compile)
+            except torch.OutOfMemoryError:
+                if size == 1 or start > 0:
+                    raise
+                print(f"{size} cells at once are more than the memory holds; trying {size // 2}.")
+                remembered.unlink()
+                shutil.rmtree(folder / f"from{start}", ignore_errors=True)
+                return train_in_chunks(cells, folder, size // 2, tell, compile)
+        done += len(chunk) * int(chunk[0].cfg.training.steps)
+    return failed

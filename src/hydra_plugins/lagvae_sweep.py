@@ -1,0 +1,74 @@
+"""Hydra's plugins: a sweeper for a union of grids, and a launcher that trains cells together.
+
+Hydra imports this at every start, so it imports little; and it runs it outside sys.modules, where annotations must be real.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class UnionSweeperConf:
+    """grids: a list, each key → value or list of values; the cells are the union of their products."""
+
+    _target_: str = "hydra_plugins.lagvae_sweep.UnionSweeper"
+    grids: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class CellsLauncherConf:
+    """What it does is set in the config's own node `launcher`."""
+
+    _target_: str = "hydra_plugins.lagvae_sweep.CellsLauncher"
+
+
+class UnionSweeper(Sweeper):
+    """Makes the cells of a union of grids, and hands all of them to the launcher at once."""
+
+    def __init__(self, grids: Sequence[Any] = ()) -> None:
+        self.grids = OmegaConf.to_container(OmegaConf.create(list(grids)))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from lagvae.sweep import cells
+
+        return [self.launcher.launch(cells(self.grids, arguments), initial_job_idx=0)]  # type: ignore[arg-type]
+
+
+class CellsLauncher(Launcher):
+    """Trains all cells of a sweep by way of the engine that `launcher` names; other programs' jobs run one after another."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.config.hydra.job.name != "train":
+            from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+            plain = BasicLauncher()
+            plain.setup(hydra_context=self.context, task_function=self.task, config=self.config)
+            return plain.launch(job_overrides, initial_job_idx)
+        from lagvae.launch import launch
+
+        loader = self.context.config_loader
+        launch(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
+        return []
+
+
+store = ConfigStore.instance()
+store.store(group="hydra/sweeper", name="union", node=UnionSweeperConf, provider="lagvae")
+store.store(group="hydra/launcher", name="cells", node=CellsLauncherConf, provider="lagvae")

@@ -1,0 +1,270 @@
+"""Run the cells of a sweep: find what is left to do, calibrate once, group, hand jobs to an engine, watch, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, flag_override
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lagvae import report
+from lagvae.build import build_data, build_laws, calibration_folder, calibration_settings, check, make, needs_calibration
+from lagvae.calibration import fingerprint
+from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
+from lagvae.cli import FAILED
+from lagvae.engines import Engine, Outcome
+from lagvae.errors import LagvaeError, SettingError, Stopped
+from lagvae.experiment import find_calibration
+from lagvae.runs import check_writable, write_json
+from lagvae.work import Job
+
+MEASURING = 0.5
+"""The work of measuring a cell, as a share of that of training it; for the bar's time left."""
+
+
+def launch(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
+    """Run all cells of a sweep that are not finished."""
+    started = time.perf_counter()
+    cells = [composed(compose) for compose in composers]
+    check_cells(cells)
+    for cell in cells:
+        check(cell.cfg)
+    runs = Path(cells[0].cfg.paths.runs)
+    check_writable(runs)
+    for cell in cells:
+        cell.check_folder()
+        if str(cell.cfg.trainer.devices) not in ("1", "auto") or cell.cfg.trainer.num_nodes != 1:
+            raise SettingError(
+                f"trainer.devices={cell.cfg.trainer.devices}: a cell of a sweep trains on one device; share cells out with "
+                "launcher=gpus, or train one model on several with trainer=ddp and without -m."
+            )
+    settings = config.launcher
+    engine: Engine = make(settings.engine)
+    waiting = [cell for cell in cells if not cell.finished]
+    already = len(cells) - len(waiting)
+    if waiting:
+        missing = missing_calibrations(waiting)
+        jobs = plan(waiting, runs / ".jobs", settings, engine.workers)
+        tell_plan(cells, already, jobs, missing)
+        outcomes = run_all(engine, missing, jobs, runs / ".jobs", waiting)
+    else:
+        outcomes = {}
+    conclude(cells, already, outcomes, time.perf_counter() - started)
+
+
+def composed(compose: Callable[[], DictConfig]) -> Cell:
+    """A cell from what Hydra composes of its overrides."""
+    cfg = compose()
+    with flag_override(cfg, ["struct", "readonly"], False):
+        del cfg["hydra"]
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return Cell(settings_of(resolved))
+
+
+def missing_calibrations(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each calibration that is not there yet; everything that does not fit the data is found here."""
+    datas: dict[str, Any] = {}
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        key = json.dumps({k: v for k, v in cell.content["data"].items() if k != "seed"}, sort_keys=True)
+        if key not in datas:
+            datas[key] = build_data(cell.cfg)
+        build_laws(cell.cfg, datas[key])
+        if needs_calibration(cell.cfg) and find_calibration(cell.cfg, datas[key]) is None:
+            found.setdefault(calibration_folder(cell.cfg, calibration_settings(cell.cfg, datas[key])), cell)
+    return list(found.values())
+
+
+def plan(waiting: Sequence[Cell], folder: Path, settings: Any, workers: int) -> list[tuple[Job, list[Cell]]]:
+    """Jobs with their cells: stacks that were interrupted go on as they are, the rest is grouped anew."""
+    size = settings.cells_per_job
+    if size != "auto" and (not isinstance(size, int) or size < 1):
+        raise SettingError(f"launcher.cells_per_job={size} must be auto, or a whole number of at least 1.")
+    left = {cell.name: cell for cell in waiting}
+    jobs: list[tuple[Job, list[Cell]]] = []
+    for job, cells in begun(folder):
+        mine = [left[cell.name] for cell in cells if cell.name in left and cell.content == left[cell.name].content]
+        if mine:
+            jobs.append((job, cells))
+            for cell in mine:
+                del left[cell.name]
+    options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
+    for alike in group(list(left.values())):
+        most = -(-len(alike) // workers) if size == "auto" else size
+        for start in range(0, len(alike), most):
+            part = alike[start : start + most]
+            mark = fingerprint({cell.name: cell.content for cell in part})
+            jobs.append((Job.create(folder / mark, "train", part, options), part))
+    return jobs
+
+
+def begun(folder: Path) -> Iterator[tuple[Job, list[Cell]]]:
+    """Jobs that hold a checkpoint of a stack."""
+    for file in sorted(folder.glob("*/*/stack.ckpt")):
+        job = Job(file.parent.parent)
+        try:
+            _, cells, _ = job.read()
+        except (OSError, ValueError, KeyError):
+            continue
+        yield job, cells
+
+
+def tell_plan(cells: Sequence[Cell], already: int, jobs: Sequence[tuple[Job, list[Cell]]], missing: Sequence[Cell]) -> None:
+    """What the sweep is about to do."""
+    done = f", {already} of them finished before" if already else ""
+    sizes = sorted({len(part) for _, part in jobs}, reverse=True)
+    each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
+    what = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {each} cell{'s' if sizes[0] > 1 else ''}"
+    report.say(f"{len(cells)} cells{done}; {what}, in {report.here(Path(cells[0].cfg.paths.runs))}")
+    groups = group([cell for _, part in jobs for cell in part])
+    if len(groups) > 1:
+        apart = why_apart(groups)
+        report.say(f"{len(groups)} stacks, for these differ: {'; '.join(apart[:3])}{' …' if len(apart) > 3 else ''}")
+    if missing:
+        report.say(f"Calibrating first, {len(missing)} time{'s' if len(missing) > 1 else ''}.")
+
+
+def run_all(
+    engine: Engine, missing: Sequence[Cell], jobs: Sequence[tuple[Job, list[Cell]]], folder: Path, waiting: Sequence[Cell]
+) -> dict[str, str]:
+    """Calibrate, then train; cell → what went wrong."""
+    failed: dict[str, str] = {}
+    try:
+        with watching(jobs, len(missing) > 0) as bar:
+            if missing:
+                made = [
+                    (Job.create(folder / f"calibrate-{fingerprint(c.content)}", "calibrate", [c], {}), [c]) for c in missing
+                ]
+                problems = blamed(made, engine.run([job.folder for job, _ in made]))
+                if problems:
+                    raise LagvaeError("Calibration failed, so nothing was trained: " + "; ".join(problems.values()))
+                bar.training()
+            failed = blamed(jobs, engine.run([job.folder for job, _ in jobs]))
+    except (Stopped, KeyboardInterrupt):
+        done = sum(cell.finished for cell in waiting)
+        told = f"Stopped; {done} of {len(waiting)} cells are finished. Type the same command again to go on."
+        raise KeyboardInterrupt from Stopped(told)
+    return failed
+
+
+def blamed(jobs: Sequence[tuple[Job, list[Cell]]], outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Cell → what went wrong; where a whole job ended, its unfinished cells are to blame."""
+    failed: dict[str, str] = {}
+    for (_, cells), outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, Stopped):
+            raise outcome
+        if isinstance(outcome, Exception):
+            for cell in cells:
+                if not cell.finished:
+                    failed[cell.name] = str(outcome)
+        else:
+            failed |= outcome
+    return failed
+
+
+class Watch:
+    """The progress of all jobs in one bar: cells done, step, time left; plain lines where there is no terminal."""
+
+    def __init__(self, jobs: Sequence[tuple[Job, list[Cell]]], calibrating: bool) -> None:
+        self.jobs, self.calibrating = jobs, calibrating
+        self.cells = sum(len(cells) for _, cells in jobs)
+        self.steps = {id(job): int(cells[0].cfg.training.steps) for job, cells in jobs}
+        self.total = sum(len(cells) * self.steps[id(job)] for job, cells in jobs) * (1 + MEASURING)
+        self.console = Console(file=sys.stderr)
+        self._said = -1
+        self.bar: Progress | None = None
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=4, expand=True,
+                redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
+            self.task = self.bar.add_task(
+                "Calibrating" if calibrating else "Starting", total=None if calibrating else self.total
+            )
+            self.bar.start()
+
+    def training(self) -> None:
+        """Calibrations are made; from here on time is counted anew."""
+        self.calibrating = False
+        if self.bar is not None:
+            self.bar.reset(self.task, total=self.total)
+
+    def look(self) -> None:
+        """Read what the jobs noted, and show it."""
+        if self.calibrating:
+            return
+        told = [(job, cells, job.told()) for job, cells in self.jobs]
+        steps = sum(note.get("steps", 0) for _, _, note in told)
+        measured = sum(note.get("measured", 0) for _, _, note in told)
+        done = steps + sum(MEASURING * self.steps[id(job)] * note.get("measured", 0) for job, _, note in told)
+        remarks = {note["note"] for _, _, note in told if note.get("note")}
+        text = f"{measured}/{self.cells} cells  "
+        if len(self.jobs) == 1 and steps:
+            job, cells, _ = told[0]
+            text += f"step {min(steps // len(cells), self.steps[id(job)])}/{self.steps[id(job)]}"
+        else:
+            text += f"{steps:,} cell-steps"
+        text += "".join(f"  {remark}" for remark in sorted(remarks))
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, description=text)
+        elif (tenth := int(10 * done / self.total)) > self._said:
+            self._said = tenth
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self.look()
+        if self.bar is not None:
+            self.bar.stop()
+
+
+@contextmanager
+def watching(jobs: Sequence[tuple[Job, list[Cell]]], calibrating: bool) -> Iterator[Watch]:
+    """Show the progress of jobs while they run, wherever they do."""
+    watch, over = Watch(jobs, calibrating), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.5):
+            watch.look()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        thread.join()
+        watch.close()
+
+
+def conclude(cells: Sequence[Cell], already: int, failed: dict[str, str], seconds: float) -> None:
+    """Say what became of every cell, and write it beside them."""
+    runs = Path(cells[0].cfg.paths.runs)
+    states = {cell.name: "finished" if cell.finished else "failed" if cell.name in failed else "unfinished" for cell in cells}
+    lost = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
+    failed = {name: message for name, message in (failed | lost).items() if states.get(name) != "finished"}
+    folders = {cell.run.folder.parent for cell in cells}
+    for folder in folders if len(folders) == 1 else ():
+        write_json(folder / "sweep.json", {"cells": states, "failed": failed, "seconds": round(seconds, 1)})
+    done = sum(state == "finished" for state in states.values())
+    minutes = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
+    verdicts: dict[str, int] = {}
+    for cell in cells:
+        if states[cell.name] == "finished":
+            verdict = str(cell.run.read_summary()["verdict"])
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
+    where = folders.pop() if len(folders) == 1 else runs
+    before = f" ({already} before)" if already else ""
+    report.say(
+        f"{done} of {len(cells)} cells finished{before} in {minutes}: {counts or 'none'}. They are in {report.here(where)}"
+    )
+    FAILED.setdefault("here", []).extend(f"{name}: {message}" for name, message in failed.items())

@@ -1,0 +1,233 @@
+"""A job of a sweep: cells that one process trains, as one stack where it can, and measures. What an engine runs, anywhere.
+
+A job is a folder: task.json says what to do, progress.json how far it is, result.json what went wrong, log.txt what was
+printed. Its cells' run folders are what it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from lagvae.cells import Cell, settings_of
+from lagvae.errors import LagvaeError, Stopped
+from lagvae.experiment import calibrate, resume
+from lagvae.runs import write_json
+from lagvae.session import quiet
+
+EVERY = 0.5
+"""Seconds between two notes of progress."""
+
+
+class Job:
+    """A job's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._told = 0.0
+
+    @property
+    def task(self) -> Path:
+        return self.folder / "task.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @classmethod
+    def create(cls, folder: Path, kind: str, cells: Sequence[Cell], options: Mapping[str, Any]) -> Job:
+        """Write down what to do. kind: "train" or "calibrate"."""
+        job = cls(folder)
+        configs = [OmegaConf.to_container(cell.cfg) for cell in cells]
+        write_json(job.task, {"kind": kind, "cells": configs, "options": dict(options)})
+        (folder / "result.json").unlink(missing_ok=True)
+        (folder / "progress.json").unlink(missing_ok=True)
+        return job
+
+    def read(self) -> tuple[str, list[Cell], dict[str, Any]]:
+        content = json.loads(self.task.read_text(encoding="utf-8"))
+        return content["kind"], [Cell(settings_of(c)) for c in content["cells"]], content["options"]
+
+    def tell(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
+        """Note how far the job is: cell-steps trained, cells measured."""
+        if now or time.monotonic() - self._told > EVERY:
+            self._told = time.monotonic()
+            write_json(self.folder / "progress.json", {"steps": steps, "measured": measured, "note": note})
+
+    def told(self) -> dict[str, Any]:
+        """What was noted last; empty before."""
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content
+
+    def result(self) -> dict[str, str] | None:
+        """The cells that failed, or None where the job has not ended."""
+        try:
+            failed: dict[str, str] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))["failed"]
+        except (OSError, ValueError):
+            return None
+        return failed
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the job; LagvaeError where another process does. The system lets go where a process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise LagvaeError(
+                    "Another process trains these cells now. Wait for it, or stop it, and type the same command again."
+                ) from error
+            yield
+
+
+def work(folder: str) -> dict[str, str]:
+    """Do a job; cell → what went wrong with it. A cell that fails leaves the others to go on."""
+    job = Job(Path(folder))
+    quiet()
+    with job.locked():
+        kind, cells, options = job.read()
+        with printed_to(job.log):
+            result = calibrate_all(cells) if kind == "calibrate" else train_all(job, cells, options)
+        write_json(job.folder / "result.json", {"failed": result})
+    return result
+
+
+@contextlib.contextmanager
+def printed_to(path: Path) -> Iterator[None]:
+    """What a job prints goes to its log: the terminal belongs to the sweep."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def calibrate_all(cells: Sequence[Cell]) -> dict[str, str]:
+    """Make the calibrations of cells, one each."""
+    failed: dict[str, str] = {}
+    for cell in cells:
+        with catching(cell, failed):
+            calibrate(cell.cfg)
+    return failed
+
+
+@contextlib.contextmanager
+def catching(cell: Cell, failed: dict[str, str]) -> Iterator[None]:
+    """Whatever goes wrong is the cell's alone, and remembered in its folder; a stop by the user is not caught."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except LagvaeError as error:
+        failed[cell.name] = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        failed[cell.name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if cell.name in failed:
+        with contextlib.suppress(LagvaeError, OSError):
+            cell.fail(failed[cell.name])
+
+
+def train_all(job: Job, cells: Sequence[Cell], options: Mapping[str, Any]) -> dict[str, str]:
+    """Train what is not trained, in stacks that fit the device; then measure, in as many processes as there are cores."""
+    failed: dict[str, str] = {}
+    total = 0
+    if len(cells) > 1 and not all(cell.finished or cell.trained for cell in cells):
+        from lagvae.stacking import train_in_chunks
+
+        failed |= train_in_chunks(
+            cells, job.folder, options.get("size"), lambda steps, note: job.tell(steps, 0, note), bool(options.get("compile"))
+        )
+    total = sum(int(cell.cfg.training.steps) for cell in cells)
+    waiting = [cell for cell in cells if cell.name not in failed and not cell.finished]
+    measured = len(cells) - len(waiting) - len(failed)
+    if len(cells) == 1:
+        for cell in waiting:
+            with catching(cell, failed):
+                ensure(cell)
+    else:
+        job.tell(total, measured, now=True)
+        for name, message in measure(waiting, int(options.get("processes") or cores())):
+            if message is not None:
+                failed[name] = message
+            measured += 1
+            job.tell(total, measured)
+    job.tell(total, len(cells), now=True)
+    return failed
+
+
+def ensure(cell: Cell) -> dict[str, Any]:
+    """The summary of a cell: read where it is there, else trained from where its last checkpoint stands."""
+    if cell.finished:
+        return cell.run.read_summary()
+    cell.check_folder()
+    cell.claim()
+    return resume(cell.run)
+
+
+def measure(cells: Sequence[Cell], processes: int) -> Iterator[tuple[str, str | None]]:
+    """Evaluate and draw trained cells, several at once; yields (cell, what went wrong)."""
+    if not cells:
+        return
+    with ProcessPoolExecutor(min(processes, len(cells)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+        futures = {pool.submit(measure_one, OmegaConf.to_container(cell.cfg)): cell for cell in cells}
+        for future in as_completed(futures):
+            try:
+                yield futures[future].name, future.result()
+            except BrokenProcessPool:
+                yield futures[future].name, "The process that measured it ended without a word (out of memory?)."
+
+
+def measure_one(config: Any) -> str | None:
+    """Evaluate and draw one trained cell, in a process of its own."""
+    quiet()
+    torch.set_num_threads(1)
+    cell = Cell(settings_of(config))
+    failed: dict[str, str] = {}
+    with printed_to(Path(os.devnull)), catching(cell, failed):
+        ensure(cell)
+    return failed.get(cell.name)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone, however it went."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    try:
+        work(sys.argv[1])
+    except (KeyboardInterrupt, Stopped):
+        sys.exit(130)
+    except LagvaeError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
