@@ -233,7 +233,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
     derived.logger = {"_target_": None}
-    derived.multiplier.learned, derived.multiplier.optimizer = False, None
+    derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps
     derived.training.start = "scratch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.schema import Config, EvaluateConfig
+from lagvae.sweep import NAME, for_wandb
 
 
 def register(root: Path) -> None:
@@ -37,6 +39,7 @@ def entry(root: Path, run: Callable[[], None]) -> None:
     from lagvae.session import quiet
 
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    sys.argv[1:] = [each for word in sys.argv[1:] for each in expanded(word)]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
     quiet()
     failed = FAILED["here"] = []
@@ -63,6 +66,17 @@ def entry(root: Path, run: Callable[[], None]) -> None:
         sys.exit(1)
 
 
+def expanded(word: str) -> list[str]:
+    """cell='A B' as the words A and B of one cell of a sweep: how an agent of W&B, which knows no unions, names it."""
+    key, equals, value = word.partition("=")
+    if not equals or key != "cell":
+        return [word]
+    HERE["cell"] = value
+    return [*shlex.split(value.strip("'\"")), NAME]
+
+
+HERE: dict[str, str] = {}
+"""Under "cell" the one cell of a sweep that this program was started for."""
 FAILED: dict[str, list[str]] = {}
 """Under "here" the jobs of a sweep that failed, with what went wrong, in the process that the user started."""
 
@@ -76,7 +90,7 @@ def guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     try:
-        if hydra.mode == RunMode.RUN and (sweep := hydra.runtime.choices.get("sweep")):
+        if hydra.mode == RunMode.RUN and "cell" not in HERE and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
         task(cfg)
     except LagvaeError as error:
@@ -139,3 +153,17 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     near = get_close_matches(name, there, 1)
     hint = f"did you mean {parent}{dot}{near[0]}?" if near else f"{parent or 'a config'} has {', '.join(there)}."
     return f"{error.full_key} is unknown; {hint}"
+
+
+def write_wandb_sweeps(folder: Path) -> list[Path]:
+    """Write every sweep of a folder as one of W&B, into wandb/ beside them."""
+    written = []
+    for file in sorted(folder.glob("*.yaml")):
+        sweep = OmegaConf.to_container(OmegaConf.load(file))
+        path = folder / "wandb" / file.name
+        path.parent.mkdir(exist_ok=True)
+        head = f"# Made by python src/wandb_sweeps.py. Use: wandb sweep sweeps/wandb/{file.name}, then wandb agent ID.\n"
+        text = OmegaConf.to_yaml(OmegaConf.create(for_wandb(file.stem, sweep["hydra"]["sweeper"]["grids"])))  # type: ignore
+        path.write_text(head + text, encoding="utf-8")
+        written.append(path)
+    return written

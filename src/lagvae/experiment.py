@@ -27,7 +27,7 @@ from lagvae.build import (
 from lagvae.calibration import Calibration
 from lagvae.data import Data
 from lagvae.errors import CalibrationError, CheckpointError, LagvaeError, SettingError, Stopped
-from lagvae.loggers import close, log_picture
+from lagvae.loggers import close, log_picture, replay
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run, check_writable, write_atomically, write_json
 from lagvae.session import Session, read_checkpoint
@@ -191,6 +191,9 @@ def _go(
     try:
         session.fit(checkpoint)
         trained = time.perf_counter() - start
+        if session.stack is not None:
+            for logger in session.loggers:
+                replay(run.metrics, logger)
         splits = session.evaluate()
     except Stopped as stop:
         for logger in session.loggers:
@@ -210,6 +213,8 @@ def _go(
         "versions": versions(),
         "seconds": {"training": round(trained, 2), "all": round(time.perf_counter() - start, 2)},
     }
+    if session.stack is not None:
+        summary["stack"] = session.stack
     if session.trainer.is_global_zero:
         finish(cfg, run, data, model, summary, session.loggers)
         report.closing(summary, run)

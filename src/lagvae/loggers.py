@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from lagvae.build import make
 from lagvae.data import Data
 from lagvae.errors import SettingError
-from lagvae.runs import MetricsTable, Run
+from lagvae.runs import MetricsTable, Run, read_rows
 
 
 def build_loggers(cfg: DictConfig, run: Run, data: Data) -> list[Logger]:
@@ -73,6 +73,17 @@ def log_picture(logger: Logger, path: Path) -> None:
 
         with Image.open(path) as image:
             logger.experiment.add_image(path.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
+
+
+def replay(table: Path, logger: Logger) -> None:
+    """Tell a logger what metrics.csv holds: a stack trains many runs at once, and a logger hears of each when it is over."""
+    if isinstance(logger, MetricsTable):
+        return
+    rows: dict[int, dict[str, float]] = {}
+    for row in read_rows(table):
+        rows.setdefault(int(row["step"]), {})[f"{row['split']}/{row['name']}"] = float(row["value"])
+    for step, values in sorted(rows.items()):
+        logger.log_metrics(values, step)
 
 
 def close(logger: Logger, failed: bool = False) -> None:

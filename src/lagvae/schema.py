@@ -33,9 +33,10 @@ class EpsilonConfig:
 
 @dataclass
 class MultiplierConfig:
-    """Whether multipliers are learned, and by which optimizer."""
+    """Whether multipliers are learned, and by which optimizer, at which rate."""
 
     learned: bool = MISSING
+    rate: float | None = None
     optimizer: Any = None
 
 

@@ -53,6 +53,7 @@ class Session:
         if cfg.training.threads is not None:
             torch.set_num_threads(cfg.training.threads)
         self.cfg, self.data, self.model, self.run = cfg, data, model, run
+        self.stack: dict[str, Any] | None = None  # of the stack that trained the model so far, if one did
         data.interval = (cfg.training.interval, cfg.training.steps)
         named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
         constraints = {"constraints": lambda: Divergences(named)}
@@ -83,7 +84,8 @@ class Session:
 
     def fit(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint where one is given. Stopped where the user stops it."""
-        step = read_checkpoint(checkpoint, self.model)["global_step"] if checkpoint is not None else 0
+        content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
+        step, self.stack = content.get("global_step", 0), content.get("stack")
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
                 logger.cut(step)

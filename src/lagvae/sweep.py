@@ -56,9 +56,21 @@ def cells(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
         axes |= {key: values for key, values in typed.items() if key not in swept}
         for chosen in product(*axes.values()):
             pairs = dict(zip(axes, chosen, strict=True))
-            own = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label='{label(pairs)}'"]
+            told = {key: value for key, value in pairs.items() if len(grid.get(key, "ab")) > 1}
+            own = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label={label(told)}"]
             found.append(own if any(word.startswith("name=") for word in fixed) else [*own, NAME])
     return found
+
+
+def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
+    """The sweep as one of W&B: one parameter, `cell`, whose values are the cells, so that the union survives."""
+    words = [" ".join(w for w in cell if w != NAME) for cell in cells(grids, [])]
+    return {
+        "program": "src/train.py",
+        "method": "grid",
+        "parameters": {"cell": {"values": words}},
+        "command": ["${env}", "${interpreter}", "${program}", f"sweep={name}", "logger=wandb", "${args_no_hyphens}"],
+    }
 
 
 def label(pairs: Mapping[str, str]) -> str:

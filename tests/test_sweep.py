@@ -1,0 +1,99 @@
+"""A sweep is a union of grids: which cells a command line asks for, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from small import ROOT
+
+from lagvae.cli import expanded
+from lagvae.errors import SettingError
+from lagvae.sweep import NAME, cells, for_wandb
+
+GRIDS = [{"family": "lagvae", "alpha.q": [-1, 1], "c.gamma": [0.1, 0.2, 0.4]}, {"family": "infovae", "a.m": [1, 2], "b.m": [5, 6]}]
+
+
+def grids_of(name: str) -> list[dict[str, object]]:
+    sweep = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml"))
+    found: list[dict[str, object]] = sweep["hydra"]["sweeper"]["grids"]  # type: ignore[index, call-overload]
+    return found
+
+
+def words(cell: list[str]) -> set[str]:
+    return {word for word in cell if not word.startswith(("label=", "name="))}
+
+
+def test_a_union_is_the_sum_of_products() -> None:
+    found = cells(GRIDS, [])
+    assert len(found) == 2 * 3 + 2 * 2
+    assert words(found[0]) == {"family=lagvae", "alpha.q=-1", "c.gamma=0.1"}
+    assert words(found[-1]) == {"family=infovae", "a.m=2", "b.m=6"}
+    assert len({frozenset(cell) for cell in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "lagvae", "infovae"), [("pareto", 26, 32), ("pareto_paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)]
+)
+def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) -> None:
+    found = cells(grids_of(name), [])
+    count = sum("family=infovae" in cell for cell in found)
+    assert (len(found) - count, count) == (lagvae, infovae)
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        (["c.gamma=0.2"], 2 + 4),  # of the grid that sweeps it, those that it names; the other grid stays
+        (["c.gamma=0.20"], 2 + 4),  # a number is a number however it is written
+        (["c.gamma=0.1,0.4", "alpha.q=1"], 2 + 4),
+        (["family=infovae"], 4),
+        (["family=infovae", "a.m=2"], 2),
+        (["other=3"], 10),  # a word for all
+        (["other=3,4"], 20),  # several values multiply
+        (["seed=0,1,2"], 30),
+    ],
+)
+def test_a_word_filters_or_multiplies(typed: list[str], left: int) -> None:
+    assert len(cells(GRIDS, typed)) == left
+
+
+@pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
+def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
+    with pytest.raises(SettingError, match="picks no cell: the sweep has"):
+        cells(GRIDS, [typed])
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [({"a": []}, "a has no values"), (["a"], "a grid is KEY: VALUE"), ({"a": [{"b": 1}]}, "use numbers and names")],
+)
+def test_a_grid_that_is_none_is_refused(grid: object, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        cells([grid], [])  # type: ignore[list-item]
+
+
+def test_names_tell_cells_apart_and_do_not_depend_on_the_filter() -> None:
+    labels = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, [])]
+    assert labels[0] == "label=-q-1-gamma0.1"
+    assert labels[-1] == "label=-a2-b6", "keys that end alike are told apart by what comes before"
+    filtered = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
+    assert filtered[0] == labels[0]
+    assert "label=-model_conv" in cells([], ["model=mlp,conv"])[1]
+
+
+def test_a_name_that_is_given_stays() -> None:
+    assert not any(NAME in cell for cell in cells(GRIDS, ["name=mine"]))
+
+
+def test_an_agent_of_wandb_starts_the_same_cells() -> None:
+    values = for_wandb("x", GRIDS)["parameters"]["cell"]["values"]
+    assert [expanded(f"cell={value}") for value in values] == cells(GRIDS, [])
+    assert expanded("seed=1") == ["seed=1"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_files_for_wandb_are_up_to_date(file: Path) -> None:
+    written = OmegaConf.to_container(OmegaConf.load(file.parent / "wandb" / file.name))
+    assert written == for_wandb(file.stem, grids_of(file.stem)), "run python src/wandb_sweeps.py"
