@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import torch
 from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
+from lagvae.build import build_data
 from lagvae.cells import Cell
-from lagvae.experiment import calibrate, resume, train
+from lagvae.errors import Stopped
+from lagvae.experiment import calibrate, resume, start_from, train
+from lagvae.lagrangian import Lagrangian
 from lagvae.runs import read_rows
-from lagvae.stacking import train_stack
+from lagvae.stack import Stack, stacked
+from lagvae.stacking import train_in_chunks, train_stack
 
 FIXED = ("family=infovae", "training.start=calibrated")
 CELLS: dict[str, tuple[str, ...]] = {
@@ -23,6 +29,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "fixed-minimize": (*FIXED, "alpha.q=1", "constraints.mmd.multiplier=2000"),
     "seed": ("alpha.q=-1", "seed=1"),
     "rate": ("alpha.q=-1", "model.optimizer.lr=3e-4"),
+    "scratch": ("alpha.q=-1", "training.start=scratch"),
 }
 STEPS = 50
 
@@ -32,9 +39,13 @@ def cell(root: Path, name: str, *overrides: str) -> Cell:
     return Cell(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
 
 
+def silence(step: int) -> None:
+    """Nobody listens."""
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same cells, alone and in one stack; θ* is shared."""
+    """The same cells, alone and in one stack, each measured to the end."""
     roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "stack")}
     for root in roots.values():
         for name, overrides in CELLS.items():
@@ -42,7 +53,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, overrides in CELLS.items():
         train(cell(roots["alone"], name, *overrides).cfg)
     cells = [cell(roots["stack"], name, *overrides) for name, overrides in CELLS.items()]
-    assert train_stack(cells, roots["stack"] / "job", lambda step: None) == {}
+    assert train_stack(cells, roots["stack"] / "job", silence) == {}
+    for one in cells:
+        resume(one.run)
     return roots
 
 
@@ -51,11 +64,200 @@ def checkpoint(root: Path, name: str, which: str = "last") -> dict[str, Any]:
     return content
 
 
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The difference relative to the tensor: single entries near zero are differences of larger numbers."""
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize("name", CELLS)
-def test_parameters_and_multipliers_are_those_of_the_cell_alone(both: dict[str, Path], name: str) -> None:
-    alone, stack = (checkpoint(root, name)["state_dict"] for root in both.values())
+def test_parameters_and_multipliers_are_those_of_the_cell_alone(both: dict[str, Path], name: str, which: str) -> None:
+    alone, stack = (checkpoint(root, name, which)["state_dict"] for root in both.values())
     assert alone.keys() == stack.keys()
     for key, value in alone.items():
-        # relative to the tensor: single entries near zero are differences of larger numbers
-        error = float((stack[key] - value).norm() / value.norm().clamp(min=1e-12))
-        assert error < 1e-5, f"{key}: {error:.1e}"
+        assert far(stack[key], value) < 1e-5, key
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_checkpoint_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
+    alone, stack = (checkpoint(root, name) for root in both.values())
+    assert alone["global_step"] == stack["global_step"] == STEPS
+    assert len(alone["optimizer_states"]) == len(stack["optimizer_states"])
+    for a, b in zip(alone["optimizer_states"], stack["optimizer_states"], strict=True):
+        assert a["param_groups"] == b["param_groups"]
+        for i, values in a["state"].items():
+            for key, value in values.items():
+                assert far(torch.as_tensor(b["state"][i][key]), torch.as_tensor(value)) < 1e-4, key
+    assert alone["lr_schedulers"] == stack["lr_schedulers"]
+    for callback, state in alone["callbacks"].items():
+        assert state.keys() == stack["callbacks"][callback].keys()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
+    folders = [root / "runs" / name for root in both.values()]
+    rows = [
+        {(r["step"], r["epoch"], r["split"], r["name"]): float(r["value"]) for r in read_rows(f / "metrics.csv")}
+        for f in folders
+    ]
+    assert rows[0].keys() == rows[1].keys()
+    for key, value in rows[0].items():
+        assert rows[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+    alone, stack = (json.loads((f / "summary.json").read_text()) for f in folders)
+    assert stack.keys() - alone.keys() == {"stack"}
+    assert stack["stack"]["cells"] == len(CELLS)
+    assert stack["verdict"] == alone["verdict"]
+    for split, values in alone["splits"].items():
+        assert stack["splits"][split] == pytest.approx(values, rel=1e-3, abs=1e-4)
+
+
+def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Path], tmp_path: Path) -> None:
+    """From the best checkpoint of a stack, which is of its middle or end, the ordinary module ends where the stack did."""
+    name = next((n for n in CELLS if checkpoint(both["stack"], n, "best")["global_step"] < STEPS), None)
+    if name is None:
+        pytest.skip("every cell was best at its end")
+    there = cell(both["stack"], name, *CELLS[name])
+    content = checkpoint(both["stack"], name, "best")
+    cfg = there.cfg.copy()
+    cfg.name = "again"
+    again = Cell(cfg)
+    again.claim()
+    again.run.checkpoints.mkdir()
+    torch.save(content, again.run.last)
+    resume(again.run)
+    for key, value in checkpoint(both["stack"], name)["state_dict"].items():
+        assert far(checkpoint(both["stack"], "again")["state_dict"][key], value) < 1e-5, key
+
+
+def members(root: Path, *names: str) -> list[Cell]:
+    cells = [cell(root, name, *CELLS[name]) for name in names]
+    for each in cells:
+        calibrate(each.cfg)
+    return cells
+
+
+def states(cells: Sequence[Cell]) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(c.run.last, weights_only=True)["state_dict"] for c in cells]
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
+    """Make a parameter of one cell NaN at a step."""
+    descend: Callable[[Stack], None] = Stack.descend
+
+    def poison(self: Stack) -> None:
+        descend(self)
+        if self.global_step == at:
+            next(self.laws.parameters()).data[victim] = float("nan")
+
+    monkeypatch.setattr(Stack, "descend", poison)
+
+
+def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("maximize", "minimize", "fixed-maximize")
+    healthy = members(tmp_path / "healthy", *names)
+    assert train_stack(healthy, tmp_path / "a", silence) == {}
+    sick = members(tmp_path / "sick", *names)
+    poisoned(monkeypatch, victim=1, at=30)
+    failed = train_stack(sick, tmp_path / "b", silence)
+    assert list(failed) == ["minimize"]
+    assert "became NaN or infinite at step 30" in failed["minimize"]
+    assert json.loads(sick[1].run.failure.read_text())["error"] == failed["minimize"]
+    assert torch.load(sick[1].run.last, weights_only=True)["global_step"] == 25, "the checkpoint from before is kept"
+    for k in (0, 2):
+        for key, value in states([healthy[k]])[0].items():
+            assert torch.equal(states([sick[k]])[0][key], value), key
+
+
+def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    names = ("maximize", "minimize", "fixed-minimize", "seed")
+    whole = members(tmp_path / "whole", *names)
+    train_stack(whole, tmp_path / "a", silence)
+    cut = members(tmp_path / "cut", *names)
+
+    def stop(step: int) -> None:
+        if step >= 30:
+            raise KeyboardInterrupt
+
+    for each in cut:
+        each.cfg.training.log_every = 10
+    for each in whole:
+        each.cfg.training.log_every = 10
+    with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
+        train_stack(cut, tmp_path / "b", stop)
+    assert (tmp_path / "b" / "stack.ckpt").is_file()
+    train_stack(cut, tmp_path / "b", silence)
+    assert not (tmp_path / "b" / "stack.ckpt").exists()
+    for a, b in zip(states(whole), states(cut), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_gradients_are_clipped_by_the_norm_of_each_cell(tmp_path: Path) -> None:
+    clip = "training.gradient_clip=0.5"
+    root = tmp_path / "alone"
+    overrides = {name: (*CELLS[name], clip) for name in ("maximize", "fixed-maximize")}
+    for name, words in overrides.items():
+        calibrate(cell(root, name, *words).cfg)
+        train(cell(root, name, *words).cfg)
+    cells = [cell(tmp_path / "stack", name, *words) for name, words in overrides.items()]
+    for each in cells:
+        calibrate(each.cfg)
+    train_stack(cells, tmp_path / "job", silence)
+    for name, state in zip(overrides, states(cells), strict=True):
+        for key, value in checkpoint(root, name)["state_dict"].items():
+            assert far(state[key], value) < 1e-5, key
+
+
+def test_a_stack_larger_than_asked_is_trained_in_chunks(tmp_path: Path) -> None:
+    cells = members(tmp_path, "maximize", "minimize", "fixed-maximize")
+    heard: list[int] = []
+    assert train_in_chunks(cells, tmp_path / "job", 2, lambda steps, note: heard.append(steps)) == {}
+    assert all(each.trained for each in cells)
+    assert heard == sorted(heard)
+    assert heard[-1] == 3 * STEPS
+    assert torch.load(cells[2].run.last, weights_only=True)["stack"]["cells"] == 1
+
+
+def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
+    measure = Stack.measure
+
+    def small(self: Stack, batch: Any) -> Any:
+        if len(self.cells) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(self, batch)
+
+    monkeypatch.setattr(Stack, "measure", small)
+    assert train_in_chunks(cells, tmp_path / "job", None, lambda steps, note: None) == {}
+    assert [torch.load(c.run.last, weights_only=True)["stack"]["cells"] for c in cells] == [2, 2, 2, 2]
+
+
+def test_a_compiled_stack_is_the_stack(tmp_path: Path) -> None:
+    plain = members(tmp_path / "plain", "maximize", "fixed-minimize")
+    train_stack(plain, tmp_path / "a", silence)
+    compiled = members(tmp_path / "compiled", "maximize", "fixed-minimize")
+    train_stack(compiled, tmp_path / "b", silence, compile=True)
+    for a, b in zip(states(plain), states(compiled), strict=True):
+        for key, value in a.items():
+            assert far(b[key], value) < 1e-5, key
+
+
+def test_without_a_compiler_a_stack_trains_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    cells = members(tmp_path, "maximize", "minimize")
+    assert train_stack(cells, tmp_path / "job", silence, compile=True) == {}
+    assert all(each.trained for each in cells)
+
+
+def test_stacking_joins_every_tensor_and_leaves_the_modules(tmp_path: Path) -> None:
+    cells = members(tmp_path, "maximize", "minimize")
+    models = [start_from(c.cfg, build_data(c.cfg))[0] for c in cells]
+    one: Lagrangian = stacked([m.lagrangian for m in models])
+    assert one.preference.alpha_q.tolist() == [-1.0, 1.0]
+    assert one.scaled.shape == (2, 2)
+    assert one.bound[0, 0] - one.bound[1, 0] == pytest.approx(1.0), "γ₁ = 1.5 and 0.5"
+    assert models[0].lagrangian.scaled.shape == (2,)

@@ -12,7 +12,10 @@ from lagvae.cli import expanded
 from lagvae.errors import SettingError
 from lagvae.sweep import NAME, cells, for_wandb
 
-GRIDS = [{"family": "lagvae", "alpha.q": [-1, 1], "c.gamma": [0.1, 0.2, 0.4]}, {"family": "infovae", "a.m": [1, 2], "b.m": [5, 6]}]
+GRIDS = [
+    {"family": "lagvae", "alpha.q": [-1, 1], "c.gamma": [0.1, 0.2, 0.4]},
+    {"family": "infovae", "a.m": [1, 2], "b.m": [5, 6]},
+]
 
 
 def grids_of(name: str) -> list[dict[str, object]]:
