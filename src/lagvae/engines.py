@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.errors import LagvaeError, SettingError, Stopped
-from lagvae.work import Job, work
+from lagvae.work import Job, cores, work
 
 Outcome = dict[str, str] | Exception
 LOST = "The job ended without a word (killed, or out of memory?); its log is {log}."
@@ -102,25 +102,23 @@ def run_apart(folder: Path, environment: dict[str, str]) -> Outcome:
     with job.log.open("a", encoding="utf-8") as log:
         done = subprocess.run(
             [sys.executable, "-m", "lagvae.work", str(folder)],
-            env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=os.environ | environment | {"PYTHONPATH": search_path()},
             stdout=log,
             stderr=log,
             check=False,
         )
-    return outcome(job, done.returncode)
+    return Stopped("Stopped.") if done.returncode == 130 else found(job)
 
 
-def outcome(job: Job, status: int | None = None) -> Outcome:
-    """What a job that ended left."""
-    result = job.result()
-    if result is not None:
-        return result
-    if status == 130:
-        return Stopped("Stopped.")
-    said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if job.log.is_file() else []
-    if status == 1 and said:
-        return LagvaeError(said[-1])
-    return LagvaeError(LOST.format(log=job.log))
+def found(job: Job) -> Outcome:
+    """What a job that is over left."""
+    outcome = job.outcome()
+    return LagvaeError(LOST.format(log=job.log)) if outcome is None else outcome
+
+
+def search_path() -> str:
+    """Where this process finds its modules, so that another finds the same."""
+    return os.pathsep.join(p for p in sys.path if p)
 
 
 class Joblib(Engine):
@@ -131,24 +129,19 @@ class Joblib(Engine):
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        from lagvae.work import cores
-
         if jobs is not None and jobs < 1:
             raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1, or null for one per core.")
         self.workers = jobs or cores()
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
         joblib = extra("joblib", "joblib")
-        found: list[Outcome] = joblib.Parallel(self.workers, backend="loky")(
-            joblib.delayed(run_apart)(folder, {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", self._threads())})
-            for folder in folders
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
+        run = joblib.delayed(run_apart)
+        # Threads wait for the processes that do the work: a process that is killed takes no other with it.
+        outcomes: list[Outcome] = joblib.Parallel(self.workers, backend="threading")(
+            run(folder, {"OMP_NUM_THREADS": threads}) for folder in folders
         )
-        return found
-
-    def _threads(self) -> str:
-        from lagvae.work import cores
-
-        return str(max(1, cores() // self.workers))
+        return outcomes
 
 
 class Slurm(Engine):
@@ -189,7 +182,56 @@ class Slurm(Engine):
         self.asked = {key: value for key, value in asked.items() if value is not None}
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        raise NotImplementedError
+        submitit = extra("submitit", "slurm")
+        logs = folders[0].parent / "slurm" / time.strftime("%Y%m%d-%H%M%S")
+        os.environ["PYTHONPATH"] = search_path()  # sbatch hands the environment on
+        try:
+            executor = submitit.AutoExecutor(folder=str(logs), cluster="slurm")
+            executor.update_parameters(name="lagvae", slurm_array_parallelism=len(folders), **self.asked)
+            jobs = executor.map_array(work, [str(folder) for folder in folders])
+        except (RuntimeError, submitit.core.utils.FailedJobError) as error:  # no SLURM here, or it will not have such a job
+            raise SettingError(f"SLURM takes no job: {str(error).strip().splitlines()[-1]}") from error
+        ids = {folder: str(job.job_id) for folder, job in zip(folders, jobs, strict=True)}
+        try:
+            return self._wait(ids)
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            raise
+
+    def _wait(self, ids: dict[Path, str]) -> list[Outcome]:
+        """Wait for results on the shared disk. What left the queue without one is lost: so no accounting is needed."""
+        gone: dict[Path, float] = {}
+        outcomes: dict[Path, Outcome] = {}
+        while len(outcomes) < len(ids):
+            queued = in_queue(sorted({name.partition("_")[0] for name in ids.values()}))
+            for folder in ids.keys() - outcomes.keys():
+                outcome = Job(folder).outcome()
+                if outcome is not None:
+                    outcomes[folder] = outcome
+                elif queued is not None and ids[folder] not in queued:
+                    if time.monotonic() - gone.setdefault(folder, time.monotonic()) > self.patience:
+                        outcomes[folder] = LagvaeError(
+                            LOST.format(log=f"{Job(folder).log}, and SLURM's in {folder.parent / 'slurm'}")
+                        )
+                else:
+                    gone.pop(folder, None)
+            time.sleep(1)
+        return [outcomes[folder] for folder in ids]
+
+
+def in_queue(arrays: Sequence[str]) -> set[str] | None:
+    """The tasks of job arrays that wait or run, as "array_task"; None where the queue did not answer."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(arrays)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode != 0:
+        # SLURM forgets arrays that are over, and then does not know their number
+        return set() if "Invalid job id" in asked.stderr else None
+    return set(asked.stdout.split())
 
 
 class Ray(Engine):
@@ -207,8 +249,21 @@ class Ray(Engine):
         self.address, self.workers, self.cpus, self.gpus = address, jobs, cpus, gpus
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        raise NotImplementedError
-
-
-def wait(pause: float = 0.5) -> None:
-    time.sleep(pause)
+        ray = extra("ray", "ray")
+        started = {"include_dashboard": False} if self.address is None else {"address": self.address}
+        try:
+            ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": search_path()}}, **started)
+        except ConnectionError as error:
+            raise SettingError(f"launcher.engine.address={self.address}: no Ray cluster answers there ({error}).") from error
+        try:
+            run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(work)
+            refs = [run.remote(str(folder)) for folder in folders]
+            outcomes: list[Outcome] = []
+            for ref, folder in zip(refs, folders, strict=True):
+                try:
+                    outcomes.append(ray.get(ref))
+                except ray.exceptions.RayError:  # the job's own error, or the end of the process that ran it
+                    outcomes.append(found(Job(folder)))
+            return outcomes
+        finally:
+            ray.shutdown()

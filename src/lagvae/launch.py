@@ -21,11 +21,13 @@ from lagvae.calibration import fingerprint
 from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
 from lagvae.cli import FAILED
 from lagvae.engines import Engine, Outcome
-from lagvae.errors import LagvaeError, SettingError, Stopped
+from lagvae.errors import SettingError, Stopped
 from lagvae.experiment import find_calibration
 from lagvae.runs import check_writable, write_json
 from lagvae.work import Job
 
+Jobs = list[tuple[Job, list[Cell]]]
+"""Jobs, each with its cells."""
 MEASURING = 0.5
 """The work of measuring a cell, as a share of that of training it; for the bar's time left."""
 
@@ -54,10 +56,10 @@ def launch(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) ->
         missing = missing_calibrations(waiting)
         jobs = plan(waiting, runs / ".jobs", settings, engine.workers)
         tell_plan(cells, already, jobs, missing)
-        outcomes = run_all(engine, missing, jobs, runs / ".jobs", waiting)
+        failed = run_all(engine, missing, jobs, lambda left: plan(left, runs / ".jobs", settings, engine.workers))
     else:
-        outcomes = {}
-    conclude(cells, already, outcomes, time.perf_counter() - started)
+        failed = {}
+    conclude(cells, already, failed, time.perf_counter() - started)
 
 
 def composed(compose: Callable[[], DictConfig]) -> Cell:
@@ -69,30 +71,32 @@ def composed(compose: Callable[[], DictConfig]) -> Cell:
     return Cell(settings_of(resolved))
 
 
-def missing_calibrations(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each calibration that is not there yet; everything that does not fit the data is found here."""
+def missing_calibrations(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each calibration that is not there yet; everything that does not fit the data is found here."""
     datas: dict[str, Any] = {}
-    found: dict[Path, Cell] = {}
+    found: dict[Path, list[Cell]] = {}
     for cell in cells:
         key = json.dumps({k: v for k, v in cell.content["data"].items() if k != "seed"}, sort_keys=True)
         if key not in datas:
             datas[key] = build_data(cell.cfg)
         build_laws(cell.cfg, datas[key])
         if needs_calibration(cell.cfg) and find_calibration(cell.cfg, datas[key]) is None:
-            found.setdefault(calibration_folder(cell.cfg, calibration_settings(cell.cfg, datas[key])), cell)
+            folder = calibration_folder(cell.cfg, calibration_settings(cell.cfg, datas[key]))
+            found.setdefault(folder, []).append(cell)
     return list(found.values())
 
 
-def plan(waiting: Sequence[Cell], folder: Path, settings: Any, workers: int) -> list[tuple[Job, list[Cell]]]:
+def plan(waiting: Sequence[Cell], folder: Path, settings: Any, workers: int) -> Jobs:
     """Jobs with their cells: stacks that were interrupted go on as they are, the rest is grouped anew."""
     size = settings.cells_per_job
     if size != "auto" and (not isinstance(size, int) or size < 1):
         raise SettingError(f"launcher.cells_per_job={size} must be auto, or a whole number of at least 1.")
     left = {cell.name: cell for cell in waiting}
-    jobs: list[tuple[Job, list[Cell]]] = []
+    jobs: Jobs = []
     for job, cells in begun(folder):
         mine = [left[cell.name] for cell in cells if cell.name in left and cell.content == left[cell.name].content]
         if mine:
+            job.forget()
             jobs.append((job, cells))
             for cell in mine:
                 del left[cell.name]
@@ -117,7 +121,7 @@ def begun(folder: Path) -> Iterator[tuple[Job, list[Cell]]]:
         yield job, cells
 
 
-def tell_plan(cells: Sequence[Cell], already: int, jobs: Sequence[tuple[Job, list[Cell]]], missing: Sequence[Cell]) -> None:
+def tell_plan(cells: Sequence[Cell], already: int, jobs: Jobs, missing: Sequence[Sequence[Cell]]) -> None:
     """What the sweep is about to do."""
     done = f", {already} of them finished before" if already else ""
     sizes = sorted({len(part) for _, part in jobs}, reverse=True)
@@ -133,21 +137,19 @@ def tell_plan(cells: Sequence[Cell], already: int, jobs: Sequence[tuple[Job, lis
 
 
 def run_all(
-    engine: Engine, missing: Sequence[Cell], jobs: Sequence[tuple[Job, list[Cell]]], folder: Path, waiting: Sequence[Cell]
+    engine: Engine, missing: Sequence[list[Cell]], jobs: Jobs, replan: Callable[[Sequence[Cell]], Jobs]
 ) -> dict[str, str]:
-    """Calibrate, then train; cell → what went wrong."""
+    """Calibrate, then train; cell → what went wrong. Cells whose calibration failed are left out."""
     failed: dict[str, str] = {}
+    waiting = [cell for _, cells in jobs for cell in cells]
     try:
-        with watching(jobs, len(missing) > 0) as bar:
+        with watching(jobs, len(missing) > 0) as watch:
             if missing:
-                made = [
-                    (Job.create(folder / f"calibrate-{fingerprint(c.content)}", "calibrate", [c], {}), [c]) for c in missing
-                ]
-                problems = blamed(made, engine.run([job.folder for job, _ in made]))
-                if problems:
-                    raise LagvaeError("Calibration failed, so nothing was trained: " + "; ".join(problems.values()))
-                bar.training()
-            failed = blamed(jobs, engine.run([job.folder for job, _ in jobs]))
+                failed = calibrate_first(engine, missing, jobs[0][0].folder.parent)
+                if failed:
+                    watch.jobs = jobs = replan([cell for cell in waiting if cell.name not in failed])
+                watch.training()
+            failed |= blamed(jobs, engine.run([job.folder for job, _ in jobs]) if jobs else [])
     except (Stopped, KeyboardInterrupt):
         done = sum(cell.finished for cell in waiting)
         told = f"Stopped; {done} of {len(waiting)} cells are finished. Type the same command again to go on."
@@ -155,7 +157,18 @@ def run_all(
     return failed
 
 
-def blamed(jobs: Sequence[tuple[Job, list[Cell]]], outcomes: Sequence[Outcome]) -> dict[str, str]:
+def calibrate_first(engine: Engine, missing: Sequence[list[Cell]], folder: Path) -> dict[str, str]:
+    """Make each calibration once, before the jobs that need it; cell → why it has none."""
+    made: Jobs = []
+    for cells in missing:
+        name = f"calibrate-{fingerprint(cells[0].content)}"
+        made.append((Job.create(folder / name, "calibrate", cells[:1], {}), cells[:1]))
+    problems = blamed(made, engine.run([job.folder for job, _ in made]))
+    lost = [cells for cells in missing if cells[0].name in problems]
+    return {c.name: f"Its calibration failed. {problems[cells[0].name]}" for cells in lost for c in cells}
+
+
+def blamed(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Cell → what went wrong; where a whole job ended, its unfinished cells are to blame."""
     failed: dict[str, str] = {}
     for (_, cells), outcome in zip(jobs, outcomes, strict=True):
@@ -173,7 +186,7 @@ def blamed(jobs: Sequence[tuple[Job, list[Cell]]], outcomes: Sequence[Outcome]) 
 class Watch:
     """The progress of all jobs in one bar: cells done, step, time left; plain lines where there is no terminal."""
 
-    def __init__(self, jobs: Sequence[tuple[Job, list[Cell]]], calibrating: bool) -> None:
+    def __init__(self, jobs: Jobs, calibrating: bool) -> None:
         self.jobs, self.calibrating = jobs, calibrating
         self.cells = sum(len(cells) for _, cells in jobs)
         self.steps = {id(job): int(cells[0].cfg.training.steps) for job, cells in jobs}
@@ -227,7 +240,7 @@ class Watch:
 
 
 @contextmanager
-def watching(jobs: Sequence[tuple[Job, list[Cell]]], calibrating: bool) -> Iterator[Watch]:
+def watching(jobs: Jobs, calibrating: bool) -> Iterator[Watch]:
     """Show the progress of jobs while they run, wherever they do."""
     watch, over = Watch(jobs, calibrating), threading.Event()
 

@@ -82,7 +82,7 @@ class Stack(LatentVariableModel):
         cells: ordinary models of one shape; they become views of the stack, live ones.
         seeds: of the noise and of the batches of each cell.
         tables: where the rows of each cell go.
-        compile: whether to compile the step; where that does not work it runs as it is, and `note` says why.
+        compile: whether to compile the step; where that does not work it runs as it is, and `note` says so.
 
     Attributes:
         alive: (K,), the cells that train. failed: cell → why it stopped.
@@ -113,7 +113,7 @@ class Stack(LatentVariableModel):
         rates = torch.tensor([learning_rate(c) for c in cells], dtype=torch.float64)
         self.factors = rates / rates[0]
         self.failed: dict[int, DivergedError] = {}
-        self.note: str | None = None
+        self.note = ""
         self.register_buffer("alive", torch.ones(len(cells), dtype=torch.bool), persistent=False)
         measured = Measured(self.laws, self.lagrangian.measure)
         alike = None if len(self.parts) == 1 else 0
@@ -161,18 +161,14 @@ class Stack(LatentVariableModel):
     def _mapped(self, *inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
         if self._compile:
             self._compile = False
-            with torch.no_grad():
-                self._plain(*inputs)  # fills caches of torch.distributions that cannot be traced
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             try:
-                compiled = torch.compile(self._plain)
-                found = compiled(*inputs)
-                self._map = compiled
-                return found
+                self._map = compiled(self._plain, inputs)
             except Exception as error:  # a missing compiler, or any of the ways in which compiling fails
-                self.note = f"Not compiled, so slower: {(str(error).splitlines() or [repr(error)])[0]}"
+                self.note = "not compiled, so slower"
+                print(f"The step could not be compiled, so it is slower: {(str(error).splitlines() or [repr(error)])[0]}")
                 torch._dynamo.reset()
-        return self._map(*inputs)
+        found: tuple[dict[str, Tensor], Tensor] = self._map(*inputs)
+        return found
 
     def total(self, loss: Tensor) -> Tensor:
         """The sum of L over the cells that train, shape ()."""
@@ -183,7 +179,7 @@ class Stack(LatentVariableModel):
         if self.gradient_clip is None:
             return
         gradients = [p.grad for p in self.laws.parameters() if p.grad is not None]
-        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        norm = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factor = (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         for g in gradients:
             g.mul_(along(factor, g))
@@ -230,6 +226,18 @@ class Stack(LatentVariableModel):
             if error is not None:
                 self.failed[k] = error
                 self.retire(k)
+
+
+def compiled(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A step that torch.compile has compiled, its gradient as well; whatever may fail of that fails here."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with torch.no_grad():
+        step(*inputs)  # fills caches of torch.distributions that cannot be traced
+    found: Callable[..., Any] = torch.compile(step)
+    terms, divergences = found(*inputs)
+    parameters = [t for t in inputs[0].values() if t.requires_grad]
+    torch.autograd.grad(sum(terms.values()).sum() + divergences.sum(), parameters)
+    return found
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from lagvae.runs import MetricsTable, storage_error, write_atomically, write_jso
 from lagvae.session import interrupted, read_checkpoint
 from lagvae.stack import Stack, StackData, cell_state
 
-Tell = Callable[[int], None]
-"""Hears the step that a stack has reached."""
+Tell = Callable[[int, str], None]
+"""Hears the step that a stack has reached, and a remark."""
 LOOKED_AT = ("train", "val")
 
 
@@ -101,11 +101,11 @@ class Keeper(pl.Callback):
             if member.over is not None:
                 stack.retire(k)
         trainer.should_stop = not bool(stack.alive.any())
-        self.tell(trainer.global_step)
+        self.tell(trainer.global_step, stack.note)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step % self.stack.log_every == 0:
-            self.tell(trainer.global_step)
+            self.tell(trainer.global_step, self.stack.note)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stack = self.stack
@@ -306,8 +306,8 @@ def train_in_chunks(
         chunk = cells[start : start + size]
         if not all(cell.finished or cell.trained for cell in chunk):
 
-            def told(step: int, base: int = done, count: int = len(chunk)) -> None:
-                tell(base + count * step, note)
+            def told(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
+                tell(base + count * step, ", ".join(filter(None, (note, remark))))
 
             try:
                 failed |= train_stack(chunk, folder / f"from{start}", told, compile)

@@ -55,9 +55,13 @@ class Job:
         job = cls(folder)
         configs = [OmegaConf.to_container(cell.cfg) for cell in cells]
         write_json(job.task, {"kind": kind, "cells": configs, "options": dict(options)})
-        (folder / "result.json").unlink(missing_ok=True)
-        (folder / "progress.json").unlink(missing_ok=True)
+        job.forget()
         return job
+
+    def forget(self) -> None:
+        """Remove what an earlier try left."""
+        self.result.unlink(missing_ok=True)
+        (self.folder / "progress.json").unlink(missing_ok=True)
 
     def read(self) -> tuple[str, list[Cell], dict[str, Any]]:
         content = json.loads(self.task.read_text(encoding="utf-8"))
@@ -77,13 +81,18 @@ class Job:
             return {}
         return content
 
-    def result(self) -> dict[str, str] | None:
-        """The cells that failed, or None where the job has not ended."""
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    def outcome(self) -> dict[str, str] | LagvaeError | None:
+        """The cells that failed, or what ended the job; None while there is neither."""
         try:
-            failed: dict[str, str] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))["failed"]
+            content = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return failed
+        failed: dict[str, str] = content.get("failed", {})
+        return LagvaeError(content["error"]) if "error" in content else failed
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,15 +109,23 @@ class Job:
 
 
 def work(folder: str) -> dict[str, str]:
-    """Do a job; cell → what went wrong with it. A cell that fails leaves the others to go on."""
+    """Do a job; cell → what went wrong with it. A cell that fails leaves the others to go on.
+
+    Raises: LagvaeError where the whole job cannot be done. Either is left in result.json.
+    """
     job = Job(Path(folder))
     quiet()
     with job.locked():
         kind, cells, options = job.read()
-        with printed_to(job.log):
-            result = calibrate_all(cells) if kind == "calibrate" else train_all(job, cells, options)
-        write_json(job.folder / "result.json", {"failed": result})
-    return result
+        try:
+            with printed_to(job.log):
+                failed = calibrate_all(cells) if kind == "calibrate" else train_all(job, cells, options)
+        except LagvaeError as error:
+            if not isinstance(error, Stopped):
+                write_json(job.result, {"error": str(error)})
+            raise
+        write_json(job.result, {"failed": failed})
+    return failed
 
 
 @contextlib.contextmanager
@@ -228,6 +245,5 @@ if __name__ == "__main__":
         work(sys.argv[1])
     except (KeyboardInterrupt, Stopped):
         sys.exit(130)
-    except LagvaeError as problem:
-        print(problem, file=sys.stderr)
+    except LagvaeError:
         sys.exit(1)

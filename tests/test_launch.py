@@ -1,0 +1,276 @@
+"""A sweep as a user starts it: what is run, skipped, resumed, retried, refused; on which device; what is said at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import QUICK, Outcome, files, program
+from omegaconf import OmegaConf
+from small import ROOT
+
+from lagvae.cells import Cell, settings_of
+from lagvae.engines import Devices, run_apart
+from lagvae.errors import LagvaeError
+from lagvae.work import Job
+
+SMALL = ("launcher.compile=false", "training.interval=10")
+
+
+def sweep(root: Path, *words: str) -> Outcome:
+    return program(root, "-m", *QUICK, *SMALL, *words)
+
+
+def summaries(folder: Path) -> dict[str, dict[str, object]]:
+    """Name → summary, without what a clock tells."""
+    found = {}
+    for file in sorted(folder.glob("**/summary.json")):
+        content = json.loads(file.read_text())
+        for key in ("seconds", "stack"):
+            content.pop(key, None)
+        found[str(file.parent.relative_to(folder))] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two stacks and a calibration each, run once."""
+    root = tmp_path_factory.mktemp("done")
+    outcome = sweep(root, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3")
+    assert outcome.status == 0, outcome.err
+    assert "8 cells; 2 jobs of 4 cells" in outcome.out
+    assert "2 stacks, for these differ: model.latent: 2 → 3" in outcome.out
+    assert "8 of 8 cells finished" in outcome.out
+    return root
+
+
+def test_every_cell_has_the_folder_of_a_run(done: Path) -> None:
+    folders = sorted((done / "runs" / "sweep").iterdir())
+    runs = [folder for folder in folders if folder.is_dir()]
+    assert len(runs) == 8
+    for run in runs:
+        there = files(run)
+        assert {"config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= there
+    assert runs[0].name == "lagvae-alpha_maximize-latent2-seed0"
+    told = json.loads((done / "runs" / "sweep" / "sweep.json").read_text())
+    assert set(told["cells"].values()) == {"finished"}
+
+
+def test_a_finished_sweep_runs_nothing_again(done: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in done.rglob("summary.json")}
+    again = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3")
+    assert again.status == 0
+    assert "8 of 8 cells finished (8 before)" in again.out
+    assert {file: file.stat().st_mtime_ns for file in done.rglob("summary.json")} == before
+
+
+def test_only_what_is_missing_is_run_by_the_content_of_the_config(done: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(done, root, symlinks=True)
+    for config in root.rglob("config.yaml"):  # the copy is at another place
+        config.write_text(config.read_text().replace(str(done), str(root)))
+    whole = summaries(root / "runs" / "sweep")
+    gone = root / "runs" / "sweep" / "lagvae-alpha_minimize-latent2-seed1"
+    shutil.rmtree(gone)
+    again = sweep(root, "seed=1,0", "alpha=minimize,maximize", "model.latent=3,2")  # other order, other indices
+    assert again.status == 0, again.err
+    assert "8 cells, 7 of them finished before; 1 job of 1 cell" in again.out
+    now = summaries(root / "runs" / "sweep")
+    assert now.keys() == whole.keys()
+    left = {name: summary for name, summary in now.items() if name != gone.name}
+    assert left == {name: whole[name] for name in left}
+
+
+def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> None:
+    before = files(done)
+    outcome = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3", "training.steps=60")
+    assert outcome.status == 1
+    assert "holds a run of another sweep (there → here: training.steps: 40 → 60)" in outcome.err
+    assert "folder=NAME" in outcome.err
+    assert files(done) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=paretto"], "sweep=paretto is unknown; choose one of figure1, pareto, pareto_paper, seeds"),
+        (["trainig.steps=1,2"], "trainig is unknown; did you mean training?"),
+        (["seed=0,0"], "The sweep has a cell twice"),
+        (["alpha=maximize,minimize", "name=same"], "would be kept in the same folder, same"),
+        (["sweep=pareto", "alpha.q=3"], "alpha.q=3 picks no cell: the sweep has alpha.q in -1, 1"),
+        (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
+        (["seed=0,1", "launcher.cells_per_job=0"], "launcher.cells_per_job=0 must be auto, or a whole number"),
+        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of gpus, joblib, ray, slurm, stacked"),
+        (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
+        (["seed=0,1", "trainer.devices=2"], "a cell of a sweep trains on one device"),
+        (["seed=0,1", "model.optimizer.lr=-1"], "model.optimizer does not work"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: list[str], message: str) -> None:
+    if words[-1] == "launcher=gpus" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    outcome = sweep(tmp_path, *words)
+    assert outcome.status == 1
+    assert message in " ".join(outcome.err.split()), outcome.err
+    assert outcome.new == set()
+
+
+def test_a_cell_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
+    words = ("family=infovae", "alpha=maximize,minimize", "model.optimizer.lr=1e-3,1e18")
+    outcome = sweep(tmp_path, *words)
+    assert outcome.status == 1
+    assert "2 of 4 cells finished" in outcome.out
+    bad = [line for line in outcome.err.splitlines() if "became NaN" in line]
+    assert len(bad) == 2
+    assert all("lr1e18" in line or "lr1e_18" in line for line in bad), bad
+    told = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
+    assert sorted(told["cells"].values()) == ["failed", "failed", "finished", "finished"]
+    failures = sorted((tmp_path / "runs").rglob("failure.json"))
+    assert len(failures) == 2
+    times = [file.stat().st_mtime_ns for file in failures]
+    again = sweep(tmp_path, *words)
+    assert again.status == 1
+    assert "2 of 4 cells finished (2 before)" in again.out
+    assert [file.stat().st_mtime_ns for file in failures] > times, "they were tried again"
+
+
+def test_cells_whose_calibration_fails_leave_the_others(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, "seed=0,1", "model.optimizer.lr=1e-3,1e18")
+    assert outcome.status == 1
+    assert "2 of 4 cells finished" in outcome.out
+    assert outcome.err.count("Its calibration failed. Training stopped") == 2
+
+
+def test_one_process_at_a_time_trains_a_job(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job")
+    with job.locked(), pytest.raises(LagvaeError, match="Another process trains these cells now"), job.locked():
+        pass
+
+
+def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretended devices: each job notes which it saw and when."""
+    log = tmp_path / "log"
+
+    def pretend(folder: Path, environment: dict[str, str]) -> dict[str, str]:
+        device = environment["CUDA_VISIBLE_DEVICES"]
+        with log.open("a") as file:
+            file.write(f"start {device}\n")
+        time.sleep(0.02)
+        with log.open("a") as file:
+            file.write(f"end {device}\n")
+        return {}
+
+    monkeypatch.setattr("lagvae.engines.run_apart", pretend)
+    engine = Devices([3, 5], per_device=2)
+    assert engine.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
+    running: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for line in log.read_text().splitlines():
+        what, device = line.split()
+        running[device] = running.get(device, 0) + (1 if what == "start" else -1)
+        most[device] = max(most.get(device, 0), running[device])
+    assert most.keys() == {"3", "5"}
+    assert max(most.values()) == 2
+
+
+def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
+    words = ("launcher=gpus", "launcher.engine.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
+    outcome = sweep(tmp_path, *words)
+    assert outcome.status == 0, outcome.err
+    assert "2 jobs of 2 cells" in outcome.out
+    assert len(summaries(tmp_path / "runs" / "sweep")) == 4
+
+
+def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, "launcher=joblib", "launcher.engine.jobs=2", "seed=0,1")
+    assert outcome.status == 0, outcome.err
+    assert "2 jobs of 1 cell" in outcome.out
+    assert len(summaries(tmp_path / "runs" / "sweep")) == 2
+
+
+def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (tmp_path / "job").mkdir()
+    error = run_apart(tmp_path / "job", {})
+    assert isinstance(error, LagvaeError)
+    assert "ended without a word" in str(error)
+
+
+def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
+    quick = [*QUICK, "epsilon.source=calibrated"]
+    named = "cell='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
+    outcome = program(tmp_path, *quick, "sweep=pareto", named)
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "runs" / "pareto" / "infovae-q1-seed0"
+    assert (run / "summary.json").is_file()
+    cfg = OmegaConf.load(run / "config.yaml")
+    assert cfg.training.start == "calibrated"
+    assert cfg.constraints.neg_elbo.multiplier == 2
+    without = program(tmp_path, *quick, "sweep=pareto")
+    assert "sweep=pareto is many runs: add -m." in without.err
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
+        env=os.environ | {"LAGVAE_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Kill −9 while it trains, and again while it measures; the same summaries as an undisturbed sweep, to the bit."""
+    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=400", "training.interval=100")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert sweep(whole, *words).status == 0
+    killed = start(cut, *words)
+    until(lambda: any(cut.rglob("stack.ckpt")), killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not any((cut / "runs" / "sweep").rglob("summary.json"))
+    killed = start(cut, *words)
+    until(lambda: any((cut / "runs" / "sweep").rglob("summary.json")), killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = start(cut, *words)
+    assert again.wait() == 0, again.stdout.read() if again.stdout else ""
+    assert summaries(cut / "runs" / "sweep") == summaries(whole / "runs" / "sweep")
+
+
+def until(happened: object, process: subprocess.Popen[str], patience: float = 120.0) -> None:
+    """Wait for something while a process runs."""
+    end = time.monotonic() + patience
+    while not happened():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not happen"
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        time.sleep(0.02)
+
+
+def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> None:
+    words = ("seed=0,1", "training.steps=5000", "training.interval=100")
+    process = start(tmp_path, *words)
+    until(lambda: any(tmp_path.rglob("stack.ckpt")), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = process.stdout.read() if process.stdout else ""
+    assert re.search(r"Stopped; 0 of 2 cells are finished\. Type the same command again to go on\.", " ".join(said.split()))
+
+
+def test_a_damaged_summary_is_made_again(done: Path, tmp_path: Path) -> None:
+    cell = Cell(settings_of(OmegaConf.to_container(OmegaConf.load(next((done / "runs" / "sweep").rglob("config.yaml"))))))  # type: ignore[arg-type]
+    assert cell.finished
+    whole = cell.run.summary.read_text()
+    cell.run.summary.write_text(whole[:100])
+    assert not cell.finished
+    cell.run.summary.write_text(whole)
