@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lagvae.calibration import Calibration
 from lagvae.module import LatentVariableModel
-from lagvae.pareto import DOMINATIONS, SLACK, SUMMARY, Analysis, loser_rows, notes, slack_rows, summary_rows
+from lagvae.pareto import SLACK, SUMMARY, Analysis, loser_rows, notes, slack_rows, summary_rows
 from lagvae.runs import Run
 
 COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
@@ -154,10 +154,13 @@ MOST = 20
 def comparison(analysis: Analysis, files: Sequence[Path]) -> None:
     """Many runs: what each method reached, who dominates whom, and who was not compared."""
     out, collection = console(), analysis.collection
-    _rows(f"Information ({collection.information}) against −ELBO, fronts within a seed", SUMMARY, summary_rows(analysis))
+    _rows(f"Information ({collection.information}) against −ELBO (hypervolume in nats²)", SUMMARY, summary_rows(analysis))
     losers = loser_rows(analysis)
     if losers:
-        _rows("Who dominates whom", DOMINATIONS, losers[:MOST])
+        out.print("[bold]Who dominates whom[/]")
+        for goal, split, _, loser, winner, fit, information in losers[:MOST]:
+            by = f"by {winner}, −ELBO by {fit} and I by {information} nats better"
+            out.print(escape(f" {goal}, {split}: {loser} {by}"))
         if len(losers) > MOST:
             out.print(f"and {len(losers) - MOST} dominated runs more.")
     elif len(collection.families) > 1:

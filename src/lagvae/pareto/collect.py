@@ -81,10 +81,11 @@ def runs_below(folder: Path, seen: set[Path]) -> Iterator[Run]:
         return  # named twice, or a link that leads back
     seen.add(folder.resolve())
     run = Run(folder)
-    is_run = run.config.is_file() and not (folder / "calibration.json").exists()
-    if is_run:
-        yield run
-    passed = {LATEST, ANALYSIS} | ({"evaluation", run.checkpoints.name, run.figures.name} if is_run else set())
+    passed = {LATEST, ANALYSIS}
+    if run.config.is_file():
+        passed |= {"evaluation", run.checkpoints.name, run.figures.name}
+        if not (folder / "calibration.json").exists():
+            yield run
     try:
         children = sorted(child for child in folder.iterdir() if child.is_dir())
     except OSError as error:

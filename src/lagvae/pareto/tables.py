@@ -11,10 +11,11 @@ from lagvae.pareto.analysis import Analysis, Curve, Group
 from lagvae.pareto.cell import INFORMATION, SPLITS, Cell, title
 from lagvae.runs import write_atomically
 
-GOALS = {-1: "maximise (α < 0)", 1: "minimise (α > 0)"}
-SUMMARY = ("information", "split", "method", "runs", "seeds", "dominated", "errors ignored", "hypervolume (nats²)")
-"""dominated: by a run of another method, of those that have a rival; errors ignored: the same with z = 0."""
-DOMINATIONS = ("information", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)")
+GOALS = {-1: "maximise", 1: "minimise"}
+"""Sign of α → what becomes of information."""
+SUMMARY = ("I", "split", "method", "runs", "seeds", "dominated", "z = 0", "hypervolume")
+"""dominated: by a run of another method, of those that have a rival; z = 0: the same without regard to errors."""
+DOMINATIONS = ("I", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)")
 SLACK = ("method", "α", "split", "γ₁ (nats)", "I (nats)", "runs each", "monotone")
 COLUMNS = (
     *("run", "family", "alpha", "gamma", "bound", "multipliers", "seed", "verdict", "split"),
@@ -173,11 +174,12 @@ def markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
         f"- All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
         f"{shared.get('training.steps')} steps, start {shared.get('training.start')}.",
         f"- Information (`{collection.information}`): {INFORMATION[collection.information]}; in nats, as is −ELBO.",
+        "- α < 0 maximises, α > 0 minimises information.",
         "- Run a dominates run b, of another method with the same sign of α and the same seed, where a is better in both by "
         f"more than {analysis.z:g} standard errors: (−ELBO)_b − (−ELBO)_a > {analysis.z:g} √(se_a² + se_b²), and the same for "
         "I_a − I_b when maximising, for I_b − I_a when minimising. Both are measured on the same data, so that their errors "
         "go together, and the rule asks for more than a test of the difference would.",
-        "- Hypervolume: the area between a method's front and the reference, without regard to errors; mean ± standard "
+        "- Hypervolume (nats²): the area between a method's front and the reference, without regard to errors; mean ± standard "
         "deviation over seeds. A method with more runs has more chances. Reference: "
         + "; ".join(
             f"{GOALS[sign]}, {split}: −ELBO = {neg_elbo:.2f}, I = {information:.2f}"
