@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup calibrate train evaluate test verify lint bench figure1 dual mnist clean
+.PHONY: help setup calibrate train evaluate test verify lint bench figures figure1 dual mnist clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an ho
 
 mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
 	@$(PY) benchmarks/mnist.py $(ARGS)
+
+figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
+	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -16,11 +16,11 @@ PACKAGE = Path(lagvae.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # from a command line to objects and back: what is composed, run and reported
-    ("build", "cli", "experiment", "loggers", "report", "schema", "session", "summary"),
-    # a model in training on its data; figures draw a trained model, so they know both
+    ("build", "cli", "comparison", "experiment", "loggers", "report", "schema", "session", "summary"),
+    # a model in training on its data; figures draw a trained model, and many runs compared, so they know both
     ("callbacks", "data", "figures", "module"),
     # what is said of a model and of a run
-    ("calibration", "diagnosis", "metrics"),
+    ("calibration", "diagnosis", "metrics", "pareto"),
     ("lagrangian",),
     ("estimators",),
     ("divergences", "information"),
@@ -37,7 +37,7 @@ EXPERIMENTS, TRAINING = LAYERS[0], LAYERS[1]
 
 TOOLS: dict[str, frozenset[str]] = {
     "hydra": frozenset(EXPERIMENTS),
-    "omegaconf": frozenset(EXPERIMENTS),
+    "omegaconf": frozenset({*EXPERIMENTS, "pareto"}),
     "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs"}),
     "wandb": frozenset({"loggers"}),
     "matplotlib": frozenset({"figures"}),
@@ -107,7 +107,7 @@ def test_tools_are_known_where_they_belong(room: str) -> None:
 
 def test_the_entry_points_are_thin() -> None:
     entries = sorted(PACKAGE.parent.glob("*.py"))
-    assert {path.stem for path in entries} >= {"train", "calibrate", "evaluate"}
+    assert {path.stem for path in entries} >= {"train", "calibrate", "evaluate", "pareto"}
     for path in entries:
         known = {name.split(".")[1] for name in imports(path) if name.startswith("lagvae.")}
         assert known <= set(EXPERIMENTS), f"{path.name} imports {', '.join(sorted(known))}"

@@ -21,6 +21,10 @@ class CheckpointError(LagvaeError):
     """A checkpoint or a run folder is damaged, or belongs to another model."""
 
 
+class ComparisonError(LagvaeError, ValueError):
+    """There are no runs to compare, or they do not belong together."""
+
+
 class DivergedError(LagvaeError, ArithmeticError):
     """A term of the objective stopped being a finite number."""
 

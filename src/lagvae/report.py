@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lagvae.calibration import Calibration
 from lagvae.module import LatentVariableModel
+from lagvae.pareto import SLACK, SUMMARY, Analysis, loser_rows, notes, slack_rows, summary_rows
 from lagvae.runs import Run
 
 COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
@@ -144,3 +145,44 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     colour = COLOURS.get(summary["verdict"], "default")
     seconds = f" in {summary['seconds']['all']:.0f} s" if "seconds" in summary else ""
     out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {here(run.folder)}")
+
+
+MOST = 20
+"""Dominated runs that are told on the terminal; the file has them all."""
+
+
+def comparison(analysis: Analysis, files: Sequence[Path]) -> None:
+    """Many runs: what each method reached, who dominates whom, and who was not compared."""
+    out, collection = console(), analysis.collection
+    _rows(f"Information ({collection.information}) against −ELBO (hypervolume in nats²)", SUMMARY, summary_rows(analysis))
+    losers = loser_rows(analysis)
+    if losers:
+        out.print("[bold]Who dominates whom[/]")
+        for goal, split, _, loser, winner, fit, information in losers[:MOST]:
+            by = f"by {winner}, −ELBO by {fit} and I by {information} nats better"
+            out.print(escape(f" {goal}, {split}: {loser} {by}"))
+        if len(losers) > MOST:
+            out.print(f"and {len(losers) - MOST} dominated runs more.")
+    elif len(collection.families) > 1:
+        out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both.")
+    if analysis.curves:
+        _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
+    for note in notes(analysis):
+        out.print(escape(note))
+    named = {"Unfinished": dict.fromkeys(collection.unfinished, ""), "Skipped": collection.skipped}
+    for word, runs in (named | {"Left out": collection.left_out}).items():
+        told = [name + (f" ({reason})" if reason else "") for name, reason in runs.items()]
+        more = [f"and {len(told) - 5} more"] if len(told) > 5 else []
+        if told:
+            out.print(f"[bold yellow]{word}: {escape(', '.join(told[:5] + more))}[/]")
+    out.print(f"Written to {here(files[0].parent)}: {', '.join(escape(file.name) for file in files)}")
+
+
+def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of ready texts."""
+    table = _table(name, head[0])
+    for column in head[1:]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console().print(table)

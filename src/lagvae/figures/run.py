@@ -14,20 +14,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lagvae.data import Data
+from lagvae.figures.style import STYLE
 from lagvae.laws import mean_of
 from lagvae.module import LatentVariableModel
 from lagvae.noise import Noise
 from lagvae.runs import read_series, write_atomically
 
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
 BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
 
 

@@ -1,0 +1,10 @@
+"""Compare finished runs: python src/pareto.py RUNS [RUNS …] [--out FOLDER] [--information i_q] [--z 2]."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if __name__ == "__main__":
+    from lagvae.comparison import main
+
+    main(ROOT)

@@ -1,0 +1,486 @@
+"""Many runs compared: who is better beyond noise, what fronts cover, what is not compared, and what is written of it."""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from math import sqrt
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from helpers import QUICK, program
+from pareto_runs import STDERR, change, write_run
+from PIL import Image
+
+from lagvae.errors import ComparisonError, SettingError
+from lagvae.pareto import (
+    ANALYSIS,
+    MAXIMISE,
+    MINIMISE,
+    Collection,
+    Group,
+    Point,
+    analyse,
+    collect,
+    dominates,
+    front,
+    hypervolume,
+    markdown,
+    notes,
+    worst,
+)
+from lagvae.pareto.tables import monotone
+
+LEAST = 2 * sqrt(2) * STDERR
+"""What two runs must differ by, for z = 2 and the standard errors of `write_run`: 0.1414 nats."""
+
+
+def point(information: float, neg_elbo: float, stderr: float = STDERR) -> Point:
+    return Point(information, stderr, neg_elbo, stderr)
+
+
+def scattered(n: int, seed: int) -> list[Point]:
+    """Points with many ties, and errors of the size of their distances."""
+    draw = random.Random(seed)
+    return [Point(draw.randint(0, 6), draw.uniform(0, 1), draw.randint(20, 26), draw.uniform(0, 1)) for _ in range(n)]
+
+
+# ---- one against another
+
+
+@pytest.mark.parametrize(
+    ("more_information", "less_neg_elbo", "answer"),
+    [
+        (LEAST + 0.01, LEAST + 0.01, True),
+        (LEAST - 0.01, LEAST + 0.01, False),
+        (LEAST + 0.01, LEAST - 0.01, False),
+        (1.0, 0.0, False),
+        (0.0, 1.0, False),
+        (-1.0, 1.0, False),
+        (1.0, -1.0, False),
+    ],
+)
+def test_a_run_dominates_where_it_is_better_in_both_beyond_noise(
+    more_information: float, less_neg_elbo: float, answer: bool
+) -> None:
+    base, other = point(5.0, 24.0), point(5.0 + more_information, 24.0 - less_neg_elbo)
+    assert dominates(other, base, MAXIMISE) is answer
+    assert not dominates(base, other, MAXIMISE) or (more_information < 0 and less_neg_elbo < 0)
+    # Minimising, the run with *less* information is better.
+    less = point(5.0 - more_information, 24.0 - less_neg_elbo)
+    assert dominates(less, base, MINIMISE) is answer
+    assert not dominates(other, base, MINIMISE) or more_information < 0
+
+
+def test_the_noise_is_that_of_both_runs_and_of_each_objective() -> None:
+    # √(0.3² + 0.4²) = 0.5, and so 1 nat for z = 2.
+    a = Point(7.0, 0.3, 22.0, 0.0)
+    assert dominates(a, Point(5.99, 0.4, 23.0, 0.0), MAXIMISE)
+    assert not dominates(a, Point(6.01, 0.4, 23.0, 0.0), MAXIMISE)
+    assert dominates(a, Point(6.01, 0.4, 23.0, 0.0), MAXIMISE, z=1.9)
+    assert not dominates(a, Point(7.0, 0.0, 23.0, 0.0), MAXIMISE, z=0), "equal is not better"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("z", [0.0, 1.0, 2.0])
+def test_dominance_and_fronts_are_what_a_brute_force_says(seed: int, z: float) -> None:
+    points = scattered(40, seed)
+    for a in points:
+        for b in points:
+            noise_i = z * sqrt(a.information_stderr**2 + b.information_stderr**2)
+            noise_e = z * sqrt(a.neg_elbo_stderr**2 + b.neg_elbo_stderr**2)
+            fits = b.neg_elbo > a.neg_elbo + noise_e
+            # The sums of the other side of the inequality round differently; there are no ties but at z = 0.
+            assert dominates(a, b, MAXIMISE, z) == (fits and a.information > b.information + noise_i)
+            assert dominates(a, b, MINIMISE, z) == (fits and a.information + noise_i < b.information)
+
+    def beaten(b: Point, sign: int) -> bool:
+        def gain(a: Point) -> float:
+            return (a.information - b.information) * (1 if sign == MAXIMISE else -1)
+
+        return any(a.neg_elbo <= b.neg_elbo and gain(a) >= 0 and (a.neg_elbo < b.neg_elbo or gain(a) > 0) for a in points)
+
+    for sign in (MAXIMISE, MINIMISE):
+        found = front(points, sign)
+        assert sorted(found) == [k for k, b in enumerate(points) if not beaten(b, sign)]
+        assert all(points[j].neg_elbo <= points[k].neg_elbo for j, k in pairwise(found))
+
+
+# ---- what a front covers
+
+
+def test_hypervolume_is_a_sum_of_rectangles() -> None:
+    # Maximising, from −ELBO = 10 and I = 0: (10 − 1) · 1, and of the second point (10 − 4) · (5 − 1) on top.
+    assert hypervolume([point(1, 1), point(5, 4)], MAXIMISE, (10, 0)) == 9 + 24
+    # Minimising, from I = 6: the same picture upside down.
+    assert hypervolume([point(5, 1), point(1, 4)], MINIMISE, (10, 6)) == 9 + 24
+    assert hypervolume([point(1, 1), point(5, 4), point(4, 6)], MAXIMISE, (10, 0)) == 33, "a beaten point adds nothing"
+    assert hypervolume([point(5, 11), point(-1, 1)], MAXIMISE, (10, 0)) == 0, "neither is better than the reference"
+
+
+@pytest.mark.parametrize("sign", [MAXIMISE, MINIMISE])
+def test_hypervolume_is_the_share_of_darts_that_hit(sign: int) -> None:
+    draw = random.Random(3)
+    points = [point(draw.uniform(0, 6), draw.uniform(20, 26)) for _ in range(8)]
+    reference = worst(points, sign)
+    left, best = min(p.neg_elbo for p in points), min(sign * p.information for p in points)
+    box = (reference[0] - left) * (sign * reference[1] - best)
+    n, hits = 20_000, 0
+    for _ in range(n):
+        e, i = draw.uniform(left, reference[0]), draw.uniform(best, sign * reference[1])
+        hits += any(p.neg_elbo <= e and sign * p.information <= i for p in points)
+    share = hits / n
+    # Four standard deviations of a share of n darts: at most 4 · 0.5 / √n = 1.4 % of the box.
+    assert abs(hypervolume(points, sign, reference) - share * box) <= 4 * box * sqrt(share * (1 - share) / n)
+
+
+def test_the_reference_is_the_worst_of_each_coordinate() -> None:
+    points = [point(3, 22), point(5, 25), point(4, 23)]
+    assert worst(points, MAXIMISE) == (25, 3)
+    assert worst(points, MINIMISE) == (25, 5)
+
+
+# ---- a comparison with known answers
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two seeds, both signs, two methods; what dominates what is said in the tests below."""
+    root = tmp_path / "sweep"
+    for seed in (0, 1):
+        for gamma, up, down in ((0.5, 6.0, 3.0), (1.5, 8.0, 2.0), (3.0, 10.0, 1.0)):
+            for alpha, information in ((-1.0, up), (1.0, down)):
+                name = f"lag-q{alpha:g}-g{gamma:g}-s{seed}"
+                write_run(root / name, "lagvae", alpha, (information, 22 + gamma), seed=seed, gamma=gamma)
+        # Beaten by the slack of 1.5 only with seed 0; with seed 1 the gain in −ELBO is within noise.
+        neg_elbo = 23.5 + (LEAST + 0.05 if seed == 0 else LEAST - 0.05)
+        write_run(root / f"info-max-s{seed}", "infovae", -1.0, (7.0, neg_elbo), seed=seed, multipliers=(1.0, 2000.0))
+        write_run(root / f"info-min-s{seed}", "infovae", 1.0, (2.0, 22.0), test=(4.0, 27.0), seed=seed)
+    return root
+
+
+def of(groups: list[Group], family: str, sign: int, split: str) -> Group:
+    (found,) = (g for g in groups if (g.family, g.sign, g.split) == (family, sign, split))
+    return found
+
+
+def test_who_dominates_whom(sweep: Path) -> None:
+    analysis = analyse(collect([sweep]))
+    told = {(d.split, d.better.name, d.worse.name) for d in analysis.dominations}
+    maximising = {(split, "lag-q-1-g1.5-s0", "info-max-s0") for split in ("train", "test")}
+    # On training data the minimising InfoVAE (I = 2, −ELBO = 22) beats only the slack of 0.5 (I = 3, −ELBO = 22.5): that of
+    # 1.5 has the same information. On test data (I = 4, −ELBO = 27) every LagVAE beats it.
+    minimising = {("train", f"info-min-s{s}", f"lag-q1-g0.5-s{s}") for s in (0, 1)}
+    minimising |= {("test", f"lag-q1-g{g:g}-s{s}", f"info-min-s{s}") for s in (0, 1) for g in (0.5, 1.5, 3.0)}
+    assert told == maximising | minimising
+    counts = {(g.family, g.sign, g.split): (len(g.dominated), len(g.compared), len(g.cells)) for g in analysis.groups}
+    assert counts == {
+        ("lagvae", MAXIMISE, "train"): (0, 6, 6),
+        ("infovae", MAXIMISE, "train"): (1, 2, 2),
+        ("lagvae", MAXIMISE, "test"): (0, 6, 6),
+        ("infovae", MAXIMISE, "test"): (1, 2, 2),
+        ("lagvae", MINIMISE, "train"): (2, 6, 6),
+        ("infovae", MINIMISE, "train"): (0, 2, 2),
+        ("lagvae", MINIMISE, "test"): (0, 6, 6),
+        ("infovae", MINIMISE, "test"): (2, 2, 2),
+    }
+    assert len(of(analysis.groups, "infovae", MAXIMISE, "train").beaten) == 2, "without regard to errors, with both seeds"
+    assert len(of(analyse(collect([sweep]), z=1).groups, "infovae", MAXIMISE, "train").dominated) == 2
+
+
+def test_hypervolumes_are_per_seed_and_from_one_reference(sweep: Path) -> None:
+    analysis = analyse(collect([sweep]))
+    assert analysis.references[MAXIMISE, "train"] == (25.0, 6.0)
+    # From (25, 6): (25 − 23.5) · (8 − 6); the slacks of 0.5 and 3 lie on the edges of the box.
+    assert of(analysis.groups, "lagvae", MAXIMISE, "train").hypervolumes == {0: 3.0, 1: 3.0}
+    mean, deviation = of(analysis.groups, "infovae", MAXIMISE, "train").hypervolume
+    assert mean == pytest.approx((7 - 6) * (25 - 23.5 - LEAST))
+    assert deviation == pytest.approx(0.1 / sqrt(2))  # of two values 0.1 apart
+    given = analyse(collect([sweep]), references={(MAXIMISE, "train"): (26.0, 5.0)})
+    # (26 − 22.5) · 1 + (26 − 23.5) · 2 + (26 − 25) · 2
+    assert of(given.groups, "lagvae", MAXIMISE, "train").hypervolumes[0] == 3.5 + 5 + 2
+
+
+def test_runs_of_other_seeds_are_no_rivals(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "lagvae", -1.0, (9.0, 22.0), seed=0, gamma=0.5)
+    write_run(tmp_path / "b", "infovae", -1.0, (4.0, 26.0), seed=1)
+    write_run(tmp_path / "c", "infovae", 1.0, (4.0, 26.0), seed=0)
+    analysis = analyse(collect([tmp_path]))
+    assert not analysis.dominations
+    assert all(not group.compared for group in analysis.groups)
+    assert any("not compared: InfoVAE seed 0, InfoVAE seed 1, LagVAE seed 0" in note for note in notes(analysis))
+    assert "| no rival |" in markdown(analysis)
+
+
+def test_unequal_seeds_are_told(sweep: Path) -> None:
+    assert not any("unequal" in note for note in notes(analyse(collect([sweep]))))
+    shutil.rmtree(sweep / "lag-q-1-g3-s1")
+    assert any("LagVAE, maximise, has 3 of seed 0, 2 of seed 1" in note for note in notes(analyse(collect([sweep]))))
+
+
+@pytest.mark.parametrize("z", [-1.0, float("nan"), float("inf")])
+def test_a_z_that_cannot_be_is_refused(sweep: Path, z: float) -> None:
+    with pytest.raises(SettingError, match="must be a number ≥ 0"):
+        analyse(collect([sweep]), z)
+
+
+# ---- information over slack
+
+
+def curves_of(folder: Path, alpha: float, by_gamma: dict[float, list[float]], stderr: float = STDERR) -> str:
+    for gamma, values in by_gamma.items():
+        for seed, value in enumerate(values):
+            name = f"q{alpha:g}-g{gamma:g}-s{seed}"
+            write_run(folder / name, "lagvae", alpha, (value, 22 + gamma), seed=seed, gamma=gamma, stderr=stderr)
+    curve = next(c for c in analyse(collect([folder])).curves if c.split == "train")
+    assert curve.gammas == sorted(by_gamma)
+    assert curve.monotone == (not curve.breaks())
+    return monotone(curve, 2.0)
+
+
+def test_information_must_rise_when_maximising_and_fall_when_minimising(tmp_path: Path) -> None:
+    rising = {0.5: [6.0], 1.0: [7.0], 2.0: [8.0]}
+    assert curves_of(tmp_path / "up", -1.0, rising) == "yes"
+    assert curves_of(tmp_path / "down", 1.0, {g: [-v[0]] for g, v in rising.items()}) == "yes"
+    assert curves_of(tmp_path / "wrong", 1.0, rising).startswith("NO (+1.00 from γ₁ = 0.5 to 1; +1.00 from γ₁ = 1 to 2)")
+    assert curves_of(tmp_path / "dip", -1.0, rising | {2.0: [6.5]}) == "NO (-0.50 from γ₁ = 1 to 2)"
+
+
+def test_a_wrong_step_within_error_is_told_as_such(tmp_path: Path) -> None:
+    # Of one run each the errors are the measured ones: 2 · √2 · 0.3 = 0.85 nats.
+    dip = {0.5: [6.0], 1.0: [7.0], 2.0: [6.5]}
+    assert curves_of(tmp_path / "one", -1.0, dip, stderr=0.3) == "within error (-0.50 from γ₁ = 1 to 2)"
+    # Of two seeds 0.4 apart they are 0.4 / √2 / √2 = 0.2 for each mean: 2 · √2 · 0.2 = 0.57 nats.
+    wide = {g: [v[0] - 0.2, v[0] + 0.2] for g, v in dip.items()}
+    assert curves_of(tmp_path / "two", -1.0, wide) == "within error (-0.50 from γ₁ = 1 to 2)"
+    tight = {g: [v[0] - 0.1, v[0] + 0.1] for g, v in dip.items()}
+    assert curves_of(tmp_path / "sure", -1.0, tight) == "NO (-0.50 from γ₁ = 1 to 2)"
+
+
+def test_a_curve_is_mean_and_spread_over_seeds(tmp_path: Path) -> None:
+    curves_of(tmp_path, -1.0, {0.5: [5.0, 7.0], 1.0: [8.0]})
+    curve = analyse(collect([tmp_path])).curves[0]
+    assert curve.means == [6.0, 8.0]
+    assert curve.spreads == pytest.approx([sqrt(2), STDERR])
+    assert curve.errors == pytest.approx([1.0, STDERR])
+    assert curve.counts == [2, 1]
+
+
+def test_slack_is_what_the_settings_say_or_the_bound_less_what_was_calibrated(tmp_path: Path) -> None:
+    write_run(tmp_path / "given", "lagvae", -1.0, (5.0, 23.0), gamma=0.7)
+    key = "constraints.neg_elbo"
+    write_run(tmp_path / "share", "lagvae", -1.0, (5.0, 23.0), gamma=0.25, settings={f"{key}.relative": True})
+    change(tmp_path / "share" / "summary.json", f"{key}.bound", 27.5)  # ε̂ + 0.25 ε̂ with ε̂ = 22
+    write_run(tmp_path / "number", "lagvae", -1.0, (5.0, 23.0), gamma=1.0, settings={f"{key}.epsilon": 23.0})
+    write_run(tmp_path / "none", "infovae", -1.0, (5.0, 23.0), multipliers=(2.0, 5000.0))
+    cells = {cell.name: cell for cell in collect([tmp_path]).cells}
+    assert {name: cell.gamma for name, cell in cells.items()} == {"given": 0.7, "share": 5.5, "number": None, "none": None}
+    assert {name: cell.setting for name, cell in cells.items()} == {
+        "given": "γ₁ = 0.7",
+        "share": "γ₁ = 5.5",
+        "number": "ε₁ = 23",
+        "none": "λ = 2, 5000",
+    }
+
+
+# ---- which runs are compared
+
+
+def test_what_is_no_run_of_its_own_is_passed_by(sweep: Path) -> None:
+    before = collect([sweep])
+    first = sweep / "lag-q1-g3-s0"
+    for place in ("latest", ".multirun/0", f"{ANALYSIS}/x", "lag-q1-g3-s0/evaluation", "lag-q1-g3-s0/checkpoints/x"):
+        shutil.copytree(sweep / "info-max-s0", sweep / place)
+    (sweep / "back").symlink_to(sweep, target_is_directory=True)
+    shutil.copytree(first, sweep / "calibrations" / "digits")
+    (sweep / "calibrations" / "digits" / "calibration.json").write_text("{}")
+    assert collect([sweep, first]) == Collection([sweep, first], "i_q", before.cells)
+    assert len(before.cells) == 16
+
+
+def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
+    (sweep / "lag-q1-g3-s0" / "summary.json").unlink()
+    found = collect([sweep])
+    assert found.unfinished == ["lag-q1-g3-s0"]
+    assert len(found.cells) == 15
+    assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in markdown(analyse(found))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "half a summary": (lambda f: (f / "summary.json").write_text('{"family": '), "missing or damaged"),
+    "a list": (lambda f: (f / "summary.json").write_text("[]"), "holds no summary"),
+    "not a number": (lambda f: change(f / "summary.json", "splits.train.i_q", None), "no number at splits.train.i_q"),
+    "infinite": (lambda f: change(f / "summary.json", "splits.test.neg_elbo", float("inf")), "splits.test.neg_elbo"),
+    "a word": (lambda f: change(f / "summary.json", "splits.test.neg_elbo", "23"), "splits.test.neg_elbo"),
+    "no error": (lambda f: change(f / "summary.json", "splits.test.i_q_stderr", ...), "splits.test.i_q_stderr"),
+    "no split": (lambda f: change(f / "summary.json", "splits.test", ...), "splits.test.i_q"),
+    "other seed": (lambda f: change(f / "summary.json", "seed", 7), "seed is 7 in summary.json and 0 in config.yaml"),
+    "no family": (lambda f: change(f / "summary.json", "family", ...), "family is None"),
+    "torn config": (lambda f: (f / "config.yaml").write_text("family: [lagvae"), "config.yaml is damaged"),
+    "empty config": (lambda f: (f / "config.yaml").write_text(""), "config.yaml has no constraints"),
+    "other config": (lambda f: (f / "config.yaml").write_text("constraints:\n  mmd: 3\n"), "config.yaml has no constraints"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_skipped_with_the_reason(sweep: Path, damage: str) -> None:
+    harm, reason = DAMAGE[damage]
+    harm(sweep / "lag-q1-g3-s0")
+    found = collect([sweep])
+    assert list(found.skipped) == ["lag-q1-g3-s0"]
+    assert reason in found.skipped["lag-q1-g3-s0"]
+    assert len(found.cells) == 15
+    assert "## Skipped: 1\n\n- `lag-q1-g3-s0`: " in markdown(analyse(found))
+
+
+def test_a_run_without_a_preference_and_a_twin_are_left_out_by_name(sweep: Path) -> None:
+    write_run(sweep / "vae", "vae", 0.0, (4.0, 23.0))
+    write_run(sweep / "p", "lagvae", -1.0, (4.0, 23.0), gamma=9.0, settings={"alpha.p": 1.0})
+    shutil.copytree(sweep / "info-max-s0", sweep / "info-max-s0-2")
+    found = collect([sweep])
+    assert set(found.left_out) == {"vae", "p"}
+    assert "α = 0" in found.left_out["vae"]
+    assert found.skipped == {"info-max-s0-2": "it has the settings and the seed of info-max-s0, which is counted"}
+    assert len(found.cells) == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "there"),
+    [
+        ("data.name", "mnist", "digits"),
+        ("data.batch", 64, "128"),
+        ("data.split_seed", 1, "0"),
+        ("model.latent", 8, "16"),
+        ("training.steps", 80, "40"),
+        ("training.start", "scratch", "calibrated"),
+        ("training.gradient_clip", 1.0, "none"),
+        ("calibration.seed", 3, "0"),
+        ("calibration.steps", 30, "20"),
+        ("callbacks.final.information.samples", 50, "1000"),
+        ("constraints.mmd.divergence._target_", "another", "lagvae.estimators.mmd"),
+        ("multiplier.optimizer._target_", "torch.optim.SGD", "torch.optim.RMSprop"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(sweep: Path, key: str, value: Any, there: str) -> None:
+    write_run(sweep / "odd", "lagvae", -1.0, (5.0, 23.0), gamma=2.0, settings={key: value})
+    with pytest.raises(ComparisonError) as told:
+        collect([sweep])
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    assert key in str(told.value)
+    assert there in str(told.value)
+    assert f"{shown} in odd" in str(told.value)
+    assert "Name the folder of one sweep" in str(told.value)
+
+
+def test_runs_of_another_calibration_are_refused(sweep: Path) -> None:
+    change(sweep / "info-max-s0" / "summary.json", "constraints.neg_elbo.calibrated", 22.1)
+    with pytest.raises(ComparisonError, match="ε̂ of neg_elbo"):
+        collect([sweep])
+
+
+def test_what_decides_about_no_number_may_differ(sweep: Path) -> None:
+    free = {"training.interval": 10, "data.workers": 0, "data.batch": 128.0}
+    write_run(sweep / "same", "lagvae", -4.0, (5.0, 23.0), seed=5, gamma=2.0, settings=free)
+    assert "same" in {cell.name for cell in collect([sweep]).cells}
+
+
+def test_another_estimate_of_information_can_be_asked_for(sweep: Path) -> None:
+    for name in ("lag-q-1-g3-s0", "lag-q1-g3-s0"):
+        change(sweep / name / "summary.json", "splits.train.rate", 12.0)
+        change(sweep / name / "summary.json", "splits.train.i_q_kde_breaks_bound", 1.0)
+    cells = {cell.name: cell for cell in collect([sweep], "rate").cells}
+    assert cells["lag-q1-g3-s0"].points["train"].information == 12.0
+    assert cells["lag-q1-g3-s1"].points["train"].information == 1.0
+    kde = analyse(collect([sweep], "i_q_kde"))
+    assert any(note.startswith("In 2 of 16 runs this estimate") for note in notes(kde))
+    assert not any("this estimate" in note for note in notes(analyse(collect([sweep]))))
+    with pytest.raises(SettingError, match="choose one of i_q, i_q_lower"):
+        collect([sweep], "mi")
+
+
+def test_no_run_at_all_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="holds no run folder"):
+        collect([tmp_path])
+    (write_run(tmp_path / "one", "lagvae", -1.0, (5.0, 23.0), gamma=1.0) / "summary.json").unlink()
+    with pytest.raises(ComparisonError, match="1 unfinished, such as one"):
+        collect([tmp_path])
+    with pytest.raises(SettingError, match="no folder"):
+        collect([tmp_path / "nowhere"])
+
+
+# ---- what is written
+
+
+def test_the_program_writes_everything_and_says_who_dominates_whom(sweep: Path) -> None:
+    root = sweep.parent
+    sweep.rename(root / "runs")
+    outcome = program(root, str(root / "runs"), script="pareto")
+    assert outcome.status == 0, outcome.err
+    names = {f"{name}.{kind}" for name in ("figure1", "figure2") for kind in ("png", "svg")} | {"pareto.csv", "pareto.md"}
+    assert outcome.new == {f"runs/{ANALYSIS}/{name}" for name in names}
+    assert "1 of 2" in outcome.out
+    assert "info-max-s0" in outcome.out
+    out = root / "runs" / ANALYSIS
+    for name in ("figure1", "figure2"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.width > 1000
+            assert len(picture.convert("RGB").getcolors(2**24) or []) > 50, "nothing was drawn"
+        assert ElementTree.parse(out / f"{name}.svg").getroot().tag.endswith("svg")
+    with (out / "pareto.csv").open(newline="", encoding="utf-8") as file:
+        rows = {(row["run"], row["split"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 16 * 2
+    row = rows["info-max-s0", "train"]
+    assert (row["family"], row["seed"], row["gamma"], row["multipliers"]) == ("infovae", "0", "", "neg_elbo=1 mmd=2000")
+    assert (row["dominated_by"], row["on_front"], float(row["information"])) == ("lag-q-1-g1.5-s0", "1", 7.0)
+    assert (rows["lag-q-1-g0.5-s0", "test"]["gamma"], rows["info-max-s1", "train"]["dominated_by"]) == ("0.5", "")
+    text = (out / "pareto.md").read_text(encoding="utf-8")
+    assert "| maximise | train | InfoVAE | 2 | 2 | 1 of 2 | 2 of 2 |" in text
+    assert "| 1.5 | 8.00 ± 0.00 | 2.00 ± 0.00 |" in text
+    assert "![figure2](figure2.png)" in text
+    vector = (out / "figure2.svg").read_bytes()
+    assert program(root, str(root / "runs"), script="pareto").new == set(), "its own folder is no run"
+    assert (out / "figure2.svg").read_bytes() == vector, "the same runs make the same picture"
+
+
+def test_one_slack_makes_no_figure_of_slack(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "s" / "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
+    out = tmp_path / "elsewhere"
+    outcome = program(tmp_path, "s", "--out", str(out), script="pareto")  # a name under runs/
+    assert outcome.status == 0, outcome.err
+    assert {path.name for path in out.iterdir()} == {"pareto.csv", "pareto.md", "figure2.png", "figure2.svg"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "Name folders of runs, such as a, b."),
+        (["c"], "'c' is no folder of runs"),
+        (["a", "--information", "mi"], "information=mi is unknown"),
+        (["a", "--z", "-1"], "z=-1.0 must be a number"),
+        (["a", "b"], "do not belong together"),
+        (["empty"], "holds no run folder"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_paragraph(tmp_path: Path, words: list[str], told: str) -> None:
+    write_run(tmp_path / "runs" / "a" / "0", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
+    write_run(tmp_path / "runs" / "b" / "0", "lagvae", -1.0, (5.0, 23.0), gamma=1.0, settings={"training.steps": 99})
+    (tmp_path / "runs" / "empty").mkdir()
+    outcome = program(tmp_path, *words, script="pareto")
+    assert outcome.status == 1
+    assert told in outcome.err
+    assert not outcome.new
+
+
+def test_runs_that_were_really_trained_can_be_compared(tmp_path: Path) -> None:
+    start = ("training.start=calibrated", "alpha=maximize")
+    for words in (("family=lagvae", "name=s/lag"), ("family=infovae", "name=s/info")):
+        assert program(tmp_path, *QUICK, *words, *start).status == 0
+    outcome = program(tmp_path, "s", script="pareto")
+    assert outcome.status == 0, outcome.err
+    cells = {cell.name: cell for cell in collect([tmp_path / "runs" / "s"]).cells}
+    assert (cells["lag"].setting, cells["info"].setting) == ("γ₁ = 1.5", "λ = 1, 1000")
