@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     from lagvae.cli import guarded
-    from lagvae.experiment import start
+    from lagvae.launch import start
 
     guarded(start, cfg)
 

@@ -16,9 +16,13 @@ PACKAGE = Path(lagvae.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # from a command line to objects and back: what is composed, run and reported
-    ("build", "cli", "comparison", "experiment", "loggers", "report", "schema", "session", "summary"),
-    # a model in training on its data; figures draw a trained model, and many runs compared, so they know both
-    ("callbacks", "data", "figures", "module"),
+    # of one run, and of many: cells of a sweep, jobs that train some of them, engines that run jobs somewhere
+    (
+        *("build", "cli", "comparison", "experiment", "loggers", "report", "schema", "session", "summary"),
+        *("cells", "engines", "launch", "stacking", "sweep", "work"),
+    ),
+    # a model in training on its data, or a stack of them; figures draw a trained model, and many runs compared
+    ("callbacks", "data", "figures", "module", "stack"),
     # what is said of a model and of a run
     ("calibration", "diagnosis", "metrics", "pareto"),
     ("lagrangian",),
@@ -38,7 +42,7 @@ EXPERIMENTS, TRAINING = LAYERS[0], LAYERS[1]
 TOOLS: dict[str, frozenset[str]] = {
     "hydra": frozenset(EXPERIMENTS),
     "omegaconf": frozenset({*EXPERIMENTS, "pareto"}),
-    "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs"}),
+    "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs", "stack"}),
     "wandb": frozenset({"loggers"}),
     "matplotlib": frozenset({"figures"}),
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
@@ -48,6 +52,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "loggers"}),
     "numpy": frozenset({"data", "loggers"}),
+    "psutil": frozenset({"stacking"}),
 }
 """Third-party tool → the rooms that know it; torch is known to all."""
 

@@ -26,7 +26,7 @@ from lagvae.build import (
 )
 from lagvae.calibration import Calibration
 from lagvae.data import Data
-from lagvae.errors import CalibrationError, CheckpointError, LagvaeError, SettingError, Stopped
+from lagvae.errors import CalibrationError, CheckpointError, LagvaeError, Stopped
 from lagvae.loggers import close, log_picture, replay
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run, check_writable, write_atomically, write_json
@@ -274,29 +274,6 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     write_json(target.summary, summary)
     report.closing(summary, target)
     return summary
-
-
-def start(cfg: DictConfig) -> None:
-    """What src/train.py runs: a new run, resume=…, or a cell of a sweep, which does only what is left of it."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
-        from lagvae.launch import composed
-        from lagvae.work import ensure
-
-        ensure(composed(lambda: cfg.copy()))
-        return
-    if cfg.resume is None:
-        train(cfg)
-        return
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith(("resume=", "paths."))]
-    if others:
-        raise SettingError(
-            f"resume={cfg.resume} goes on with the run's own settings; leave out {', '.join(others)}, or start a new run."
-        )
-    resume(Run.find(Path(cfg.paths.runs), cfg.resume))
 
 
 def calibrate_and_tell(cfg: DictConfig) -> None:

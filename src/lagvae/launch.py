@@ -22,14 +22,34 @@ from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
 from lagvae.cli import FAILED
 from lagvae.engines import Engine, Outcome
 from lagvae.errors import SettingError, Stopped
-from lagvae.experiment import find_calibration
-from lagvae.runs import check_writable, write_json
-from lagvae.work import Job
+from lagvae.experiment import find_calibration, resume, train
+from lagvae.runs import Run, check_writable, write_json
+from lagvae.work import Job, ensure
 
 Jobs = list[tuple[Job, list[Cell]]]
 """Jobs, each with its cells."""
 MEASURING = 0.5
 """The work of measuring a cell, as a share of that of training it; for the bar's time left."""
+
+
+def start(cfg: DictConfig) -> None:
+    """What src/train.py runs: a new run, resume=…, or a cell of a sweep, which does only what is left of it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
+        ensure(composed(lambda: cfg.copy()))
+        return
+    if cfg.resume is None:
+        train(cfg)
+        return
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith(("resume=", "paths."))]
+    if others:
+        raise SettingError(
+            f"resume={cfg.resume} goes on with the run's own settings; leave out {', '.join(others)}, or start a new run."
+        )
+    resume(Run.find(Path(cfg.paths.runs), cfg.resume))
 
 
 def launch(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
@@ -49,7 +69,7 @@ def launch(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) ->
                 "launcher=gpus, or train one model on several with trainer=ddp and without -m."
             )
     settings = config.launcher
-    engine: Engine = make(settings.engine)
+    engine: Engine = make(settings.engine, _convert_="all")
     waiting = [cell for cell in cells if not cell.finished]
     already = len(cells) - len(waiting)
     if waiting:
@@ -188,9 +208,6 @@ class Watch:
 
     def __init__(self, jobs: Jobs, calibrating: bool) -> None:
         self.jobs, self.calibrating = jobs, calibrating
-        self.cells = sum(len(cells) for _, cells in jobs)
-        self.steps = {id(job): int(cells[0].cfg.training.steps) for job, cells in jobs}
-        self.total = sum(len(cells) * self.steps[id(job)] for job, cells in jobs) * (1 + MEASURING)
         self.console = Console(file=sys.stderr)
         self._said = -1
         self.bar: Progress | None = None
@@ -205,6 +222,16 @@ class Watch:
             )
             self.bar.start()
 
+    @property
+    def cells(self) -> int:
+        """The cells of all jobs."""
+        return sum(len(cells) for _, cells in self.jobs)
+
+    @property
+    def total(self) -> float:
+        """The work of all jobs, in cell-steps."""
+        return (1 + MEASURING) * sum(steps_of(cells) * len(cells) for _, cells in self.jobs)
+
     def training(self) -> None:
         """Calibrations are made; from here on time is counted anew."""
         self.calibrating = False
@@ -218,18 +245,18 @@ class Watch:
         told = [(job, cells, job.told()) for job, cells in self.jobs]
         steps = sum(note.get("steps", 0) for _, _, note in told)
         measured = sum(note.get("measured", 0) for _, _, note in told)
-        done = steps + sum(MEASURING * self.steps[id(job)] * note.get("measured", 0) for job, _, note in told)
+        done = steps + sum(MEASURING * steps_of(cells) * note.get("measured", 0) for _, cells, note in told)
         remarks = {note["note"] for _, _, note in told if note.get("note")}
         text = f"{measured}/{self.cells} cells  "
         if len(self.jobs) == 1 and steps:
-            job, cells, _ = told[0]
-            text += f"step {min(steps // len(cells), self.steps[id(job)])}/{self.steps[id(job)]}"
+            most = steps_of(told[0][1])
+            text += f"step {min(steps // self.cells, most)}/{most}"
         else:
             text += f"{steps:,} cell-steps"
         text += "".join(f"  {remark}" for remark in sorted(remarks))
         if self.bar is not None:
             self.bar.update(self.task, completed=done, description=text)
-        elif (tenth := int(10 * done / self.total)) > self._said:
+        elif self.total and (tenth := int(10 * done / self.total)) > self._said:
             self._said = tenth
             self.console.print(text, highlight=False, soft_wrap=True)
 
@@ -237,6 +264,11 @@ class Watch:
         self.look()
         if self.bar is not None:
             self.bar.stop()
+
+
+def steps_of(cells: Sequence[Cell]) -> int:
+    """The steps of each cell of a job."""
+    return int(cells[0].cfg.training.steps)
 
 
 @contextmanager

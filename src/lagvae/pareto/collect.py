@@ -54,7 +54,7 @@ def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
         name = os.path.relpath(run.folder, os.path.commonpath(roots))
         name = run.folder.name if name == "." else name
         if not run.finished:
-            found.unfinished.append(name)
+            found.unfinished.append(f"{name} (it failed)" if run.failure.is_file() else name)
             continue
         try:
             cell = read(run, name, information)
