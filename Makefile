@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup calibrate train evaluate test verify lint bench figures figure1 dual mnist clean
+.PHONY: help setup calibrate train evaluate pareto figure1 figures test verify lint bench dual mnist clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,15 @@ train: $(READY) ## Train; calibrates first where no calibration fits
 evaluate: $(READY) ## Measure and draw a run again: ARGS="run=NAME"
 	@$(PY) src/evaluate.py $(ARGS)
 
+pareto: $(READY) ## The paper's Figure 2, 58 cells; on digits eight minutes on two cores
+	@$(PY) src/train.py -m sweep=pareto $(ARGS)
+
+figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits seven minutes on two cores
+	@$(PY) src/train.py -m sweep=figure1 $(ARGS)
+
+figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
+	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
+
 test: $(READY) ## Run the tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -42,20 +51,15 @@ lint: $(READY) ## Check style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-bench: $(READY) ## Time per step over a plain loop of the same step: results/step.md (four minutes)
-	@$(PY) benchmarks/step.py --out results/step.md $(ARGS)
-
-figure1: $(READY) ## The paper's Figure 1 on digits: results/figure1.md and .png (25 minutes on two cores)
-	@$(PY) benchmarks/figure1.py $(ARGS)
+bench: $(READY) ## Time a step and a stack of cells over a plain loop: results/step.md, stack.md (ten minutes)
+	@$(PY) benchmarks/step.py --out results/step.md
+	@$(PY) benchmarks/stack.py --out results/stack.md $(ARGS)
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
 
 mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
 	@$(PY) benchmarks/mnist.py $(ARGS)
-
-figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
-	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -22,6 +22,7 @@ from typing import Any
 import grid
 
 GAMMAS = (0.15, 0.6, 1.5, 3.0)
+NETWORK = ("model.encoder.hidden=[256,256]", "model.decoder.hidden=[256,256]")
 WINDOW = 25  # logged rows, of every 10th step
 
 
@@ -34,6 +35,7 @@ def overrides(controller: str, start: str, alpha: float, gamma: float, steps: in
         f"alpha.q={alpha}",
         f"constraints.neg_elbo.gamma={gamma}",
         f"training.steps={steps}",
+        *NETWORK,
         "training.log_every=10",
         "callbacks.figures=false",
     ]
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table there (results/dual.md)")
     options = parser.parse_args()
     root = options.root or tempfile.mkdtemp(prefix="dual-")
-    grid.calibrate(root, [])
+    grid.calibrate(root, list(NETWORK))
     cells = [
         (controller, start, alpha, gamma)
         for controller in options.controllers

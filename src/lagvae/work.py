@@ -30,6 +30,8 @@ from lagvae.experiment import calibrate, resume
 from lagvae.runs import write_json
 from lagvae.session import quiet
 
+FEW = 4
+"""Cells that are measured sooner than new processes would have started."""
 EVERY = 0.5
 """Seconds between two notes of progress."""
 
@@ -200,8 +202,12 @@ def ensure(cell: Cell) -> dict[str, Any]:
 
 
 def measure(cells: Sequence[Cell], processes: int) -> Iterator[tuple[str, str | None]]:
-    """Evaluate and draw trained cells, several at once; yields (cell, what went wrong)."""
-    if not cells:
+    """Evaluate and draw trained cells, several at once; yields (cell, what went wrong). A few are done here."""
+    if len(cells) <= FEW:
+        threads = torch.get_num_threads()
+        for cell in cells:
+            yield cell.name, measure_one(OmegaConf.to_container(cell.cfg))
+        torch.set_num_threads(threads)
         return
     with ProcessPoolExecutor(min(processes, len(cells)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
         futures = {pool.submit(measure_one, OmegaConf.to_container(cell.cfg)): cell for cell in cells}
@@ -213,7 +219,7 @@ def measure(cells: Sequence[Cell], processes: int) -> Iterator[tuple[str, str | 
 
 
 def measure_one(config: Any) -> str | None:
-    """Evaluate and draw one trained cell, in a process of its own."""
+    """Evaluate and draw one trained cell, on one thread; what went wrong, or None."""
     quiet()
     torch.set_num_threads(1)
     cell = Cell(settings_of(config))
