@@ -21,7 +21,7 @@ from small import ROOT
 from lagvae.cells import Cell, settings_of
 from lagvae.engines import Devices, run_apart
 from lagvae.errors import LagvaeError
-from lagvae.work import Job
+from lagvae.work import FEW, Job, measure
 
 SMALL = ("launcher.compile=false", "training.interval=10")
 
@@ -195,6 +195,56 @@ def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 cell" in outcome.out
     assert len(summaries(tmp_path / "runs" / "sweep")) == 2
+
+
+def test_a_logger_hears_the_history_of_each_cell_of_a_stack(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome = sweep(tmp_path, "seed=0,1", "logger=tensorboard", "training.log_every=10")
+    assert outcome.status == 0, outcome.err
+    for seed in (0, 1):
+        folder = tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}"
+        heard = EventAccumulator(str(folder / "tensorboard"))
+        heard.Reload()
+        assert [event.step for event in heard.Scalars("train/rate")] == [10, 20, 30, 40]
+        assert heard.Tags()["scalars"]
+
+
+def test_what_nobody_foresaw_is_said_of_all_cells_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("lagvae.stacking.train_stack", broken)
+    outcome = sweep(tmp_path, "seed=0,1")
+    assert outcome.status == 1
+    assert outcome.err.count("RuntimeError: the device is gone") == 2
+    assert "Traceback" not in outcome.err
+
+
+def test_another_launcher_of_hydra_runs_a_cell_at_a_time_and_skips_what_is_finished(tmp_path: Path) -> None:
+    words = ("hydra/launcher=basic", "seed=0,1")
+    assert sweep(tmp_path, *words).status == 0
+    files_of = sorted((tmp_path / "runs" / "sweep").glob("*/summary.json"))
+    assert [file.parent.name for file in files_of] == ["lagvae-seed0", "lagvae-seed1"]
+    times = [file.stat().st_mtime_ns for file in files_of]
+    assert sweep(tmp_path, *words).status == 0
+    assert [file.stat().st_mtime_ns for file in files_of] == times
+
+
+def test_cells_are_measured_in_several_processes(done: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(done / "runs", root / "runs")
+    shutil.copytree(done / "calibrations", root / "calibrations")
+    cells = []
+    for config in sorted(root.rglob("lagvae*/config.yaml")):
+        config.write_text(config.read_text().replace(str(done), str(root)))
+        cells.append(Cell(settings_of(OmegaConf.to_container(OmegaConf.load(config)))))  # type: ignore[arg-type]
+    whole = summaries(root / "runs")
+    for cell in cells:
+        cell.run.summary.unlink()
+    assert len(cells) > FEW
+    assert dict(measure(cells, 2)) == dict.fromkeys([cell.name for cell in cells])
+    assert summaries(root / "runs") == whole
 
 
 def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

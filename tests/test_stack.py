@@ -233,6 +233,18 @@ def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch
     assert [torch.load(c.run.last, weights_only=True)["stack"]["cells"] for c in cells] == [2, 2, 2, 2]
 
 
+def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
+    cells = members(tmp_path, "maximize", "fixed-minimize", "seed")
+    for each in cells:
+        each.cfg.trainer.precision = "bf16-mixed"
+        calibrate(each.cfg)
+    assert train_stack(cells, tmp_path / "job", silence) == {}
+    for state in states(cells):
+        assert all(value.isfinite().all() for value in state.values())
+        assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
+
+
+@pytest.mark.slow  # a minute of compiling
 def test_a_compiled_stack_is_the_stack(tmp_path: Path) -> None:
     plain = members(tmp_path / "plain", "maximize", "fixed-minimize")
     train_stack(plain, tmp_path / "a", silence)

@@ -46,7 +46,10 @@ class UnionSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from lagvae.sweep import cells
 
-        return [self.launcher.launch(cells(self.grids, arguments), initial_job_idx=0)]  # type: ignore[arg-type]
+        returned = self.launcher.launch(cells(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
+        for job in returned:
+            _ = job.return_value  # raises what the job raised
+        return [returned]
 
 
 class CellsLauncher(Launcher):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import queue
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.work import Job, cores, work
 
 Outcome = dict[str, str] | Exception
+PATIENCE = 5.0
+"""Seconds without an answer after which there is no cluster at an address."""
 LOST = "The job ended without a word (killed, or out of memory?); its log is {log}."
 
 
@@ -93,7 +96,12 @@ class Devices(Engine):
                 free.put(device)
 
         with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(one, folders))
+            futures = [pool.submit(one, folder) for folder in folders]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else a stop would start all that is queued
+                raise
 
 
 def run_apart(folder: Path, environment: dict[str, str]) -> Outcome:
@@ -252,8 +260,11 @@ class Ray(Engine):
         ray = extra("ray", "ray")
         started = {"include_dashboard": False} if self.address is None else {"address": self.address}
         try:
+            if self.address is not None and "://" not in self.address and ":" in self.address:
+                host, _, port = self.address.rpartition(":")
+                socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself would try for minutes
             ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": search_path()}}, **started)
-        except ConnectionError as error:
+        except (OSError, ValueError) as error:
             raise SettingError(f"launcher.engine.address={self.address}: no Ray cluster answers there ({error}).") from error
         try:
             run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(work)

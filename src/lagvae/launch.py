@@ -86,7 +86,7 @@ def composed(compose: Callable[[], DictConfig]) -> Cell:
     """A cell from what Hydra composes of its overrides."""
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
-        del cfg["hydra"]
+        cfg.pop("hydra", None)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return Cell(settings_of(resolved))
 

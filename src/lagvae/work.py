@@ -122,10 +122,17 @@ def work(folder: str) -> dict[str, str]:
         try:
             with printed_to(job.log):
                 failed = calibrate_all(cells) if kind == "calibrate" else train_all(job, cells, options)
-        except LagvaeError as error:
-            if not isinstance(error, Stopped):
-                write_json(job.result, {"error": str(error)})
+        except Stopped:
             raise
+        except LagvaeError as error:
+            write_json(job.result, {"error": str(error)})
+            raise
+        except Exception as error:
+            with job.log.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} (see {job.log})"
+            write_json(job.result, {"error": told})
+            raise LagvaeError(told) from error
         write_json(job.result, {"failed": failed})
     return failed
 
@@ -211,11 +218,15 @@ def measure(cells: Sequence[Cell], processes: int) -> Iterator[tuple[str, str | 
         return
     with ProcessPoolExecutor(min(processes, len(cells)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
         futures = {pool.submit(measure_one, OmegaConf.to_container(cell.cfg)): cell for cell in cells}
-        for future in as_completed(futures):
-            try:
-                yield futures[future].name, future.result()
-            except BrokenProcessPool:
-                yield futures[future].name, "The process that measured it ended without a word (out of memory?)."
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield futures[future].name, future.result()
+                except BrokenProcessPool:
+                    yield futures[future].name, "The process that measured it ended without a word (out of memory?)."
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else a stop would wait for all that is queued
+            raise
 
 
 def measure_one(config: Any) -> str | None:
