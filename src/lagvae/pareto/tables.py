@@ -23,6 +23,11 @@ COLUMNS = (
 )
 
 
+def short(folder: Path) -> Path:
+    """A folder as seen from where the user stands, if it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """A row of `SUMMARY` per sign of α, split and method."""
     return [
@@ -170,7 +175,7 @@ def markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
         "# Information against −ELBO",
         "",
         f"- Runs: {', '.join(f'{counts[f]} of {title(f)}' for f in collection.families)}; "
-        f"seeds {', '.join(map(str, seeds))}; below {', '.join(f'`{folder}`' for folder in collection.folders)}.",
+        f"seeds {', '.join(map(str, seeds))}; below {', '.join(f'`{short(folder)}`' for folder in collection.folders)}.",
         f"- All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
         f"{shared.get('training.steps')} steps, start {shared.get('training.start')}.",
         f"- Information (`{collection.information}`): {INFORMATION[collection.information]}; in nats, as is −ELBO.",
