@@ -21,6 +21,7 @@ from small import ROOT
 from lagvae.cells import Cell, settings_of
 from lagvae.engines import Devices, run_apart
 from lagvae.errors import LagvaeError
+from lagvae.runs import read_rows
 from lagvae.work import FEW, Job, measure
 
 SMALL = ("launcher.compile=false", "training.interval=10")
@@ -298,6 +299,20 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     again = start(cut, *words)
     assert again.wait() == 0, (cut / "said").read_text()
     assert summaries(cut / "runs" / "sweep") == summaries(whole / "runs" / "sweep")
+
+
+def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
+    words = ("seed=0,1", "training.steps=400", "training.interval=100")
+    process = start(tmp_path, *words)
+    until(lambda: any(tmp_path.rglob("stack.ckpt")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(tmp_path / "runs" / "sweep")
+    outcome = sweep(tmp_path, *words)
+    assert outcome.status == 0, outcome.err
+    for seed in (0, 1):
+        rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
+        assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
 
 
 def until(happened: object, process: subprocess.Popen[bytes], patience: float = 120.0) -> None:

@@ -131,14 +131,17 @@ def plan(waiting: Sequence[Cell], folder: Path, settings: Any, workers: int) -> 
 
 
 def begun(folder: Path) -> Iterator[tuple[Job, list[Cell]]]:
-    """Jobs that hold a checkpoint of a stack."""
+    """Jobs that hold a checkpoint of a stack. Whoever removed the folder of a run wants it anew: then it counts no more."""
     for file in sorted(folder.glob("*/*/stack.ckpt")):
         job = Job(file.parent.parent)
         try:
             _, cells, _ = job.read()
         except (OSError, ValueError, KeyError):
-            continue
-        yield job, cells
+            cells = []
+        if cells and all(cell.run.config.is_file() for cell in cells):
+            yield job, cells
+        else:
+            file.unlink()
 
 
 def tell_plan(cells: Sequence[Cell], already: int, jobs: Jobs, missing: Sequence[Sequence[Cell]]) -> None:

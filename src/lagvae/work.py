@@ -55,15 +55,16 @@ class Job:
     def create(cls, folder: Path, kind: str, cells: Sequence[Cell], options: Mapping[str, Any]) -> Job:
         """Write down what to do. kind: "train" or "calibrate"."""
         job = cls(folder)
+        job.forget()
         configs = [OmegaConf.to_container(cell.cfg) for cell in cells]
         write_json(job.task, {"kind": kind, "cells": configs, "options": dict(options)})
-        job.forget()
         return job
 
     def forget(self) -> None:
-        """Remove what an earlier try left."""
-        self.result.unlink(missing_ok=True)
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        """Remove what an earlier try said; LagvaeError where it still goes on."""
+        with self.locked():
+            self.result.unlink(missing_ok=True)
+            (self.folder / "progress.json").unlink(missing_ok=True)
 
     def read(self) -> tuple[str, list[Cell], dict[str, Any]]:
         content = json.loads(self.task.read_text(encoding="utf-8"))
