@@ -18,6 +18,7 @@ from lagvae.module import LatentVariableModel
 from lagvae.oracles import LinearGaussian
 from lagvae.runs import Run
 from lagvae.session import Session
+from lagvae.sweep import cells
 
 EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
 
@@ -217,6 +218,6 @@ def test_commands_of_the_readme_compose() -> None:
     assert len(lines) >= 10
     for line in lines:
         words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
-        compose(words)
+        compose(cells([], words)[0] if "-m" in line else words)
     for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target

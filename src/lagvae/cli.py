@@ -39,6 +39,7 @@ def entry(root: Path, run: Callable[[], None]) -> None:
     from lagvae.session import quiet
 
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    HERE.clear()
     sys.argv[1:] = [each for word in sys.argv[1:] for each in expanded(word)]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
     quiet()

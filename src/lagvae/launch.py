@@ -21,7 +21,7 @@ from lagvae.calibration import fingerprint
 from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
 from lagvae.cli import FAILED
 from lagvae.engines import Engine, Outcome
-from lagvae.errors import SettingError, Stopped
+from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.experiment import find_calibration, resume, train
 from lagvae.runs import Run, check_writable, write_json
 from lagvae.work import Job, ensure
@@ -58,7 +58,10 @@ def launch(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) ->
     cells = [composed(compose) for compose in composers]
     check_cells(cells)
     for cell in cells:
-        check(cell.cfg)
+        try:
+            check(cell.cfg)
+        except LagvaeError as error:
+            raise SettingError(f"The cell {cell.name}: {error}") from error
     runs = Path(cells[0].cfg.paths.runs)
     check_writable(runs)
     for cell in cells:
