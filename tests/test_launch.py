@@ -279,6 +279,8 @@ def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
             env=os.environ | {"LAGVAE_ROOT": str(root)},
             stdout=said,
             stderr=said,
+            # what runs tests in the background ignores Ctrl-C, and hands that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 
