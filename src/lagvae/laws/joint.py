@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from lagvae.laws.laws import Laws
 from lagvae.noise import Noise
@@ -33,20 +33,29 @@ class Lazy(Generic[T]):
 
 
 def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
-    """Draw the noise that `names` ask for: "z_q", "z_p" (normal, (B, d)) and "x_p" (as the decoder takes it).
+    """Draw the noise that `names` ask for.
 
+    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it. For estimators: "slices_x", "slices_z",
+    "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform number for each.
     The streams are independent of each other, so adding one leaves the others as they were.
     """
-    shape = (x.shape[0], laws.latent)
-    drawn: dict[str, Tensor] = {name: noise.normal(name, step, shape, x.device) for name in ("z_q", "z_p") if name in names}
-    if "x_p" in names:
-        draw = noise.normal if getattr(laws.decoder, "differentiable_samples", False) else noise.uniform
-        drawn["x_p"] = draw("x_p", step, tuple(x.shape), x.device)
+    n, sizes = x.shape[0], {"x": x[0].numel(), "z": laws.latent, "xz": x[0].numel() + laws.latent}
+    laws_of = {"z_q": laws.encoder, "z_p": laws.prior, "x_p": laws.decoder}
+    drawn: dict[str, Tensor] = {}
+    for name in sorted(names):
+        if name in laws_of:
+            kind, shape = laws_of[name].noise_kind, tuple(laws_of[name].noise_shape)
+        else:
+            kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
+        draw = noise.normal if kind == "normal" else noise.uniform
+        drawn[name] = draw(name, step, (n, *shape), x.device)
     return drawn
 
 
 class JointSamples:
     """A batch of (x, z) ∼ q and of (x, z) ∼ p; nothing is computed before it is asked for.
+
+    Laws without a density (a `Pushforward`) have samples and means alone.
 
     Args:
         laws: the laws of both joints.
@@ -70,7 +79,7 @@ class JointSamples:
         self.gather = gather
 
     @Lazy
-    def q_z_given_x(self) -> Independent:
+    def q_z_given_x(self) -> Any:
         """q(z|x_q)."""
         return self.laws.encoder(self.x_q)
 
@@ -80,7 +89,7 @@ class JointSamples:
         return self.laws.encoder.sample(self.q_z_given_x, self.noise["z_q"])
 
     @Lazy
-    def p_x_given_z_q(self) -> Independent:
+    def p_x_given_z_q(self) -> Any:
         """p(x|z_q), the reconstruction."""
         return self.laws.decoder(self.z_q)
 
@@ -95,7 +104,7 @@ class JointSamples:
         return kl_divergence(self.q_z_given_x, self.p_z)
 
     @Lazy
-    def p_z(self) -> Independent:
+    def p_z(self) -> Any:
         """p(z)."""
         return self.laws.prior()
 
@@ -105,7 +114,7 @@ class JointSamples:
         return self.laws.prior.sample(self.noise["z_p"])
 
     @Lazy
-    def p_x_given_z_p(self) -> Independent:
+    def p_x_given_z_p(self) -> Any:
         """p(x|z_p)."""
         return self.laws.decoder(self.z_p)
 
@@ -115,6 +124,11 @@ class JointSamples:
         return self.laws.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
 
     @Lazy
-    def q_z_given_x_p(self) -> Independent:
+    def p_x_given_mean(self) -> Any:
+        """p(x|E q(z|x_q)), the reconstruction without the encoder's noise."""
+        return self.laws.decoder(self.q_z_given_x.mean)
+
+    @Lazy
+    def q_z_given_x_p(self) -> Any:
         """q(z|x_p), the encoder on the model's own samples."""
         return self.laws.encoder(self.x_p)
