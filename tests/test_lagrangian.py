@@ -283,7 +283,8 @@ def solve(
     lagrangian = Lagrangian(Preference(1.0), constraints)
     primal, ascent = SGD([x], lr=0.1), dual([lagrangian.scaled])
     for _ in range(steps):
-        values = lagrangian.measure(SimpleNamespace(x=x, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
+        laws = SimpleNamespace(has_rate=True, has_distortion=True)
+        values = lagrangian.measure(SimpleNamespace(x=x, laws=laws, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
         primal.zero_grad()
         lagrangian(values).backward()
         primal.step()

@@ -73,7 +73,7 @@ class Constraint:
 class Values:
     """What an objective measures on a batch: named terms, each (), and the divergences, (m,).
 
-    Terms: "rate" and "distortion" (nats), and for α_p ≠ 0 "i_p_upper" and "neg_i_p_lower".
+    Terms (nats), as far as the laws have them: "rate" and "distortion", and for α_p ≠ 0 "i_p_upper" and "neg_i_p_lower".
     """
 
     terms: dict[str, Tensor]
@@ -85,7 +85,8 @@ class Preference(nn.Module):
 
     α > 0 minimises the upper bound (the rate), α < 0 maximises the lower one (minus the distortion, up to a
     constant of the data): f = max(α, 0) · rate + max(−α, 0) · distortion. No branch on a value, so that signs may
-    differ within a stack. Terms on p are only computed where α_p ≠ 0, since they draw from p(x,z).
+    differ within a stack. Terms on p are only computed where α_p ≠ 0, since they draw from p(x,z); a term that the laws do
+    not have is left out (`check_preference` refuses the α that would take it).
     """
 
     alpha_q: Tensor
@@ -107,17 +108,21 @@ class Preference(nn.Module):
 
     def terms(self, samples: JointSamples) -> dict[str, Tensor]:
         """The bounds' terms on a batch, each of shape ()."""
-        terms = {"rate": samples.rate.mean(), "distortion": samples.distortion.mean()}
-        if self.over_p:
-            terms |= {"i_p_upper": i_p_upper(samples), "neg_i_p_lower": neg_i_p_lower(samples)}
+        laws, terms = samples.laws, {}
+        if laws.has_rate:
+            terms["rate"] = samples.rate.mean()
+        if laws.has_distortion:
+            terms["distortion"] = samples.distortion.mean()
+        if self.over_p and laws.has_distortion:
+            terms["i_p_upper"] = i_p_upper(samples)
+        if self.over_p and laws.encoder.has_density:
+            terms["neg_i_p_lower"] = neg_i_p_lower(samples)
         return terms
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
         """The primal objective f, up to constants of the data; elementwise over a leading axis."""
-        f = self.alpha_q.clamp(min=0) * terms["rate"] + (-self.alpha_q).clamp(min=0) * terms["distortion"]
-        if self.over_p:
-            f = f + self.alpha_p.clamp(min=0) * terms["i_p_upper"] + (-self.alpha_p).clamp(min=0) * terms["neg_i_p_lower"]
-        return f
+        alpha = {"rate": self.alpha_q, "distortion": -self.alpha_q, "i_p_upper": self.alpha_p, "neg_i_p_lower": -self.alpha_p}
+        return sum((a.clamp(min=0) * terms[name] for name, a in alpha.items() if name in terms), 0 * self.alpha_q)
 
 
 class Lagrangian(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lagvae.data import Batch, looked_at
+from lagvae.data import SPLITS, Batch, looked_at
 from lagvae.errors import DivergedError, SettingError
+from lagvae.estimators import CriticDivergence
 from lagvae.lagrangian import Lagrangian, Values
 from lagvae.laws import JointSamples, Laws, draw_noise
 from lagvae.noise import Noise
@@ -25,8 +28,9 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 class LatentVariableModel(pl.LightningModule):
     """Trains the laws of both joints on a Lagrangian, by manual optimisation.
 
-    A step: sample the joints with noise that is a function of (seed, step); measure terms and divergences;
-    θ descends L(θ, λ); λ ascends the violation, which is the same number on every rank. `global_step` counts batches.
+    A step: sample the joints with noise that is a function of (seed, step); critics, where there are any, take theirs;
+    measure terms and divergences; θ descends L(θ, λ); λ ascends the violation, which is the same number on every rank.
+    `global_step` counts batches.
 
     Args:
         laws: p(z), p(x|z), q(z|x).
@@ -35,6 +39,9 @@ class LatentVariableModel(pl.LightningModule):
         dual: builds the optimizer of λ (with maximize=True), used where a multiplier is learned.
         schedule: builds a learning rate schedule, stepped once a batch; None for a constant rate.
         gradient_clip: largest norm of ∇_θ L; None for no clipping.
+        critic: builds the optimizer of ψ, the parameters of all critics.
+        critic_steps: steps of the critics for each one of θ; the first on the samples of θ, further ones on new noise.
+        average: decay of an exponential mean of θ that evaluation and figures use instead of θ; None: θ itself.
         seed: of all noise that training and evaluation draw.
         log_every: steps between two logged rows, and between two looks for numbers that are not finite.
 
@@ -51,6 +58,9 @@ class LatentVariableModel(pl.LightningModule):
         gradient_clip: float | None = None,
         seed: int = 0,
         log_every: int = 50,
+        critic: OptimizerFactory | None = None,
+        critic_steps: int = 1,
+        average: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -63,26 +73,66 @@ class LatentVariableModel(pl.LightningModule):
         self.laws, self.lagrangian = laws, lagrangian
         self.primal, self.dual, self.schedule = primal, dual, schedule
         self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
+        self.critics = nn.ModuleDict(
+            {c.name: c.divergence.critic for c in lagrangian.constraints if isinstance(c.divergence, CriticDivergence)}
+        )
+        if self.critics and critic is None:
+            raise SettingError("A divergence with a critic needs critic.optimizer.")
+        if critic_steps < 1:
+            raise SettingError(f"critic.steps={critic_steps} must be at least 1.")
+        if average is not None and not 0 < average < 1:
+            raise SettingError(f"training.average={average} must lie between 0 and 1, or be null for none.")
+        self.critic, self.critic_steps = critic, critic_steps
+        self.averaged: AveragedModel | None = None
+        if average is not None:
+            self.averaged = AveragedModel(laws, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
         self.latest: dict[str, Tensor] = {}
         self._noises: dict[str, Noise] = {}
+        self._watched: list[str] = []
         self._broken = torch.zeros(0)
 
     # ---- what a step is made of
 
     def samples(self, batch: Batch, purpose: str) -> JointSamples:
-        """Lazy samples of both joints for an observed batch, with the noise of its step."""
-        training = purpose == "train" and self._attached and self.trainer.training
+        """Lazy samples of both joints for an observed batch, with the noise of its step.
+
+        `purpose` names the stream of the noise. Samples of a split in evaluation are of `shown`; all others are of θ.
+        """
+        training = purpose.startswith("train") and self._attached and self.trainer.training
         if purpose not in self._noises:
             rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
             self._noises[purpose] = Noise(self.seed, purpose, rank, world)
         # Evaluation needs both samples of z whatever the objective; training only what its objective draws on.
         needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p"}
         noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
-        return JointSamples(self.laws, batch.x, noise, self._gather if training else lambda t: t)
+        laws = self.shown if purpose in SPLITS and not training else self.laws
+        return JointSamples(laws, batch.x, noise, self._gather if training else lambda t: t)
+
+    @property
+    def shown(self) -> Laws:
+        """The laws that evaluation and figures look at: those of θ, or of its running mean."""
+        laws: Laws = self.laws if self.averaged is None else self.averaged.module
+        return laws
 
     def measure(self, batch: Batch) -> Values:
-        """Terms and divergences of a training batch."""
-        return self.lagrangian.measure(self.samples(batch, "train"))
+        """Terms and divergences of a training batch, after the critics have taken their steps."""
+        samples = self.samples(batch, "train")
+        if self.critics:
+            self.step_critics(batch, samples)
+        with frozen(self.critics):
+            return self.lagrangian.measure(samples)
+
+    def step_critics(self, batch: Batch, samples: JointSamples) -> None:
+        """Steps of ψ, on samples that are held fixed."""
+        estimators = [c.divergence for c in self.lagrangian.constraints if isinstance(c.divergence, CriticDivergence)]
+        for k in range(self.critic_steps):
+            drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
+            with torch.set_grad_enabled(k == 0):
+                for estimator in estimators:
+                    estimator.pairs(drawn)  # samples are made once, for θ with their gradient
+            self._psi.zero_grad()
+            self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
+            self._psi.step()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         values = self.measure(batch)
@@ -109,6 +159,8 @@ class LatentVariableModel(pl.LightningModule):
     def descend(self) -> None:
         """A step of θ."""
         self._theta.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.laws)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
@@ -133,6 +185,9 @@ class LatentVariableModel(pl.LightningModule):
             if not dual.param_groups[0].get("maximize", False):
                 raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
             optimizers.append(dual)
+        if self.critics:
+            assert self.critic is not None
+            optimizers.append(self.critic(self.critics.parameters()))
         if self.schedule is None:
             return optimizers
         return optimizers, [self.schedule(optimizers[0])]
@@ -141,12 +196,14 @@ class LatentVariableModel(pl.LightningModule):
         wrapped = self.optimizers()
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._theta = wrapped[0]
-        # λ steps through the bare optimizer: a wrapped step would count as a batch.
-        self._lambda = wrapped[1].optimizer if len(wrapped) > 1 else None
+        # λ and ψ step through the bare optimizers: a wrapped step would count as a batch.
+        others = [o.optimizer for o in wrapped[1:]]
+        self._psi = others.pop() if self.critics else None
+        self._lambda = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
         self._noises.clear()
-        self._broken = torch.full((*self.lagrangian.steps.shape, 3 + len(self.lagrangian.names)), -1, device=self.device)
+        self._broken = torch.zeros(0)
 
     # ---- several ranks
 
@@ -172,7 +229,10 @@ class LatentVariableModel(pl.LightningModule):
 
     def _watch(self, values: Values, loss: Tensor) -> None:
         """Remember, without a sync, the first step at which each term was not finite."""
-        terms = torch.stack([values.terms["distortion"], values.terms["rate"], *values.divergences.unbind(-1), loss], -1)
+        if not len(self._broken):
+            self._watched = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
+            self._broken = torch.full((*self.lagrangian.steps.shape, len(self._watched)), -1, device=self.device)
+        terms = torch.stack([*(values.terms[n] for n in sorted(values.terms)), *values.divergences.unbind(-1), loss], -1)
         bad = (self._broken < 0) & ~terms.detach().isfinite()
         self._broken = torch.where(bad, self.global_step, self._broken)
 
@@ -198,22 +258,34 @@ class LatentVariableModel(pl.LightningModule):
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
         """Raise DivergedError where a term of a step was not finite, or `probe`, measured after the last one, is not."""
-        error = diverged(self._broken.tolist(), self.lagrangian.names, self.global_step, probe)
+        error = diverged(self._broken.tolist(), self._watched, self.global_step, probe)
         if error is not None:
             raise error
 
 
-def diverged(first: list[int], constraints: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters that what is computed inside has no gradient to."""
+    parameters = list(module.parameters())
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def diverged(first: list[int], names: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
     """What to tell of a model whose terms stopped being finite at the steps `first` (−1: never), or whose `probe` is not."""
-    names = ["distortion", "rate", *constraints, "the Lagrangian"]
-    if max(first) >= 0:
+    if max(first, default=-1) >= 0:
         when = min(f for f in first if f >= 0)
         broken = [n for n, f in zip(names, first, strict=True) if f == when]
     elif not isfinite(probe):
         when, broken = step, ["−ELBO"]
     else:
         return None
-    what = "the gradient: all terms" if {"distortion", "rate"} <= set(broken) else broken[0]
+    what = "the gradient: all terms" if len(broken) == len(names) > 2 else broken[0]
     return DivergedError(
         f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
         "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."

@@ -220,9 +220,11 @@ class Stack(LatentVariableModel):
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
         """Retire the cells whose terms stopped being finite; nothing is raised, the others go on."""
+        if not len(self._broken):
+            return
         broken = self._broken.tolist()
         for k in self.alive.nonzero().flatten().tolist():
-            error = diverged(broken[k], self.lagrangian.names, self.global_step)
+            error = diverged(broken[k], self._watched, self.global_step)
             if error is not None:
                 self.failed[k] = error
                 self.retire(k)

@@ -128,7 +128,7 @@ class Keeper(pl.Callback):
         self._measure(member, stack.device)
         member.table.log_metrics(member.evaluation.row(), step)
         probe = member.evaluation.results["train"].get("neg_elbo", 0.0)
-        if (error := diverged([-1], [], step, probe)) is not None:
+        if (error := diverged([], [], step, probe)) is not None:
             stack.failed[k] = error
             stack.retire(k)
             return

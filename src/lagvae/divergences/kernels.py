@@ -1,4 +1,4 @@
-"""Divergences as pure mathematics on samples: kernels and the maximum mean discrepancy.
+"""Kernels, and the maximum mean discrepancy between samples.
 
 MMD²(q, p) = E k(z,z') + E k(w,w') − 2 E k(z,w),  z, z' ∼ q, w, w' ∼ p   (Gretton et al., JMLR 2012).
 "MMD" names the squared quantity throughout, as the paper does. It has no unit.
