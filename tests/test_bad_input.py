@@ -48,11 +48,11 @@ def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None
 
 
 UNKNOWN = {
-    "family=infogann": ["family=infogann is unknown", "beta_vae, infovae, lagvae, vae"],
+    "family=infogann": ["family=infogann is unknown", "infogan, infovae, lagvae, vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
     "data=cifar": ["data=cifar is unknown", "digits, fashion_mnist, folder, linear_gaussian, mnist"],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
-    "divergence=[neg_elbo,kl]": ["divergence=kl is unknown", "distortion, mmd, neg_elbo, rate"],
+    "divergence=[neg_elbo,kl]": ["divergence=kl is unknown", "mmd, neg_elbo, rate"],
     "logger=mlflow": ["logger=mlflow is unknown", "csv, tensorboard, wandb"],
     "multiplier=adam": ["multiplier=adam is unknown", "fixed", "learned", "rmsprop"],
     "epsilon=guess": ["epsilon=guess is unknown", "calibrated, explicit, none"],
@@ -65,7 +65,7 @@ UNKNOWN = {
     "+constraints.own.epsilon=3": ["+constraints.own.epsilon=3: there is no such constraint; add its name to divergence=[…]"],
     "+model.optimizer.speed=3": ["model.optimizer.speed is unknown; torch.optim.Adam takes params, lr, betas"],
     "model.optimizer._target_=torch.optim.Adamm": ["model.optimizer._target_=torch.optim.Adamm does not exist"],
-    "model.encoder.activation=selu": ["activation='selu' is unknown", "gelu, relu, silu, softplus, tanh"],
+    "model.encoder.activation=selu": ["activation='selu' is unknown", "gelu, leaky_relu, relu, silu, softplus, tanh"],
     "constraints.mmd.divergence.statistic=w": ["statistic='w' is unknown; choose one of u, v"],
     "training.start=warm": ["training.start='warm' is unknown; choose one of calibrated, scratch"],
     "calibration.split=dev": ["calibration.split='dev' is unknown; choose one of train, val, test"],

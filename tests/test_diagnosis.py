@@ -202,7 +202,8 @@ class Point(nn.Module):
         self.constant = nn.Parameter(torch.ones(2), requires_grad=False)
 
     def batch(self, f: Callable[[Tensor], Tensor]) -> Any:
-        return SimpleNamespace(x=self.x, rate=f(self.x), distortion=f(self.x))
+        laws = SimpleNamespace(has_rate=True, has_distortion=True)
+        return SimpleNamespace(x=self.x, laws=laws, rate=f(self.x), distortion=f(self.x))
 
 
 def at(x: float, multiplier: float, alpha: float = 1.0) -> float:

@@ -365,10 +365,10 @@ def test_a_preference_on_i_p_needs_differentiable_samples() -> None:
         return MLP(shape_in, shape_out, hidden=())
 
     laws = Laws(StandardNormalPrior(2), GaussianEncoder(linear, (4,), 2), BernoulliDecoder(linear, (4,), 2))
-    check_preference(0.0, laws)
+    check_preference(-1.0, 0.0, laws)
     for alpha in (1.0, -1.0):
         with pytest.raises(SettingError, match="likelihood=normal"):
-            check_preference(alpha, laws)
+            check_preference(0.0, alpha, laws)
 
 
 def test_an_unknown_statistic_is_refused_when_the_divergence_is_made() -> None:

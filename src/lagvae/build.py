@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS, Data
 from lagvae.errors import LagvaeError, SettingError
-from lagvae.estimators import check_preference
+from lagvae.estimators import CriticDivergence, check_preference
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
-from lagvae.laws import BernoulliDecoder, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
+from lagvae.laws import BernoulliDecoder, EmpiricalPrior, Laws, NormalDecoder, encoder
 from lagvae.module import LatentVariableModel, SchedulerFactory
 from lagvae.runs import Run
 from lagvae.schema import Config, check_nodes
@@ -66,7 +66,7 @@ def check(cfg: DictConfig) -> None:
     if missing:
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     Run.check_name(cfg.name)
-    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps", "model.latent"):
+    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps", "model.latent", "critic.steps"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
             raise SettingError(f"{key}={value} must be a whole number of at least 1.")
@@ -115,10 +115,15 @@ def needs_calibration(cfg: DictConfig) -> bool:
 def rehearse(cfg: DictConfig) -> None:
     """Build what needs no data, with bounds made up where calibration will find them, and throw it away."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
-    build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+    lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     theta = torch.nn.Parameter(torch.zeros(1))
+    alone = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
+    if not alone and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
+        raise SettingError(f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1.")
     with blaming("model.optimizer"):
         primal = make(cfg.model.optimizer)([theta])
+    with blaming("critic.optimizer"):
+        make(cfg.critic.optimizer)([theta])
     with blaming("model.schedule"):
         schedule = build_schedule(cfg)
         if schedule is not None:
@@ -148,15 +153,36 @@ def build_laws(cfg: DictConfig, data: Data) -> Laws:
     """p(z), p(x|z), q(z|x) for the shape of the data, initialised from the seed."""
     torch.manual_seed(cfg.seed)
     model = cfg.model
-    if model.likelihood not in DECODERS:
-        raise SettingError(f"model.likelihood={model.likelihood!r} is unknown; choose one of {', '.join(DECODERS)}.")
-    if model.likelihood == "bernoulli" and data.likelihood != "bernoulli":
+    kind = likelihood(model.likelihood)
+    if kind is BernoulliDecoder and data.likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
-    encoder = GaussianEncoder(make(model.encoder), data.shape, model.latent)
-    decoder = DECODERS[model.likelihood](make(model.decoder), data.shape, model.latent)
-    laws = Laws(StandardNormalPrior(model.latent), encoder, decoder)
-    check_preference(cfg.alpha.p, laws)
+    prior = build_prior(make(model.prior), model.latent, data)
+    laws = Laws(
+        prior,
+        encoder(make(model.posterior), make(model.encoder), data.shape, prior),
+        kind(make(model.decoder), data.shape, prior.latent),
+    )
+    check_preference(cfg.alpha.q, cfg.alpha.p, laws)
     return laws
+
+
+def likelihood(node: Any) -> Any:
+    """The decoder's class, or a partial of it: a config node, or a name of `DECODERS`."""
+    if not isinstance(node, str):
+        return make(node)
+    if node not in DECODERS:
+        raise SettingError(f"model.likelihood={node!r} is unknown; choose one of {', '.join(DECODERS)}.")
+    return DECODERS[node]
+
+
+def build_prior(kind: Any, latent: int, data: Data) -> Any:
+    """p(z); an empirical one of the data's second domain."""
+    if kind.func is not EmpiricalPrior:
+        return kind(latent)
+    rows = data.second("train")
+    if rows is None:
+        raise SettingError(f"prior=data takes z from a second domain, which data={data.name} has not; use data=digits_pairs.")
+    return kind(rows)
 
 
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagrangian:
@@ -195,15 +221,21 @@ def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
 
 def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = None) -> LatentVariableModel:
     """The LightningModule."""
+    laws, lagrangian = build_laws(cfg, data), build_lagrangian(cfg, calibration)
+    for c in lagrangian.constraints:
+        c.divergence.prepare(c.name, laws, data.shape)
     return LatentVariableModel(
-        laws=build_laws(cfg, data),
-        lagrangian=build_lagrangian(cfg, calibration),
+        laws=laws,
+        lagrangian=lagrangian,
         primal=make(cfg.model.optimizer),
         dual=make(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
         schedule=build_schedule(cfg),
         gradient_clip=cfg.training.gradient_clip,
         seed=cfg.seed,
         log_every=cfg.training.log_every,
+        critic=make(cfg.critic.optimizer),
+        critic_steps=cfg.critic.steps,
+        average=cfg.training.average,
     )
 
 
@@ -242,6 +274,11 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     return derived
 
 
+def uses_critics(cfg: DictConfig) -> bool:
+    """Whether a divergence of the config has a critic."""
+    return any("network" in c.divergence for c in cfg.constraints.values())
+
+
 def calibration_settings(cfg: DictConfig, data: Data) -> dict[str, Any]:
     """The settings that matter to a calibration: those that could change θ* or ε̂."""
     derived = calibration_config(cfg)
@@ -263,6 +300,8 @@ def calibration_settings(cfg: DictConfig, data: Data) -> dict[str, Any]:
         "constraints": constraints,
         "calibration": {"steps": cfg.calibration.steps, "seed": cfg.calibration.seed, "split": cfg.calibration.split},
         "gradient_clip": cfg.training.gradient_clip,
+        "average": cfg.training.average,
+        "critic": {"optimizer": plain("critic.optimizer"), "steps": cfg.critic.steps} if uses_critics(cfg) else None,
         "precision": str(cfg.trainer.precision),
     }
 

@@ -65,6 +65,7 @@ class TrainingConfig:
     gradient_clip: float | None = None
     start: str = "calibrated"
     threads: int | None = None
+    average: float | None = None
 
 
 @dataclass
@@ -115,6 +116,7 @@ class Config:
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     kernel: dict[str, Any] = field(default_factory=dict)
+    critic: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)

@@ -96,7 +96,7 @@ def check_preference(alpha_q: float, alpha_p: float, laws: Laws) -> None:
     if not decoder_has_gradient(laws):
         raise SettingError(
             f"alpha.p={alpha_p:g} needs samples of p(x|z) with a gradient, which {decoder} has not; "
-            "set likelihood=normal, or alpha.p=0."
+            "set model.likelihood=normal, or alpha.p=0."
         )
     if alpha_p < 0 and not laws.encoder.has_density:
         raise SettingError(

@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from lagvae.errors import SettingError
 
+class LeakyReLU(nn.LeakyReLU):
+    """The usual activation of critics, with slope 0.2 below zero."""
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
+    "leaky_relu": LeakyReLU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
