@@ -18,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lagvae.errors import SettingError
 from lagvae.estimators import Divergence
 from lagvae.information import aggregate_bounds, density_upper, kde_information
-from lagvae.laws import JointSamples
+from lagvae.laws import CodesPrior, EmpiricalPrior, GaussianEncoder, JointSamples, Laws, StandardNormalPrior
 
 
 class Measure(Metric):
@@ -27,6 +27,10 @@ class Measure(Metric):
     full_state_update = False
     each_image_once = False
     """Whether a held-out image may count only once (on the training split q(x) *is* its images, drawn anew)."""
+
+    def defined(self, laws: Laws) -> bool:
+        """Whether the laws have what is measured; what is not defined is not reported."""
+        return True
 
     @abstractmethod
     def update(self, samples: JointSamples, index: Tensor) -> None: ...
@@ -50,7 +54,7 @@ def mean_and_stderr(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Terms(Measure):
-    """rate, distortion and neg_elbo (nats), each a mean with a standard error."""
+    """rate, distortion and neg_elbo (nats), as far as the laws have them, each a mean with a standard error."""
 
     index: list[Tensor]
     rate: list[Tensor]
@@ -62,16 +66,47 @@ class Terms(Measure):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        self.index.append(index.to(samples.rate.device))
-        self.rate.append(samples.rate)
-        self.distortion.append(samples.distortion)
+        self.index.append(index.to(samples.x_q.device))
+        if samples.laws.has_rate:
+            self.rate.append(samples.rate)
+        if samples.laws.has_distortion:
+            self.distortion.append(samples.distortion)
 
     def compute(self) -> dict[str, Tensor]:
-        index, rate, distortion = dim_zero_cat(self.index), dim_zero_cat(self.rate), dim_zero_cat(self.distortion)
+        values = {name: dim_zero_cat(kept) for name in ("rate", "distortion") if len(kept := getattr(self, name))}
+        if len(values) == 2:
+            values = {"neg_elbo": values["rate"] + values["distortion"], **values}
         result = {}
-        for name, values in (("neg_elbo", rate + distortion), ("rate", rate), ("distortion", distortion)):
-            result[name], result[f"{name}_stderr"] = mean_and_stderr(values, index)
+        for name, each in values.items():
+            result[name], result[f"{name}_stderr"] = mean_and_stderr(each, dim_zero_cat(self.index))
         return result
+
+
+class InformationOfModel(Measure):
+    """i_p_lower = E_p log q(z|x) + H_p(z) ≤ I_p(x;z) in nats, of the codes where the prior has codes (Barber & Agakov, 2003).
+
+    i_p_share: its part of H_p, where z is discrete or bounded (`CodesPrior`).
+    """
+
+    value: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("value", [], dist_reduce_fx="cat")
+        self.entropy, self.codes = 0.0, False
+
+    def defined(self, laws: Laws) -> bool:
+        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
+        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
+
+    def compute(self) -> dict[str, Tensor]:
+        value = dim_zero_cat(self.value)
+        lower = value.mean() + self.entropy
+        result = {"i_p_lower": lower, "i_p_lower_stderr": value.std() / len(value) ** 0.5}
+        return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
 
 
 class Divergences(Measure):
@@ -127,6 +162,9 @@ class PosteriorSamples(Measure):
         self._held = 0
         for name in ("z", "loc", "scale"):
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    def defined(self, laws: Laws) -> bool:
+        return isinstance(laws.encoder, GaussianEncoder) and laws.has_rate
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         room = self.most - self._held
@@ -234,8 +272,11 @@ class ActiveUnits(Measure):
             self.add_state(name, torch.zeros(latent, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    def defined(self, laws: Laws) -> bool:
+        return isinstance(laws.prior, StandardNormalPrior)
+
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        mean = samples.q_z_given_x.base_dist.loc.double()
+        mean = samples.q_z_given_x.mean.double()
         self.total += mean.sum(0)
         self.square += mean.square().sum(0)
         self.count += len(mean)

@@ -102,8 +102,8 @@ class LatentVariableModel(pl.LightningModule):
         if purpose not in self._noises:
             rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
             self._noises[purpose] = Noise(self.seed, purpose, rank, world)
-        # Evaluation needs both samples of z whatever the objective; training only what its objective draws on.
-        needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p"}
+        # Evaluation may look at all samples; training draws what its objective takes.
+        needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p", "x_p"}
         noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
         laws = self.shown if purpose in SPLITS and not training else self.laws
         return JointSamples(laws, batch.x, noise, self._gather if training else lambda t: t)

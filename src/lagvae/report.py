@@ -92,6 +92,7 @@ ROWS = (  # label, key, whether in nats
     ("I_q lower (nats)", "i_q_lower", True),
     ("I_q upper (nats)", "i_q_upper", True),
     ("I_q by KDE (nats)", "i_q_kde", True),
+    ("I_p lower (nats)", "i_p_lower", True),
 )
 
 
@@ -121,7 +122,7 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     warned = False
     for label, key, nats in ROWS:
         if not any(key in values for values in splits.values()):
-            continue
+            continue  # what is not defined is not shown
         cells = []
         for values in splits.values():
             odd = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))

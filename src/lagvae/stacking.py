@@ -16,7 +16,7 @@ import torch
 
 from lagvae.build import build_data, make
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch
-from lagvae.callbacks.checkpoints import merit
+from lagvae.callbacks.checkpoints import merit, probed
 from lagvae.callbacks.evaluation import computed
 from lagvae.cells import Cell
 from lagvae.data import Batch, Data
@@ -127,7 +127,7 @@ class Keeper(pl.Callback):
         member = self.members[k]
         self._measure(member, stack.device)
         member.table.log_metrics(member.evaluation.row(), step)
-        probe = member.evaluation.results["train"].get("neg_elbo", 0.0)
+        probe = probed(member.evaluation.results["train"])
         if (error := diverged([], [], step, probe)) is not None:
             stack.failed[k] = error
             stack.retire(k)
@@ -151,8 +151,7 @@ class Keeper(pl.Callback):
                 loader = member.data.eval_loader(split, device, most=2000)
                 seen[split] = [member.data.observed(batch, member.data.noise(split)) for batch in loader]
         member.model.eval()
-        builders = member.evaluation.builders[False].values()
-        measures = {split: [build().to(device) for build in builders] for split in LOOKED_AT}
+        measures = {split: member.evaluation.measures(False, member.model, device) for split in LOOKED_AT}
         for split, batches in seen.items():
             for batch in batches:
                 samples = member.model.samples(batch, split)

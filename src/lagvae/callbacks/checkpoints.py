@@ -24,7 +24,8 @@ def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
     lagrangian = model.lagrangian
     preference = lagrangian.preference
     val = results["val"]
-    f = max(float(preference.alpha_q), 0.0) * val["rate"] + max(-float(preference.alpha_q), 0.0) * val["distortion"]
+    q, p = float(preference.alpha_q), float(preference.alpha_p)
+    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
     for c in lagrangian.constraints:
         key = f"constraint/{c.name}"
         if c.bound is None:
@@ -32,6 +33,11 @@ def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
         else:
             f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.unit)
     return f
+
+
+def probed(results: dict[str, float]) -> float:
+    """A number that is not finite where a model has stopped being so."""
+    return results.get("neg_elbo", results.get("distortion", 0.0))
 
 
 class Checkpoints(Checkpoint):
@@ -57,7 +63,7 @@ class Checkpoints(Checkpoint):
         if not self.evaluation.results:
             return  # a resumed run closes the interval of its checkpoint once more, without a batch
         model: Any = pl_module
-        model.raise_if_broken(self.evaluation.results["train"].get("neg_elbo", 0.0))  # what is saved is good
+        model.raise_if_broken(probed(self.evaluation.results["train"]))  # what is saved is good
         # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
         for logger in trainer.loggers:
             logger.save()

@@ -40,10 +40,13 @@ class Evaluation(pl.Callback):
         self.results: dict[str, dict[str, float]] = {}
         self._measures: dict[str, list[Measure]] = {}
 
-    def _start(self, trainer: pl.Trainer, device: torch.device) -> None:
-        # In the same order on every rank: computing a metric is a collective operation.
-        builders = self.builders[trainer.testing].values()
-        self._measures = {split: [build().to(device) for build in builders] for split in looked_at(trainer)}
+    def measures(self, final: bool, model: Any, device: torch.device) -> list[Measure]:
+        """What is measured of a model on one split: all that its laws define, in the same order on every rank."""
+        built = [build() for build in self.builders[final].values()]
+        return [measure.to(device) for measure in built if measure.defined(model.shown)]
+
+    def _start(self, trainer: pl.Trainer, model: Any) -> None:
+        self._measures = {split: self.measures(trainer.testing, model, model.device) for split in looked_at(trainer)}
 
     def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
         split = looked_at(trainer)[dataloader_idx]
@@ -67,10 +70,10 @@ class Evaluation(pl.Callback):
         return {f"{named.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module.device)
+        self._start(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module.device)
+        self._start(trainer, pl_module)
 
     def on_validation_batch_end(  # type: ignore[override]
         self,

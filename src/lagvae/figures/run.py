@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lagvae.data import Data
 from lagvae.figures.style import STYLE
-from lagvae.laws import mean_of
+from lagvae.laws import GaussianEncoder, mean_of
 from lagvae.module import LatentVariableModel
 from lagvae.noise import Noise
 from lagvae.runs import read_series, write_atomically
@@ -32,12 +32,14 @@ def draw_run(folder: Path, data: Data, model: LatentVariableModel, summary: Mapp
         if images:
             figures["samples"] = samples(model, x)
             figures["reconstructions"] = reconstructions(model, x)
-            figures["traversal"] = traversal(model, x)
+            if isinstance(model.shown.encoder, GaussianEncoder):
+                figures["traversal"] = traversal(model, x)
         if metrics.is_file():
             figures["constraints"] = constraints_over_steps(metrics, summary)
             if any(c["learned"] for c in summary["constraints"].values()):
                 figures["multipliers"] = multipliers_over_steps(metrics, summary)
-        figures["rate_distortion"] = rate_distortion(metrics, summary)
+        if all("neg_elbo" in values for values in summary["splits"].values()):
+            figures["rate_distortion"] = rate_distortion(metrics, summary)
         files = []
         for name, figure in figures.items():
             path = folder / f"{name}.png"
@@ -73,9 +75,12 @@ def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
 
 def samples(model: LatentVariableModel, x: Tensor) -> Figure:
     """Means of p(x|z) at 100 draws of the prior."""
-    z = Noise(model.seed, "figures").normal("samples", 0, (100, model.laws.latent), x.device)
+    prior = model.shown.prior
+    noise = Noise(model.seed, "figures")
+    draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
+    z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
     figure, axes = _figure(4.6, 4.9)
-    _show(axes[0, 0], tile(mean_of(model.laws.decoder(z)), 10))
+    _show(axes[0, 0], tile(mean_of(model.shown.decoder(z)), 10))
     axes[0, 0].set_title("Samples: E[x|z], z ∼ p(z)", loc="left")
     return figure
 
@@ -83,9 +88,11 @@ def samples(model: LatentVariableModel, x: Tensor) -> Figure:
 def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
     """Test samples as the model sees them, above the means of p(x|z) at z ∼ q(z|x)."""
     x = x[: len(x) // 2 * 2]
-    q = model.laws.encoder(x)
-    noise = Noise(model.seed, "figures").normal("reconstructions", 0, (len(x), model.laws.latent), x.device)
-    again = mean_of(model.laws.decoder(model.laws.encoder.sample(q, noise)))
+    encoder = model.shown.encoder
+    stream = Noise(model.seed, "figures")
+    draw = stream.normal if encoder.noise_kind == "normal" else stream.uniform
+    noise = draw("reconstructions", 0, (len(x), *encoder.noise_shape), x.device)
+    again = mean_of(model.shown.decoder(encoder.sample(encoder(x), noise)))
     half = len(x) // 2
     rows = torch.cat([x[:half], again[:half], x[half:], again[half:]])
     figure, axes = _figure(5.2, 2.5)
@@ -96,14 +103,14 @@ def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
 
 def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int = 9, span: float = 2.5) -> Figure:
     """One code, with one coordinate at a time moved over ±`span`; coordinates in the order of their rate."""
-    base = model.laws.encoder(x).base_dist
+    base = model.shown.encoder(x).base_dist
     rate = (base.loc.square() + base.scale.square() - 1 - 2 * base.scale.log()).mean(0) / 2
-    order = rate.argsort(descending=True)[: min(rows, model.laws.latent)]
+    order = rate.argsort(descending=True)[: min(rows, model.shown.latent)]
     grid = torch.linspace(-span, span, steps, device=x.device)
     z = base.loc[:1].repeat(len(order) * steps, 1)
     for r, k in enumerate(order.tolist()):
         z[r * steps : (r + 1) * steps, k] = grid
-    pictures = tile(mean_of(model.laws.decoder(z)), steps)
+    pictures = tile(mean_of(model.shown.decoder(z)), steps)
     figure, axes = _figure(5.2, 0.55 * len(order) + 0.9)
     axis = axes[0, 0]
     _show(axis, pictures)
