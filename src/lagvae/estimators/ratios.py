@@ -6,7 +6,7 @@ wrong may be so to either side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import log, pi
 
 import torch
@@ -76,34 +76,43 @@ class AdversarialRate(CriticDivergence):
     """E_q KL(q(z|x)‖p(z)) in nats, of an encoder without a density, by adaptive contrast.
 
     With any Gaussian r(z|x):  log q(z|x)/p(z) = log q(z|x)/r(z|x) + log r(z|x)/p(z). A critic learns the first ratio, from
-    samples of both; r follows q by maximum likelihood, so that little is left to the critic; the second is exact.
+    samples of both in units of r; r follows q by maximum likelihood, so that little is left to the critic; the second
+    ratio is exact. The moments of r are learned, not those of a few samples: an r that is itself random would lower
+    the estimate by about d over the number of samples.
 
     Args:
+        draws: samples of q(z|x) and of r(z|x) for each x that the critic learns from.
         network, r1, spectral: of the critic, see `CriticDivergence`.
 
-    Raises: SettingError in `prepare` for a prior that is not standard normal.
+    Raises: SettingError for fewer than 1 draw; in `prepare`, for a prior that is not standard normal.
 
-    Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017 (Section 3.2; there the moments are
-    of samples, here they are learned).
+    Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017, Section 3.2.
     """
 
     symbol = "E_q[log q(z|x) - log p(z)]"
 
-    def __init__(self, network: Network, r1: float = 0.0, spectral: bool = False) -> None:
+    def __init__(self, network: Network, draws: int = 4, r1: float = 0.0, spectral: bool = False) -> None:
         super().__init__(network, "z", r1, spectral)
+        if draws < 1:
+            raise SettingError(f"divergence.draws={draws} must be at least 1.")
+        self.draws = draws
+        self.needs = frozenset({"z_q", "z_p", *(f"{law} {k}" for law in ("z_q", "z_p") for k in range(1, draws))})
 
     def prepare(self, name: str, laws: Laws, shape: Sequence[int]) -> None:
         demand(isinstance(laws.prior, StandardNormalPrior), name, "log p(z)", laws.prior, "set prior=normal")
         self.critic = Contrast(self.network, shape, laws.latent, self.spectral)
 
     def critic_loss(self, samples: JointSamples) -> Tensor:
-        x, z = samples.x_q, samples.z_q.detach()
-        loc, scale = self.critic(x)
+        law, sample, names = samples.q_z_given_x, samples.laws.encoder.sample, range(1, self.draws)
+        with torch.no_grad():
+            z = torch.cat([samples.z_q, *(sample(law, samples.noise[f"z_q {k}"]) for k in names)])
+        unit_r = torch.cat([samples.z_p, *(samples.noise[f"z_p {k}"] for k in names)])
+        x = samples.x_q.repeat(self.draws, *[1] * (samples.x_q.dim() - 1))
+        loc, scale = (m.repeat(self.draws, 1) for m in self.critic(samples.x_q))
         fit = log_normal(z, loc, scale).mean()
-        loc, scale = loc.detach(), scale.detach()
-        v_q = self.critic.critic(x, (z - loc) / scale)  # type: ignore[operator]
-        v_r = self.critic.critic(x, samples.z_p)  # type: ignore[operator]
-        return -fit - self.gap(v_q, v_r)
+        unit_q = ((z - loc) / scale).detach()
+        v: Callable[..., Tensor] = self.critic.critic  # type: ignore[assignment]
+        return -fit - self.gap(v(x, unit_q), v(x, unit_r))
 
     def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return JensenShannon().lower(v_q, v_p)
@@ -112,8 +121,7 @@ class AdversarialRate(CriticDivergence):
         """v(x, z) + log r(z|x) − log p(z) at z ∼ q(z|x), (B,)."""
         x, z = samples.x_q, samples.z_q
         loc, scale = self.critic(x)
-        unit = (z - loc) / scale
-        v: Tensor = self.critic.critic(x, unit)  # type: ignore[operator]
+        v: Tensor = self.critic.critic(x, (z - loc) / scale)  # type: ignore[operator]
         return v + log_normal(z, loc, scale) - log_normal(z, torch.zeros_like(z), torch.ones_like(z))
 
     def __call__(self, samples: JointSamples) -> Tensor:

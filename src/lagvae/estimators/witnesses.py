@@ -60,8 +60,9 @@ class Wasserstein(CriticDivergence):
     """W₁(q, p) = sup E_q v − E_p v over functions of slope at most 1 (Kantorovich and Rubinstein).
 
     Args:
-        penalty: weight of E (‖∇v‖ − 1)², at random points between samples of q and p (Gulrajani et al., NeurIPS 2017);
-            with 0 the slope is held by spectral normalisation alone, which reads low.
+        penalty: weight of E max(0, ‖∇v‖ − 1)², at random points between samples of q and p (Gulrajani et al., NeurIPS 2017;
+            one-sided as in Petzka et al., ICLR 2018: a penalty on slopes below 1 holds a critic at the wrong sign); with 0
+            the slope is held by spectral normalisation alone, which reads low.
         network, over, r1, spectral: of the critic, see `CriticDivergence`.
 
     Without unit in nats: a distance in the units of the samples.
@@ -92,7 +93,7 @@ class Wasserstein(CriticDivergence):
             between.append((s * a + (1 - s) * b).detach().requires_grad_())
         gradients = torch.autograd.grad(self.critic(*between).sum(), between, create_graph=True)
         slope = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).add(1e-12).sqrt()
-        return self.penalty * (slope - 1).square().mean()
+        return self.penalty * (slope - 1).clamp(min=0).square().mean()
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return self.gap(*self.numbers(samples))
