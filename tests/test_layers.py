@@ -47,6 +47,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "matplotlib": frozenset({"figures"}),
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
     "torchmetrics": frozenset({"metrics"}),
+    "scipy": frozenset({"metrics"}),
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),

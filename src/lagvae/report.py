@@ -93,6 +93,15 @@ ROWS = (  # label, key, whether in nats
     ("I_q upper (nats)", "i_q_upper", True),
     ("I_q by KDE (nats)", "i_q_kde", True),
     ("I_p lower (nats)", "i_p_lower", True),
+    ("squared error", "reconstruction", False),
+    ("squared error, z", "reconstruction_z", False),
+    ("p-value, x", "two_sample_x_p", True),
+    ("p-value, z", "two_sample_z_p", True),
+    ("code ~ label", "code_accuracy", True),
+    ("partner x → z", "pairing_z", True),
+    ("partner z → x", "pairing_x", True),
+    ("confidence", "class_confidence", True),
+    ("class coverage", "class_coverage", True),
 )
 
 

@@ -151,7 +151,7 @@ class Keeper(pl.Callback):
                 loader = member.data.eval_loader(split, device, most=2000)
                 seen[split] = [member.data.observed(batch, member.data.noise(split)) for batch in loader]
         member.model.eval()
-        measures = {split: member.evaluation.measures(False, member.model, device) for split in LOOKED_AT}
+        measures = {split: member.evaluation.measures(False, member.model, device, member.data, split) for split in LOOKED_AT}
         for split, batches in seen.items():
             for batch in batches:
                 samples = member.model.samples(batch, split)

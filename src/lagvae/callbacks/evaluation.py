@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lagvae.data import Batch, looked_at
+from lagvae.data import Batch, Data, looked_at
 from lagvae.laws import JointSamples
 from lagvae.metrics import Measure
 
@@ -40,13 +40,15 @@ class Evaluation(pl.Callback):
         self.results: dict[str, dict[str, float]] = {}
         self._measures: dict[str, list[Measure]] = {}
 
-    def measures(self, final: bool, model: Any, device: torch.device) -> list[Measure]:
-        """What is measured of a model on one split: all that its laws define, in the same order on every rank."""
+    def measures(self, final: bool, model: Any, device: torch.device, data: Data, split: str) -> list[Measure]:
+        """What is measured of a model on a split: all that its laws and the data define, in the same order on every rank."""
         built = [build() for build in self.builders[final].values()]
-        return [measure.to(device) for measure in built if measure.defined(model.shown)]
+        return [measure.to(device) for measure in built if measure.defined(model.shown, data, split)]
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
-        self._measures = {split: self.measures(trainer.testing, model, model.device) for split in looked_at(trainer)}
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        known = (model.device, data)
+        self._measures = {split: self.measures(trainer.testing, model, *known, split) for split in looked_at(trainer)}
 
     def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
         split = looked_at(trainer)[dataloader_idx]

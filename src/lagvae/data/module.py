@@ -125,9 +125,31 @@ class Data(pl.LightningDataModule):
         n_val = round(n * self.val_share)
         n_test = 0 if self.arrays.test is not None else round(n * self.test_share)
         parts = {"val": order[:n_val], "test": order[n_val : n_val + n_test], "train": order[n_val + n_test :]}
+        if self.arrays.partner is not None:
+            parts["train"] = parts["train"][: len(parts["train"]) // 2]
         if self.arrays.test is not None:
             parts["test"] = torch.arange(len(self.arrays.test))
         return {name: parts[name] for name in SPLITS}
+
+    def labels(self, split: str) -> Tensor | None:
+        """The labels of a split, in its order, where the data have some; for evaluation alone."""
+        arrays = self.arrays
+        of_test = split == "test" and arrays.test is not None
+        labels = arrays.test_labels if of_test else arrays.labels
+        return None if labels is None else labels[self.split[split]]
+
+    def second(self, split: str) -> Tensor | None:
+        """The second domain: for "train" the other half of the training samples, else the true partners of the split."""
+        arrays = self.arrays
+        if arrays.partner is None or not isinstance(arrays.x, Tensor):
+            return None
+        rows = self.split[split]
+        if split == "train":
+            known = torch.cat(list(self.split.values()))
+            rest = torch.ones(len(arrays.x), dtype=torch.bool)
+            rest[known] = False
+            rows = rest.nonzero().flatten()
+        return arrays.partner(arrays.x[rows])
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -32,19 +32,38 @@ class Arrays:
     x: (N, *shape), uint8 (0 … 255, read as x / 255) or floating point; or image files that are streamed.
     test: data that the publisher set aside, or None: then a part of x is.
     digest: a hash of x, once somebody asked for it.
+    labels, test_labels: (N,), whole numbers, for evaluation alone: no model sees them.
+    partner: the known map to a second domain of images, (B, *shape) → (B, *shape). One half of the training samples is then
+        of the first domain, the other half of the second, so that no pair is ever seen; held-out samples are pairs.
     """
 
     x: Tensor | ImageFiles
     test: Tensor | None = None
     digest: str | None = None
+    labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    partner: Callable[[Tensor], Tensor] | None = None
 
 
 def digits() -> Arrays:
     """1,797 handwritten digits of 8×8 pixels with 17 grey levels, from scikit-learn (UCI, Alpaydin & Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
-    images = torch.from_numpy(load_digits().images).float() / 16
-    return Arrays(images.unsqueeze(1))
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float() / 16
+    return Arrays(images.unsqueeze(1), labels=torch.from_numpy(bunch.target).long())
+
+
+def digits_pairs() -> Arrays:
+    """Digits, and as a second domain digits inverted and turned by 90°: the same images of two kinds."""
+    arrays = digits()
+    arrays.partner = inverted_and_turned
+    return arrays
+
+
+def inverted_and_turned(x: Tensor) -> Tensor:
+    """1 − x, turned by 90° to the left; x (…, H, W) in [0, 1]."""
+    return 1 - torch.rot90(x, 1, (-2, -1))
 
 
 def _torchvision(name: str, root: str) -> Arrays:
@@ -60,7 +79,8 @@ def _torchvision(name: str, root: str) -> Arrays:
         raise _torchvision_error(error, name, root) from error
     finally:
         socket.setdefaulttimeout(patience)
-    return Arrays(*(part.data.unsqueeze(1) for part in parts))
+    images, labels = [part.data.unsqueeze(1) for part in parts], [part.targets.long() for part in parts]
+    return Arrays(*images, labels=labels[0], test_labels=labels[1])
 
 
 def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:

@@ -1,0 +1,151 @@
+"""What is known of data beside the samples, and how far a model agrees with it: labels of codes, true partners, classes."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from lagvae.laws import CodesEncoder, EmpiricalPrior, JointSamples, Laws
+from lagvae.metrics.base import Known, Measure
+
+
+class CodeAgreement(Measure):
+    """How far the first categorical code q(c|x) tells the label that no model saw.
+
+    code_accuracy: the share of images whose most probable code stands for their label, under the best one-to-one assignment
+        of codes to labels (chance is a little above 1/K). code_nmi: normalised mutual information, in [0, 1].
+    """
+
+    each_image_once = True
+    code: list[Tensor]
+    label: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("code", "label"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        self._labels = data.labels(split)
+        return isinstance(laws.encoder, CodesEncoder) and bool(laws.prior.categorical) and self._labels is not None
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        assert self._labels is not None
+        self.code.append(samples.q_z_given_x.code_logits.argmax(-1))
+        self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        from scipy.optimize import linear_sum_assignment
+        from sklearn.metrics import normalized_mutual_info_score
+        from sklearn.metrics.cluster import contingency_matrix
+
+        code, label = dim_zero_cat(self.code).cpu().numpy(), dim_zero_cat(self.label).cpu().numpy()
+        table = contingency_matrix(label, code)
+        rows, columns = linear_sum_assignment(table, maximize=True)
+        found = {
+            "code_accuracy": table[rows, columns].sum() / table.sum(),
+            "code_nmi": normalized_mutual_info_score(label, code),
+        }
+        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in found.items()}
+
+
+class PairingAccuracy(Measure):
+    """Whether a translation between two domains finds the true partner, on held-out pairs.
+
+    pairing_z: the share of x whose translation E[z|x] is nearest to the own partner among all partners of the split (squared
+        distance); pairing_x: the share of partners z whose translation E[x|z] is nearest to the own x. Chance is 1/n.
+    """
+
+    each_image_once = True
+    x: list[Tensor]
+    z: list[Tensor]
+    to_x: list[Tensor]
+    to_z: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("x", "z", "to_x", "to_z"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        self._partners = data.second(split) if split != "train" else None
+        return isinstance(laws.prior, EmpiricalPrior) and self._partners is not None
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        assert self._partners is not None
+        partner = self._partners[index.cpu()].to(samples.x_q.device).flatten(1)
+        self.x.append(samples.x_q.flatten(1))
+        self.z.append(partner)
+        self.to_z.append(samples.q_z_given_x.mean)
+        self.to_x.append(samples.laws.decoder(partner).mean.flatten(1))
+
+    def compute(self) -> dict[str, Tensor]:
+        x, z, to_x, to_z = (dim_zero_cat(each) for each in (self.x, self.z, self.to_x, self.to_z))
+        own = torch.arange(len(x), device=x.device)
+
+        def found(translated: Tensor, candidates: Tensor) -> Tensor:
+            return (torch.cdist(translated, candidates).argmin(1) == own).double().mean()
+
+        return {"pairing_z": found(to_z, z), "pairing_x": found(to_x, x), "pairing_chance": own.new_tensor(1.0).double() / len(x)}
+
+
+COVERED = 0.02
+"""The share of samples from which on a class counts as covered: a fifth of its due with ten classes."""
+
+
+class ClassifierScore(Measure):
+    """Whether samples x ∼ p pass for data: what a classifier that learned from real training images says of them.
+
+    class_confidence: mean probability of the most probable class; class_confidence_real: of the split's images.
+    class_coverage: share of classes with at least `COVERED` of the samples. class_entropy: entropy of the predicted classes over
+    that of a uniform choice, in [0, 1]. class_accuracy: of the classifier on the split's images.
+
+    Args:
+        training: images that the classifier (a multinomial logistic regression) learns from, at most.
+    """
+
+    each_image_once = True
+    fake: list[Tensor]
+    real: list[Tensor]
+    label: list[Tensor]
+
+    def __init__(self, training: int = 5000) -> None:
+        super().__init__()
+        self.training_images = training
+        for name in ("fake", "real", "label"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        labels, self._labels = data.labels("train"), data.labels(split)
+        if labels is None or self._labels is None:
+            return False
+        n = min(self.training_images, len(labels))
+        self._learned_from = data.probe("train", n).flatten(1), labels[:n]
+        return True
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        assert self._labels is not None
+        self.fake.append(samples.x_p.flatten(1))
+        self.real.append(samples.x_q.flatten(1))
+        self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        from sklearn.linear_model import LogisticRegression
+
+        x, y = self._learned_from
+        classifier = LogisticRegression(max_iter=2000, C=1.0).fit(x.cpu().numpy(), y.numpy())
+        fake, real = (classifier.predict_proba(dim_zero_cat(each).cpu().numpy()) for each in (self.fake, self.real))
+        share = torch.from_numpy(fake.argmax(1)).bincount(minlength=fake.shape[1]).double() / len(fake)
+        entropy = -(share * share.clamp(min=1e-12).log()).sum() / log(len(share))
+        labels = dim_zero_cat(self.label).cpu().numpy()
+        found = {
+            "class_confidence": fake.max(1).mean(),
+            "class_confidence_real": real.max(1).mean(),
+            "class_coverage": (share >= COVERED).double().mean(),
+            "class_entropy": entropy,
+            "class_accuracy": (classifier.classes_[real.argmax(1)] == labels).mean(),
+        }
+        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in found.items()}

@@ -1,0 +1,58 @@
+"""What is measured of a model on a split: torchmetrics metrics over `JointSamples`.
+
+`update(samples, index)` takes a batch and the positions of its samples in their split; `compute()` returns
+name → value (0-dim tensors, information in nats) and for each estimate x its standard error as "x_stderr".
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lagvae.laws import JointSamples, Laws
+
+
+class Known(Protocol):
+    """What is known of data beside the samples, for evaluation alone (see `lagvae.data.Data`)."""
+
+    def labels(self, split: str) -> Tensor | None: ...
+
+    def second(self, split: str) -> Tensor | None: ...
+
+    def probe(self, split: str, n: int) -> Tensor: ...
+
+
+class Measure(Metric):
+    """Base of the metrics here: samples in, named values out."""
+
+    full_state_update = False
+    each_image_once = False
+    """Whether a held-out image may count only once (on the training split q(x) *is* its images, drawn anew)."""
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
+        return True
+
+    @abstractmethod
+    def update(self, samples: JointSamples, index: Tensor) -> None: ...
+
+    @abstractmethod
+    def compute(self) -> dict[str, Tensor]: ...
+
+
+def mean_and_stderr(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over samples, and its standard error with every *image* as one independent observation.
+
+    An image that was drawn several times (new noise) counts once, with the mean of its values.
+    """
+    values = values.double()
+    _, inverse = index.unique(return_inverse=True)
+    n = int(inverse.max()) + 1
+    count = torch.zeros(n, dtype=torch.float64, device=values.device).index_add_(0, inverse, torch.ones_like(values))
+    by_image = torch.zeros_like(count).index_add_(0, inverse, values) / count
+    stderr = by_image.std() / n**0.5 if n > 1 else by_image.new_tensor(float("nan"))
+    return values.mean(), stderr

@@ -1,0 +1,166 @@
+"""Terms of the objective, divergences by their own estimators, and what else is a mean over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from lagvae.estimators import Divergence
+from lagvae.laws import CodesPrior, EmpiricalPrior, JointSamples, Laws, StandardNormalPrior
+from lagvae.metrics.base import Known, Measure, mean_and_stderr
+
+
+class Terms(Measure):
+    """rate, distortion and neg_elbo (nats), as far as the laws have them, each a mean with a standard error."""
+
+    index: list[Tensor]
+    rate: list[Tensor]
+    distortion: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("index", "rate", "distortion"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.index.append(index.to(samples.x_q.device))
+        if samples.laws.has_rate:
+            self.rate.append(samples.rate)
+        if samples.laws.has_distortion:
+            self.distortion.append(samples.distortion)
+
+    def compute(self) -> dict[str, Tensor]:
+        values = {name: dim_zero_cat(kept) for name in ("rate", "distortion") if len(kept := getattr(self, name))}
+        if len(values) == 2:
+            values = {"neg_elbo": values["rate"] + values["distortion"], **values}
+        result = {}
+        for name, each in values.items():
+            result[name], result[f"{name}_stderr"] = mean_and_stderr(each, dim_zero_cat(self.index))
+        return result
+
+
+class InformationOfModel(Measure):
+    """i_p_lower = E_p log q(z|x) + H_p(z) ≤ I_p(x;z) in nats, of the codes where the prior has codes (Barber & Agakov, 2003).
+
+    i_p_share: its part of H_p, where z is discrete or bounded (`CodesPrior`).
+    """
+
+    value: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("value", [], dist_reduce_fx="cat")
+        self.entropy, self.codes = 0.0, False
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
+        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
+
+    def compute(self) -> dict[str, Tensor]:
+        value = dim_zero_cat(self.value)
+        lower = value.mean() + self.entropy
+        result = {"i_p_lower": lower, "i_p_lower_stderr": value.std() / len(value) ** 0.5}
+        return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
+
+
+class Divergences(Measure):
+    """Divergences by their own estimators: mean over batches weighted by size, standard error over batches.
+
+    Args:
+        divergences: name → estimator. A U-statistic has the same mean for every batch size; a V-statistic has not,
+            so batches are as large as in training.
+    """
+
+    value: list[Tensor]
+    size: list[Tensor]
+
+    def __init__(self, divergences: Mapping[str, Divergence]) -> None:
+        super().__init__()
+        self.divergences = dict(divergences)
+        for name in ("value", "size"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        if len(index) < 2 or not self.divergences:
+            return
+        row = torch.stack([divergence(samples) for divergence in self.divergences.values()])
+        self.value.append(row.double().unsqueeze(0))
+        self.size.append(torch.full((1,), float(len(index)), dtype=torch.float64, device=row.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        if len(self.value) == 0:
+            return {key: torch.tensor(float("nan")) for name in self.divergences for key in (name, f"{name}_stderr")}
+        value, size = dim_zero_cat(self.value), dim_zero_cat(self.size)
+        n, weight = len(size), (size / size.sum()).unsqueeze(-1)
+        mean = (weight * value).sum(0)
+        if n > 1:
+            variance = (weight * (value - mean).square()).sum(0) * n / (n - 1)
+            stderr = variance.sqrt() * weight.square().sum().sqrt()
+        else:
+            stderr = torch.full_like(mean, float("nan"))
+        pairs = zip(self.divergences, mean, stderr, strict=True)
+        return {key: v for name, m, s in pairs for key, v in ((name, m), (f"{name}_stderr", s))}
+
+
+class ActiveUnits(Measure):
+    """Latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
+
+    Reference: Burda, Grosse, Salakhutdinov, ICLR 2016 (threshold 0.01).
+    """
+
+    total: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, latent: int, threshold: float = 0.01) -> None:
+        super().__init__()
+        self.threshold = threshold
+        for name in ("total", "square"):
+            self.add_state(name, torch.zeros(latent, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        return isinstance(laws.prior, StandardNormalPrior)
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        mean = samples.q_z_given_x.mean.double()
+        self.total += mean.sum(0)
+        self.square += mean.square().sum(0)
+        self.count += len(mean)
+
+    def compute(self) -> dict[str, Tensor]:
+        variance = self.square / self.count - (self.total / self.count).square()
+        return {"active_units": (variance > self.threshold).sum().double()}
+
+
+class Reconstruction(Measure):
+    """reconstruction = E_q (x − E[x|z])², the mean over coordinates, z ∼ q(z|x); its standard error over images.
+
+    Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z).
+    """
+
+    index: list[Tensor]
+    value: list[Tensor]
+    backward: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("index", "value", "backward"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.index.append(index.to(samples.x_q.device))
+        self.value.append((samples.x_q - samples.p_x_given_z_q.mean).flatten(1).square().mean(1))
+        if isinstance(samples.laws.prior, EmpiricalPrior):
+            self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1).double())
+
+    def compute(self) -> dict[str, Tensor]:
+        mean, stderr = mean_and_stderr(dim_zero_cat(self.value), dim_zero_cat(self.index))
+        result = {"reconstruction": mean, "reconstruction_stderr": stderr}
+        return result | ({"reconstruction_z": dim_zero_cat(self.backward).mean()} if len(self.backward) else {})
