@@ -69,13 +69,17 @@ class Pushforward:
 
 
 class ImplicitEncoder(nn.Module):
-    """z = f(x, noise) with `noise` standard normal numbers: a law without a density; deterministic with noise=0.
+    """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
+
+    With noise ε ∼ N(0, I) of as many numbers as asked for,  z = μ(x) + σ(x) · A ε + g(h(x), ε)  with μ, σ, h one network and
+    A, g learned. g starts at zero, so that training starts from a Gaussian and bends it; an f without the linear part would
+    start near a thin sheet, where no density ratio can be learned.
 
     Args:
         network: builds a module from (shape_in, shape_out).
         shape: shape of one x.
         latent: dimension of z.
-        noise: numbers of noise. They are told to the network beside x: x is embedded, then joined with the noise.
+        noise: numbers of noise.
 
     Shapes: x (B, *shape), noise (B, noise) → z (B, d).
 
@@ -90,24 +94,25 @@ class ImplicitEncoder(nn.Module):
         if noise < 0:
             raise SettingError(f"model.posterior.noise={noise} must be at least 0 numbers.")
         self.noise_shape = (noise,)
-        if noise == 0:
-            self.network: nn.Module = network(tuple(shape), (latent,))
-        else:
-            self.network = network(tuple(shape), (4 * latent,))
-            self.join = nn.Sequential(
-                nn.GELU(), nn.Linear(4 * latent + noise, 8 * latent), nn.GELU(), nn.Linear(8 * latent, latent)
-            )
+        self.network = network(tuple(shape), (4, latent) if noise else (latent,))
+        if noise:
+            self.spread = nn.Linear(noise, latent, bias=False)
+            nn.init.eye_(self.spread.weight)
+            self.bend = nn.Sequential(nn.Linear(2 * latent + noise, 8 * latent), nn.GELU(), nn.Linear(8 * latent, latent))
+            nn.init.zeros_(self.bend[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.bend[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Pushforward:
-        embedded = self.network(x).float()
+        out = self.network(x).float()
         if self.noise_shape == (0,):
-            return Pushforward(lambda noise: embedded)
+            return Pushforward(lambda noise: out)
+        loc, raw, hidden = out[:, 0], out[:, 1], out[:, 2:].flatten(1)
 
         def at(noise: Tensor | None) -> Tensor:
             if noise is None:
-                noise = embedded.new_zeros(len(embedded), *self.noise_shape)
-            z: Tensor = self.join(torch.cat([embedded, noise], -1))
-            return z
+                noise = loc.new_zeros(len(loc), *self.noise_shape)
+            bent: Tensor = self.bend(torch.cat([hidden, noise], -1))
+            return loc + F.softplus(raw) * self.spread(noise) + bent
 
         return Pushforward(at)
 
