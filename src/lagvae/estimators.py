@@ -24,6 +24,8 @@ class Divergence(ABC):
     """Names of the noise that the estimate draws on (see `draw_noise`)."""
     nats: bool = True
     """Whether the value is in nats; otherwise it has no unit."""
+    symbol: str
+    """What is estimated, in the notation of `lagvae.algebra`."""
 
     @abstractmethod
     def __call__(self, samples: JointSamples) -> Tensor:
@@ -42,6 +44,8 @@ class NegElbo(Divergence):
     Reference: Zhao, Song, Ermon, UAI 2018, Section 6.
     """
 
+    symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
+
     def __call__(self, samples: JointSamples) -> Tensor:
         return (samples.rate + samples.distortion).mean()
 
@@ -49,12 +53,16 @@ class NegElbo(Divergence):
 class Rate(Divergence):
     """E_q(x) KL(q(z|x)‖p(z)) = I_q(x;z) + KL(q(z)‖p(z)), in nats: a capacity that may be bounded by itself."""
 
+    symbol = "E_q[log q(z|x) - log p(z)]"
+
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.rate.mean()
 
 
 class Distortion(Divergence):
     """−E_q log p(x|z), in nats: the reconstruction error that may be bounded by itself."""
+
+    symbol = "-E_q[log p(x|z)]"
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.distortion.mean()
@@ -72,6 +80,7 @@ class MMD(Divergence):
 
     needs = frozenset({"z_q", "z_p"})
     nats = False
+    symbol = "MMD(q(z)||p(z))"
 
     def __init__(self, kernel: Kernel, statistic: str = "u") -> None:
         if statistic not in STATISTICS:

@@ -20,7 +20,7 @@ from lagvae.algebra.computing import (
 )
 from lagvae.algebra.dual import DIVERGENCES, INFORMATION, Lagrangian, lagrangian, lagrangians, preference
 from lagvae.algebra.notation import parse
-from lagvae.algebra.objective import ATOMS, Atom, Class, Objective, Opaque, Symbol, joined, number, total
+from lagvae.algebra.objective import ATOMS, Atom, Class, Objective, Opaque, Symbol, joined, number, single, total
 
 __all__ = [
     "ATOMS",
@@ -52,5 +52,6 @@ __all__ = [
     "preference",
     "refusal",
     "rewrite",
+    "single",
     "total",
 ]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
-from lagvae.algebra.dual import DIVERGENCES, KL_LAGRANGIANS, lagrangian
+from lagvae.algebra.dual import DIVERGENCES, INFORMATION, KL_LAGRANGIANS, lagrangian
 from lagvae.algebra.linear import Vector, basic_solutions, rank, solve
 from lagvae.algebra.notation import parse
-from lagvae.algebra.objective import SIDES, VARYING, Class, Objective, Opaque, joined, total
+from lagvae.algebra.objective import SIDES, VARYING, Class, Objective, Opaque, joined, single, total
 from lagvae.errors import SettingError
 
 LOGS = {
@@ -34,24 +34,23 @@ class Term:
     Args:
         symbol: how it is written.
         level: the class that has it; a critic's log ratio may be used with either sign.
+        objective: as a vector.
     """
 
     symbol: str
     level: Class
-
-    @property
-    def objective(self) -> Objective:
-        """As a vector."""
-        return parse(self.symbol)
+    objective: Objective
 
     def __str__(self) -> str:
         return self.symbol
 
 
-TERMS = tuple(Term(f"E_{side}[{log}]", level) for level in Class for side in SIDES for log in LOGS[level])
+TERMS = tuple(
+    Term(text, level, parse(text)) for level in Class for side in SIDES for text in (f"E_{side}[{log}]" for log in LOGS[level])
+)
 """The twelve elementary terms, those that need least first."""
 VECTORS: Mapping[Term, Vector] = {term: term.objective.vector for term in TERMS}
-UNITS = [Objective({atom: Fraction(1)}) for atom in sorted(VARYING, key=lambda atom: len(atom.over))]
+UNITS = [single(atom) for atom in sorted(VARYING, key=lambda atom: len(atom.over))]
 """The atoms one by one, those of marginals first: what is missing is told in these."""
 
 
@@ -116,7 +115,7 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
     found = solve([VECTORS[term] for term in terms], objective.vector)
     assert found is not None
     used = [(value, term) for value, term in zip(found, terms, strict=True) if value]
-    used += [(value, Term(str(symbol), symbol.level)) for symbol, value in objective.opaque.items()]
+    used += [(value, Term(str(symbol), symbol.level, single(symbol))) for symbol, value in objective.opaque.items()]
     return Form(tuple(used), (objective - total((value, term.objective) for value, term in used)).constants)
 
 
@@ -162,11 +161,11 @@ def closest(objective: Objective, within: Class) -> Closest:
     parts = _parts(objective)
     for size in range(len(parts) + 1):
         for chosen in combinations(parts, size):
-            rest = objective - total((value, parse(name)) for value, name in chosen)
+            rest = objective - total((value, part) for value, _, part in chosen)
             added = _bound(rest, within)
             if added is not None:
                 bound = rest + total((value, DIVERGENCES[name]) for value, name in added)
-                return Closest(computable_form(bound, within), added, chosen)
+                return Closest(computable_form(bound, within), added, tuple((value, name) for value, name, _ in chosen))
     raise AssertionError("nothing at all is computable")
 
 
@@ -179,12 +178,14 @@ def refusal(objective: Objective, within: Class) -> str:
     )
 
 
-def _parts(objective: Objective) -> list[tuple[Fraction, str]]:
+def _parts(objective: Objective) -> list[tuple[Fraction, str, Objective]]:
     """An objective cut into information and divergences, or into atoms where it is no KL objective."""
-    found = lagrangian(objective)
+    known, found = INFORMATION | DIVERGENCES, lagrangian(objective.plain)
     if found is not None:
-        return found.parts
-    return [(value, str(symbol)) for symbol, value in objective.varying.coefficients.items()]
+        parts = [(value, name, known[name]) for value, name in found.parts]
+    else:
+        parts = [(value, str(one), single(one)) for one, value in objective.plain.varying.coefficients.items()]
+    return parts + [(value, str(one), single(one)) for one, value in objective.opaque.items()]
 
 
 def _bound(objective: Objective, within: Class) -> tuple[tuple[Fraction, str], ...] | None:

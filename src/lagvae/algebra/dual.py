@@ -15,7 +15,7 @@ from itertools import product
 
 from lagvae.algebra.linear import Vector, basic_solutions
 from lagvae.algebra.notation import parse
-from lagvae.algebra.objective import SIDES, Objective, Opaque, joined, total
+from lagvae.algebra.objective import SIDES, Objective, Opaque, joined, single, total
 
 OVER = ("x,z", "z", "x", "x|z", "z|x")
 """What divergences are over, those of joints first, then marginals, then conditionals."""
@@ -58,7 +58,8 @@ class Lagrangian:
     @property
     def objective(self) -> Objective:
         """The sum."""
-        return total((value, parse(name)) for value, name in self.parts)
+        known = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
+        return total((value, known[name]) for value, name in self.parts)
 
     def __str__(self) -> str:
         return joined(self.parts)

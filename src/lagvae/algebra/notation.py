@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NoReturn
 
-from lagvae.algebra.objective import ZERO, Atom, Class, Objective, Opaque
+from lagvae.algebra.objective import ZERO, Atom, Class, Objective, Opaque, single
 from lagvae.errors import SettingError
 
 NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -39,8 +39,8 @@ class Density:
     def log(self, side: str) -> Objective:
         """E_side of its log, where a conditional is joint over marginal."""
         whole = ",".join(sorted(self.over + self.given))
-        found = Objective({Atom(side, self.law, whole): Fraction(1)})
-        return found - Objective({Atom(side, self.law, self.given[0]): Fraction(1)}) if self.given else found
+        found = single(Atom(side, self.law, whole))
+        return found - single(Atom(side, self.law, self.given[0])) if self.given else found
 
     def __str__(self) -> str:
         return f"{self.law}({','.join(self.over)}{'|' if self.given else ''}{','.join(self.given)})"
@@ -206,7 +206,7 @@ class _Reader:
             return self.kl(first, second, side)
         laws = "‖".join("".join(map(str, half)) for half in (first, second) if half)
         over = {v for law in first + second for v in law.over + law.given}
-        return Objective({Opaque(f"{name}({laws})", Class.BINARY if len(over) == 2 else Class.UNARY): Fraction(1)})
+        return single(Opaque(f"{name}({laws})", Class.BINARY if len(over) == 2 else Class.UNARY))
 
     def kl(self, first: list[Density], second: list[Density], side: str | None) -> Objective:
         if len(first) != 1 or not second:

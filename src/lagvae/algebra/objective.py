@@ -189,6 +189,11 @@ class Objective:
 ZERO = Objective({})
 
 
+def single(symbol: Symbol) -> Objective:
+    """A symbol by itself."""
+    return Objective({symbol: Fraction(1)})
+
+
 def total(parts: Iterable[tuple[Fraction, Objective]]) -> Objective:
     """Σ c · objective."""
     return sum((value * part for value, part in parts), ZERO)
