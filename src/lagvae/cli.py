@@ -74,7 +74,8 @@ def expanded(word: str) -> list[str]:
     """
     key, equals, value = word.partition("=")
     if equals and key == "objective" and not value.startswith(("'", '"')):
-        return [f"objective='{value}'"]
+        escaped = value.replace("'", r"\'")
+        return [f"objective='{escaped}'"]
     if not equals or key != "cell":
         return [word]
     HERE["cell"] = value

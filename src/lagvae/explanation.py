@@ -50,9 +50,12 @@ def explain(cfg: DictConfig) -> None:
         raise SettingError(f"within={cfg.within!r} is unknown; choose one of {', '.join(WITHIN)}.")
     within = WITHIN[cfg.within or "binary"]
     if cfg.table is not None:
-        text = markdown(list(presets()))
-        Path(cfg.table).write_text(text, encoding="utf-8")
-        report.say(f"Written to {report.here(Path(cfg.table))}")
+        file = Path(cfg.table)
+        try:
+            file.write_text(markdown(list(presets())), encoding="utf-8")
+        except OSError as error:
+            raise SettingError(f"table={file} cannot be written: {error.strerror}.") from error
+        report.say(f"Written to {report.here(file)}")
     elif cfg.objective is not None:
         written = parse(cfg.objective)
         tell(cfg.objective, [*of_objective(written), *neighbours(written)])
@@ -60,7 +63,7 @@ def explain(cfg: DictConfig) -> None:
     else:
         check(cfg)
         one = member(cfg)
-        tell(one.about or one.family, of_member(one))
+        tell(one.family + (f" (its preset: {one.about})" if one.about else ""), of_member(one))
         rewrite(one.bounds + one.penalty(learned=False), learned(one), within)
 
 

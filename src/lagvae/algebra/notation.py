@@ -99,12 +99,16 @@ class _Reader:
     # ---- sums and products
 
     def sum(self, side: str | None) -> Objective:
-        found, sign = ZERO, self.take() if self.next in ("+", "-") else "+"
-        while True:
-            found += self.product(side) * (-1 if sign == "-" else 1)
-            if self.next not in ("+", "-"):
-                return found
-            sign = self.take()
+        found = self.sign() * self.product(side)
+        while self.next in ("+", "-"):
+            found += self.sign() * self.product(side)
+        return found
+
+    def sign(self) -> int:
+        value = 1
+        while self.next in ("+", "-"):
+            value *= -1 if self.take() == "-" else 1
+        return value
 
     def product(self, side: str | None) -> Objective:
         factor, found = Fraction(1), None
@@ -121,7 +125,7 @@ class _Reader:
                 break
         if found is None and factor:
             self.fail(f"the number {factor} stands alone; a constant changes nothing, leave it out")
-        return factor * (found or ZERO)
+        return factor * (ZERO if found is None else found)  # a constant is false, but not nothing
 
     def coefficient(self) -> Fraction:
         value = Fraction(self.take())
