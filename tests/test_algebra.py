@@ -40,7 +40,8 @@ from lagvae.algebra.computing import VECTORS, terms_of
 from lagvae.algebra.linear import basic_solutions, rank, solve
 from lagvae.build import build_lagrangian
 from lagvae.errors import SettingError
-from lagvae.members import member
+from lagvae.members import Member, Penalty, member
+from lagvae.table1 import markdown
 
 LIKELIHOOD, UNARY, BINARY = Class
 DISTORTION, RATE = "-E_q[log p(x|z)]", "E_q[log q(z|x) - log p(z)]"
@@ -498,6 +499,42 @@ def test_table_1_is_up_to_date(explain, tmp_path: Path) -> None:  # type: ignore
     assert explain(f"table={tmp_path / 'table1.md'}").status == 0
     made = (tmp_path / "table1.md").read_text("utf-8")
     assert made == (ROOT / "docs/table1.md").read_text("utf-8"), "run make table1"
+
+
+def made_up(family: str, alpha_q: int, alpha_p: int, *texts: str) -> Member:
+    penalties = [Penalty(f"d{i}", parse(text), text, Fraction(1), learned=False) for i, text in enumerate(texts)]
+    return Member(family, (Fraction(alpha_q), Fraction(alpha_p)), tuple(penalties), f"{family} (Someone, 2018)")
+
+
+def test_table_1_says_where_it_differs() -> None:
+    text = markdown(
+        [
+            made_up("vae_gan", 0, 0, DISTORTION, "JS(q(z)||p(z))"),
+            made_up("infogan", 0, -1, "JS(q(x)||p(x))"),
+            made_up("ali", 0, 0, "JS(q(x,z)||p(x,z))"),
+            made_up("asvae", 0, 0, "KL(q(x,z)||p(x,z))"),
+        ]
+    )
+    for line in (
+        "| f = 0 | asvae |  | ali |",
+        r"| max I_q |  | vae_gan\* |  |",
+        "| max I_p |  | infogan |  |",
+        "- **asvae** is likelihood based; Table 1 has it under binary likelihood free.",
+        "- **infogan** is unary likelihood free as trained, by bounds on its preference; exactly as stated it is binary",
+    ):
+        assert line in text
+    assert "**vae_gan** states the preference 0" in text
+    assert "*max I_q*, where Table 1 has it under f = 0" in text
+    assert "Someone, 2018" in text
+
+
+def test_preference_and_its_bounds() -> None:
+    one = made_up("both", 1, -2, "KL(q(z)||p(z))")
+    assert one.stated == parse("I_q - 2 I_p + KL(q(z)||p(z))")
+    assert one.trained == parse(f"{RATE} - 2 E_p[log q(z|x)] + KL(q(z)||p(z))")
+    upper = made_up("upper", 0, 1).trained
+    assert [str(symbol) for symbol in upper.opaque] == ["Ī_p"]
+    assert classify(upper) is LIKELIHOOD
 
 
 def test_a_divergence_without_a_symbol_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

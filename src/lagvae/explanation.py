@@ -52,7 +52,7 @@ def explain(cfg: DictConfig) -> None:
     if cfg.table is not None:
         file = Path(cfg.table)
         try:
-            file.write_text(markdown(list(presets())), encoding="utf-8")
+            file.write_text(markdown(list(presets(all_of_them=True))), encoding="utf-8")
         except OSError as error:
             raise SettingError(f"table={file} cannot be written: {error.strerror}.") from error
         report.say(f"Written to {report.here(file)}")
@@ -144,7 +144,7 @@ def of_member(one: Member) -> list[Line]:
         )
     if any(one.alpha):
         lines.append(("", "what is trained: a bound in place of the preference"))
-        lines.append(("bound", f"{stated} ≤ {plainest(one.bounds)}"))
+        lines.append(("bound", f"{stated} ≤ {plainest(one.bounds)}, up to constants"))
         gap = one.trained - one.stated
         if not gap.opaque:
             lines.append(("which adds", f"{plainest(gap)}"))

@@ -124,10 +124,11 @@ def about(family: str) -> str:
     return ""
 
 
-def presets() -> Iterator[Member]:
-    """All members that conf/family names, as they are without further settings; those that cannot be built are left out."""
+def presets(all_of_them: bool = False) -> Iterator[Member]:
+    """The members that conf/family names, without further settings; one that cannot be built is left out, or raises."""
     for family in sorted(GlobalHydra.instance().config_loader().get_group_options("family")):
         try:
             yield member(compose("config", overrides=[f"family={family}"]))
         except (LagvaeError, HydraException, OmegaConfBaseException):
-            continue
+            if all_of_them:
+                raise

@@ -116,7 +116,7 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
     assert found is not None
     used = [(value, term) for value, term in zip(found, terms, strict=True) if value]
     used += [(value, Term(str(symbol), symbol.level, single(symbol))) for symbol, value in objective.opaque.items()]
-    return Form(tuple(used), (objective - total((value, term.objective) for value, term in used)).constants)
+    return Form(tuple(used), objective - total((value, term.objective) for value, term in used))
 
 
 def plainest(objective: Objective) -> str:
