@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # of one run, and of many: cells of a sweep, jobs that train some of them, engines that run jobs somewhere
     (
         *("build", "cli", "comparison", "experiment", "loggers", "report", "schema", "session", "summary"),
+        *("explanation", "members", "table1"),
         *("cells", "engines", "launch", "stacking", "sweep", "work"),
     ),
     # a model in training on its data, or a stack of them; figures draw a trained model, and many runs compared
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("divergences", "information"),
     ("laws",),
     # what stands by itself; `runs` is the layout of a run folder and knows nothing of what is in it
-    ("dual", "noise", "oracles", "runs"),
+    ("algebra", "dual", "noise", "oracles", "runs"),
     ("errors",),
 )
 """Rooms of the package from top to bottom. A room may import its own layer and those below."""

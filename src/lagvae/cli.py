@@ -19,11 +19,11 @@ from lagvae.schema import Config, EvaluateConfig
 from lagvae.sweep import NAME, for_wandb
 
 
-def register(root: Path) -> None:
+def register(root: Path, schema: type[Config] = Config) -> None:
     """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=schema)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     for file in sorted((root / "sweeps").glob("*.yaml")):
         try:
@@ -33,7 +33,7 @@ def register(root: Path) -> None:
         store.store(group="sweep", name=file.stem, node=OmegaConf.merge({"folder": file.stem}, sweep), package="_global_")
 
 
-def entry(root: Path, run: Callable[[], None]) -> None:
+def entry(root: Path, run: Callable[[], None], schema: type[Config] = Config) -> None:
     """Run a Hydra program; what a user can act on is printed as one paragraph, with exit status 1 (130 if stopped)."""
     from lagvae import report
     from lagvae.session import quiet
@@ -45,7 +45,7 @@ def entry(root: Path, run: Callable[[], None]) -> None:
     quiet()
     failed = FAILED["here"] = []
     try:
-        register(root)
+        register(root, schema)
         run()
     except KeyboardInterrupt as stop:
         report.complain(readable(stop, root) or "Stopped.")
@@ -68,8 +68,14 @@ def entry(root: Path, run: Callable[[], None]) -> None:
 
 
 def expanded(word: str) -> list[str]:
-    """cell='A B' as the words A and B of one cell of a sweep: how an agent of W&B, which knows no unions, names it."""
+    """cell='A B' as the words A and B of one cell of a sweep: how an agent of W&B, which knows no unions, names it.
+
+    An objective is quoted for Hydra, which would take its parentheses for a call.
+    """
     key, equals, value = word.partition("=")
+    if equals and key == "objective" and not value.startswith(("'", '"')):
+        escaped = value.replace("'", r"\'")
+        return [f"objective='{escaped}'"]
     if not equals or key != "cell":
         return [word]
     HERE["cell"] = value

@@ -124,6 +124,15 @@ class Config:
 
 
 @dataclass
+class ExplainConfig(Config):
+    """A run of explain.py: a config of train.py, or an objective written out."""
+
+    objective: str | None = None
+    within: str | None = None
+    table: str | None = None
+
+
+@dataclass
 class EvaluateConfig:
     """A run of evaluate.py."""
 
