@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lagvae.data import SPLITS, Batch, looked_at
 from lagvae.errors import DivergedError, SettingError
-from lagvae.estimators import CriticDivergence
 from lagvae.lagrangian import Lagrangian, Values
 from lagvae.laws import JointSamples, Laws, draw_noise
 from lagvae.noise import Noise
@@ -74,7 +73,7 @@ class LatentVariableModel(pl.LightningModule):
         self.primal, self.dual, self.schedule = primal, dual, schedule
         self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
         self.critics = nn.ModuleDict(
-            {c.name: c.divergence.critic for c in lagrangian.constraints if isinstance(c.divergence, CriticDivergence)}
+            {c.name: c.divergence.critic for c in lagrangian.constraints if c.divergence.critic is not None}
         )
         if self.critics and critic is None:
             raise SettingError("A divergence with a critic needs critic.optimizer.")
@@ -124,7 +123,7 @@ class LatentVariableModel(pl.LightningModule):
 
     def step_critics(self, batch: Batch, samples: JointSamples) -> None:
         """Steps of ψ, on samples that are held fixed."""
-        estimators = [c.divergence for c in self.lagrangian.constraints if isinstance(c.divergence, CriticDivergence)]
+        estimators: list[Any] = [c.divergence for c in self.lagrangian.constraints if c.name in self.critics]
         for k in range(self.critic_steps):
             drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
             with torch.set_grad_enabled(k == 0):

@@ -6,6 +6,7 @@ from lagvae.estimators.likelihood import Distortion, NegElbo, Rate, check_prefer
 from lagvae.estimators.ratios import AdversarialNegElbo, AdversarialRate, LogRatio
 from lagvae.estimators.two_samples import MMD, SlicedWasserstein
 from lagvae.estimators.witnesses import Variational, Wasserstein
+from lagvae.estimators.written import Written
 
 __all__ = [
     "MMD",
@@ -21,6 +22,7 @@ __all__ = [
     "SlicedWasserstein",
     "Variational",
     "Wasserstein",
+    "Written",
     "check_preference",
     "i_p_upper",
     "neg_i_p_lower",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import inf
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lagvae.errors import SettingError
 from lagvae.laws import JointSamples, Laws
@@ -21,6 +21,8 @@ class Divergence(ABC):
     """Whether the value is in nats; otherwise it has no unit."""
     largest: float = inf
     """The largest value that the divergence can have."""
+    critic: nn.Module | None = None
+    """The network ψ that the estimate takes, where it takes one: made by `prepare`."""
     symbol: str = ""
     """What is estimated, in the words of `lagvae.algebra`."""
 

@@ -75,7 +75,7 @@ class CriticDivergence(Divergence):
     Raises: SettingError for an unknown `over`, a negative `r1`; in `prepare`, where samples of p(x|z) have no gradient.
     """
 
-    critic: nn.Module
+    critic: Any = None
 
     def __init__(self, network: Network, over: str = "z", r1: float = 0.0, spectral: bool = False) -> None:
         if over not in OVER:

@@ -71,15 +71,15 @@ class Pushforward:
 class ImplicitEncoder(nn.Module):
     """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
 
-    With noise ε ∼ N(0, I) of as many numbers as asked for,  z = μ(x) + σ(x) · A ε + g(h(x), ε)  with μ, σ, h one network and
-    A, g learned. g starts at zero, so that training starts from a Gaussian and bends it; an f without the linear part would
-    start near a thin sheet, where no density ratio can be learned.
+    With noise ε ∼ N(0, I):  z = μ(x) + σ(x) · ε + g(h(x), ε)  with μ, σ, h one network and g another, which starts at zero:
+    training starts from a Gaussian and bends it. Without the linear part it would start near a thin sheet, where no density
+    ratio can be learned.
 
     Args:
         network: builds a module from (shape_in, shape_out).
         shape: shape of one x.
         latent: dimension of z.
-        noise: numbers of noise.
+        noise: numbers of noise, 0 or at least `latent`; what is more than `latent` goes to g alone.
 
     Shapes: x (B, *shape), noise (B, noise) → z (B, d).
 
@@ -91,13 +91,12 @@ class ImplicitEncoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, noise: int = 0) -> None:
         super().__init__()
-        if noise < 0:
-            raise SettingError(f"model.posterior.noise={noise} must be at least 0 numbers.")
+        if noise and noise < latent:
+            raise SettingError(f"model.posterior.noise={noise} must be 0, or at least model.latent={latent}.")
+        self.latent = latent
         self.noise_shape = (noise,)
         self.network = network(tuple(shape), (4, latent) if noise else (latent,))
         if noise:
-            self.spread = nn.Linear(noise, latent, bias=False)
-            nn.init.eye_(self.spread.weight)
             self.bend = nn.Sequential(nn.Linear(2 * latent + noise, 8 * latent), nn.GELU(), nn.Linear(8 * latent, latent))
             nn.init.zeros_(self.bend[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.bend[-1].bias)  # type: ignore[arg-type]
@@ -112,7 +111,7 @@ class ImplicitEncoder(nn.Module):
             if noise is None:
                 noise = loc.new_zeros(len(loc), *self.noise_shape)
             bent: Tensor = self.bend(torch.cat([hidden, noise], -1))
-            return loc + F.softplus(raw) * self.spread(noise) + bent
+            return loc + F.softplus(raw) * noise[:, : self.latent] + bent
 
         return Pushforward(at)
 
