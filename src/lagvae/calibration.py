@@ -89,7 +89,7 @@ class Calibration:
 
     @staticmethod
     def theta(folder: Path) -> dict[str, Tensor]:
-        """θ*, the state of the laws."""
+        """θ*, the state of the laws and of the critics that know them."""
         try:
             state = dict(torch.load(folder / "theta.pt", map_location="cpu", weights_only=True))
         except Exception as error:  # unpickling fails in many ways

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lagvae.build import uses_critics
 from lagvae.calibration import differences, fingerprint
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.runs import Run, write_atomically, write_json
@@ -130,6 +131,8 @@ def stack_key(cell: Cell) -> dict[str, Any]:
     shared = without(cell.content, OWN)
     constraints = cell.content["constraints"].items()
     shared["constraints"] = {name: {key: c[key] for key in SHARED_OF_CONSTRAINTS} for name, c in constraints}
+    if uses_critics(cell.cfg) or cell.cfg.training.average is not None:
+        shared["trained by itself, since it has critics or an average"] = cell.name
     shared["preference on I_p"] = bool(cell.content["alpha"]["p"])
     return shared
 

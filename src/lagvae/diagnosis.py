@@ -6,7 +6,7 @@ At a solution: D_i ≤ bound_i (primal), λ_i ≥ 0 (dual, by projection), λ_i 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import isfinite
@@ -147,5 +147,31 @@ def explain(finding: Finding, calibrated: float | None, unit: str) -> str | None
         return (
             f"{f.name} ended {abs(f.violation):.3g}{unit} {side} its bound with a multiplier of {f.multiplier:.3g}: "
             "not converged. Train longer (training.steps)."
+        )
+    return None
+
+
+NEAR = 0.03
+"""The share of the scale of a divergence that counts as standing at its end."""
+
+
+def explain_critic(name: str, values: Sequence[float], largest: float) -> str | None:
+    """A sentence about a critic whose divergence stood at an end of its scale for most of the second half of training, or None.
+
+    Args:
+        values: the divergence on logged batches. largest: the largest value that it can have; may be infinite.
+    """
+    late = values[len(values) // 2 :]
+    if len(late) < 4 or not isfinite(largest):
+        return None
+    if sum(v > (1 - NEAR) * largest for v in late) > len(late) / 2:
+        return (
+            f"The critic of {name} tells the laws apart completely: {name} stood at its largest value, {largest:.3g}, where it has "
+            f"hardly a gradient. Raise constraints.{name}.divergence.r1, or lower critic.optimizer.lr."
+        )
+    if sum(v < NEAR * largest for v in late) > len(late) / 2:
+        return (
+            f"The critic of {name} tells nothing apart: {name} stood near 0. Either the laws agree (see the p-values), or the "
+            f"critic is too weak: lower constraints.{name}.divergence.r1, or raise critic.steps."
         )
     return None

@@ -31,7 +31,7 @@ from lagvae.loggers import close, log_picture, replay
 from lagvae.module import LatentVariableModel
 from lagvae.runs import MetricsTable, Run, check_writable, write_atomically, write_json
 from lagvae.session import Session, read_checkpoint
-from lagvae.summary import summarise
+from lagvae.summary import collapsed, summarise
 
 
 def versions() -> dict[str, str]:
@@ -90,7 +90,7 @@ def calibrate(cfg: DictConfig, data: Data | None = None) -> tuple[Calibration, P
         seconds=round(time.perf_counter() - start, 2),
     )
     if session.trainer.is_global_zero:
-        calibration.save(folder, model.laws.state_dict())
+        calibration.save(folder, model.start())
     session.trainer.strategy.barrier()
     return calibration, folder
 
@@ -123,7 +123,7 @@ def start_from(cfg: DictConfig, data: Data) -> tuple[LatentVariableModel, Calibr
     model = build_model(cfg, data, calibration)
     if cfg.training.start == "calibrated":
         try:
-            model.laws.load_state_dict(Calibration.theta(folder))
+            model.start_from(Calibration.theta(folder))
         except RuntimeError as error:
             raise CalibrationError(
                 f"{folder / 'theta.pt'} is of another model. Remove {folder} and calibrate again."
@@ -205,6 +205,7 @@ def _go(
             close(logger, failed=True)
         raise
     summary = summarise(cfg, model, calibration, splits, session.watch.best)
+    summary["messages"] += collapsed(model.lagrangian, run.metrics)
     summary |= {
         "stationarity": session.stationarity(),
         "steps": session.trainer.global_step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -112,6 +112,16 @@ class LatentVariableModel(pl.LightningModule):
         """The laws that evaluation and figures look at: those of θ, or of its running mean."""
         laws: Laws = self.laws if self.averaged is None else self.averaged.module
         return laws
+
+    def start(self) -> dict[str, Tensor]:
+        """What a run may start from: θ as it is shown, and the critics that know it."""
+        return self.shown.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start where another model of the same shapes ended; RuntimeError where the shapes are others."""
+        critics = {name.removeprefix("critics."): v for name, v in state.items() if name.startswith("critics.")}
+        self.laws.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
+        self.critics.load_state_dict(critics)
 
     def measure(self, batch: Batch) -> Values:
         """Terms and divergences of a training batch, after the critics have taken their steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,8 +11,10 @@ from omegaconf import DictConfig
 from lagvae.build import make
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
-from lagvae.diagnosis import explain, judge, overall
+from lagvae.diagnosis import explain, explain_critic, judge, overall
+from lagvae.lagrangian import Lagrangian
 from lagvae.module import LatentVariableModel
+from lagvae.runs import read_series
 
 
 def summarise(
@@ -65,3 +68,11 @@ def summarise(
         "verdict": overall(findings),
         "messages": messages,
     }
+
+
+def collapsed(lagrangian: Lagrangian, metrics: Path) -> list[str]:
+    """What to tell of critics that stood at an end of their scale for most of the second half of training."""
+    critics = {c.name: c.divergence for c in lagrangian.constraints if c.divergence.critic is not None}
+    series = read_series(metrics, "train", critics) if critics and metrics.is_file() else {}
+    found = [explain_critic(name, series[name][1], divergence.largest) for name, divergence in critics.items() if name in series]
+    return [message for message in found if message is not None]

@@ -71,17 +71,17 @@ class Pushforward:
 class ImplicitEncoder(nn.Module):
     """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
 
-    With noise ε ∼ N(0, I):  z = μ(x) + σ(x) · ε + g(h(x), ε)  with μ, σ, h one network and g another, which starts at zero:
-    training starts from a Gaussian and bends it. Without the linear part it would start near a thin sheet, where no density
-    ratio can be learned.
+    With noise (ε, e) ∼ N(0, I):  z = μ(x) + σ(x) · ε + g(h(x), e), a Gaussian whose mean is moved by a network of further noise
+    (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it; an f that is
+    all network would start near a thin sheet, where no density ratio can be learned.
 
     Args:
         network: builds a module from (shape_in, shape_out).
         shape: shape of one x.
-        latent: dimension of z.
-        noise: numbers of noise, 0 or at least `latent`; what is more than `latent` goes to g alone.
+        latent: dimension d of z.
+        noise: numbers e that go through the network; 0: no noise at all.
 
-    Shapes: x (B, *shape), noise (B, noise) → z (B, d).
+    Shapes: x (B, *shape), noise (B, d + noise), or (B, 0) → z (B, d).
 
     Reference: Mescheder, Nowozin, Geiger, ICML 2017 (AVB); Tolstikhin et al., ICLR 2018 (deterministic, WAE).
     """
@@ -91,10 +91,10 @@ class ImplicitEncoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, noise: int = 0) -> None:
         super().__init__()
-        if noise and noise < latent:
-            raise SettingError(f"model.posterior.noise={noise} must be 0, or at least model.latent={latent}.")
+        if noise < 0:
+            raise SettingError(f"model.posterior.noise={noise} must be at least 0 numbers.")
         self.latent = latent
-        self.noise_shape = (noise,)
+        self.noise_shape = (latent + noise if noise else 0,)
         self.network = network(tuple(shape), (4, latent) if noise else (latent,))
         if noise:
             self.bend = nn.Sequential(nn.Linear(2 * latent + noise, 8 * latent), nn.GELU(), nn.Linear(8 * latent, latent))
@@ -105,15 +105,27 @@ class ImplicitEncoder(nn.Module):
         out = self.network(x).float()
         if self.noise_shape == (0,):
             return Pushforward(lambda noise: out)
-        loc, raw, hidden = out[:, 0], out[:, 1], out[:, 2:].flatten(1)
+        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]), out[:, 2:].flatten(1)
 
         def at(noise: Tensor | None) -> Tensor:
             if noise is None:
                 noise = loc.new_zeros(len(loc), *self.noise_shape)
-            bent: Tensor = self.bend(torch.cat([hidden, noise], -1))
-            return loc + F.softplus(raw) * noise[:, : self.latent] + bent
+            bent: Tensor = self.bend(torch.cat([hidden, noise[:, self.latent :]], -1))
+            return loc + scale * noise[:, : self.latent] + bent
 
         return Pushforward(at)
+
+    def log_density(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """log 1/K Σ_k N(z; μ + g(h, e_k), σ²) in nats, (B,): log q(z|x) as K grows, to judge estimates of it by.
+
+        Args:
+            noise: e, (K, B, noise); where the first is the one that made z it is an upper bound in expectation, else a lower one.
+        """
+        out = self.network(x).float()
+        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]), out[:, 2:].flatten(1)
+        means = torch.stack([loc + self.bend(torch.cat([hidden, e], -1)) for e in noise])
+        each = gaussian(means, scale.expand_as(means), 1).log_prob(z)
+        return each.logsumexp(0) - log(len(noise))
 
     @staticmethod
     def sample(distribution: Pushforward, noise: Tensor) -> Tensor:
