@@ -13,7 +13,7 @@ from lagvae.laws.encoders import (
 )
 from lagvae.laws.joint import JointSamples, draw_noise
 from lagvae.laws.laws import Laws, mean_of
-from lagvae.laws.networks import MLP, ConvDecoder, ConvEncoder
+from lagvae.laws.networks import MLP, ConvDecoder, ConvEncoder, SquareMotion
 from lagvae.laws.priors import CodesPrior, EmpiricalPrior, StandardNormalPrior
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "NormalDecoder",
     "NormalEncoder",
     "Pushforward",
+    "SquareMotion",
     "StandardNormalPrior",
     "draw_noise",
     "encoder",

@@ -80,6 +80,7 @@ class ImplicitEncoder(nn.Module):
         shape: shape of one x.
         latent: dimension d of z.
         noise: numbers e that go through the network; 0: no noise at all.
+        tiny: smallest scale, a numerical floor.
 
     Shapes: x (B, *shape), noise (B, d + noise), or (B, 0) → z (B, d).
 
@@ -89,11 +90,11 @@ class ImplicitEncoder(nn.Module):
     has_density = False
     noise_kind = "normal"
 
-    def __init__(self, network: Network, shape: Sequence[int], latent: int, noise: int = 0) -> None:
+    def __init__(self, network: Network, shape: Sequence[int], latent: int, noise: int = 0, tiny: float = 1e-3) -> None:
         super().__init__()
         if noise < 0:
             raise SettingError(f"model.posterior.noise={noise} must be at least 0 numbers.")
-        self.latent = latent
+        self.latent, self.tiny = latent, tiny
         self.noise_shape = (latent + noise if noise else 0,)
         self.network = network(tuple(shape), (4, latent) if noise else (latent,))
         if noise:
@@ -105,7 +106,7 @@ class ImplicitEncoder(nn.Module):
         out = self.network(x).float()
         if self.noise_shape == (0,):
             return Pushforward(lambda noise: out)
-        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]), out[:, 2:].flatten(1)
+        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]) + self.tiny, out[:, 2:].flatten(1)
 
         def at(noise: Tensor | None) -> Tensor:
             if noise is None:
@@ -122,7 +123,7 @@ class ImplicitEncoder(nn.Module):
             noise: e, (K, B, noise); where the first is the one that made z it is an upper bound in expectation, else a lower one.
         """
         out = self.network(x).float()
-        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]), out[:, 2:].flatten(1)
+        loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]) + self.tiny, out[:, 2:].flatten(1)
         means = torch.stack([loc + self.bend(torch.cat([hidden, e], -1)) for e in noise])
         each = gaussian(means, scale.expand_as(means), 1).log_prob(z)
         return each.logsumexp(0) - log(len(noise))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from lagvae.errors import SettingError
@@ -134,6 +135,45 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.layers(z)
         return out[..., : self.size[0], : self.size[1]]
+
+
+class SquareMotion(nn.Module):
+    """A translation of square images: one of the eight symmetries of the square, chosen softly, then a map of tones.
+
+    The image is a mean of its eight turned and mirrored copies under learned weights (a softmax that starts uniform), and
+    then every pixel goes through one small perceptron. For domains that differ by a motion and by tone: a general network has
+    nothing that would tell the true translation from the many others that map one law to the other.
+
+    Args:
+        shape_in, shape_out: (C, H, H), or the same numbers flat.
+        hidden: units of the map of tones.
+        sharpness: how fast the choice becomes sure: the weights are softmax(sharpness · a).
+
+    Raises: SettingError where neither shape is of square images.
+    """
+
+    def __init__(
+        self, shape_in: Sequence[int], shape_out: Sequence[int], hidden: int = 16, sharpness: float = 10.0, activation: str = "gelu"
+    ) -> None:
+        super().__init__()
+        image = next((tuple(s) for s in (shape_in, shape_out) if len(s) == 3), None)
+        if image is None or image[1] != image[2] or prod(shape_in) != prod(image) or prod(shape_out) != prod(image):
+            raise SettingError(
+                f"A translation of square images takes and gives images (C, H, H), not {tuple(shape_in)} and {tuple(shape_out)}; "
+                "use model=mlp."
+            )
+        self.image, self.shape_out, self.sharpness = image, tuple(shape_out), sharpness
+        self.choice = nn.Parameter(torch.zeros(8))
+        channels, act = image[0], activation_named(activation)
+        self.tones = nn.Sequential(nn.Conv2d(channels, hidden, 1), act(), nn.Conv2d(hidden, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, *self.image)
+        copies = [torch.rot90(side, k, (-2, -1)) for side in (x, x.flip(-1)) for k in range(4)]
+        weights = (self.sharpness * self.choice).softmax(0)
+        moved = torch.stack([w * copy for w, copy in zip(weights, copies, strict=True)]).sum(0)
+        out: Tensor = self.tones(moved)
+        return out.reshape(-1, *self.shape_out)
 
 
 def _image_shape(shape: Sequence[int], halvings: int) -> tuple[int, int, int]:

@@ -1,0 +1,188 @@
+"""Every member of the family: its objective is its authors', and it trains, checkpoints and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import log, pi
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import program, settings
+from small import ROOT
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from lagvae.build import build_data, build_model
+from lagvae.data import Batch
+from lagvae.laws import JointSamples
+
+SMALL = (
+    "trainer=cpu",
+    "training.threads=1",
+    "training.log_every=1",
+    "data.batch=32",
+    "data.draws=60",
+    "model.encoder.hidden=[16]",
+    "model.decoder.hidden=[16]",
+    "critic.network.hidden=[16]",
+    "callbacks.figures=false",
+    "callbacks.training.information.samples=40",
+    "callbacks.final.information.samples=40",
+    "callbacks.final.information.components=0",
+)
+FAMILIES = sorted(file.stem for file in (ROOT / "conf" / "family").glob("*.yaml"))
+
+
+@cache
+def member(family: str, *words: str) -> tuple[Any, Any, JointSamples]:
+    """The config of a preset, its model and a batch of samples of both joints."""
+    cfg = settings(ROOT / "nowhere", *SMALL, f"family={family}", "epsilon=none", "multiplier=fixed", "training.start=scratch", *words)
+    data = build_data(cfg)
+    model = build_model(cfg, data)
+    x = data.probe("train", 32)
+    return cfg, model, model.samples(Batch(x, torch.arange(32), 0), "train")
+
+
+def laplace(error: Tensor, scale: float) -> Tensor:
+    return (error.abs() / scale + log(2 * scale)).sum(-1)
+
+
+def gaussian(error: Tensor, scale: Tensor | float) -> Tensor:
+    scale = torch.as_tensor(scale)
+    return 0.5 * (error.square() / scale**2 + 2 * scale.log() + log(2 * pi)).sum(-1)
+
+
+class By:
+    """What authors write, from samples, laws and the critics' numbers."""
+
+    def __init__(self, model: Any, s: JointSamples) -> None:
+        self.model, self.s = model, s
+        q = s.q_z_given_x
+        self.bce = lambda: torch.nn.functional.binary_cross_entropy(s.p_x_given_z_q.mean, s.x_q, reduction="none").flatten(1).sum(1).mean()
+        self.rate = lambda: 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log()).sum(-1).mean()
+
+    def number(self, name: str) -> tuple[Tensor, Tensor]:
+        divergence = next(c.divergence for c in self.model.lagrangian.constraints if c.name == name)
+        return divergence.numbers(self.s)
+
+    def js(self, name: str) -> Tensor:
+        """½ E_q log D + ½ E_p log (1 − D) + log 2, D = σ(v) the probability of "from q"."""
+        d_q, d_p = (v.double().sigmoid() for v in self.number(name))
+        return 0.5 * d_q.log().mean() + 0.5 * (1 - d_p).log().mean() + log(2)
+
+    def mmd(self) -> Tensor:
+        return next(c.divergence for c in self.model.lagrangian.constraints if c.name == "mmd")(self.s)
+
+    def l1(self, scale: float = 1.0) -> Tensor:
+        return laplace((self.s.x_q - self.s.p_x_given_z_q.mean).flatten(1), scale).mean()
+
+    def code_entropy(self) -> Tensor:
+        """−E_p log q(c|x), cross entropy of the ten-way code that x was made from."""
+        logits = self.s.q_z_given_x_p.code_logits
+        return torch.nn.functional.cross_entropy(logits, self.s.z_p[:, :10].argmax(-1))
+
+
+AUTHORS: dict[str, Callable[[By], Tensor]] = {
+    "vae": lambda a: a.bce() + a.rate(),
+    "beta_vae": lambda a: a.bce() + 4 * a.rate(),
+    # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
+    "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
+    "lagvae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
+    "aae": lambda a: a.bce() + 10 * a.js("js_z"),
+    "wae_gan": lambda a: a.bce() + 10 * a.js("js_z"),
+    "wae_mmd": lambda a: a.bce() + 1000 * a.mmd(),
+    "vmi": lambda a: a.code_entropy(),
+    "infogan": lambda a: 2 * a.js("js_x") + a.code_entropy(),
+    "ali": lambda a: a.js("js_xz"),
+    "bigan": lambda a: a.js("js_xz"),
+    "alice": lambda a: a.js("js_xz") + a.l1(),
+    "cyclegan": lambda a: a.js("js_x") + a.js("js_z") + a.l1() + laplace(a.s.z_p - a.s.q_z_given_x_p.mean, 1.0).mean(),
+    "discogan": lambda a: a.js("js_x")
+    + a.js("js_z")
+    + gaussian((a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), 1.0).mean()
+    + gaussian(a.s.z_p - a.s.q_z_given_x_p.mean, 1.0).mean(),
+    "asvae": lambda a: a.number("kl_xz")[0].mean() - a.number("kl_xz")[1].mean(),
+    "vae_gan": lambda a: gaussian((a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), a.model.laws.decoder(a.s.z_q).base_dist.scale.flatten()[0]).mean()
+    + a.rate()
+    + 10 * a.js("js_x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "avb"])
+def test_the_objective_is_that_of_the_authors(family: str) -> None:
+    cfg, model, samples = member(family)
+    with torch.no_grad():
+        values = model.lagrangian.measure(samples)
+        own = float(model.lagrangian(values))
+        theirs = float(AUTHORS[family](By(model, samples)))
+    # The two are the same sums of some thousand fp32 numbers in another order. The weights of the presets may differ from 1.
+    scale = {c.name: c.multiplier for c in model.lagrangian.constraints}
+    assert own == pytest.approx(theirs, rel=2e-5, abs=2e-5), scale
+
+
+def test_avb_is_the_elbo_with_the_rate_of_its_critic() -> None:
+    _, model, samples = member("avb")
+    divergence = model.lagrangian.constraints[0].divergence
+    with torch.no_grad():
+        values = model.lagrangian.measure(samples)
+        theirs = divergence.rate(samples).mean() + By(model, samples).bce()
+    assert float(model.lagrangian(values)) == pytest.approx(float(theirs), rel=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_member_trains_checkpoints_and_goes_on_to_the_same_bits(family: str, tmp_path: Path) -> None:
+    words = [*SMALL, f"family={family}", "multiplier=fixed", "epsilon=none", "training.start=scratch", "training.interval=3"]
+    words += ["model.schedule=null", "callbacks.final.classifier.training=100"]  # a schedule would see the two lengths
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert program(whole, *words, "name=run", "training.steps=6").status == 0
+    assert program(parts, *words, "name=run", "training.steps=3").status == 0
+    config = parts / "runs" / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 3\n", "steps: 6\n", 1))
+    (parts / "runs" / "run" / "summary.json").unlink()
+    said = program(parts, "resume=run")
+    assert said.status == 0, said.err
+    a, b = (torch.load(root / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True) for root in (whole, parts))
+    assert a["global_step"] == b["global_step"] == 6
+    for name, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        (("family=vae", "posterior=implicit"), ["constraints.neg_elbo needs KL(q(z|x)‖p(z))", "ImplicitEncoder", "adversarial_neg_elbo"]),
+        (("family=aae", "likelihood=generator", "data.likelihood=normal"), ["alpha.q=-1", "Generator", "likelihood=normal"]),
+        (("family=infogan", "posterior=gaussian", "prior=codes", "alpha.q=1"), ["alpha.q=1", "GaussianEncoder with CodesPrior"]),
+        (("family=infogan", "prior=normal"), ["posterior=codes", "prior=codes"]),
+        (("family=infogan", "model.latent=5"), ["model.latent=5 has no room for the codes, which take 10"]),
+        (("family=infogan", "model.prior.categorical=[1]"), ["model.prior.categorical=[1]"]),
+        (("family=cyclegan", "data=digits"), ["prior=data", "data=digits", "digits_pairs"]),
+        (("family=aae", "constraints.js_z.multiplier=-1"), ["constraints.js_z.multiplier=-1"]),
+        (("family=aae", "multiplier=learned"), ["constraints.js_z", "needs a bound"]),
+        (("family=vae", "divergence=[js_x]"), ["constraints.js_x needs samples of p(x|z) with a gradient", "BernoulliDecoder"]),
+        (("family=aae", "critic.steps=0"), ["critic.steps=0"]),
+        (("family=aae", "training.average=1.5"), ["training.average=1.5"]),
+        (("family=aae", "trainer.devices=2"), ["trainer.devices=2", "one device"]),
+        (("family=vae", "divergence=[written]", "constraints.written.divergence.objective='KL(q||r)'"), ["divergence.objective"]),
+        (("family=vae", "divergence=[written]", "constraints.written.divergence.within=likelihood"), ["it needs", "Closest"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_before_training(words: tuple[str, ...], pieces: list[str], tmp_path: Path) -> None:
+    said = program(tmp_path, *SMALL, *words, "training.steps=3", "training.interval=3")
+    assert said.status == 1
+    for piece in pieces:
+        assert piece in said.err, said.err
+    assert not [name for name in said.new if "ckpt" in name or "config.yaml" in name]
+
+
+def test_a_running_mean_of_the_model_is_what_is_measured(tmp_path: Path) -> None:
+    words = (*SMALL, "family=vae", "training.average=0.5", "name=run", "training.steps=6", "training.interval=3")
+    assert program(tmp_path, *words).status == 0
+    state = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    own = {n.removeprefix("laws."): v for n, v in state.items() if n.startswith("laws.")}
+    mean = {n.removeprefix("averaged.module."): v for n, v in state.items() if n.startswith("averaged.module.")}
+    assert own.keys() == mean.keys()
+    assert any(not torch.equal(own[n], mean[n]) for n in own)
