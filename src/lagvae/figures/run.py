@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lagvae.data import Data
 from lagvae.figures.style import STYLE
-from lagvae.laws import GaussianEncoder, mean_of
+from lagvae.laws import CodesPrior, EmpiricalPrior, GaussianEncoder, mean_of
 from lagvae.module import LatentVariableModel
 from lagvae.noise import Noise
 from lagvae.runs import read_series, write_atomically
@@ -34,6 +34,11 @@ def draw_run(folder: Path, data: Data, model: LatentVariableModel, summary: Mapp
             figures["reconstructions"] = reconstructions(model, x)
             if isinstance(model.shown.encoder, GaussianEncoder):
                 figures["traversal"] = traversal(model, x)
+            if isinstance(model.shown.prior, CodesPrior) and model.shown.prior.categorical:
+                figures["codes"] = codes(model, x)
+            partners = data.second("test")
+            if isinstance(model.shown.prior, EmpiricalPrior) and partners is not None:
+                figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
         if metrics.is_file():
             figures["constraints"] = constraints_over_steps(metrics, summary)
             if any(c["learned"] for c in summary["constraints"].values()):
@@ -98,6 +103,29 @@ def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
     figure, axes = _figure(5.2, 2.5)
     _show(axes[0, 0], tile(rows, half))
     axes[0, 0].set_title("Test data (rows 1, 3) and reconstructions (rows 2, 4)", loc="left")
+    return figure
+
+
+def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
+    """A row for each value of the first categorical code, a column for one draw of all else."""
+    prior = model.shown.prior
+    k = prior.categorical[0]
+    noise = Noise(model.seed, "figures").uniform("codes", 0, (columns, *prior.noise_shape), x.device).repeat(k, 1)
+    noise[:, 0] = (torch.arange(k, device=x.device).repeat_interleave(columns) + 0.5) / k
+    figure, axes = _figure(5.0, 0.42 * k + 0.4)
+    _show(axes[0, 0], tile(mean_of(model.shown.decoder(prior.sample(noise))), columns))
+    axes[0, 0].set_title("Codes: one value a row, the same noise down a column", loc="left")
+    return figure
+
+
+def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, columns: int = 10) -> Figure:
+    """Test samples, their translations and true partners; then the partners translated back to the first domain."""
+    x, partners = x[:columns], partners[:columns]
+    there = mean_of(model.shown.encoder(x)).reshape(partners.shape)
+    back = mean_of(model.shown.decoder(partners.flatten(1)))
+    figure, axes = _figure(5.2, 2.6)
+    _show(axes[0, 0], tile(torch.cat([x, there, partners, back]), columns))
+    axes[0, 0].set_title("x, its translation E[z|x], the true partner z, its translation E[x|z]", loc="left")
     return figure
 
 

@@ -153,7 +153,7 @@ class SquareMotion(nn.Module):
     """
 
     def __init__(
-        self, shape_in: Sequence[int], shape_out: Sequence[int], hidden: int = 16, sharpness: float = 10.0, activation: str = "gelu"
+        self, shape_in: Sequence[int], shape_out: Sequence[int], hidden: int = 16, sharpness: float = 2.0, activation: str = "gelu"
     ) -> None:
         super().__init__()
         image = next((tuple(s) for s in (shape_in, shape_out) if len(s) == 3), None)

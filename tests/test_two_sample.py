@@ -1,0 +1,157 @@
+"""The two-sample test, and what is known of data beside the samples."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import settings
+from scipy import stats
+from small import ROOT
+from torch import Tensor, nn
+
+from lagvae.build import build_data
+from lagvae.data.sources import inverted_and_turned
+from lagvae.divergences import RBF, MedianRBF, mmd
+from lagvae.errors import SettingError
+from lagvae.laws import CodesEncoder, CodesPrior, EmpiricalPrior, Laws
+from lagvae.metrics import ClassifierScore, CodeAgreement, PairingAccuracy, TwoSampleTest, permutation_p_value
+from lagvae.noise import Noise
+
+
+def draw(seed: int, n: int = 40, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    noise = Noise(seed)
+    return noise.normal("a", 0, (n, 3)) + shift, noise.normal("b", 0, (n, 3))
+
+
+def test_the_statistic_is_mmd_and_the_p_value_that_of_permuting_by_hand() -> None:
+    a, b = draw(0, shift=0.4)
+    kernel = RBF()
+    value, p = permutation_p_value(a, b, kernel, permutations=60)
+    assert float(value) == pytest.approx(float(mmd(a.double(), b.double(), kernel, "v")), abs=1e-9)
+    both, noise = torch.cat([a, b]).double(), Noise(0, "two-sample")
+    orders = [noise.permutation("order", t, 80) for t in range(60)]
+    by_hand = [float(mmd(both[o.argsort()[:40]], both[o.argsort()[40:]], kernel, "v")) for o in orders]
+    assert float(p) == pytest.approx((1 + sum(v >= float(value) for v in by_hand)) / 61, abs=1e-9)
+
+
+def test_p_values_are_uniform_where_the_laws_are_equal() -> None:
+    """Kolmogorov–Smirnov against the uniform law on {1/50, …, 1}: 200 draws, level 0.1 %."""
+    found = [float(permutation_p_value(*draw(s), MedianRBF(), 49, seed=s)[1]) for s in range(200)]
+    jitter = np.random.default_rng(0).uniform(0, 1 / 50, 200)
+    assert stats.kstest(np.array(found) - jitter, "uniform").pvalue > 0.001
+
+
+def test_a_shift_is_seen() -> None:
+    assert float(permutation_p_value(*draw(1, 200, 0.5), MedianRBF(), 199)[1]) == pytest.approx(1 / 200)
+
+
+def test_as_many_samples_are_asked_for() -> None:
+    with pytest.raises(SettingError, match="as many"):
+        permutation_p_value(torch.zeros(3, 1), torch.zeros(4, 1), RBF(), 20)
+    with pytest.raises(SettingError, match="variable='y'"):
+        TwoSampleTest("y")
+    with pytest.raises(SettingError, match="at least 20"):
+        TwoSampleTest("x", permutations=3)
+
+
+class Known:
+    """Data of which all is known."""
+
+    def __init__(self, labels: Tensor | None = None, second: Tensor | None = None, images: Tensor | None = None) -> None:
+        self._labels, self._second, self._images = labels, second, images
+
+    def labels(self, split: str) -> Tensor | None:
+        return self._labels
+
+    def second(self, split: str) -> Tensor | None:
+        return self._second
+
+    def probe(self, split: str, n: int) -> Tensor:
+        assert self._images is not None
+        return self._images[:n]
+
+
+def codes_laws(k: int) -> Laws:
+    prior = CodesPrior(k, [k])
+    return Laws(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), nn.Identity())
+
+
+def test_codes_agree_with_labels_whatever_they_are_called() -> None:
+    labels = torch.arange(9) % 3
+    called = torch.tensor([2, 0, 1])[labels]  # every label has a code of its own
+    called[0] = (called[0] + 1) % 3  # one image in nine is told wrongly
+    measure = CodeAgreement()
+    assert measure.defined(codes_laws(3), Known(labels), "test")
+    for part in (torch.arange(5), torch.arange(5, 9)):
+        law = SimpleNamespace(code_logits=torch.nn.functional.one_hot(called[part], 3).float())
+        measure.update(SimpleNamespace(q_z_given_x=law, x_q=torch.zeros(1)), part)  # type: ignore[arg-type]
+    found = measure.compute()
+    assert float(found["code_accuracy"]) == pytest.approx(8 / 9)
+    assert 0.5 < float(found["code_nmi"]) < 1
+    assert not CodeAgreement().defined(codes_laws(3), Known(), "test")
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_partners_are_found_by_a_true_translation(wrong: int) -> None:
+    x = Noise(0).normal("x", 0, (10, 4))
+    partners = 2 * x + 1
+    told = partners.clone()
+    told[:wrong] = partners[5 : 5 + wrong]
+    laws = Laws(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
+    measure = PairingAccuracy()
+    assert measure.defined(laws, Known(second=partners), "test")
+    decoder: Any = lambda z: SimpleNamespace(mean=(z - 1) / 2)  # noqa: E731
+    samples = SimpleNamespace(x_q=x, q_z_given_x=SimpleNamespace(mean=told), laws=SimpleNamespace(decoder=decoder))
+    measure.update(samples, torch.arange(10))  # type: ignore[arg-type]
+    found = {name: float(value) for name, value in measure.compute().items()}
+    assert found == pytest.approx({"pairing_z": 1 - wrong / 10, "pairing_x": 1.0, "pairing_chance": 0.1})
+    assert not PairingAccuracy().defined(laws, Known(second=partners), "train")
+
+
+def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
+    """Two classes far apart: real data are sure and cover both; samples of one class cover half; a middle is not sure."""
+    noise = Noise(0)
+    labels = torch.arange(200) % 2
+    images = noise.normal("x", 0, (200, 2)) * 0.1 + 4 * labels.unsqueeze(-1).float()
+    found = {}
+    for name, fake in {"data": images, "one class": images[labels == 0], "between": torch.full((50, 2), 2.0)}.items():
+        measure = ClassifierScore()
+        assert measure.defined(codes_laws(2), Known(labels, images=images), "test")
+        measure.update(SimpleNamespace(x_p=fake, x_q=images), torch.arange(200))  # type: ignore[arg-type]
+        found[name] = {key: float(value) for key, value in measure.compute().items()}
+    assert found["data"]["class_accuracy"] == found["data"]["class_coverage"] == 1
+    assert found["data"]["class_entropy"] == pytest.approx(1)
+    assert found["data"]["class_confidence"] == pytest.approx(found["data"]["class_confidence_real"])
+    assert found["one class"]["class_coverage"] == 0.5
+    assert found["one class"]["class_entropy"] == pytest.approx(0, abs=1e-6)
+    assert found["between"]["class_confidence"] < 0.7 < found["data"]["class_confidence"]
+
+
+def test_pairs_are_never_seen_and_are_true() -> None:
+    data = build_data(settings(ROOT / "nowhere", "data=digits_pairs"))
+    seen = {x.numpy().tobytes() for x in data.arrays.x[data.split["train"]]}
+    unpaired, partners = data.second("train"), data.second("test")
+    assert unpaired is not None
+    assert partners is not None
+    back = 1 - torch.rot90(unpaired, -1, (-2, -1))
+    assert not seen & {x.numpy().tobytes() for x in back}, "an image of one domain has its partner in the other"
+    assert abs(len(unpaired) - len(seen)) <= 1
+    x = data.arrays.x[data.split["test"]]
+    assert torch.equal(partners, inverted_and_turned(x))
+    assert torch.equal(partners[0, 0, 0], 1 - x[0, 0, :, -1])
+
+
+def test_labels_are_those_of_the_split() -> None:
+    data = build_data(settings(ROOT / "nowhere", "data=digits"))
+    for split in ("train", "val", "test"):
+        labels = data.labels(split)
+        assert labels is not None
+        assert len(labels) == len(data.split[split])
+    from sklearn.datasets import load_digits
+
+    assert labels.tolist() == load_digits().target[data.split["test"].numpy()].tolist()
+    assert build_data(settings(ROOT / "nowhere", "data=linear_gaussian")).labels("test") is None
