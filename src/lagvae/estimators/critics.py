@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lagvae.errors import SettingError
 from lagvae.estimators.base import Divergence, demand
-from lagvae.laws import JointSamples, Laws
+from lagvae.laws import MLP, JointSamples, Laws
 
 Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
@@ -46,7 +46,7 @@ class Critic(nn.Module):
         if rest:
             self.embed = network(first, (WIDTH,))
             joined = WIDTH + sum(torch.Size(shape).numel() for shape in rest)
-            self.head: nn.Module = nn.Sequential(nn.LeakyReLU(0.2), nn.Linear(joined, 2 * WIDTH), nn.LeakyReLU(0.2), nn.Linear(2 * WIDTH, 1))
+            self.head: nn.Module = MLP((joined,), (1,), [4 * WIDTH, 4 * WIDTH], "leaky_relu")
         else:
             self.head = network(first, (1,))
         self.pairs = bool(rest)

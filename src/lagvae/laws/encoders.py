@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from lagvae.errors import SettingError
 from lagvae.laws.priors import CodesPrior, Prior, gaussian, normal_from, one_hot
 
+BEND = 2.0
+"""By how many of its scales the mean of an implicit encoder's Gaussian may be moved."""
 Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
 
@@ -71,9 +73,9 @@ class Pushforward:
 class ImplicitEncoder(nn.Module):
     """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
 
-    With noise (ε, e) ∼ N(0, I):  z = μ(x) + σ(x) · ε + g(h(x), e), a Gaussian whose mean is moved by a network of further noise
-    (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it; an f that is
-    all network would start near a thin sheet, where no density ratio can be learned.
+    With noise (ε, e) ∼ N(0, I):  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a Gaussian whose mean is moved by a network of
+    further noise (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it, by at
+    most two of its scales: an f that may be a thin sheet soon is one, with a density ratio that no critic learns in time.
 
     Args:
         network: builds a module from (shape_in, shape_out).
@@ -112,19 +114,19 @@ class ImplicitEncoder(nn.Module):
             if noise is None:
                 noise = loc.new_zeros(len(loc), *self.noise_shape)
             bent: Tensor = self.bend(torch.cat([hidden, noise[:, self.latent :]], -1))
-            return loc + scale * noise[:, : self.latent] + bent
+            return loc + scale * (noise[:, : self.latent] + BEND * bent.tanh())
 
         return Pushforward(at)
 
     def log_density(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
-        """log 1/K Σ_k N(z; μ + g(h, e_k), σ²) in nats, (B,): log q(z|x) as K grows, to judge estimates of it by.
+        """log 1/K Σ_k N(z; μ + 2 σ tanh g(h, e_k), σ²) in nats, (B,): log q(z|x) as K grows, to judge estimates of it by.
 
         Args:
             noise: e, (K, B, noise); where the first is the one that made z it is an upper bound in expectation, else a lower one.
         """
         out = self.network(x).float()
         loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]) + self.tiny, out[:, 2:].flatten(1)
-        means = torch.stack([loc + self.bend(torch.cat([hidden, e], -1)) for e in noise])
+        means = torch.stack([loc + BEND * scale * self.bend(torch.cat([hidden, e], -1)).tanh() for e in noise])
         each = gaussian(means, scale.expand_as(means), 1).log_prob(z)
         return each.logsumexp(0) - log(len(noise))
 
