@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup calibrate train evaluate pareto figure1 figures explain table1 test verify lint bench dual mnist clean
+.PHONY: help setup calibrate train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,11 @@ figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits about eight minut
 
 figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
 	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
+
+family: $(READY) ## Train every member, three seeds: results/family.md (an hour on two cores)
+	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=joblib training.threads=1
+	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=joblib training.threads=1
+	@$(PY) benchmarks/family.py runs/family runs/family_learned --out results/family.md
 
 explain: $(READY) ## Say what an objective is: ARGS="family=infovae"; no training, no data
 	@$(PY) src/explain.py $(ARGS)
