@@ -104,8 +104,9 @@ def refused(row: Row) -> str | None:
         "one device": row["trainer"] == "ddp" and any(d.startswith(("js", "kl", "adv")) for d in divergences),
         "prior=data takes z from a second domain": family in PAIRED and row["data"] != "digits_pairs",
         "which Generator has not": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
-        "in closed form, which": row["alpha"] == "minimize" and family in ("aae", "wae_gan", "wae_mmd", "avb", "vmi", "infogan", "bigan"),
-    }  # fmt: skip
+        "in closed form, which": row["alpha"] == "minimize"
+        and family in ("aae", "wae_gan", "wae_mmd", "avb", "vmi", "infogan", "bigan"),
+    }
     if row["alpha"] == "minimize" and family in PAIRED:
         told["in closed form, which"] = True
     if family in PAIRED and row["data"] == "digits_pairs" and row["model"] == "square":
@@ -136,7 +137,9 @@ def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> No
         assert (c.bound is None) == (row["epsilon"] == "none")
     optimizers = model.configure_optimizers() if cfg.model.schedule is None else model.configure_optimizers()[0]
     constraints = model.lagrangian.constraints
-    assert len(optimizers) == 1 + any(c.learned for c in constraints) + any(c.divergence.critic is not None for c in constraints)
+    assert len(optimizers) == 1 + any(c.learned for c in constraints) + any(
+        c.divergence.critic is not None for c in constraints
+    )
 
 
 def build(cfg: DictConfig):  # type: ignore[no-untyped-def]

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from lagvae.divergences import F_DIVERGENCES, sliced_wasserstein, sorted_distance
 from lagvae.errors import SettingError
 from lagvae.estimators import AdversarialRate, CriticDivergence, LogRatio, SlicedWasserstein, Variational, Wasserstein
-from lagvae.laws import MLP, BernoulliDecoder, EmpiricalPrior, GaussianEncoder, JointSamples, Laws, StandardNormalPrior, draw_noise
+from lagvae.laws import (
+    MLP,
+    BernoulliDecoder,
+    EmpiricalPrior,
+    GaussianEncoder,
+    JointSamples,
+    Laws,
+    StandardNormalPrior,
+    draw_noise,
+)
 from lagvae.noise import Noise
 
 SHIFT = 1.0
@@ -215,9 +224,14 @@ def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
         (lambda: LogRatio(network, direction="up"), "divergence.direction='up'"),
         (lambda: Wasserstein(network, penalty=0.0), "slope is not held"),
         (lambda: Variational(network, over="x").prepare("js_x", linear_laws(), (4,)), "constraints.js_x needs samples of p"),
-        (lambda: AdversarialRate(network).prepare("r", Laws(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)), "needs log p"),
+        (
+            lambda: AdversarialRate(network).prepare(
+                "r", Laws(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
+            ),
+            "needs log p",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_told(make: Any, match: str) -> None:
     with pytest.raises(SettingError, match=match):
         make()

@@ -53,7 +53,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "loggers"}),
-    "numpy": frozenset({"data", "loggers"}),
+    "numpy": frozenset({"data", "loggers", "metrics"}),
     "psutil": frozenset({"stacking"}),
 }
 """Third-party tool → the rooms that know it; torch is known to all."""

@@ -66,7 +66,14 @@ def check(cfg: DictConfig) -> None:
     if missing:
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     Run.check_name(cfg.name)
-    for key in ("training.steps", "training.interval", "training.log_every", "calibration.steps", "model.latent", "critic.steps"):
+    for key in (
+        "training.steps",
+        "training.interval",
+        "training.log_every",
+        "calibration.steps",
+        "model.latent",
+        "critic.steps",
+    ):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
             raise SettingError(f"{key}={value} must be a whole number of at least 1.")
@@ -119,7 +126,9 @@ def rehearse(cfg: DictConfig) -> None:
     theta = torch.nn.Parameter(torch.zeros(1))
     alone = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
     if not alone and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
-        raise SettingError(f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1.")
+        raise SettingError(
+            f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
+        )
     with blaming("model.optimizer"):
         primal = make(cfg.model.optimizer)([theta])
     with blaming("critic.optimizer"):

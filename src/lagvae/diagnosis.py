@@ -166,8 +166,8 @@ def explain_critic(name: str, values: Sequence[float], largest: float) -> str | 
         return None
     if sum(v > (1 - NEAR) * largest for v in late) > len(late) / 2:
         return (
-            f"The critic of {name} tells the laws apart completely: {name} stood at its largest value, {largest:.3g}, where it has "
-            f"hardly a gradient. Raise constraints.{name}.divergence.r1, or lower critic.optimizer.lr."
+            f"The critic of {name} tells the laws apart completely: {name} stood at its largest value, {largest:.3g}, where it "
+            f"has hardly a gradient. Raise constraints.{name}.divergence.r1, or lower critic.optimizer.lr."
         )
     if sum(v < NEAR * largest for v in late) > len(late) / 2:
         return (

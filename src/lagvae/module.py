@@ -110,8 +110,8 @@ class LatentVariableModel(pl.LightningModule):
     @property
     def shown(self) -> Laws:
         """The laws that evaluation and figures look at: those of θ, or of its running mean."""
-        laws: Laws = self.laws if self.averaged is None else self.averaged.module
-        return laws
+        laws: Any = self.laws if self.averaged is None else self.averaged.module
+        return laws  # type: ignore[no-any-return]
 
     def start(self) -> dict[str, Tensor]:
         """What a run may start from: θ as it is shown, and the critics that know it."""
@@ -206,8 +206,8 @@ class LatentVariableModel(pl.LightningModule):
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._theta = wrapped[0]
         # λ and ψ step through the bare optimizers: a wrapped step would count as a batch.
-        others = [o.optimizer for o in wrapped[1:]]
-        self._psi = others.pop() if self.critics else None
+        others: list[Any] = [o.optimizer for o in wrapped[1:]]
+        self._psi: Any = others.pop() if self.critics else None
         self._lambda = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers

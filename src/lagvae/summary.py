@@ -74,5 +74,7 @@ def collapsed(lagrangian: Lagrangian, metrics: Path) -> list[str]:
     """What to tell of critics that stood at an end of their scale for most of the second half of training."""
     critics = {c.name: c.divergence for c in lagrangian.constraints if c.divergence.critic is not None}
     series = read_series(metrics, "train", critics) if critics and metrics.is_file() else {}
-    found = [explain_critic(name, series[name][1], divergence.largest) for name, divergence in critics.items() if name in series]
+    found = [
+        explain_critic(name, series[name][1], divergence.largest) for name, divergence in critics.items() if name in series
+    ]
     return [message for message in found if message is not None]

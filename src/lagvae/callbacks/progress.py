@@ -69,7 +69,11 @@ class Progress(pl.Callback):
             notes.append(f"−ELBO {float(latest['rate'] + latest['distortion']):.2f}")
         elif "distortion" in latest:
             notes.append(f"distortion {float(latest['distortion']):.2f}")
-        notes += [f"{c.name} {float(latest[c.name]):.3g}" for c in pl_module.lagrangian.constraints if c.name in latest and c.name not in ("neg_elbo", "mmd")]
+        notes += [
+            f"{c.name} {float(latest[c.name]):.3g}"
+            for c in pl_module.lagrangian.constraints
+            if c.name in latest and c.name not in ("neg_elbo", "mmd")
+        ]
         val = self.evaluation.results.get("train", {})
         if "i_q_lower" in val:
             notes.append(f"I [{val['i_q_lower']:.1f}, {val['i_q_upper']:.1f}]")

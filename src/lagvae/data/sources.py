@@ -79,8 +79,8 @@ def _torchvision(name: str, root: str) -> Arrays:
         raise _torchvision_error(error, name, root) from error
     finally:
         socket.setdefaulttimeout(patience)
-    images, labels = [part.data.unsqueeze(1) for part in parts], [part.targets.long() for part in parts]
-    return Arrays(*images, labels=labels[0], test_labels=labels[1])
+    (x, labels), (test, test_labels) = ((part.data.unsqueeze(1), part.targets.long()) for part in parts)
+    return Arrays(x, test, labels=labels, test_labels=test_labels)
 
 
 def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:

@@ -10,7 +10,9 @@ from lagvae.errors import SettingError
 def sorted_distance(a: Tensor, b: Tensor, power: int = 1) -> Tensor:
     """W_p^p between two empirical laws on a line, mean |a_(i) − b_(i)|^p over order statistics; (…, n), (…, n) → (…,)."""
     if a.shape[-1] != b.shape[-1]:
-        raise SettingError(f"Sorted samples are compared one to one, so both need as many, not {a.shape[-1]} and {b.shape[-1]}.")
+        raise SettingError(
+            f"Sorted samples are compared one to one, so both need as many, not {a.shape[-1]} and {b.shape[-1]}."
+        )
     return (a.sort(-1).values - b.sort(-1).values).abs().pow(power).mean(-1)
 
 

@@ -30,7 +30,7 @@ class Divergence(ABC):
     def __call__(self, samples: JointSamples) -> Tensor:
         """The estimate, shape ()."""
 
-    def prepare(self, name: str, laws: Laws, shape: Sequence[int]) -> None:
+    def prepare(self, name: str, laws: Laws, shape: Sequence[int]) -> None:  # noqa: B027 - most need nothing
         """Check that the laws give what the estimate takes, and make what depends on their shapes.
 
         Raises: SettingError that names the constraint, the law, and an estimator that would do.

@@ -91,8 +91,8 @@ class CriticDivergence(Divergence):
                 bool(laws.decoder.differentiable_samples), name, "samples of p(x|z) with a gradient", laws.decoder,
                 "set likelihood=normal, likelihood=laplace or likelihood=generator",
             )  # fmt: skip
-        shapes = {"x": [shape], "z": [(laws.latent,)], "xz": [shape, (laws.latent,)]}[self.over]
-        self.critic = Critic(self.network, shapes, self.spectral)
+        shapes: dict[str, list[Sequence[int]]] = {"x": [shape], "z": [(laws.latent,)], "xz": [shape, (laws.latent,)]}
+        self.critic = Critic(self.network, shapes[self.over], self.spectral)
 
     def pairs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Samples of the two laws, each a tuple of variables."""

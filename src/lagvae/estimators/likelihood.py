@@ -12,7 +12,6 @@ from lagvae.errors import SettingError
 from lagvae.estimators.base import Divergence, demand
 from lagvae.laws import JointSamples, Laws
 
-
 RATE = "KL(q(z|x)‖p(z)) in closed form"
 DISTORTION = "log p(x|z)"
 

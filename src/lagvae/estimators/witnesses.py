@@ -75,7 +75,9 @@ class Wasserstein(CriticDivergence):
     ) -> None:
         super().__init__(network, over, r1, spectral)
         if penalty < 0 or (penalty == 0 and not spectral):
-            raise SettingError(f"divergence.penalty={penalty}: the critic's slope is not held; give penalty > 0 or spectral=true.")
+            raise SettingError(
+                f"divergence.penalty={penalty}: the critic's slope is not held; give penalty > 0 or spectral=true."
+            )
         self.penalty = penalty
         self.needs = self.needs | ({"mix"} if penalty else frozenset())
         self.symbol = f"W1({self.q_law}||{self.p_law})"
@@ -100,5 +102,3 @@ class Wasserstein(CriticDivergence):
 
     def __repr__(self) -> str:
         return f"{self.symbol.replace('||', '‖')} by a critic"
-
-

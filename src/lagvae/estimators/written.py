@@ -42,7 +42,9 @@ class Written(CriticDivergence):
         stated = parse(objective, name="divergence.objective")
         if stated.opaque:
             odd = ", ".join(map(str, stated.opaque))
-            raise SettingError(f"divergence.objective={objective}: {odd} is no sum of log densities; make it a constraint of its own.")
+            raise SettingError(
+                f"divergence.objective={objective}: {odd} is no sum of log densities; make it a constraint of its own."
+            )
         self.form = computable_form(stated, levels[within], name="divergence.objective")
         self.symbol = objective
         self.ratios = [over for text, over in RATIOS.items() if any(text in str(term) for _, term in self.form.terms)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Laplace
+from torch.distributions import Independent, Laplace, Normal
 from torch.nn import functional as F
 
 from lagvae.errors import SettingError
@@ -74,8 +74,8 @@ class ImplicitEncoder(nn.Module):
     """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
 
     With noise (ε, e) ∼ N(0, I):  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a Gaussian whose mean is moved by a network of
-    further noise (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it, by at
-    most two of its scales: an f that may be a thin sheet soon is one, with a density ratio that no critic learns in time.
+    further noise (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it, by
+    at most two of its scales: an f that may be a thin sheet soon is one, whose density ratio no critic learns in time.
 
     Args:
         network: builds a module from (shape_in, shape_out).
@@ -122,7 +122,7 @@ class ImplicitEncoder(nn.Module):
         """log 1/K Σ_k N(z; μ + 2 σ tanh g(h, e_k), σ²) in nats, (B,): log q(z|x) as K grows, to judge estimates of it by.
 
         Args:
-            noise: e, (K, B, noise); where the first is the one that made z it is an upper bound in expectation, else a lower one.
+            noise: e, (K, B, noise). Where the first is the one that made z it is an upper bound in expectation, else a lower.
         """
         out = self.network(x).float()
         loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]) + self.tiny, out[:, 2:].flatten(1)
@@ -154,7 +154,7 @@ class LaplaceEncoder(nn.Module):
     has_density = True
     noise_kind = "normal"
     noise_shape = (0,)
-    base = staticmethod(lambda loc, scale: Laplace(loc, scale, validate_args=False))
+    base: Any = Laplace
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, scale: float = 1.0, unit: bool = True) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class LaplaceEncoder(nn.Module):
     def forward(self, x: Tensor) -> Independent:
         loc = self.network(x).float()
         loc = loc.sigmoid() if self.unit else loc
-        return Independent(self.base(loc, torch.full_like(loc, self.scale)), 1, validate_args=False)
+        return Independent(self.base(loc, torch.full_like(loc, self.scale), validate_args=False), 1, validate_args=False)
 
     @staticmethod
     def sample(distribution: Independent, noise: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class NormalEncoder(LaplaceEncoder):
     Reference: Kim et al., DiscoGAN, ICML 2017.
     """
 
-    base = staticmethod(lambda loc, scale: torch.distributions.Normal(loc, scale, validate_args=False))
+    base = Normal
 
 
 class CodesPosterior:

@@ -35,9 +35,9 @@ class Lazy(Generic[T]):
 def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
     """Draw the noise that `names` ask for.
 
-    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q 3" is a further draw. For estimators: "slices_x", "slices_z",
-    "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform number for each.
-    The streams are independent of each other, so adding one leaves the others as they were.
+    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q 3" is a further draw. For estimators:
+    "slices_x", "slices_z", "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform
+    number for each. The streams are independent of each other, so adding one leaves the others as they were.
     """
     n, sizes = x.shape[0], {"x": x[0].numel(), "z": laws.latent, "xz": x[0].numel() + laws.latent}
     laws_of: dict[str, Any] = {"z_q": laws.encoder, "z_p": laws.prior, "x_p": laws.decoder}

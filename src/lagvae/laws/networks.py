@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lagvae.errors import SettingError
 
+
 class LeakyReLU(nn.LeakyReLU):
     """The usual activation of critics, with slope 0.2 below zero."""
 
@@ -153,14 +154,19 @@ class SquareMotion(nn.Module):
     """
 
     def __init__(
-        self, shape_in: Sequence[int], shape_out: Sequence[int], hidden: int = 16, sharpness: float = 2.0, activation: str = "gelu"
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        hidden: int = 16,
+        sharpness: float = 2.0,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         image = next((tuple(s) for s in (shape_in, shape_out) if len(s) == 3), None)
         if image is None or image[1] != image[2] or prod(shape_in) != prod(image) or prod(shape_out) != prod(image):
             raise SettingError(
-                f"A translation of square images takes and gives images (C, H, H), not {tuple(shape_in)} and {tuple(shape_out)}; "
-                "use model=mlp."
+                "A translation of square images takes and gives images (C, H, H), not "
+                f"{tuple(shape_in)} and {tuple(shape_out)}; use model=mlp."
             )
         self.image, self.shape_out, self.sharpness = image, tuple(shape_out), sharpness
         self.choice = nn.Parameter(torch.zeros(8))

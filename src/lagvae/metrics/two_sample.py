@@ -62,7 +62,9 @@ class TwoSampleTest(Measure):
         if variable not in VARIABLES:
             raise SettingError(f"variable={variable!r} is unknown; choose one of {', '.join(VARIABLES)}.")
         if min(samples, permutations) < 20:
-            raise SettingError(f"The two-sample test needs at least 20 samples and permutations, not {samples}, {permutations}.")
+            raise SettingError(
+                f"The two-sample test needs at least 20 samples and permutations, not {samples}, {permutations}."
+            )
         super().__init__()
         self.variable, self.samples, self.permutations = variable, samples, permutations
         self._held = 0
