@@ -213,3 +213,21 @@ def test_a_running_mean_of_the_model_is_what_is_measured(tmp_path: Path) -> None
     mean = {n.removeprefix("averaged.module."): v for n, v in state.items() if n.startswith("averaged.module.")}
     assert own.keys() == mean.keys()
     assert any(not torch.equal(own[n], mean[n]) for n in own)
+
+
+def test_what_is_written_is_summed_where_the_sum_needs_less() -> None:
+    """−I_q + KL(q(x|z)‖p(x|z)) is the distortion up to a constant: no critic; with a learned λ each is computed alone."""
+    words = ("divergence=[written]", "constraints.written.divergence.objective='KL(q(x|z)||p(x|z))'", "alpha.q=-1")
+    _, model, samples = member("vae", *words)
+    assert not model.critics
+    with torch.no_grad():
+        values = model.lagrangian.measure(samples)
+        assert float(model.lagrangian(values)) == pytest.approx(float(values.terms["distortion"]), rel=1e-6)
+    _, alone, samples = member("vae", *words[:2])
+    assert set(alone.critics["written"]) == {"z"}
+    with torch.no_grad():
+        divergence, s = alone.lagrangian.constraints[0].divergence, samples
+        v_q, _ = divergence.parts["z"].numbers(s)
+        log_q, log_p = s.q_z_given_x.log_prob(s.z_q), s.p_z.log_prob(s.z_q)
+        by_hand = s.distortion.mean() - log_p.mean() + log_q.mean() - v_q.mean()
+        assert float(divergence(s)) == pytest.approx(float(by_hand), rel=1e-5)

@@ -6,6 +6,8 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -19,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lagvae.algebra import classify, parse, total
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS, Data
 from lagvae.errors import LagvaeError, SettingError
-from lagvae.estimators import CriticDivergence, check_preference
+from lagvae.estimators import CriticDivergence, Written, check_preference
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.laws import BernoulliDecoder, EmpiricalPrior, Laws, NormalDecoder, encoder
 from lagvae.module import LatentVariableModel, SchedulerFactory
@@ -196,6 +199,11 @@ def build_prior(kind: Any, latent: int, data: Data) -> Any:
 
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagrangian:
     """Preference and constraints with their bounds."""
+    return Lagrangian(*with_sum_of_written(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration)))
+
+
+def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
+    """Constraints with their bounds, as they are configured."""
     constraints = []
     for name, c in cfg.constraints.items():
         bound = c.epsilon
@@ -212,7 +220,29 @@ def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagran
                 largest=c.largest,
             )
         )
-    return Lagrangian(Preference(cfg.alpha.q, cfg.alpha.p), constraints)
+    return constraints
+
+
+def with_sum_of_written(alpha_q: float, alpha_p: float, constraints: list[Constraint]) -> tuple[Preference, list[Constraint]]:
+    """Preference and constraints; where α I + Σ λ D of what is written needs a smaller class than its parts, that sum instead.
+
+    Only penalties with fixed λ are summed: a learned one must be computable alone. The sum has I itself, not its bound.
+    """
+    penalties = [c for c in constraints if isinstance(c.divergence, Written) and not c.learned and c.bound is None]
+    if penalties:
+        whole = exact(alpha_q) * parse("I_q") + exact(alpha_p) * parse("I_p")
+        whole = whole + total((exact(c.multiplier), c.divergence.stated) for c in penalties)  # type: ignore[attr-defined]
+        if classify(whole) < max(c.divergence.form.level for c in penalties):  # type: ignore[attr-defined]
+            first = penalties[0]
+            together = replace(first, divergence=first.divergence.restated(whole), multiplier=1.0)  # type: ignore[attr-defined]
+            rest = [together if c is first else c for c in constraints if c is first or c not in penalties]
+            return Preference(0.0, 0.0), rest
+    return Preference(alpha_q, alpha_p), constraints
+
+
+def exact(value: float) -> Fraction:
+    """A setting as the decimal that was typed."""
+    return Fraction(repr(float(value)))
 
 
 def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:

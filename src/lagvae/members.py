@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.algebra import Class, Objective, Opaque, parse, single, total
-from lagvae.build import build_lagrangian
+from lagvae.build import build_constraints, exact
 from lagvae.calibration import Calibration
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.lagrangian import Constraint
@@ -93,9 +93,9 @@ class Member:
 def member(cfg: DictConfig) -> Member:
     """The member that a config states; bounds are made up, for no symbol depends on them."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
-    lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+    constraints = build_constraints(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     alpha = (exact(cfg.alpha.q), exact(cfg.alpha.p))
-    return Member(cfg.family, alpha, tuple(map(penalty, lagrangian.constraints)), about(cfg.family))
+    return Member(cfg.family, alpha, tuple(map(penalty, constraints)), about(cfg.family))
 
 
 def penalty(constraint: Constraint) -> Penalty:
@@ -107,11 +107,6 @@ def penalty(constraint: Constraint) -> Penalty:
         text = text or constraint.name
         divergence = single(Opaque(text))
     return Penalty(constraint.name, divergence, text, exact(constraint.multiplier), constraint.learned)
-
-
-def exact(value: float) -> Fraction:
-    """A setting as the decimal that was typed."""
-    return Fraction(repr(float(value)))
 
 
 def about(family: str) -> str:

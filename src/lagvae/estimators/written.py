@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lagvae.algebra import Class, computable_form, parse
+from lagvae.algebra import Class, Objective, computable_form, parse
 from lagvae.errors import SettingError
 from lagvae.estimators.base import demand
 from lagvae.estimators.critics import CriticDivergence, Network
@@ -39,16 +39,20 @@ class Written(CriticDivergence):
         levels = {level.name.lower(): level for level in Class}
         if within not in levels:
             raise SettingError(f"divergence.within={within!r} is unknown; choose one of {', '.join(levels)}.")
-        stated = parse(objective, name="divergence.objective")
-        if stated.opaque:
-            odd = ", ".join(map(str, stated.opaque))
+        self.stated = parse(objective, name="divergence.objective")
+        if self.stated.opaque:
+            odd = ", ".join(map(str, self.stated.opaque))
             raise SettingError(
                 f"divergence.objective={objective}: {odd} is no sum of log densities; make it a constraint of its own."
             )
-        self.form = computable_form(stated, levels[within], name="divergence.objective")
+        self.form = computable_form(self.stated, levels[within], name="divergence.objective")
         self.symbol = objective
         self.ratios = [over for text, over in RATIOS.items() if any(text in str(term) for _, term in self.form.terms)]
         self.needs = frozenset({"z_q", "z_p", "x_p"})
+
+    def restated(self, objective: Objective) -> Written:
+        """The same estimator of another objective."""
+        return Written(str(objective), self.network, r1=self.r1, spectral=self.spectral)
 
     def prepare(self, name: str, laws: Laws, shape: Sequence[int]) -> None:
         told = " ".join(str(term) for _, term in self.form.terms)
