@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +15,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lagvae.algebra import classify, parse, total
@@ -276,77 +272,3 @@ def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = N
         critic_steps=cfg.critic.steps,
         average=cfg.training.average,
     )
-
-
-def digest(data: Data) -> str:
-    """A hash of the samples themselves, so that a renamed file matches and a changed one does not."""
-    if data.arrays.digest is None:
-        data.arrays.digest = _digest(data)
-    return data.arrays.digest
-
-
-def _digest(data: Data) -> str:
-    content = hashlib.sha256()
-    x = data.arrays.x
-    if isinstance(x, Tensor):
-        content.update(str((tuple(x.shape), x.dtype)).encode())
-        content.update(x.contiguous().numpy().tobytes())
-    else:
-        for file in x.files:
-            content.update(f"{file.name}:{file.stat().st_size};".encode())
-    return content.hexdigest()[:16]
-
-
-def calibration_config(cfg: DictConfig) -> DictConfig:
-    """The config of the run that calibrates: α = 0, λ fixed at the calibration weights, its own seed and length."""
-    derived: DictConfig = copy.deepcopy(cfg)
-    derived.family = "calibration"
-    derived.alpha.q = derived.alpha.p = 0.0
-    derived.epsilon.source, derived.epsilon.calibration = "none", None
-    derived.logger = {"_target_": None}
-    derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
-    derived.seed = derived.data.seed = cfg.calibration.seed
-    derived.training.steps = cfg.calibration.steps
-    derived.training.start = "scratch"
-    for c in derived.constraints.values():
-        c.epsilon, c.learned, c.multiplier = None, False, c.calibration
-    return derived
-
-
-def uses_critics(cfg: DictConfig) -> bool:
-    """Whether a divergence of the config has a critic."""
-    return any("network" in c.divergence for c in cfg.constraints.values())
-
-
-def calibration_settings(cfg: DictConfig, data: Data) -> dict[str, Any]:
-    """The settings that matter to a calibration: those that could change θ* or ε̂."""
-    derived = calibration_config(cfg)
-
-    def plain(key: str) -> Any:
-        return OmegaConf.to_container(OmegaConf.select(derived, key), resolve=True)
-
-    constraints = {
-        str(name): {
-            "divergence": OmegaConf.to_container(c.divergence, resolve=True),
-            "weight": c.calibration,
-        }
-        for name, c in derived.constraints.items()
-    }
-    chosen = {k: cfg.data[k] for k in ("name", "likelihood", "batch", "split_seed", "val", "test", "draws")}
-    return {
-        "data": chosen | {"shape": list(data.shape), "content": digest(data)},
-        "model": plain("model"),
-        "constraints": constraints,
-        "calibration": {"steps": cfg.calibration.steps, "seed": cfg.calibration.seed, "split": cfg.calibration.split},
-        "gradient_clip": cfg.training.gradient_clip,
-        "average": cfg.training.average,
-        "critic": {"optimizer": plain("critic.optimizer"), "steps": cfg.critic.steps} if uses_critics(cfg) else None,
-        "precision": str(cfg.trainer.precision),
-    }
-
-
-def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:
-    """Where the calibration of these settings is kept."""
-    from lagvae.calibration import fingerprint
-
-    return Path(cfg.paths.calibrations) / f"{cfg.data.name}-{cfg.model.name}-{fingerprint(settings)}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lagvae.build import uses_critics
+from lagvae.calibrating import uses_critics
 from lagvae.calibration import differences, fingerprint
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.runs import Run, write_atomically, write_json

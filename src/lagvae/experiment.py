@@ -18,12 +18,10 @@ from lagvae.build import (
     build_data,
     build_laws,
     build_model,
-    calibration_config,
-    calibration_folder,
-    calibration_settings,
     check,
     needs_calibration,
 )
+from lagvae.calibrating import calibration_config, calibration_folder, calibration_settings
 from lagvae.calibration import Calibration
 from lagvae.data import Data
 from lagvae.errors import CalibrationError, CheckpointError, LagvaeError, Stopped

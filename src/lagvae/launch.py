@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lagvae import report
-from lagvae.build import build_data, build_laws, calibration_folder, calibration_settings, check, make, needs_calibration
+from lagvae.build import build_data, build_laws, check, make, needs_calibration
+from lagvae.calibrating import calibration_folder, calibration_settings
 from lagvae.calibration import fingerprint
 from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
 from lagvae.cli import FAILED
