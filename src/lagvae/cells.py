@@ -133,7 +133,8 @@ def stack_key(cell: Cell) -> dict[str, Any]:
     shared["constraints"] = {name: {key: c[key] for key in SHARED_OF_CONSTRAINTS} for name, c in constraints}
     if uses_critics(cell.cfg) or cell.cfg.training.average is not None:
         shared["trained by itself, since it has critics or an average"] = cell.name
-    shared["preference on I_p"] = bool(cell.content["alpha"]["p"])
+    p = cell.content["alpha"]["p"]
+    shared["preference on I_p"] = (p > 0) - (p < 0)
     return shared
 
 

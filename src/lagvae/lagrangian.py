@@ -73,7 +73,7 @@ class Constraint:
 class Values:
     """What an objective measures on a batch: named terms, each (), and the divergences, (m,).
 
-    Terms (nats), as far as the laws have them: "rate" and "distortion", and for α_p ≠ 0 "i_p_upper" and "neg_i_p_lower".
+    Terms (nats), as far as the laws have them: "rate" and "distortion", for α_p > 0 "i_p_upper", for α_p < 0 "neg_i_p_lower".
     """
 
     terms: dict[str, Tensor]
@@ -85,8 +85,8 @@ class Preference(nn.Module):
 
     α > 0 minimises the upper bound (the rate), α < 0 maximises the lower one (minus the distortion, up to a
     constant of the data): f = max(α, 0) · rate + max(−α, 0) · distortion. No branch on a value, so that signs may
-    differ within a stack. Terms on p are only computed where α_p ≠ 0, since they draw from p(x,z); a term that the laws do
-    not have is left out (`check_preference` refuses the α that would take it).
+    differ within a stack. Of the terms on p, which draw from p(x,z), only the one that the sign of α_p takes is computed; one
+    that the laws do not have is left out (`check_preference` refuses the α that would take it).
     """
 
     alpha_q: Tensor
@@ -99,12 +99,12 @@ class Preference(nn.Module):
                 raise SettingError(f"{name}={value} must be a finite number (> 0 minimises, < 0 maximises information).")
         self.register_buffer("alpha_q", torch.tensor(float(alpha_q)), persistent=False)
         self.register_buffer("alpha_p", torch.tensor(float(alpha_p)), persistent=False)
-        self.over_p = alpha_p != 0
+        self.sign_p = (alpha_p > 0) - (alpha_p < 0)
 
     @property
     def needs(self) -> frozenset[str]:
         """Names of the noise that the terms draw on."""
-        return frozenset({"z_q", "z_p", "x_p"}) if self.over_p else frozenset({"z_q"})
+        return frozenset({"z_q", "z_p", "x_p"}) if self.sign_p else frozenset({"z_q"})
 
     def terms(self, samples: JointSamples) -> dict[str, Tensor]:
         """The bounds' terms on a batch, each of shape ()."""
@@ -113,9 +113,9 @@ class Preference(nn.Module):
             terms["rate"] = samples.rate.mean()
         if laws.has_distortion:
             terms["distortion"] = samples.distortion.mean()
-        if self.over_p and laws.has_distortion:
+        if self.sign_p > 0:
             terms["i_p_upper"] = i_p_upper(samples)
-        if self.over_p and laws.encoder.has_density:
+        if self.sign_p < 0:
             terms["neg_i_p_lower"] = neg_i_p_lower(samples)
         return terms
 
