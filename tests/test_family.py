@@ -95,7 +95,7 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "lagvae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
     "aae": lambda a: a.bce() + 10 * a.js("js_z"),
     "wae_gan": lambda a: a.bce() + 10 * a.js("js_z"),
-    "wae_mmd": lambda a: a.bce() + 1000 * a.mmd(),
+    "wae_mmd": lambda a: a.bce() + 100 * a.mmd(),
     "vmi": lambda a: a.code_entropy(),
     "infogan": lambda a: 2 * a.js("js_x") + a.code_entropy(),
     "ali": lambda a: a.js("js_xz"),

@@ -88,7 +88,8 @@ class AdversarialRate(CriticDivergence):
     def __init__(self, network: Network, draws: int = 64, r1: float = 0.0, spectral: bool = False) -> None:
         super().__init__(network, "z", r1, spectral)
         self.draws = draws
-        self.needs = frozenset({"z_q", "z_p", *(f"z_q {k}" for k in range(draws))})
+        self.further = f"z_q*{draws}"
+        self.needs = frozenset({"z_q", "z_p", self.further})
 
     def prepare(self, name: str, laws: Laws, shape: Sequence[int]) -> None:
         demand(isinstance(laws.prior, StandardNormalPrior), name, "log p(z)", laws.prior, "set prior=normal")
@@ -103,7 +104,7 @@ class AdversarialRate(CriticDivergence):
         """Mean (B, d) and triangular root (B, d, d) of the covariance of r for each x, held fixed."""
         law, sample = samples.q_z_given_x, samples.laws.encoder.sample
         with torch.no_grad():
-            z = torch.stack([sample(law, samples.noise[f"z_q {k}"]) for k in range(self.draws)], 1)
+            z = torch.vmap(lambda noise: sample(law, noise), in_dims=1, out_dims=1)(samples.noise[self.further])
             centred = z - z.mean(1, keepdim=True)
             m, d = z.shape[1:]
             covariance = centred.mT @ centred * (inflation(m, d) / (m - 1)) + TINY**2 * torch.eye(d, device=z.device)

@@ -35,7 +35,7 @@ class Lazy(Generic[T]):
 def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
     """Draw the noise that `names` ask for.
 
-    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q 3" is a further draw. For estimators:
+    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q*8": eight further draws, (B, 8, …).
     "slices_x", "slices_z", "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform
     number for each. The streams are independent of each other, so adding one leaves the others as they were.
     """
@@ -43,8 +43,9 @@ def draw_noise(names: frozenset[str], laws: Laws, noise: Noise, step: int, x: Te
     laws_of: dict[str, Any] = {"z_q": laws.encoder, "z_p": laws.prior, "x_p": laws.decoder}
     drawn: dict[str, Tensor] = {}
     for name in sorted(names):
-        if (law := laws_of.get(name.partition(" ")[0])) is not None:
-            kind, shape = law.noise_kind, tuple(law.noise_shape)
+        one, _, times = name.partition("*")
+        if (law := laws_of.get(one)) is not None:
+            kind, shape = law.noise_kind, (*((int(times),) if times else ()), *law.noise_shape)
         else:
             kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
         draw = noise.normal if kind == "normal" else noise.uniform
