@@ -50,7 +50,7 @@ def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None
 UNKNOWN = {
     "family=infogann": ["family=infogann is unknown", "infogan, infovae, lagvae, vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
-    "data=cifar": ["data=cifar is unknown", "digits, fashion_mnist, folder, linear_gaussian, mnist"],
+    "data=cifar": ["data=cifar is unknown", "digits, digits_pairs, fashion_mnist, folder, linear_gaussian, mnist"],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
     "divergence=[neg_elbo,kl]": ["divergence=kl is unknown", "mmd, neg_elbo, rate"],
     "logger=mlflow": ["logger=mlflow is unknown", "csv, tensorboard, wandb"],

@@ -17,6 +17,7 @@ from helpers import write_mnist
 from PIL import Image
 from torch import Tensor
 
+from lagvae.calibrating import digest
 from lagvae.data import SPLITS, Arrays, Data, sources
 from lagvae.data.module import observe
 from lagvae.errors import DataError, SettingError
@@ -196,6 +197,49 @@ def test_arrays_are_found_by_key_with_their_test_set(tmp_path: Path, ending: str
     assert (len(alone.x), alone.test) == (20, None)
 
 
+@pytest.mark.parametrize("ending", [".npz", ".pt"])
+def test_arrays_come_with_labels_and_a_second_domain(tmp_path: Path, ending: str) -> None:
+    x, second = np.zeros((50, 3), "f4"), np.full((20, 2), 255, "u1")
+    content = {"x": x, "test": x[:9], "y": np.arange(50) % 4, "test_y": np.arange(9.0), "second": second, "z": np.ones(50)}
+    file = tmp_path / f"own{ending}"
+    if ending == ".npz":
+        np.savez(file, **content)
+    else:
+        torch.save({name: torch.from_numpy(a) for name, a in content.items()}, file)
+    data = data_of(partial(sources.array, str(file)), val=0.2)
+    for split, labels in (("train", np.arange(50) % 4), ("val", np.arange(50) % 4), ("test", np.arange(9))):
+        found = data.labels(split)
+        assert found is not None
+        assert found.dtype == torch.long
+        assert found.tolist() == labels[data.split[split].numpy()].tolist()
+    seen = data.second("train")
+    assert seen is not None
+    assert torch.equal(seen, torch.ones(20, 2))
+    assert data.second("test") is None
+    other, none = sources.array(str(file), labels="z"), sources.array(str(file), labels=None)
+    assert (other.labels is None, other.test_labels, none.labels) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    "y", [np.arange(49), np.zeros((50, 1), int), np.full(50, 0.5), np.full(50, np.nan), np.full(50, "cat")]
+)
+def test_labels_that_are_none_are_named(tmp_path: Path, y: np.ndarray) -> None:
+    np.savez(tmp_path / "own.npz", x=np.zeros((50, 3), "f4"), y=y)
+    with pytest.raises(DataError, match=r"own\.npz: y is .* each of the 50 samples.*data\.source\.labels=null"):
+        sources.array(str(tmp_path / "own.npz"))
+    assert sources.array(str(tmp_path / "own.npz"), labels=None).labels is None
+
+
+def test_a_second_domain_decides_about_a_calibration_and_labels_do_not() -> None:
+    x, labels, second = torch.zeros(50, 3), torch.arange(50), torch.ones(20, 2)
+    alone, labelled, paired, other = (
+        digest(data_of(lambda kw=kw: Arrays(x, **kw)))
+        for kw in ({}, {"labels": labels}, {"second": second}, {"second": 2 * second})
+    )
+    assert alone == labelled
+    assert len({alone, paired, other}) == 3
+
+
 def test_arrays_of_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
     x = np.arange(12.0).reshape(4, 3)
     for name, stored in {"big": x.astype(">f8"), "columns": np.asfortranarray(x), "half": x.astype("f2")}.items():
@@ -279,6 +323,11 @@ def test_mnist_is_read_from_its_files(tmp_path: Path, source: Callable[[str], Ar
     assert arrays.test is not None
     assert arrays.x.equal(train.unsqueeze(1))
     assert arrays.test.equal(test.unsqueeze(1))
+    generator = np.random.default_rng(1998)  # as the files were made
+    for labels, n in ((arrays.labels, 60), (arrays.test_labels, 20)):
+        generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        assert labels is not None
+        assert labels.tolist() == generator.integers(0, 10, n, dtype=np.uint8).tolist()
     data = data_of(lambda: arrays, likelihood="bernoulli", batch=10)
     data.check()
     assert {k: len(v) for k, v in data.split.items()} == {"train": 54, "val": 6, "test": 20}

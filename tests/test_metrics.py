@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isnan, log
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from lagvae.divergences import RBF
 from lagvae.errors import SettingError
 from lagvae.estimators import MMD, Divergence, NegElbo
 from lagvae.information import aggregate_bounds, kde_information
-from lagvae.laws import JointSamples, Laws, draw_noise
-from lagvae.metrics import ActiveUnits, Divergences, Information, Measure, Terms, mean_and_stderr
+from lagvae.laws import EmpiricalPrior, JointSamples, Laws, draw_noise
+from lagvae.metrics import ActiveUnits, Divergences, Information, Measure, Reconstruction, Terms, mean_and_stderr
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
 
@@ -281,3 +282,43 @@ def test_active_units(draw: Draw) -> None:
     assert feed(ActiveUnits(3), batches) == {"active_units": 1}  # Burda's threshold
     shifted = [draw(world, a, torch.ones(3).double(), 500, step, b.x_q + 5) for step, b in enumerate(batches)]
     assert feed(ActiveUnits(3), shifted) == {"active_units": 1}
+
+
+# ---- reconstruction
+
+
+def test_reconstruction_is_the_squared_error_of_the_mean(draw: Draw) -> None:
+    batches = [draw(*some_world(), size, step) for step, size in enumerate((40, 25))]
+    error = torch.cat([(b.x_q - b.laws.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
+    found = feed(Reconstruction(), batches)
+    assert found == pytest.approx({"reconstruction": error.mean(), "reconstruction_stderr": stderr(error)})
+
+
+def test_the_cycle_of_a_second_domain_counts_its_rows_once(generator: torch.Generator) -> None:
+    """x = 2 z and E[z|x] = x/2 + (row's own error): every draw of a row is off by the same."""
+    prior = EmpiricalPrior(torch.arange(12.0).reshape(6, 2))
+    off = torch.rand(6, 1, generator=generator)
+    measure = Reconstruction()
+    for _ in range(5):
+        row = torch.arange(6)
+        z = prior.rows[row]
+        samples = SimpleNamespace(
+            laws=SimpleNamespace(prior=prior),
+            noise={"z_p": (row + 0.5) / 6},
+            x_q=2 * z,
+            p_x_given_z_q=SimpleNamespace(mean=2 * z + 3),
+            z_p=z,
+            q_z_given_x_p=SimpleNamespace(mean=z + off),
+        )
+        measure.update(samples, row)  # type: ignore[arg-type]
+    found = {name: float(value) for name, value in measure.compute().items()}
+    square = off.flatten().double().numpy() ** 2
+    assert found == pytest.approx(
+        {
+            "reconstruction": 9.0,
+            "reconstruction_stderr": 0.0,
+            "reconstruction_z": square.mean(),
+            "reconstruction_z_stderr": stderr(square),
+        },
+        rel=1e-5,
+    )

@@ -14,6 +14,7 @@ from small import ROOT
 from torch import Tensor, nn
 
 from lagvae.build import build_data
+from lagvae.data import Arrays, Data
 from lagvae.data.sources import inverted_and_turned
 from lagvae.divergences import RBF, MedianRBF, mmd
 from lagvae.errors import SettingError
@@ -47,6 +48,67 @@ def test_p_values_are_uniform_where_the_laws_are_equal() -> None:
 
 def test_a_shift_is_seen() -> None:
     assert float(permutation_p_value(*draw(1, 200, 0.5), MedianRBF(), 199)[1]) == pytest.approx(1 / 200)
+
+
+def test_a_p_value_is_one_where_most_samples_coincide() -> None:
+    """The median distance is 0 then. A law of two points against itself, a point against itself, and points that differ."""
+    points = torch.tensor([[0.3, 0.7], [0.7, 0.3]])
+    two, one = points[torch.arange(60) % 2], points[torch.zeros(60, dtype=torch.long)]
+    for a, b, expected in ((two, two, 1.0), (one, one, 1.0), (one, two, 1 / 100), (one, 1 - one, 1 / 100)):
+        value, p = permutation_p_value(a, b, MedianRBF(), 99)
+        assert value.isfinite()
+        assert float(p) == pytest.approx(expected)
+
+
+def rows_of_two_halves(seed: int) -> tuple[Tensor, EmpiricalPrior, Noise]:
+    """One hundred points: 40 that a model makes, and 60 that its prior draws from."""
+    noise = Noise(seed)
+    points = noise.normal("points", 0, (100, 3))
+    return points[:40], EmpiricalPrior(points[40:]), noise
+
+
+def batches_of(made: Tensor, prior: EmpiricalPrior, noise: Noise, passes: int = 1) -> list[tuple[Any, Tensor]]:
+    found = []
+    for step in range(2 * passes):
+        index, drawn = torch.arange(20) + 20 * (step % 2), noise.uniform("z_p", step, (20,))
+        samples = SimpleNamespace(
+            laws=SimpleNamespace(prior=prior), noise={"z_p": drawn}, z_q=made[index], z_p=prior.sample(drawn)
+        )
+        found.append((samples, index))
+    return found
+
+
+def test_rows_that_a_prior_draws_again_do_not_count_again() -> None:
+    """q(z) and p(z) are halves of one sample, so p-values are uniform; with rows drawn twice, one in seven is below 0.05.
+
+    Kolmogorov–Smirnov on 150 draws, level 0.1 %.
+    """
+    found = []
+    for seed in range(150):
+        measure = TwoSampleTest("z", permutations=49)
+        for samples, index in batches_of(*rows_of_two_halves(seed)):
+            measure.update(samples, index)
+        found.append(float(measure.compute()["two_sample_z_p"]))
+    jitter = np.random.default_rng(0).uniform(0, 1 / 50, 150)
+    assert stats.kstest(np.array(found) - jitter, "uniform").pvalue > 0.001
+
+
+def test_each_image_and_each_row_is_tested_once() -> None:
+    made, prior, noise = rows_of_two_halves(0)
+    measure = TwoSampleTest("z", samples=30)
+    for samples, index in batches_of(made, prior, noise, passes=3):
+        measure.update(samples, index)
+    a, b = torch.cat(measure.a), torch.cat(measure.b)  # type: ignore[arg-type]
+    assert torch.equal(a, made[:30])
+    assert len(b) == len(b.unique(dim=0)) == 30
+    value, p = permutation_p_value(a, b, MedianRBF(), 500)
+    assert measure.compute() == {"two_sample_z": value, "two_sample_z_p": p}
+    measure.reset()
+    measure.update(*batches_of(made, prior, noise)[0])
+    assert torch.equal(torch.cat(measure.a), made[:20])  # type: ignore[arg-type]
+    alone = TwoSampleTest("z")
+    alone.update(SimpleNamespace(**vars(samples) | {"noise": {"z_p": torch.zeros(1)}}), torch.zeros(1))  # type: ignore[arg-type]
+    assert alone.compute() == {}
 
 
 def test_as_many_samples_are_asked_for() -> None:
@@ -91,8 +153,28 @@ def test_codes_agree_with_labels_whatever_they_are_called() -> None:
         measure.update(SimpleNamespace(q_z_given_x=law, x_q=torch.zeros(1)), part)  # type: ignore[arg-type]
     found = measure.compute()
     assert float(found["code_accuracy"]) == pytest.approx(8 / 9)
+    assert float(found["code_accuracy_stderr"]) == pytest.approx(stats.sem([0] + [1] * 8))
     assert 0.5 < float(found["code_nmi"]) < 1
     assert not CodeAgreement().defined(codes_laws(3), Known(), "test")
+
+
+@pytest.mark.parametrize("used", [1, 2, 5])
+def test_codes_may_be_fewer_or_more_than_labels(used: int) -> None:
+    """The best assignment, by trying all of them; an image counts once however often it came."""
+    from itertools import permutations
+
+    noise = Noise(3)
+    labels, code = (noise.permutation(name, 0, 24) % k for name, k in (("labels", 3), ("code", used)))
+    measure = CodeAgreement()
+    assert measure.defined(codes_laws(5), Known(labels), "test")
+    law = SimpleNamespace(code_logits=torch.nn.functional.one_hot(code, 5).float())
+    for _ in range(3):
+        measure.update(SimpleNamespace(q_z_given_x=law, x_q=torch.zeros(1)), torch.arange(24))  # type: ignore[arg-type]
+    hits = [torch.tensor(named)[code] == labels for named in permutations((0, 1, 2, -1, -2), 5)]
+    best = max(hits, key=lambda h: int(h.sum()))
+    found = measure.compute()
+    assert float(found["code_accuracy"]) == pytest.approx(float(best.double().mean()))
+    assert float(found["code_accuracy_stderr"]) == pytest.approx(stats.sem(best.double().numpy()))
 
 
 @pytest.mark.parametrize("wrong", [0, 2])
@@ -108,12 +190,17 @@ def test_partners_are_found_by_a_true_translation(wrong: int) -> None:
     samples = SimpleNamespace(x_q=x, q_z_given_x=SimpleNamespace(mean=told), laws=SimpleNamespace(decoder=decoder))
     measure.update(samples, torch.arange(10))  # type: ignore[arg-type]
     found = {name: float(value) for name, value in measure.compute().items()}
-    assert found == pytest.approx({"pairing_z": 1 - wrong / 10, "pairing_x": 1.0, "pairing_chance": 0.1})
+    right = {"pairing_z": 1 - wrong / 10, "pairing_x": 1.0, "pairing_chance": 0.1}
+    errors = {"pairing_z_stderr": stats.sem([0] * wrong + [1] * (10 - wrong)), "pairing_x_stderr": 0.0}
+    assert found == pytest.approx(right | errors)
     assert not PairingAccuracy().defined(laws, Known(second=partners), "train")
 
 
 def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
-    """Two classes far apart: real data are sure and cover both; samples of one class cover half; a middle is not sure."""
+    """Two classes far apart: real data are sure and cover both; samples of one class cover half; a middle is not sure.
+
+    Pixels of other images mix the two classes: half of those images lie between them, where nothing is sure.
+    """
     noise = Noise(0)
     labels = torch.arange(200) % 2
     images = noise.normal("x", 0, (200, 2)) * 0.1 + 4 * labels.unsqueeze(-1).float()
@@ -129,6 +216,8 @@ def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
     assert found["one class"]["class_coverage"] == 0.5
     assert found["one class"]["class_entropy"] == pytest.approx(0, abs=1e-6)
     assert found["between"]["class_confidence"] < 0.7 < found["data"]["class_confidence"]
+    assert found["data"]["class_confidence_pixels"] < found["data"]["class_confidence_real"] - 0.1
+    assert not ClassifierScore().defined(codes_laws(2), Known(torch.ones(200), images=images), "test")
 
 
 def test_pairs_are_never_seen_and_are_true() -> None:
@@ -143,6 +232,22 @@ def test_pairs_are_never_seen_and_are_true() -> None:
     x = data.arrays.x[data.split["test"]]
     assert torch.equal(partners, inverted_and_turned(x))
     assert torch.equal(partners[0, 0, 0], 1 - x[0, 0, :, -1])
+
+
+def test_the_second_domain_is_that_of_the_test_set_too() -> None:
+    """Samples are their own number; the partner of x is −x. A test set of the publisher has partners of its own."""
+    x, test = torch.arange(100, dtype=torch.uint8).unsqueeze(1), torch.arange(200, 230, dtype=torch.uint8).unsqueeze(1)
+    data = Data(lambda: Arrays(x, test, partner=lambda x: -x), name="own", likelihood="normal", batch=8, val=0.2)
+    assert {name: len(part) for name, part in data.split.items()} == {"train": 40, "val": 20, "test": 30}
+    numbers = {"test": test, "val": x[data.split["val"]]}
+    for split, true in numbers.items():
+        second = data.second(split)
+        assert second is not None
+        assert torch.equal(second, -true.float() / 255)
+    unpaired = data.second("train")
+    assert unpaired is not None
+    kept = torch.cat([data.split["train"], data.split["val"], (-255 * unpaired.flatten()).round().long()])
+    assert kept.sort().values.equal(torch.arange(100))
 
 
 def test_labels_are_those_of_the_split() -> None:

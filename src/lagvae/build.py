@@ -189,7 +189,10 @@ def build_prior(kind: Any, latent: int, data: Data) -> Any:
         return kind(latent)
     rows = data.second("train")
     if rows is None:
-        raise SettingError(f"prior=data takes z from a second domain, which data={data.name} has not; use data=digits_pairs.")
+        raise SettingError(
+            f"prior=data takes z from a second domain, which data={data.name} has not; use data=digits_pairs, or data=array "
+            'with an array "second" beside the samples.'
+        )
     return kind(rows)
 
 

@@ -24,13 +24,13 @@ def digest(data: Data) -> str:
 
 def _digest(data: Data) -> str:
     content = hashlib.sha256()
-    x = data.arrays.x
-    if isinstance(x, Tensor):
-        content.update(str((tuple(x.shape), x.dtype)).encode())
-        content.update(x.contiguous().numpy().tobytes())
-    else:
-        for file in x.files:
-            content.update(f"{file.name}:{file.stat().st_size};".encode())
+    for part in (data.arrays.x, data.arrays.second):
+        if isinstance(part, Tensor):
+            content.update(str((tuple(part.shape), part.dtype)).encode())
+            content.update(part.contiguous().numpy().tobytes())
+        elif part is not None:
+            for file in part.files:
+                content.update(f"{file.name}:{file.stat().st_size};".encode())
     return content.hexdigest()[:16]
 
 

@@ -22,10 +22,14 @@ SMALLEST = 4
 """Samples that a split needs for an information interval."""
 
 
+def levels(x: Tensor) -> Tensor:
+    """Stored samples as numbers: uint8 as x / 255, others as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
 def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-    """What the model sees of stored samples: uint8 as x / 255; for Bernoulli, pixels set where x > uniform noise."""
-    if x.dtype == torch.uint8:
-        x = x.float() / 255
+    """What the model sees of stored samples: `levels`; for Bernoulli, pixels set where x > uniform noise."""
+    x = levels(x)
     return (x > uniform(tuple(x.shape))).to(x.dtype) if likelihood == "bernoulli" else x
 
 
@@ -92,9 +96,9 @@ class Data(pl.LightningDataModule):
     def arrays(self) -> Arrays:
         """The data as the source gives them, checked."""
         arrays = self.source()
-        for part in (arrays.x, arrays.test):
+        for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
             if isinstance(part, Tensor):
-                self._check_values(part)
+                self._check_values(part, likelihood)
         if isinstance(arrays.test, Tensor) and isinstance(arrays.x, Tensor) and arrays.test.shape[1:] != arrays.x.shape[1:]:
             raise DataError(
                 f"data={self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others "
@@ -102,7 +106,7 @@ class Data(pl.LightningDataModule):
             )
         return arrays
 
-    def _check_values(self, x: Tensor) -> None:
+    def _check_values(self, x: Tensor, likelihood: str) -> None:
         if x.numel() == 0:
             raise DataError(f"data={self.name} is empty: an array of shape {tuple(x.shape)}.")
         if not x.is_floating_point():
@@ -111,7 +115,7 @@ class Data(pl.LightningDataModule):
             count = int((~x.isfinite()).sum())
             raise DataError(f"data={self.name} has NaN or infinite values, {count} of {x.numel()}; remove or replace them.")
         low, high = float(x.min()), float(x.max())
-        if self.likelihood == "bernoulli" and not 0 <= low <= high <= 1:
+        if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
                 f"data={self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
                 "rescale them, save grey levels 0 … 255 as uint8, or set data.likelihood=normal."
@@ -120,16 +124,20 @@ class Data(pl.LightningDataModule):
     @cached_property
     def split(self) -> dict[str, Tensor]:
         """Name → positions in the store; the same for every seed."""
-        n = len(self.arrays.x)
+        return {name: self._positions[name] for name in SPLITS}
+
+    @cached_property
+    def _positions(self) -> dict[str, Tensor]:
+        """The splits, and "second": training samples that are of the second domain alone."""
+        arrays = self.arrays
+        n = len(arrays.x)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.split_seed))
         n_val = round(n * self.val_share)
-        n_test = 0 if self.arrays.test is not None else round(n * self.test_share)
-        parts = {"val": order[:n_val], "test": order[n_val : n_val + n_test], "train": order[n_val + n_test :]}
-        if self.arrays.partner is not None:
-            parts["train"] = parts["train"][: len(parts["train"]) // 2]
-        if self.arrays.test is not None:
-            parts["test"] = torch.arange(len(self.arrays.test))
-        return {name: parts[name] for name in SPLITS}
+        n_test = 0 if arrays.test is not None else round(n * self.test_share)
+        rest = order[n_val + n_test :]
+        halved = len(rest) // 2 if arrays.partner is not None and arrays.second is None else len(rest)
+        test = order[n_val : n_val + n_test] if arrays.test is None else torch.arange(len(arrays.test))
+        return {"val": order[:n_val], "test": test, "train": rest[:halved], "second": rest[halved:]}
 
     def labels(self, split: str) -> Tensor | None:
         """The labels of a split, in its order, where the data have some; for evaluation alone."""
@@ -139,17 +147,14 @@ class Data(pl.LightningDataModule):
         return None if labels is None else labels[self.split[split]]
 
     def second(self, split: str) -> Tensor | None:
-        """The second domain: for "train" the other half of the training samples, else the true partners of the split."""
+        """The second domain: unpaired samples for "train", else the true partners of the split in its order; None: unknown."""
         arrays = self.arrays
-        if arrays.partner is None or not isinstance(arrays.x, Tensor):
+        if split == "train" and arrays.second is not None:
+            return levels(arrays.second)
+        if arrays.partner is None:
             return None
-        rows = self.split[split]
-        if split == "train":
-            known = torch.cat(list(self.split.values()))
-            rest = torch.ones(len(arrays.x), dtype=torch.bool)
-            rest[known] = False
-            rows = rest.nonzero().flatten()
-        return arrays.partner(arrays.x[rows])
+        x = self._stores(torch.device("cpu"))[split][self._positions["second" if split == "train" else split]]
+        return arrays.partner(levels(x))
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

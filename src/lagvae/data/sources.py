@@ -33,8 +33,10 @@ class Arrays:
     test: data that the publisher set aside, or None: then a part of x is.
     digest: a hash of x, once somebody asked for it.
     labels, test_labels: (N,), whole numbers, for evaluation alone: no model sees them.
-    partner: the known map to a second domain of images, (B, *shape) → (B, *shape). One half of the training samples is then
-        of the first domain, the other half of the second, so that no pair is ever seen; held-out samples are pairs.
+    second: samples of a second domain, (M, …), in no order that belongs to x.
+    partner: the known map to the second domain, (B, *shape) → (B, …); held-out samples are then pairs. Where no `second` is
+        given, one half of the training samples is of the first domain and the other half of the second, so that no pair is
+        ever seen.
     """
 
     x: Tensor | ImageFiles
@@ -42,6 +44,7 @@ class Arrays:
     digest: str | None = None
     labels: Tensor | None = None
     test_labels: Tensor | None = None
+    second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
 
 
@@ -105,12 +108,15 @@ def fashion_mnist(root: str) -> Arrays:
     return _torchvision("FashionMNIST", root)
 
 
-def array(path: str, key: str = "x") -> Arrays:
+def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
     """A user's own array, (N, …): an .npz or .npy of numpy, or a .pt that holds a tensor or a dict of tensors.
 
     Args:
         path: the file.
-        key: which array of an .npz or of a dict; a key "test" beside it is used as the test set.
+        key: which array of an .npz or of a dict; an array "test" beside it is used as the test set, and "second" as
+            samples of a second domain.
+        labels: which array, where there is one, has the labels of the samples, (N,), and with "test_" those of the test set;
+            None: no labels.
 
     Files are read without executing anything in them (no pickle).
     """
@@ -126,7 +132,7 @@ def array(path: str, key: str = "x") -> Arrays:
     if file.stat().st_size == 0:
         raise DataError(f"{named} is an empty file; write it again.")
     try:
-        found = READERS[file.suffix](file, key)
+        found = READERS[file.suffix](file, (key, "test", "second", labels, f"test_{labels}"))
     except Exception as error:  # unzipping and unpickling fail in many ways
         if isinstance(error, UnpicklingError) or "pickle" in str(error):
             reason = f"is no {file.suffix} file, or holds Python objects, which are never loaded; save plain arrays"
@@ -135,25 +141,37 @@ def array(path: str, key: str = "x") -> Arrays:
         raise DataError(f"{named} {reason}.") from error
     if key not in found:
         raise DataError(f"{named} has no array {key!r}, only {', '.join(map(str, found)) or 'none'}; set data.source.key.")
-    test = found.get("test") if key != "test" else None
-    return Arrays(_plain(found[key], f"{named}: {key}"), None if test is None else _plain(test, f"{named}: test"))
+
+    def beside(name: str, read: Callable[..., Tensor], *args: Any) -> Tensor | None:
+        return read(found[name], f"{named}: {name}", *args) if name != key and found.get(name) is not None else None
+
+    x, test = _plain(found[key], f"{named}: {key}"), beside("test", _plain)
+    arrays = Arrays(x, test, second=beside("second", _plain))
+    if labels is not None:
+        arrays.labels = beside(labels, _labels, len(x))
+        arrays.test_labels = None if test is None else beside(f"test_{labels}", _labels, len(test))
+    return arrays
 
 
-def _read_npz(file: Path, key: str) -> dict[str, Any]:
+Wanted = tuple[str | None, ...]
+"""Names of arrays: that of the samples, then others that may be there."""
+
+
+def _read_npz(file: Path, wanted: Wanted) -> dict[str, Any]:
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        return {name: archive[name] if name in (key, "test") else None for name in archive.files}
+        return {name: archive[name] if name in wanted else None for name in archive.files}
 
 
-def _read_npy(file: Path, key: str) -> dict[str, Any]:
-    return {key: np.load(file, allow_pickle=False)}
+def _read_npy(file: Path, wanted: Wanted) -> dict[str, Any]:
+    return {str(wanted[0]): np.load(file, allow_pickle=False)}
 
 
-def _read_pt(file: Path, key: str) -> dict[str, Any]:
+def _read_pt(file: Path, wanted: Wanted) -> dict[str, Any]:
     loaded = torch.load(file, map_location="cpu", weights_only=True)
-    return loaded if isinstance(loaded, dict) else {key: loaded}
+    return loaded if isinstance(loaded, dict) else {str(wanted[0]): loaded}
 
 
-READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {".npz": _read_npz, ".npy": _read_npy, ".pt": _read_pt}
+READERS: dict[str, Callable[[Path, Wanted], dict[str, Any]]] = {".npz": _read_npz, ".npy": _read_npy, ".pt": _read_pt}
 
 
 def _plain(x: Any, named: str) -> Tensor:
@@ -172,6 +190,19 @@ def _plain(x: Any, named: str) -> Tensor:
     if x.ndim < 2:
         raise DataError(f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis.")
     return x.detach() if x.dtype == torch.uint8 else x.detach().float()
+
+
+def _labels(y: Any, named: str, n: int) -> Tensor:
+    """Labels as whole numbers, (N,); DataError for anything else."""
+    y = torch.from_numpy(y) if isinstance(y, np.ndarray) and y.dtype.kind in "iufb" else y
+    whole = isinstance(y, Tensor) and not y.is_complex() and y.shape == (n,) and bool((y == y.double().round()).all())
+    if not whole:
+        kind = f"{y.dtype} of shape {tuple(y.shape)}" if hasattr(y, "shape") else type(y).__name__
+        raise DataError(
+            f"{named} is {kind}; labels are whole numbers, one for each of the {n} samples. Name another array with "
+            "data.source.labels, or set data.source.labels=null to go without."
+        )
+    return y.long()
 
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}

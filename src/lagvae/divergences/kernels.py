@@ -67,10 +67,14 @@ class RBF(Kernel):
 
 
 class MedianRBF(Kernel):
-    """k = exp(−‖a − b‖² / m), m the median of ‖a_i − b_j‖² over the batch, held constant in the gradient."""
+    """k = exp(−‖a − b‖² / m), m the median of ‖a_i − b_j‖² over the batch, held constant in the gradient.
+
+    Where most samples coincide the median is 0: m is at least a millionth of the mean.
+    """
 
     def prepare(self, a: Tensor, b: Tensor) -> Tensor:
-        return squared_distances(a.detach(), b.detach()).flatten(-2).median(-1).values
+        distances = squared_distances(a.detach(), b.detach()).flatten(-2)
+        return torch.maximum(distances.median(-1).values, 1e-6 * distances.mean(-1)).clamp(min=1e-12)
 
     def __call__(self, ratio: Tensor) -> Tensor:
         return torch.exp(-ratio)

@@ -143,9 +143,13 @@ class EmpiricalPrior(nn.Module):
         """The law itself: it is sampled from, and has no density."""
         return self
 
+    def row(self, noise: Tensor) -> Tensor:
+        """Which row each uniform number chooses, (B,)."""
+        return (noise * len(self.rows)).long()
+
     def sample(self, noise: Tensor) -> Tensor:
         """A row for each uniform number, (B,) → (B, d)."""
-        return self.rows[(noise * len(self.rows)).long()]
+        return self.rows[self.row(noise)]
 
 
 Prior = StandardNormalPrior | CodesPrior | EmpiricalPrior

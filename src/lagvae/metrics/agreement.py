@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.divergences import squared_distances
 from lagvae.laws import CodesEncoder, EmpiricalPrior, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure
+from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.noise import Noise
 
 
 class CodeAgreement(Measure):
@@ -24,10 +26,11 @@ class CodeAgreement(Measure):
     each_image_once = True
     code: list[Tensor]
     label: list[Tensor]
+    index: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("code", "label"):
+        for name in ("code", "label", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def defined(self, laws: Laws, data: Known, split: str) -> bool:
@@ -38,20 +41,21 @@ class CodeAgreement(Measure):
         assert self._labels is not None
         self.code.append(samples.q_z_given_x.code_logits.argmax(-1))
         self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
+        self.index.append(index.to(samples.x_q.device))
 
     def compute(self) -> dict[str, Tensor]:
         from scipy.optimize import linear_sum_assignment
         from sklearn.metrics import normalized_mutual_info_score
         from sklearn.metrics.cluster import contingency_matrix
 
-        code, label = dim_zero_cat(self.code).cpu().numpy(), dim_zero_cat(self.label).cpu().numpy()
-        table = contingency_matrix(label, code)
-        rows, columns = linear_sum_assignment(table, maximize=True)
-        found = {
-            "code_accuracy": table[rows, columns].sum() / table.sum(),
-            "code_nmi": normalized_mutual_info_score(label, code),
-        }
-        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in found.items()}
+        code, label, index = (dim_zero_cat(each).cpu() for each in (self.code, self.label, self.index))
+        of_label, of_code = (each.unique(return_inverse=True)[1] for each in (label, code))
+        assigned = torch.full((int(of_code.max()) + 1,), -1)
+        rows, columns = linear_sum_assignment(contingency_matrix(of_label, of_code), maximize=True)
+        assigned[columns] = torch.from_numpy(rows)
+        accuracy, stderr = mean_and_stderr(assigned[of_code] == of_label, index)
+        nmi = torch.tensor(float(normalized_mutual_info_score(label, code)), dtype=torch.float64)
+        return {"code_accuracy": accuracy, "code_accuracy_stderr": stderr, "code_nmi": nmi}
 
 
 class PairingAccuracy(Measure):
@@ -87,15 +91,11 @@ class PairingAccuracy(Measure):
     def compute(self) -> dict[str, Tensor]:
         x, z, to_x, to_z = (dim_zero_cat(each) for each in (self.x, self.z, self.to_x, self.to_z))
         own = torch.arange(len(x), device=x.device)
-
-        def found(translated: Tensor, candidates: Tensor) -> Tensor:
-            return (torch.cdist(translated, candidates).argmin(1) == own).double().mean()
-
-        return {
-            "pairing_z": found(to_z, z),
-            "pairing_x": found(to_x, x),
-            "pairing_chance": own.new_tensor(1.0).double() / len(x),
-        }
+        result = {"pairing_chance": torch.tensor(1 / len(x), dtype=torch.float64)}
+        for name, translated, candidates in (("pairing_z", to_z, z), ("pairing_x", to_x, x)):
+            found = squared_distances(translated.double(), candidates.double()).argmin(1) == own
+            result[name], result[f"{name}_stderr"] = mean_and_stderr(found, own)
+        return result
 
 
 COVERED = 0.02
@@ -117,9 +117,12 @@ def learned(x: bytes, y: bytes, width: int) -> Any:
 class ClassifierScore(Measure):
     """Whether samples x ∼ p pass for data: what a classifier that learned from real training images says of them.
 
-    class_confidence: mean probability of the most probable class; class_confidence_real: of the split's images.
+    class_confidence: mean probability of the most probable class, to be read between class_confidence_pixels, of images whose
+    every pixel is that of another image of the split, and class_confidence_real, of the split's images themselves.
     class_coverage: share of classes with at least `COVERED` of the samples. class_entropy: entropy of the predicted classes
-    over that of a uniform choice, in [0, 1]. class_accuracy: of the classifier on the split's images.
+    over that of a uniform choice, in [0, 1]; neither says that the samples look like their class.
+    class_accuracy: of the classifier on the split's images. A linear classifier can be sure of what is like no data at all:
+    `TwoSampleTest` says whether samples are like data, this which classes they would be.
 
     Args:
         training: images that the classifier (a multinomial logistic regression) learns from, at most.
@@ -138,10 +141,9 @@ class ClassifierScore(Measure):
 
     def defined(self, laws: Laws, data: Known, split: str) -> bool:
         labels, self._labels = data.labels("train"), data.labels(split)
-        if labels is None or self._labels is None:
+        if labels is None or self._labels is None or len((labels := labels[: self.training_images]).unique()) < 2:
             return False
-        n = min(self.training_images, len(labels))
-        self._learned_from = data.probe("train", n).flatten(1), labels[:n]
+        self._learned_from = data.probe("train", len(labels)).flatten(1), labels
         return True
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
@@ -153,13 +155,18 @@ class ClassifierScore(Measure):
     def compute(self) -> dict[str, Tensor]:
         x, y = self._learned_from
         classifier = learned(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
-        fake, real = (classifier.predict_proba(dim_zero_cat(each).cpu().numpy()) for each in (self.fake, self.real))
+        images = dim_zero_cat(self.real).cpu()
+        noise, n = Noise(0, "classifier"), len(images)
+        order = torch.stack([noise.permutation("pixel", k, n) for k in range(images.shape[1])], 1)
+        judged = (dim_zero_cat(self.fake).cpu(), images, images.gather(0, order))
+        fake, real, pixels = (classifier.predict_proba(each.numpy()) for each in judged)
         share = torch.from_numpy(fake.argmax(1)).bincount(minlength=fake.shape[1]).double() / len(fake)
-        entropy = -(share * share.clamp(min=1e-12).log()).sum() / log(len(share))
+        entropy = -torch.xlogy(share, share).sum() / log(len(share))
         labels = dim_zero_cat(self.label).cpu().numpy()
         found = {
             "class_confidence": fake.max(1).mean(),
             "class_confidence_real": real.max(1).mean(),
+            "class_confidence_pixels": pixels.max(1).mean(),
             "class_coverage": (share >= COVERED).double().mean(),
             "class_entropy": entropy,
             "class_accuracy": (classifier.classes_[real.argmax(1)] == labels).mean(),

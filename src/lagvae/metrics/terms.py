@@ -142,25 +142,29 @@ class ActiveUnits(Measure):
 class Reconstruction(Measure):
     """reconstruction = E_q (x − E[x|z])², the mean over coordinates, z ∼ q(z|x); its standard error over images.
 
-    Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z).
+    Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z); its error over rows.
     """
 
     index: list[Tensor]
     value: list[Tensor]
+    row: list[Tensor]
     backward: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("index", "value", "backward"):
+        for name in ("index", "value", "row", "backward"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
         self.value.append((samples.x_q - samples.p_x_given_z_q.mean).flatten(1).square().mean(1))
-        if isinstance(samples.laws.prior, EmpiricalPrior):
-            self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1).double())
+        if isinstance(prior := samples.laws.prior, EmpiricalPrior):
+            self.row.append(prior.row(samples.noise["z_p"]))
+            self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1))
 
     def compute(self) -> dict[str, Tensor]:
-        mean, stderr = mean_and_stderr(dim_zero_cat(self.value), dim_zero_cat(self.index))
-        result = {"reconstruction": mean, "reconstruction_stderr": stderr}
-        return result | ({"reconstruction_z": dim_zero_cat(self.backward).mean()} if len(self.backward) else {})
+        result = {}
+        for name, value, of in (("reconstruction", self.value, self.index), ("reconstruction_z", self.backward, self.row)):
+            if len(value):
+                result[name], result[f"{name}_stderr"] = mean_and_stderr(dim_zero_cat(value), dim_zero_cat(of))
+        return result

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
+
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lagvae.divergences import Kernel, MedianRBF, squared_distances
 from lagvae.errors import SettingError
-from lagvae.laws import JointSamples
+from lagvae.laws import EmpiricalPrior, JointSamples
 from lagvae.metrics.base import Measure
 from lagvae.noise import Noise
 
@@ -22,7 +24,8 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     p = (1 + #{permuted ≥ observed}) / (1 + permutations), valid for any number of permutations.
 
     Args:
-        a, b: (n, d) each. kernel: held fixed over permutations, since it looks at all samples alike.
+        a, b: (n, d) each, independent draws of one law each: a sample that is there twice makes p too small.
+        kernel: held fixed over permutations, since it looks at all samples alike.
 
     Raises: SettingError where the samples are not as many.
 
@@ -32,6 +35,7 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     if len(b) != n:
         raise SettingError(f"The two-sample test compares as many samples of both, not {n} and {len(b)}.")
     z = torch.cat([a, b]).double()
+    z = z - z[0]  # distances of equal samples are then exact
     k = kernel(squared_distances(z, z) / kernel.prepare(z, z))
     noise = Noise(seed, "two-sample")
     orders = torch.stack([noise.permutation("order", t, 2 * n) for t in range(permutations)])
@@ -39,8 +43,8 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     identity = (torch.arange(2 * n, device=z.device) < n).double().unsqueeze(0)
     w = (2 * torch.cat([identity, first]) - 1) / n
     values = ((w @ k) * w).sum(-1)
-    # The observed value is one of the permuted ones: equality but for rounding counts as not below.
-    p = (values >= values[0] * (1 - 1e-12)).double().mean()
+    # The observed value is one of the permuted ones: equality but for rounding (of sums of k ≤ 1) counts as not below.
+    p = (values >= values[0] - 1e-12).double().mean()
     return values[0], p
 
 
@@ -51,10 +55,10 @@ class TwoSampleTest(Measure):
         variable: "x" or "z".
         samples: of each law, at most. permutations: how many; the least p-value is 1 / (1 + permutations).
 
-    Kernel: RBF at the median distance. Each held-out image is used once.
+    Kernel: RBF at the median distance. Each image, and each row of an `EmpiricalPrior`, is used once: as draws of the laws
+    behind them they are independent only then. Nothing is reported of a single sample.
     """
 
-    each_image_once = True
     a: list[Tensor]
     b: list[Tensor]
 
@@ -67,23 +71,45 @@ class TwoSampleTest(Measure):
             )
         super().__init__()
         self.variable, self.samples, self.permutations = variable, samples, permutations
-        self._held = 0
+        self._images, self._drawn = Once(samples), Once(samples)
         for name in ("a", "b"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        room = self.samples - self._held
-        if room <= 0:
-            return
-        for held, side in ((self.a, "q"), (self.b, "p")):
-            held.append(getattr(samples, f"{self.variable}_{side}")[:room].flatten(1))
-        self._held += len(self.a[-1])
+        prior = samples.laws.prior
+        if self.variable == "z" and isinstance(prior, EmpiricalPrior):
+            drawn = prior.row(samples.noise["z_p"]).tolist()
+        else:
+            drawn = [object() for _ in index]  # none is like another
+        for held, side, once, names in ((self.a, "q", self._images, index.tolist()), (self.b, "p", self._drawn, drawn)):
+            if new := once(names):
+                held.append(getattr(samples, f"{self.variable}_{side}")[new].flatten(1))
 
     def reset(self) -> None:
         super().reset()
-        self._held = 0
+        self._images, self._drawn = Once(self.samples), Once(self.samples)
 
     def compute(self) -> dict[str, Tensor]:
         a, b = dim_zero_cat(self.a), dim_zero_cat(self.b)
-        value, p = permutation_p_value(a, b, MedianRBF(), self.permutations)
+        n = min(len(a), len(b))
+        if n < 2:
+            return {}
+        value, p = permutation_p_value(a[:n], b[:n], MedianRBF(), self.permutations)
         return {f"two_sample_{self.variable}": value, f"two_sample_{self.variable}_p": p}
+
+
+class Once:
+    """Which of the names that come were not there yet, until `most` of them were."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.seen: set[Hashable] = set()
+
+    def __call__(self, names: Iterable[Hashable]) -> list[int]:
+        """Their positions."""
+        new = []
+        for i, name in enumerate(names):
+            if len(self.seen) < self.most and name not in self.seen:
+                self.seen.add(name)
+                new.append(i)
+        return new
