@@ -104,8 +104,7 @@ def refused(row: Row) -> str | None:
         "one device": row["trainer"] == "ddp" and any(d.startswith(("js", "kl", "adv")) for d in divergences),
         "prior=data takes z from a second domain": family in PAIRED and row["data"] != "digits_pairs",
         "which Generator has not": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
-        "in closed form, which": row["alpha"] == "minimize"
-        and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
+        "in closed form, which": row["alpha"] == "minimize" and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
     }
     if row["alpha"] == "minimize" and family in PAIRED:
         told["in closed form, which"] = True
