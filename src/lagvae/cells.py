@@ -126,13 +126,18 @@ def progress_of(run: Run) -> tuple[int, bool]:
         return 0, False
 
 
+def alone(cell: Cell) -> bool:
+    """Whether a cell trains by itself: a critic, or an average of θ, is no part of a stack."""
+    return uses_critics(cell.cfg) or cell.cfg.training.average is not None
+
+
 def stack_key(cell: Cell) -> dict[str, Any]:
     """What cells must share to train as one stack."""
     shared = without(cell.content, OWN)
     constraints = cell.content["constraints"].items()
     shared["constraints"] = {name: {key: c[key] for key in SHARED_OF_CONSTRAINTS} for name, c in constraints}
-    if uses_critics(cell.cfg) or cell.cfg.training.average is not None:
-        shared["trained by itself, since it has critics or an average"] = cell.name
+    if alone(cell):
+        shared["alone"] = cell.name
     p = cell.content["alpha"]["p"]
     shared["preference on I_p"] = (p > 0) - (p < 0)
     return shared

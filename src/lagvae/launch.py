@@ -19,7 +19,7 @@ from lagvae import report
 from lagvae.build import build_data, build_laws, check, make, needs_calibration
 from lagvae.calibrating import calibration_folder, calibration_settings
 from lagvae.calibration import fingerprint
-from lagvae.cells import Cell, check_cells, group, settings_of, why_apart
+from lagvae.cells import Cell, alone, check_cells, group, settings_of, why_apart
 from lagvae.cli import FAILED
 from lagvae.engines import Engine, Outcome
 from lagvae.errors import LagvaeError, SettingError, Stopped
@@ -155,7 +155,10 @@ def tell_plan(cells: Sequence[Cell], already: int, jobs: Jobs, missing: Sequence
     each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
     what = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {each} cell{'s' if sizes[0] > 1 else ''}"
     report.say(f"{len(cells)} cells{done}; {what}, in {report.here(Path(cells[0].cfg.paths.runs))}")
-    groups = group([cell for _, part in jobs for cell in part])
+    todo = [cell for _, part in jobs for cell in part]
+    if single := sum(map(alone, todo)):
+        report.say(f"{single} of them train one by one, for they have critics or an average of their weights")
+    groups = group([cell for cell in todo if not alone(cell)])
     if len(groups) > 1:
         apart = why_apart(groups)
         report.say(f"{len(groups)} stacks, for these differ: {'; '.join(apart[:3])}{' …' if len(apart) > 3 else ''}")
