@@ -103,7 +103,10 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep=paretto"], "sweep=paretto is unknown; choose one of figure1, pareto, pareto_paper, seeds"),
+        (
+            ["sweep=paretto"],
+            "sweep=paretto is unknown; choose one of family, family_learned, figure1, pareto, pareto_paper, seeds",
+        ),
         (["trainig.steps=1,2"], "trainig is unknown; did you mean training?"),
         (["seed=0,0"], "The sweep has a cell twice"),
         (["alpha=maximize,minimize", "name=same"], "would be kept in the same folder, same"),
