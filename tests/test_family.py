@@ -104,8 +104,8 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "alice": lambda a: 20 * a.js("js_xz") + a.l1(),
     "cyclegan": lambda a: a.js("js_x") + a.js("js_z") + a.l1() + laplace(a.s.z_p - a.s.q_z_given_x_p.mean, 1.0).mean(),
     "discogan": lambda a: (
-        a.js("js_x")
-        + a.js("js_z")
+        3 * a.js("js_x")
+        + 3 * a.js("js_z")
         + gaussian((a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), 1.0).mean()
         + gaussian(a.s.z_p - a.s.q_z_given_x_p.mean, 1.0).mean()
     ),
