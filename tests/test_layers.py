@@ -48,7 +48,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "matplotlib": frozenset({"figures"}),
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
     "torchmetrics": frozenset({"metrics"}),
-    "scipy": frozenset({"metrics"}),
+    "scipy": frozenset({"metrics", "oracles"}),
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
