@@ -39,6 +39,9 @@ def settings(steps: int) -> list[str]:
         "trainer=cpu",
         "callbacks.figures=false",
         "callbacks.final.information.samples=100",
+        "~callbacks.final.two_sample_x",
+        "~callbacks.final.two_sample_z",
+        "multiplier.rate=0.002",
     ]
 
 
@@ -64,7 +67,7 @@ def value(exact: Any, alpha: float, epsilon: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slacks", type=float, nargs="+", default=[0.25, 0.5, 1.0])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
     parser.add_argument("--out", type=Path, help="also write the table there (results/linear_gaussian.md)")
@@ -77,7 +80,19 @@ def main() -> None:
     cells = [(alpha, slack) for alpha in SIGNS for slack in options.slacks]
     jobs = [[*words, f"alpha.q={alpha}", f"constraints.neg_elbo.epsilon={least.neg_elbo + slack!r}"] for alpha, slack in cells]
     summaries = grid.run(jobs, root, options.jobs)
-    head = ("", "slack (nats)", "−ELBO − ε", "I", "I at the optimum", "error of I", "λ", "λ*", "−dV/dε", "error of λ", "verdict")
+    head = (
+        "",
+        "slack (nats)",
+        "−ELBO − ε",
+        "I",
+        "I at the optimum",
+        "error of I",
+        "λ",
+        "λ*",
+        "−dV/dε",
+        "error of λ",
+        "verdict",
+    )
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     errors: dict[str, list[float]] = {"I": [], "λ": []}
     for (alpha, slack), summary in zip(cells, summaries, strict=True):
