@@ -1,4 +1,4 @@
-"""The constrained optimum of linear networks on Gaussian data: the closed form against a general optimiser, and training against it."""
+"""The best of linear networks on Gaussian data: the closed form against a general optimiser, and training against it."""
 
 from __future__ import annotations
 
