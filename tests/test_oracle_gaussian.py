@@ -26,7 +26,7 @@ from lagvae.estimators import (
 from lagvae.information import density_upper, gaussian_log_density
 from lagvae.laws import MLP, BernoulliDecoder, GaussianEncoder, JointSamples, Laws, StandardNormalPrior, draw_noise
 from lagvae.noise import Noise
-from lagvae.oracles import LinearGaussian
+from lagvae.oracles import LinearGaussian, WaterFilling
 from lagvae.oracles.gaussian import gaussian_entropy, gaussian_kl, rbf_mmd
 
 LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
@@ -48,6 +48,12 @@ def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
     return world, 0.8 * a + 0.05, 1.3 * cov.diagonal().sqrt()
 
 
+def strange_world() -> tuple[LinearGaussian, Tensor, Tensor]:
+    """The same laws, on data that are not the model's own."""
+    world, a, t = some_world()
+    return LinearGaussian(world.weight, world.noise, covariance(4, torch.Generator().manual_seed(5))), a, t
+
+
 def orthogonal_world(noise: float = 1.0) -> LinearGaussian:
     """Orthogonal columns of W: the posterior is a diagonal Gaussian, which the encoder can be."""
     columns = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
@@ -57,9 +63,10 @@ def orthogonal_world(noise: float = 1.0) -> LinearGaussian:
 def joint_covariances(world: LinearGaussian, a: Tensor, t: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Covariances of (x, z) under q and under p, block by block."""
     w, s, a, t = world.weight.numpy(), world.noise, a.numpy(), t.numpy()
-    sx = w @ w.T + s**2 * np.eye(len(w))
+    px = w @ w.T + s**2 * np.eye(len(w))
+    sx = px if world.data is None else world.data.numpy()
     q = np.block([[sx, sx @ a.T], [a @ sx, a @ sx @ a.T + np.diag(t**2)]])
-    p = np.block([[sx, w], [w.T, np.eye(w.shape[1])]])
+    p = np.block([[px, w], [w.T, np.eye(w.shape[1])]])
     return q, p
 
 
@@ -151,6 +158,71 @@ def test_the_world_by_its_joint_covariances() -> None:
     assert float(world.neg_elbo(a, t)) - h_x == pytest.approx(cross(q, p) - entropy(q), abs=1e-9)
     assert float(world.kl_q_z(a, t)) > 0.01
     assert float(world.neg_elbo(a, t)) - h_x > 0.01
+
+
+@pytest.mark.parametrize("make", [some_world, strange_world])
+def test_every_divergence_of_the_world_against_samples(
+    make: Callable[[], tuple[LinearGaussian, Tensor, Tensor]], mean_is: MeanIs
+) -> None:
+    world, a, t = make()
+    q, p = joint_covariances(world, a, t)
+    x_z = stats.multivariate_normal(np.zeros(6), q).rvs(N, random_state=0)
+    of = {"xz": slice(0, 6), "x": slice(0, 4), "z": slice(4, 6)}
+
+    def ratio(name: str) -> np.ndarray:
+        """log q − log p of the samples, by scipy."""
+        part = of[name]
+        q_p = [stats.multivariate_normal(np.zeros(part.stop - part.start), c[part, part]).logpdf(x_z[:, part]) for c in (q, p)]
+        return q_p[0] - q_p[1]
+
+    joint, x, z = (torch.from_numpy(ratio(name)) for name in ("xz", "x", "z"))
+    mean_is(joint, world.kl_q_xz(a, t))
+    mean_is(z, world.kl_q_z(a, t))
+    # log q(z|x)/p(z|x) = log q(x,z)/p(x,z) − log q(x)/p(x), and so for x|z.
+    mean_is(joint - x, world.kl_q_z_given_x(a, t))
+    mean_is(joint - z, world.kl_q_x_given_z(a, t))
+    if world.data is None:
+        assert float(world.kl_q_x) == pytest.approx(0, abs=1e-12)
+    else:
+        assert mean_is(x, world.kl_q_x) < 0.1 * float(world.kl_q_x)
+
+
+@pytest.mark.parametrize("make", [some_world, strange_world])
+def test_identities_between_the_divergences(make: Callable[[], tuple[LinearGaussian, Tensor, Tensor]]) -> None:
+    world, a, t = make()
+    joint = float(world.kl_q_xz(a, t))
+    # The chain rule, both ways; −ELBO and distortion with their gaps.
+    assert joint == pytest.approx(float(world.kl_q_x + world.kl_q_z_given_x(a, t)), abs=1e-10)
+    assert joint == pytest.approx(float(world.kl_q_z(a, t) + world.kl_q_x_given_z(a, t)), abs=1e-10)
+    assert joint == pytest.approx(float(world.neg_elbo(a, t) - world.entropy_x), abs=1e-10)
+    lower = world.entropy_x - world.distortion(a, t)
+    assert float(world.i_q(a, t) - lower) == pytest.approx(float(world.kl_q_x_given_z(a, t)), abs=1e-10)
+    # What p alone decides does not see the data.
+    assert float(world.i_p) == pytest.approx(float(some_world()[0].i_p), abs=1e-12)
+    for value in (joint, world.kl_q_z(a, t), world.kl_q_z_given_x(a, t), world.kl_q_x_given_z(a, t)):
+        assert float(value) > 0.01
+
+
+SINGULAR = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+
+
+def test_a_singular_covariance_is_refused_by_its_smallest_eigenvalue() -> None:
+    world, a, t = some_world()
+    zero, eye = torch.zeros(2).double(), torch.eye(2).double()
+    for act, named in (
+        (lambda: gaussian_kl(zero, SINGULAR, zero, eye), "covariance of q"),
+        (lambda: gaussian_kl(zero, eye, zero, SINGULAR), "covariance of p"),
+        (lambda: gaussian_entropy(SINGULAR), "covariance"),
+        (lambda: LinearGaussian(torch.ones(2, 1).double(), 0.5, SINGULAR), "covariance of the data"),
+        (lambda: WaterFilling(SINGULAR, 1), "covariance of the data"),
+        (lambda: world.kl_q_z(0 * a, 0 * t), "covariance of q"),
+    ):
+        with pytest.raises(SettingError, match=rf"{named} is singular: its smallest eigenvalue is -?\d"):
+            act()
+    with pytest.raises(SettingError, match="symmetric"):
+        gaussian_entropy(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+    with pytest.raises(SettingError, match="noise=0 must be positive"):
+        LinearGaussian(world.weight, 0.0)
 
 
 def test_the_posterior_by_conditioning_the_joint() -> None:

@@ -198,7 +198,8 @@ def build_prior(kind: Any, latent: int, data: Data) -> Any:
 
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagrangian:
     """Preference and constraints with their bounds."""
-    return Lagrangian(*with_sum_of_written(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration)))
+    parts = with_sum_of_written(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
+    return Lagrangian(*parts, simplex=bool(cfg.multiplier.get("simplex")))
 
 
 def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:

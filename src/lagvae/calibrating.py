@@ -50,6 +50,34 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     return derived
 
 
+def alone(cfg: DictConfig, name: str) -> DictConfig:
+    """The config whose calibration minimises one constraint and no other."""
+    single: DictConfig = copy.deepcopy(cfg)
+    single.epsilon.calibration = None
+    for other, c in single.constraints.items():
+        c.calibration = (c.calibration or 1 / c.unit) if other == name else 0.0
+    return single
+
+
+def together_config(cfg: DictConfig, reference: Mapping[str, float], optimizer: Any) -> DictConfig:
+    """The config of the run that minimises the largest (D − reference) / unit: α = 0, λ · unit on the simplex, ascending."""
+    derived = calibration_config(cfg)
+    derived.family = "feasible"
+    derived.epsilon.source = "explicit"
+    derived.multiplier.learned, derived.multiplier.optimizer, derived.multiplier.simplex = True, optimizer, True
+    for name, c in derived.constraints.items():
+        c.epsilon, c.learned, c.multiplier = reference[str(name)], True, 0.0
+    return derived
+
+
+def together_settings(cfg: DictConfig, derived: DictConfig, data: Data) -> dict[str, Any]:
+    """The settings that matter to it: those of a calibration, the references, and how the weights ascend."""
+    of_each = {str(name): {"reference": c.epsilon, "unit": c.unit} for name, c in derived.constraints.items()}
+    return calibration_settings(cfg, data) | {
+        "together": {"constraints": of_each, "optimizer": OmegaConf.to_container(derived.multiplier.optimizer, resolve=True)}
+    }
+
+
 def uses_critics(cfg: DictConfig) -> bool:
     """Whether a divergence of the config has a critic."""
     return any("network" in c.divergence for c in cfg.constraints.values())

@@ -94,6 +94,18 @@ def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: 
     return Finding(c.name, divergence, stderr, c.bound, multiplier, violation, tolerance, complementarity, best, verdict)
 
 
+def sensitivity(finding: Finding, unit: float, alpha_q: float, alpha_p: float) -> float | None:
+    """Change of the preferred bound on I, in nats, per unit of slack more on a constraint: −λ · unit / α.
+
+    λ is the shadow price: with V(ε) the least α · (bound on I), dV/dε = −λ. It holds for small changes. None where the
+    constraint is not active, or where the preference is on both I_q and I_p, or on none.
+    """
+    alphas = [a for a in (alpha_q, alpha_p) if a != 0]
+    if finding.verdict is not Verdict.ACTIVE or len(alphas) != 1:
+        return None
+    return -finding.multiplier * unit / alphas[0]
+
+
 def overall(findings: Iterable[Finding]) -> str:
     """The verdict on a run: the worst of its constraints, "met" where all are, "unconstrained" without bounds."""
     verdicts = {f.verdict for f in findings} - {Verdict.PENALTY}

@@ -46,6 +46,11 @@ def find_calibration(cfg: DictConfig, data: Data) -> tuple[Calibration, Path] | 
         calibration = Calibration.load(folder)
         calibration.check(settings, folder)
         return calibration, folder
+    return saved(cfg, settings)
+
+
+def saved(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration, Path] | None:
+    """The calibration that is kept under these settings, or None."""
     folder = calibration_folder(cfg, settings)
     if not (folder / "calibration.json").is_file():
         return None
@@ -54,22 +59,27 @@ def find_calibration(cfg: DictConfig, data: Data) -> tuple[Calibration, Path] | 
     return calibration, folder
 
 
-def calibrate(cfg: DictConfig, data: Data | None = None) -> tuple[Calibration, Path]:
+def calibrate(cfg: DictConfig, data: Data | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
     """Find θ* and measure ε̂, or return what was found before; an interrupted calibration goes on where it was."""
     check(cfg)
     data = data or build_data(cfg)
     found = find_calibration(cfg, data)
     if found is not None:
         return found
-    settings = calibration_settings(cfg, data)
+    return reach(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
+
+
+def reach(
+    cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: Data, title: str
+) -> tuple[Calibration, Path]:
+    """Train the config that was derived from another one, measure its divergences, and keep both under these settings."""
     folder = calibration_folder(cfg, settings)
-    derived = calibration_config(cfg)
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data)
     run = Run(folder)
     write_atomically(run.config, lambda part: OmegaConf.save(derived, part, resolve=True))
     start = time.perf_counter()
-    session = Session(derived, data, model, run, f"Calibrating {cfg.data.name}")
+    session = Session(derived, data, model, run, f"{title} {cfg.data.name}")
     try:
         session.fit(run.last if run.last.is_file() else None)
     except Stopped as stop:

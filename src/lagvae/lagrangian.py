@@ -125,6 +125,14 @@ class Preference(nn.Module):
         return sum((a.clamp(min=0) * terms[name] for name, a in alpha.items() if name in terms), 0 * self.alpha_q)
 
 
+def on_simplex(v: Tensor) -> Tensor:
+    """The nearest point to v, (…, m), with w ≥ 0 and Σ w = 1: w = max(v − θ, 0) (Duchi et al., ICML 2008)."""
+    ordered = v.sort(-1, descending=True).values
+    over = (ordered.cumsum(-1) - 1) / torch.arange(1, v.shape[-1] + 1, device=v.device)
+    last = (ordered > over).sum(-1, keepdim=True) - 1
+    return (v - over.gather(-1, last)).clamp(min=0)
+
+
 class Lagrangian(nn.Module):
     """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i), and the ascent of λ.
 
@@ -135,6 +143,10 @@ class Lagrangian(nn.Module):
     Args:
         preference: the primal objective.
         constraints: the constraints, in the order of every vector of shape (m,).
+        simplex: keep λ · unit on the simplex instead of below `largest`: without a preference θ then minimises the largest
+            (D_i − bound_i) / unit_i, for max_i v_i is the largest Σ w_i v_i. They start equal; all must be learned.
+
+    Raises: SettingError for names that are not distinct, or a fixed multiplier on the simplex.
     """
 
     unit: Tensor
@@ -145,8 +157,9 @@ class Lagrangian(nn.Module):
     running: Tensor
     steps: Tensor
 
-    def __init__(self, preference: Preference, constraints: Sequence[Constraint]) -> None:
+    def __init__(self, preference: Preference, constraints: Sequence[Constraint], simplex: bool = False) -> None:
         super().__init__()
+        self.simplex = simplex
         self.preference = preference
         self.constraints = tuple(constraints)
         names = self.names
@@ -154,8 +167,13 @@ class Lagrangian(nn.Module):
             raise SettingError(f"Constraints need distinct names, not {', '.join(names)}.")
         unit = torch.tensor([c.unit for c in self.constraints], dtype=torch.float32)
         start = torch.tensor([c.multiplier for c in self.constraints], dtype=torch.float32)
-        self.scaled = nn.Parameter(start * unit, requires_grad=False)
-        self.register_buffer("running", (start * unit).clone())
+        scaled = start * unit
+        if simplex:
+            if not all(c.learned for c in self.constraints):
+                raise SettingError("multiplier.simplex=true needs learned multipliers; use multiplier=learned.")
+            scaled = torch.full_like(scaled, 1 / max(len(scaled), 1))
+        self.scaled = nn.Parameter(scaled, requires_grad=False)
+        self.register_buffer("running", scaled.clone())
         self.register_buffer("steps", torch.zeros(()))
         for name, values in {
             "unit": unit,
@@ -203,11 +221,12 @@ class Lagrangian(nn.Module):
 
     @torch.no_grad()
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
-        """One step of λ along the violation, then projection to 0 ≤ λ · unit ≤ largest; fixed ones stay."""
+        """One step of λ along the violation, then projection to 0 ≤ λ · unit ≤ largest, or the simplex; fixed ones stay."""
         before = self.scaled.clone()
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
-        self.scaled.copy_(torch.where(self.learned, self.scaled.clamp(min=0).minimum(self.largest), before))
+        projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.largest)
+        self.scaled.copy_(torch.where(self.learned, projected, before))
         self.steps += self.learned.any(-1)
         self.running.lerp_(self.scaled, (1 / self.steps.clamp(min=1)).clamp(min=1 / MEMORY).unsqueeze(-1))
 

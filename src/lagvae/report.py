@@ -145,6 +145,8 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("mmd_estimator"):
         out.print(f"{summary['mmd_estimator']}.")
+    for line in slack_buys(summary):
+        out.print(escape(line))
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
         out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
@@ -155,6 +157,50 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     colour = COLOURS.get(summary["verdict"], "default")
     seconds = f" in {summary['seconds']['all']:.0f} s" if "seconds" in summary else ""
     out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {here(run.folder)}")
+
+
+def feasible(result: Mapping[str, Any], folder: Path) -> None:
+    """What each constraint can be alone, and what all can be together."""
+    rows, largest = result["constraints"], result["largest"]
+    table = _table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
+    for name in ("unit", "alone", "asked", "together", "above"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, c in rows.items():
+        nats = c["unit"] == 1
+        cells = [number(c["alone"], nats, c["alone_stderr"]), number(c["asked"], nats)]
+        cells += [number(c["together"], nats, c["together_stderr"]), number(c["excess"], True, c["excess_stderr"])]
+        table.add_row(name, f"{c['unit']:g}", *cells)
+    out = console()
+    out.print(table)
+    if len(rows) > 1:
+        out.print("together: where the largest (D − asked, else alone) / unit is least; above: that of each constraint.")
+    excess = number(largest["excess"], True, largest["excess_stderr"])
+    asked = [c["asked"] is not None for c in rows.values()]
+    if len(rows) == 1 and not any(asked):
+        out.print("A bound above this can be met.")
+    elif not all(asked):
+        out.print(f"All at once, each within {excess} units of what was asked, else of its least ({largest['name']} is furthest).")
+    elif largest["excess"] <= 0:
+        out.print(f"These bounds can be met: {largest['name']} is nearest to its own, {excess} units above it.")
+    else:
+        out.print(f"[bold yellow]These bounds were not met: {largest['name']} stays {excess} units above its own.[/]")
+    out.print(
+        f"Found by {result['steps']} steps of training each (calibration.steps), one seed: longer training may reach less. "
+        f"Kept in {here(folder)}"
+    )
+
+
+def slack_buys(summary: Mapping[str, Any]) -> list[str]:
+    """What a little more slack on each active constraint would do to the bound on information, from λ."""
+    lines = []
+    for name, c in summary["constraints"].items():
+        if (change := c.get("sensitivity")) is None:
+            continue
+        side = "q" if summary["alpha"]["q"] else "p"
+        more = "1 nat" if c["nats"] and c["unit"] == 1 else f"{c['unit']:g}"
+        bound, way = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
+        lines.append(f"{more} more of slack on {name}: the {bound} bound on I_{side} {way} by about {abs(change):.2g} nats.")
+    return lines
 
 
 MOST = 20

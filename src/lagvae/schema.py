@@ -33,11 +33,12 @@ class EpsilonConfig:
 
 @dataclass
 class MultiplierConfig:
-    """Whether multipliers are learned, and by which optimizer, at which rate."""
+    """Whether multipliers are learned, by which optimizer, at which rate, and whether λ · unit stays on the simplex."""
 
     learned: bool = MISSING
     rate: float | None = None
     optimizer: Any = None
+    simplex: bool = False
 
 
 @dataclass
@@ -130,6 +131,13 @@ class ExplainConfig(Config):
     objective: str | None = None
     within: str | None = None
     table: str | None = None
+
+
+@dataclass
+class FeasibleConfig(Config):
+    """A run of feasible.py: a config of train.py, and how the weights of the constraints ascend."""
+
+    feasible: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

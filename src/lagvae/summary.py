@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from lagvae.build import make
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
-from lagvae.diagnosis import explain, explain_critic, judge, overall
+from lagvae.diagnosis import explain, explain_critic, judge, overall, sensitivity
 from lagvae.lagrangian import Lagrangian
 from lagvae.module import LatentVariableModel
 from lagvae.runs import read_series
@@ -49,6 +49,7 @@ def summarise(
             "calibrated": epsilon,
             "learned": c.learned,
             "unit": c.unit,
+            "sensitivity": sensitivity(finding, c.unit, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
             **{split: splits[split][key] for split in SPLITS},
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
             **finding.as_dict(),

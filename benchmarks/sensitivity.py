@@ -1,0 +1,110 @@
+"""What a nat of slack buys: predicted from λ, and measured by training again with more slack, on digits.
+
+    python benchmarks/sensitivity.py [--gamma 1] [--deltas 0.25 1] [--seeds 3] [--root FOLDER] [--out results/sensitivity.md]
+
+For both signs of α, LagVAE trains at slack γ and at γ + δ from the same calibrated θ*. λ is the shadow price: with V(ε) the least
+α · (bound on I), −dV/dε = λ, so the bound that α prefers (the lower one, −distortion, for α = −1; the upper one, the rate, for
+α = +1) should move by ∓ ∫ λ dε. Predicted: from λ at γ alone, from λ at γ + δ alone, and from the mean of both. Where −ELBO stays
+at its bound the other bound moves by δ more. Values on training data; means over seeds, ± their standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import grid
+
+SIGNS = {-1.0: "maximise", 1.0: "minimise"}
+FOLDER = "sensitivity"
+
+
+def train(root: str, gammas: list[float], seeds: int, words: list[str]) -> dict[tuple[float, float, int], dict[str, Any]]:
+    """(α, γ, seed) → summary, of all cells, trained as one sweep."""
+    command = [sys.executable, str(grid.ROOT / "src" / "train.py"), "-m", f"folder={FOLDER}"]
+    command += [f"alpha.q={','.join(map(str, SIGNS))}", f"constraints.neg_elbo.gamma={','.join(map(str, gammas))}"]
+    command += [f"seed={','.join(map(str, range(seeds)))}", "callbacks.figures=false", *words]
+    subprocess.run(command, check=True, env=os.environ | {"LAGVAE_ROOT": root})
+    found = {}
+    for file in sorted(Path(root).glob(f"runs/{FOLDER}/*/summary.json")):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        elbo = summary["constraints"]["neg_elbo"]
+        gamma = min(gammas, key=lambda g: abs(elbo["bound"] - elbo["calibrated"] - g))
+        found[summary["alpha"]["q"], gamma, summary["seed"]] = summary
+    return found
+
+
+def mean(values: list[float]) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.fmean(values):.3f} ± {error:.3f}"
+
+
+def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Predicted and measured changes between runs that differ in slack alone."""
+    price = [[run["constraints"]["neg_elbo"]["multiplier"] / abs(alpha) for run in pair] for pair in pairs]
+    at = [[run["splits"]["train"] for run in pair] for pair in pairs]
+    sign, preferred, other = (1, "distortion", "rate") if alpha < 0 else (-1, "rate", "distortion")
+
+    def moved(name: str) -> list[float]:
+        return [abs_sign(name) * (after[name] - before[name]) for before, after in at]
+
+    def abs_sign(name: str) -> int:
+        # What is named is information gained (α < 0) or lost (α > 0): a bound is the rate, or minus the distortion.
+        return sign * (-1 if name == "distortion" else 1)
+
+    met = [[run["constraints"]["neg_elbo"]["violation"] for run in pair] for pair in pairs]
+    cells = [
+        SIGNS[alpha],
+        f"{delta:g}",
+        mean([before * delta for before, _ in price]),
+        mean([after * delta for _, after in price]),
+        mean([statistics.fmean(both) * delta for both in price]),
+        mean(moved(preferred)),
+        mean([statistics.fmean(both) * delta + delta for both in price]),
+        mean(moved(other)),
+        mean([delta + after - before for before, after in met]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gamma", type=float, default=1.0)
+    parser.add_argument("--deltas", type=float, nargs="+", default=[0.25, 1.0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
+    parser.add_argument("--out", type=Path, help="also write the table there (results/sensitivity.md)")
+    parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
+    options = parser.parse_args()
+    root = options.root or tempfile.mkdtemp(prefix="sensitivity-")
+    gammas = [options.gamma, *(options.gamma + delta for delta in options.deltas)]
+    runs = train(root, gammas, options.seeds, options.overrides)
+    head = ("", "δ (nats)", "from λ at γ", "from λ at γ + δ", "from their mean", "**measured**")
+    head += ("other bound: predicted", "measured", "change of −ELBO")
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for alpha in SIGNS:
+        for delta, gamma in zip(options.deltas, gammas[1:], strict=True):
+            pairs = [(runs[alpha, options.gamma, s], runs[alpha, gamma, s]) for s in range(options.seeds)]
+            lines.append(row(alpha, delta, pairs))
+    met = sum(run["verdict"] == "met" for run in runs.values())
+    lines += [
+        "",
+        f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the bound "
+        "that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
+        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds.",
+    ]
+    print("\n".join(lines))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a model can reach, before any bound is chosen: each divergence alone, and the least largest violation of all together.
+
+    alone:     min_θ D_i
+    together:  min_θ max_i (D_i − r_i) / unit_i  =  min_θ max_w Σ_i w_i (D_i − r_i) / unit_i,   w ≥ 0, Σ w = 1
+
+r_i is ε where the config gives a number (constraints.NAME.epsilon), else the least value alone. Each is found by training, as
+a calibration is, kept like one, and measured on held-out data: what is found is an upper bound on what could be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lagvae import report
+from lagvae.build import build_data, build_model, check
+from lagvae.calibrating import alone, calibration_config, together_config, together_settings
+from lagvae.calibration import Calibration
+from lagvae.errors import SettingError
+from lagvae.experiment import calibrate, reach, saved
+from lagvae.runs import write_json
+
+
+def feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+    """Find what is attainable, or what was found before; returns it with the folder that holds it as feasible.json.
+
+    Raises: SettingError where the config has no constraint, or where laws or data lack what a divergence takes.
+    """
+    cfg, optimizer = without_own(cfg)
+    names = [str(name) for name in cfg.constraints]
+    if not names:
+        raise SettingError(f"family={cfg.family} has no constraint, so nothing to reach; add one with divergence=[NAME].")
+    singles = {name: alone(cfg, name) for name in names}
+    asked = {name: c.epsilon for name, c in cfg.constraints.items()}
+    # Everything that can be wrong is told before the first of them trains.
+    for each in (*singles.values(), together_config(cfg, {n: asked[n] or 0.0 for n in names}, optimizer)):
+        check(each)
+    data = build_data(cfg)
+    build_model(calibration_config(cfg), data)
+    least: dict[str, tuple[Calibration, Path]] = {}
+    for name in names:
+        least[name] = calibrate(singles[name], data, f"Least {name} on")
+    reference = {n: least[n][0].epsilon[n] if asked[n] is None else float(asked[n]) for n in names}
+    found, folder = least[names[0]]
+    if len(names) > 1:
+        derived = together_config(cfg, reference, optimizer)
+        settings = together_settings(cfg, derived, data)
+        found, folder = saved(cfg, settings) or reach(cfg, derived, settings, data, "All together on")
+    result = told(cfg, {n: c for n, (c, _) in least.items()}, found, reference)
+    write_json(folder / "feasible.json", result)
+    return result, folder
+
+
+def without_own(cfg: DictConfig) -> tuple[DictConfig, Any]:
+    """The config as train.py knows it, and the node of the optimizer that is feasible.py's own."""
+    own = OmegaConf.to_container(cfg, resolve=True)["feasible"]  # type: ignore[call-overload,index]
+    plain = cfg.copy()
+    with open_dict(plain):
+        del plain["feasible"]
+    return plain, OmegaConf.create(own["optimizer"])
+
+
+def told(
+    cfg: DictConfig, least: dict[str, Calibration], together: Calibration, reference: dict[str, float]
+) -> dict[str, Any]:
+    """What is written and shown: by constraint, and the largest scaled violation."""
+    rows = {}
+    for name, c in cfg.constraints.items():
+        name = str(name)
+        value, error = together.epsilon[name], together.stderr[name]
+        rows[name] = {
+            "unit": c.unit,
+            "alone": least[name].epsilon[name],
+            "alone_stderr": least[name].stderr[name],
+            "asked": c.epsilon,
+            "reference": reference[name],
+            "together": value,
+            "together_stderr": error,
+            "excess": (value - reference[name]) / c.unit,
+            "excess_stderr": error / c.unit,
+        }
+    largest = max(rows, key=lambda name: rows[name]["excess"])
+    return {
+        "family": cfg.family,
+        "data": cfg.data.name,
+        "model": cfg.model.name,
+        "split": cfg.calibration.split,
+        "steps": cfg.calibration.steps,
+        "seed": cfg.calibration.seed,
+        "constraints": rows,
+        "largest": {"name": largest, **{key: rows[largest][key] for key in ("excess", "excess_stderr")}},
+    }
+
+
+def feasible_and_tell(cfg: DictConfig) -> None:
+    """What src/feasible.py runs."""
+    report.feasible(*feasible(cfg))

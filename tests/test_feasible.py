@@ -1,0 +1,148 @@
+"""What is attainable before training: alone, and together at the least largest violation, against worlds where it is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import QUICK, program
+from scipy import optimize
+from small import ROOT
+from test_rate_distortion import LINEAR
+
+from lagvae.errors import SettingError
+from lagvae.estimators import Distortion, Rate
+from lagvae.lagrangian import Constraint, Lagrangian, Preference, on_simplex
+from lagvae.oracles import WaterFilling
+
+
+def compose(root: Path, *words: str) -> Any:
+    """The config that feasible.py would get."""
+    from hydra import compose, initialize_config_dir
+
+    from lagvae.cli import register
+    from lagvae.schema import FeasibleConfig
+
+    register(ROOT, FeasibleConfig)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("feasible", overrides=[f"paths.root={root}", *words])
+
+
+# ---- the simplex
+
+
+def test_projection_on_the_simplex_is_the_nearest_point(generator: torch.Generator) -> None:
+    v = 2 * torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    w = on_simplex(v)
+    torch.testing.assert_close(w.sum(-1), torch.ones(50).double())
+    assert (w >= 0).all()
+    # w is the nearest point of a convex set where (v − w) · (u − w) ≤ 0 for its corners u.
+    assert ((v - w).unsqueeze(1) * (torch.eye(4) - w.unsqueeze(1))).sum(-1).max() <= 1e-12
+    torch.testing.assert_close(on_simplex(w), w)
+
+
+def two(learned: bool = True) -> list[Constraint]:
+    return [
+        Constraint("rate", Rate(), bound=1.0, learned=learned, unit=0.5),
+        Constraint("distortion", Distortion(), bound=2.0, learned=learned),
+    ]
+
+
+def test_the_largest_violation_takes_all_the_weight() -> None:
+    lagrangian = Lagrangian(Preference(0.0), two(), simplex=True)
+    assert lagrangian.scaled.tolist() == [0.5, 0.5]
+    ascent = torch.optim.SGD([lagrangian.scaled], lr=0.1, maximize=True)
+    for _ in range(20):
+        # (1.4 − 1)/0.5 = 0.8 is larger than (2.6 − 2)/1 = 0.6: the difference of 0.2 moves each weight by 0.01 a step.
+        lagrangian.ascend(lagrangian.violation(torch.tensor([1.4, 2.6])), ascent)
+    torch.testing.assert_close(lagrangian.scaled.data, torch.tensor([0.7, 0.3]))
+    for _ in range(100):
+        lagrangian.ascend(lagrangian.violation(torch.tensor([1.4, 2.6])), ascent)
+    assert lagrangian.scaled.tolist() == [1.0, 0.0]
+
+
+def test_fixed_multipliers_do_not_move_on_a_simplex() -> None:
+    with pytest.raises(SettingError, match="multiplier.simplex=true needs learned multipliers"):
+        Lagrangian(Preference(0.0), two(learned=False), simplex=True)
+
+
+# ---- the program
+
+
+def test_rate_and_distortion_meet_where_the_curve_says(tmp_path: Path) -> None:
+    """min max(rate − 2, distortion − 6) of linear networks is where both are equal, on the curve of `WaterFilling`."""
+    from lagvae.build import build_data
+    from lagvae.feasibility import feasible, without_own
+
+    words = [w for w in LINEAR if not w.startswith(("divergence", "epsilon"))]
+    words += ["family=vae", "divergence=[rate,distortion]", "constraints.rate.epsilon=2", "constraints.distortion.epsilon=6"]
+    words += ["calibration.steps=1500", "training.interval=1500", "model.optimizer.lr=0.03"]
+    cfg = compose(tmp_path, *words, "calibration.split=train")
+    result, folder = feasible(cfg)
+    data = build_data(without_own(cfg)[0])
+    exact = WaterFilling(torch.cov(data.arrays.x[data.split["train"]].double().mT, correction=0), 2)
+    level = optimize.brentq(lambda v: (exact.at(v).rate - 2) - (exact.at(v).distortion - 6), 1e-3, 12.0)
+    best = exact.at(level).rate - 2
+    # Four standard errors of the evaluation, and the noise of training: 0.02 nat.
+    rows = result["constraints"]
+    for row in rows.values():
+        assert row["excess"] == pytest.approx(best, abs=0.02 + 4 * row["excess_stderr"])
+    # Alone the rate falls to nothing.
+    assert rows["rate"]["alone"] == pytest.approx(0, abs=0.01)
+    assert result["largest"]["excess"] == max(row["excess"] for row in rows.values())
+    assert json.loads((folder / "feasible.json").read_text()) == result
+
+
+FEASIBLE = [w for w in QUICK if not w.startswith("training.interval")] + ["training.interval=20"]
+
+
+def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
+    first = program(tmp_path, *FEASIBLE, script="feasible")
+    assert first.status == 0, first.err
+    calibrations = [json.loads(f.read_text()) for f in sorted(tmp_path.glob("calibrations/*/calibration.json"))]
+    assert len(calibrations) == 3  # two alone, one together
+    for said in ("neg_elbo", "mmd", "alone", "together", "calibration.steps"):
+        assert said in first.out
+    again = program(tmp_path, *FEASIBLE, script="feasible")
+    assert again.out == first.out
+    assert not again.new
+    assert sorted(c["made"] for c in calibrations) == sorted(
+        json.loads(f.read_text())["made"] for f in tmp_path.glob("calibrations/*/calibration.json")
+    )
+    # The reference of what is together is the least value alone, unless a number was asked for.
+    result = json.loads(next(tmp_path.glob("calibrations/*/feasible.json")).read_text())
+    assert result["constraints"]["mmd"]["reference"] == result["constraints"]["mmd"]["alone"]
+    asked = program(tmp_path, *FEASIBLE, "constraints.neg_elbo.epsilon=5", "constraints.mmd.epsilon=1e-3", script="feasible")
+    assert "These bounds were not met: " in asked.out
+    assert len(list(tmp_path.glob("calibrations/*/calibration.json"))) == 4  # what is alone does not depend on what is asked
+
+
+def test_one_constraint_has_no_others_to_meet(tmp_path: Path) -> None:
+    said = program(tmp_path, *FEASIBLE, "family=vae", script="feasible")
+    assert said.status == 0, said.err
+    assert "A bound above this can be met." in said.out
+    assert len(list(tmp_path.glob("calibrations/*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        (["family=vmi", "data=digits"], ["family=vmi has no constraint", "divergence=[NAME]"]),
+        (["posterior=point"], ["neg_elbo"]),
+        (["feasible.optimizer.maximize=false"], ["must ascend"]),
+        (["constraints.mmd.epsilon=.nan"], ["constraints.mmd.epsilon=nan must be a finite number"]),
+        (["constraints.mmd.unit=0"], ["constraints.mmd.unit=0.0 must be a positive number"]),
+        (["feasible.rate=-1"], ["multiplier.optimizer"]),
+    ],
+)
+def test_what_cannot_be_found_is_refused_before_any_training(tmp_path: Path, words: list[str], pieces: list[str]) -> None:
+    said = program(tmp_path, *FEASIBLE, *words, script="feasible")
+    assert said.status == 1, said
+    assert said.err.startswith("Error: "), said.err
+    assert said.err.count("\n") == 1, said.err
+    for piece in pieces:
+        assert piece in said.err, said.err
+    assert not said.new
