@@ -31,3 +31,7 @@ class DivergedError(LagvaeError, ArithmeticError):
 
 class Stopped(LagvaeError):
     """The user stopped a run that can be resumed."""
+
+
+class SolverError(LagvaeError):
+    """A solver is not installed, or ended without an optimum: its numbers are not read."""

@@ -2,5 +2,6 @@
 
 from lagvae.oracles.gaussian import LinearGaussian
 from lagvae.oracles.rate_distortion import Optimum, WaterFilling
+from lagvae.oracles.tabular import Tabular
 
-__all__ = ["LinearGaussian", "Optimum", "WaterFilling"]
+__all__ = ["LinearGaussian", "Optimum", "Tabular", "WaterFilling"]
