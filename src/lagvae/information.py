@@ -1,25 +1,30 @@
 """Mutual information from samples of q(z|x): bounds of both sides, and the paper's kernel density estimate.
 
 All values are in nats, one per sample: a caller averages them and states a standard error.
-With K samples z_i ∼ q(z|x_i) of a diagonal Gaussian encoder:
+With K draws x_j ∼ q(x), and samples z_i ∼ q(z|x_i) of a diagonal Gaussian encoder at some of them:
 
     inclusive   log q(z_i|x_i) − log 1/K Σ_j q(z_i|x_j)            ≤ I_q in expectation, never above log K
     leave out   log q(z_i|x_i) − log 1/(K−1) Σ_{j≠i} q(z_i|x_j)    ≥ I_q in expectation
-    density     log q(z_i|x_i) − log r(z_i)                        ≥ I_q for any r fitted on other samples
+    density     log q(z_i|x_i) − log r(z_i)                        ≥ I_q for any r that does not know z_i
+    mixed       the same with r = ½ (leave out) + ½ (a fitted r)   ≥ I_q, at most log 2 above the better of the two
+
+The inclusive bound is InfoNCE with the best of all critics, log q(z|x): no other critic reads more. That it cannot pass
+log K is no accident of it: no lower bound that knows the law by K samples alone holds with confidence far above log K
+(McAllester & Stratos, Formal Limitations on the Measurement of Mutual Information, AISTATS 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log, pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lagvae.errors import SettingError
 
-CHUNK = 2**22
-"""Entries of a pairwise matrix held at once: 32 MiB in double precision."""
+ROWS, COLUMNS = 128, 2048
+"""A tile of the matrix of all pairs: 2 MiB in double precision, which stay in a core's cache."""
 
 
 def gaussian_log_density(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -27,54 +32,136 @@ def gaussian_log_density(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * (((z - loc) / scale).square() + 2 * scale.log() + log(2 * pi)).sum(-1)
 
 
-def _pairwise(loc: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from z (n, d) to the matrix log N(z_i; loc_j, scale_j), (n, K), by matrix products."""
-    precision = scale.square().reciprocal()
-    constant = -0.5 * ((loc.square() * precision).sum(-1) + 2 * scale.log().sum(-1) + loc.shape[-1] * log(2 * pi))
-    weights = torch.cat([-0.5 * precision, loc * precision], dim=-1).mT.contiguous()
+class _Mixture:
+    """log Σ_j N(z; loc_j, diag scale_j²) over K components, tile by tile, by matrix products."""
 
-    def log_densities(z: Tensor) -> Tensor:
-        return torch.addmm(constant, torch.cat([z.square(), z], dim=-1), weights)
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.centre = loc.mean(0)
+        loc = loc - self.centre
+        precision = scale.square().reciprocal()
+        self.constant = -0.5 * ((loc.square() * precision).sum(-1) + 2 * scale.log().sum(-1) + loc.shape[-1] * log(2 * pi))
+        self.weights = torch.cat([-0.5 * precision, loc * precision], dim=-1).mT.contiguous()
 
-    return log_densities
+    def __call__(self, z: Tensor, group: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
+        """(n, d) → (n,); components whose entry in `groups` (K,) is the sample's in `group` (n,) are left out."""
+        z = z - self.centre
+        powers = torch.cat([z.square(), z], dim=-1)
+        result = torch.full((len(z),), float("-inf"), dtype=z.dtype, device=z.device)
+        for i in range(0, len(z), ROWS):
+            rows = slice(i, i + ROWS)
+            for j in range(0, len(self.constant), COLUMNS):
+                columns = slice(j, j + COLUMNS)
+                pairs = torch.addmm(self.constant[columns], powers[rows], self.weights[:, columns])
+                if group is not None and groups is not None:
+                    pairs.masked_fill_(group[rows, None] == groups[columns], float("-inf"))
+                result[rows] = torch.logaddexp(result[rows], pairs.logsumexp(-1))
+        return result
 
 
-def aggregate_bounds(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower (inclusive) and upper (leave-one-out) estimates of I_q(x;z) from the aggregate posterior.
+class Aggregate(NamedTuple):
+    """Log densities of samples z_i in nats, (n,): log q(z_i|x_i), of the mixture with the own component, and without it."""
+
+    own: Tensor
+    inclusive: Tensor
+    others: Tensor
+
+
+def aggregate(
+    z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = None, groups: Tensor | None = None
+) -> Aggregate:
+    """Judge samples z_i ∼ q(z|x_i) by the aggregate posterior of K draws of x.
+
+    inclusive = log 1/K Σ_j q(z_i|x_j);  others = log 1/M Σ_j q(z_i|x_j) over the M components of other groups.
 
     Args:
-        z: samples, z_i ∼ N(loc_i, diag scale_i²), (K, d).
-        loc, scale: of the encoder at x_i, (K, d).
+        z: samples, (n, d), n ≤ K.
+        loc, scale: of q(z|x_j), (K, d).
+        origin: (n,), which component is each sample's own; None: the i-th is that of the i-th (n = K).
+        groups: (K,), whole numbers. Components of the own group are left out together, such as all draws of one image where
+            an image stands for itself alone. None: the own component alone is left out.
 
-    Returns: two tensors (K,) in nats. Time O(K² d), memory O(K) beside one chunk.
+    Returns: an `Aggregate`, double precision. Time O(n K d), twice that with groups; memory O((n + K) d).
 
-    Raises: SettingError for fewer than two samples.
+    Raises: SettingError for fewer than two groups, or where it cannot be told which component is whose.
+    """
+    k = len(loc)
+    origin = torch.arange(len(z), device=z.device) if origin is None else origin
+    alone = groups is None
+    groups = torch.arange(k, device=z.device) if groups is None else groups
+    if k < 2 or int(groups.min()) == int(groups.max()):
+        raise SettingError(f"Bounds from the aggregate posterior need at least two samples, not {min(k, 1)} of {k} draws.")
+    if len(origin) != len(z) or len(groups) != k or int(origin.max()) >= k:
+        raise SettingError(
+            f"{len(z)} samples, {len(origin)} origins, {len(groups)} groups and {k} components of the aggregate posterior do not "
+            "fit together: give an origin below K for each sample, and a group for each component."
+        )
+    z, loc, scale = z.double(), loc.double(), scale.double()
+    own = gaussian_log_density(z, loc[origin], scale[origin])
+    mixture, mine = _Mixture(loc, scale), groups[origin]
+    others = mixture(z, mine, groups)
+    # The sum over all is made apart from that over the others: their difference would lose what is small.
+    whole = torch.logaddexp(others, own) if alone else mixture(z)
+    left_out = groups.unique(return_inverse=True, return_counts=True)
+    rest = k - left_out[2][left_out[1]][origin]
+    return Aggregate(own, whole - log(k), others - rest.double().log())
+
+
+def aggregate_bounds(
+    z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = None, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Lower (inclusive) and upper (leave-one-out) estimates of I_q(x;z) from the aggregate posterior.
+
+    Both hold in expectation for independent draws x_j. The lower one needs less: any draws that are each of the law q(x) by
+    themselves, such as several of every image, since 1/K Σ_j q(z|x_j) costs E KL(1/K Σ_j q(z|x_j) ‖ q(z)) ≥ 0.
+
+    Args: as of `aggregate`; with z (K, d) alone the i-th sample is of the i-th component.
+
+    Returns: two tensors (n,) in nats.
+
+    Raises: SettingError as `aggregate`.
 
     Reference: Poole et al., On Variational Bounds of Mutual Information, ICML 2019.
     """
-    k = z.shape[0]
-    if k < 2:
-        raise SettingError(f"Bounds from the aggregate posterior need at least two samples, not {k}.")
-    z, loc, scale = z.double(), loc.double(), scale.double()
-    centre = loc.mean(0)
-    z, loc = z - centre, loc - centre
-    log_densities = _pairwise(loc, scale)
-    own = gaussian_log_density(z, loc, scale)
-    lower, upper = torch.empty_like(own), torch.empty_like(own)
-    rows = max(1, CHUNK // k)
-    for start in range(0, k, rows):
-        part = slice(start, min(start + rows, k))
-        pairs = log_densities(z[part])
-        index = torch.arange(part.start, part.stop, device=z.device)
-        pairs[torch.arange(len(index), device=z.device), index] = float("-inf")
-        others = pairs.logsumexp(-1)
-        upper[part] = own[part] - others + log(k - 1)
-        lower[part] = own[part] - torch.logaddexp(others, own[part]) + log(k)
-    return lower, upper
+    found = aggregate(z, loc, scale, origin, groups)
+    return found.own - found.inclusive, found.own - found.others
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """InfoNCE: log f(x_i, z_i) − log 1/K Σ_j f(x_j, z_i) ≤ I in expectation, for scores log f (K, K) of z_i (rows) with x_j.
+
+    With log f = log q(z|x) it is the inclusive bound of `aggregate_bounds`.
+
+    Returns: (K,) in nats. Reference: van den Oord, Li, Vinyals, 2018.
+    """
+    return scores.diagonal() - scores.logsumexp(-1) + log(scores.shape[-1])
+
+
+def equal_mixture(a: Tensor, b: Tensor) -> Tensor:
+    """log (½ eᵃ + ½ eᵇ): the density that is at most log 2 worse than either of two, at every point."""
+    return torch.logaddexp(a, b) - log(2)
+
+
+def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Importance sampling of log p(x) from weights w = p(x, z) / q(z|x).
+
+    below = log 1/S Σ_s w(z_s) with z_s ∼ q(z|x):                         ≤ log p(x) in expectation
+    above = log 1/(S+1) [w(z₀) + Σ_s w(z_s)] with z₀ ∼ p(z|x) as well:    ≥ log p(x) in expectation
+
+    Args:
+        log_weights: log w(z_s) in nats, (S, n).
+        own: log w(z₀), (n,), of the z₀ ∼ p(z) that made x ∼ p(x|z₀), which is a draw of p(z|x); None: there is none.
+
+    Returns: below and above, (n,); above is None without `own`.
+
+    Reference: Burda, Grosse, Salakhutdinov, ICLR 2016; Grosse, Ghahramani, Adams, 2015 (both sides).
+    """
+    s = len(log_weights)
+    total = log_weights.logsumexp(0)
+    return total - log(s), None if own is None else torch.logaddexp(total, own) - log(s + 1)
 
 
 def density_upper(z: Tensor, loc: Tensor, scale: Tensor, log_r: Tensor) -> Tensor:
-    """Upper estimates log q(z_i|x_i) − log r(z_i) of I_q, (K,), for a density r that was not fitted on these z."""
+    """Upper estimates log q(z_i|x_i) − log r(z_i) of I_q, (K,), for a density r that was fitted on other samples."""
     return gaussian_log_density(z.double(), loc.double(), scale.double()) - log_r.double()
 
 
@@ -92,12 +179,8 @@ def kde_log_density(z: Tensor, points: Tensor) -> Tensor:
     """
     n, d = points.shape
     z, points = z.double(), points.double()
-    centre = points.mean(0)
-    z, points = z - centre, points - centre
     width = points.std(0).clamp(min=1e-12) * n ** (-1 / (d + 4))
-    log_densities = _pairwise(points, width.expand_as(points))
-    rows = max(1, CHUNK // n)
-    return torch.cat([log_densities(part).logsumexp(-1) for part in z.split(rows)]) - log(n)
+    return _Mixture(points, width.expand_as(points))(z) - log(n)
 
 
 def kde_information(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
