@@ -13,19 +13,22 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae import information
 from lagvae.errors import SettingError
 from lagvae.information import (
+    gaussians,
     aggregate,
     aggregate_bounds,
     density_upper,
     equal_mixture,
     gaussian_log_density,
+    image_bounds,
+    image_laws,
     info_nce,
     kde_information,
     kde_log_density,
     marginal_bounds,
 )
+
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
@@ -93,8 +96,8 @@ def test_the_size_of_a_tile_does_not_matter(
         return [*aggregate_bounds(z, loc, scale), kde_log_density(z, loc), *judged]
 
     whole = all_of_them()
-    monkeypatch.setattr(information, "ROWS", rows)
-    monkeypatch.setattr(information, "COLUMNS", columns)
+    monkeypatch.setattr(gaussians, "ROWS", rows)
+    monkeypatch.setattr(gaussians, "COLUMNS", columns)
     for a, b in zip(whole, all_of_them(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 

@@ -6,7 +6,7 @@ With K draws x_j ∼ q(x), and samples z_i ∼ q(z|x_i) of a diagonal Gaussian e
     inclusive   log q(z_i|x_i) − log 1/K Σ_j q(z_i|x_j)            ≤ I_q in expectation, never above log K
     leave out   log q(z_i|x_i) − log 1/(K−1) Σ_{j≠i} q(z_i|x_j)    ≥ I_q in expectation
     density     log q(z_i|x_i) − log r(z_i)                        ≥ I_q for any r that does not know z_i
-    mixed       the same with r = ½ (leave out) + ½ (a fitted r)   ≥ I_q, at most log 2 above the better of the two
+    mixed       the same with r an equal mixture of such densities  ≥ I_q, at most log n above the best of the n
 
 The inclusive bound is InfoNCE with the best of all critics, log q(z|x): no other critic reads more. That it cannot pass
 log K is no accident of it: no lower bound that knows the law by K samples alone holds with confidence far above log K
@@ -15,47 +15,14 @@ log K is no accident of it: no lower bound that knows the law by K samples alone
 
 from __future__ import annotations
 
-from math import log, pi
+from math import log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lagvae.errors import SettingError
-
-ROWS, COLUMNS = 128, 2048
-"""A tile of the matrix of all pairs: 2 MiB in double precision, which stay in a core's cache."""
-
-
-def gaussian_log_density(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """log N(z; loc, diag scale²), (..., d) → (...,)."""
-    return -0.5 * (((z - loc) / scale).square() + 2 * scale.log() + log(2 * pi)).sum(-1)
-
-
-class _Mixture:
-    """log Σ_j N(z; loc_j, diag scale_j²) over K components, tile by tile, by matrix products."""
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.centre = loc.mean(0)
-        loc = loc - self.centre
-        precision = scale.square().reciprocal()
-        self.constant = -0.5 * ((loc.square() * precision).sum(-1) + 2 * scale.log().sum(-1) + loc.shape[-1] * log(2 * pi))
-        self.weights = torch.cat([-0.5 * precision, loc * precision], dim=-1).mT.contiguous()
-
-    def __call__(self, z: Tensor, group: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
-        """(n, d) → (n,); components whose entry in `groups` (K,) is the sample's in `group` (n,) are left out."""
-        z = z - self.centre
-        powers = torch.cat([z.square(), z], dim=-1)
-        result = torch.full((len(z),), float("-inf"), dtype=z.dtype, device=z.device)
-        for i in range(0, len(z), ROWS):
-            rows = slice(i, i + ROWS)
-            for j in range(0, len(self.constant), COLUMNS):
-                columns = slice(j, j + COLUMNS)
-                pairs = torch.addmm(self.constant[columns], powers[rows], self.weights[:, columns])
-                if group is not None and groups is not None:
-                    pairs.masked_fill_(group[rows, None] == groups[columns], float("-inf"))
-                result[rows] = torch.logaddexp(result[rows], pairs.logsumexp(-1))
-        return result
+from lagvae.information.gaussians import Mixture, gaussian_log_density, kde_log_density
 
 
 class Aggregate(NamedTuple):
@@ -66,9 +33,7 @@ class Aggregate(NamedTuple):
     others: Tensor
 
 
-def aggregate(
-    z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = None, groups: Tensor | None = None
-) -> Aggregate:
+def aggregate(z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = None, groups: Tensor | None = None) -> Aggregate:
     """Judge samples z_i ∼ q(z|x_i) by the aggregate posterior of K draws of x.
 
     inclusive = log 1/K Σ_j q(z_i|x_j);  others = log 1/M Σ_j q(z_i|x_j) over the M components of other groups.
@@ -92,12 +57,12 @@ def aggregate(
         raise SettingError(f"Bounds from the aggregate posterior need at least two samples, not {min(k, 1)} of {k} draws.")
     if len(origin) != len(z) or len(groups) != k or int(origin.max()) >= k:
         raise SettingError(
-            f"{len(z)} samples, {len(origin)} origins, {len(groups)} groups and {k} components of the aggregate posterior do not "
-            "fit together: give an origin below K for each sample, and a group for each component."
+            f"{len(z)} samples, {len(origin)} origins, {len(groups)} groups and {k} components of the aggregate posterior do "
+            "not fit together: give an origin below K for each sample, and a group for each component."
         )
     z, loc, scale = z.double(), loc.double(), scale.double()
     own = gaussian_log_density(z, loc[origin], scale[origin])
-    mixture, mine = _Mixture(loc, scale), groups[origin]
+    mixture, mine = Mixture(loc, scale), groups[origin]
     others = mixture(z, mine, groups)
     # The sum over all is made apart from that over the others: their difference would lose what is small.
     whole = torch.logaddexp(others, own) if alone else mixture(z)
@@ -136,9 +101,9 @@ def info_nce(scores: Tensor) -> Tensor:
     return scores.diagonal() - scores.logsumexp(-1) + log(scores.shape[-1])
 
 
-def equal_mixture(a: Tensor, b: Tensor) -> Tensor:
-    """log (½ eᵃ + ½ eᵇ): the density that is at most log 2 worse than either of two, at every point."""
-    return torch.logaddexp(a, b) - log(2)
+def equal_mixture(*log_densities: Tensor) -> Tensor:
+    """log 1/n Σ eᵃ of n log densities: at most log n worse than the best of them, at every point."""
+    return torch.stack(log_densities).logsumexp(0) - log(len(log_densities))
 
 
 def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -163,24 +128,6 @@ def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Ten
 def density_upper(z: Tensor, loc: Tensor, scale: Tensor, log_r: Tensor) -> Tensor:
     """Upper estimates log q(z_i|x_i) − log r(z_i) of I_q, (K,), for a density r that was fitted on other samples."""
     return gaussian_log_density(z.double(), loc.double(), scale.double()) - log_r.double()
-
-
-def kde_log_density(z: Tensor, points: Tensor) -> Tensor:
-    """Log of a Gaussian kernel density estimate, diagonal bandwidth by Scott's rule.
-
-    h_k = std_k(points) · N^(−1/(d+4));  log 1/N Σ_j N(z; points_j, diag h²).
-
-    Args:
-        z: where, (n, d). points: samples that make the density, (N, d), other than z.
-
-    Returns: (n,) in nats.
-
-    Reference: Scott, Multivariate Density Estimation, 1992.
-    """
-    n, d = points.shape
-    z, points = z.double(), points.double()
-    width = points.std(0).clamp(min=1e-12) * n ** (-1 / (d + 4))
-    return _Mixture(points, width.expand_as(points))(z) - log(n)
 
 
 def kde_information(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
