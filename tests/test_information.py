@@ -13,15 +13,22 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae import information
 from lagvae.errors import SettingError
 from lagvae.information import (
+    gaussians,
+    aggregate,
     aggregate_bounds,
     density_upper,
+    equal_mixture,
     gaussian_log_density,
+    image_bounds,
+    image_laws,
+    info_nce,
     kde_information,
     kde_log_density,
+    marginal_bounds,
 )
+
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
@@ -77,14 +84,56 @@ def test_sharp_posteriors_lose_no_digits(generator: torch.Generator) -> None:
         np.testing.assert_allclose(value, expected, atol=1e-5, rtol=1e-9)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 40, 41, 10**6])
-def test_the_size_of_a_chunk_does_not_matter(chunk: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (20, 6), (7, 20), (10**6, 10**6)])
+def test_the_size_of_a_tile_does_not_matter(
+    rows: int, columns: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     z, loc, scale = some_posterior(generator, 20, 3)
-    whole = aggregate_bounds(z, loc, scale), (kde_log_density(z, loc),)
-    monkeypatch.setattr(information, "CHUNK", chunk)
-    for a, b in zip(whole, (aggregate_bounds(z, loc, scale), (kde_log_density(z, loc),)), strict=True):
-        for x, y in zip(a, b, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=1e-10)
+    origin, groups = torch.randperm(20, generator=generator)[:9], torch.arange(20) % 4
+
+    def all_of_them() -> list[Tensor]:
+        judged = aggregate(z[origin], loc, scale, origin, groups)
+        return [*aggregate_bounds(z, loc, scale), kde_log_density(z, loc), *judged]
+
+    whole = all_of_them()
+    monkeypatch.setattr(gaussians, "ROWS", rows)
+    monkeypatch.setattr(gaussians, "COLUMNS", columns)
+    for a, b in zip(whole, all_of_them(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [3, 20])
+def test_draws_of_one_image_are_left_out_together(k: int, generator: torch.Generator) -> None:
+    _, loc, scale = some_posterior(generator, k, 3)
+    groups = torch.randint(2, (k,), generator=generator) + 7
+    groups[:2] = torch.tensor([7, 8])
+    origin = torch.randint(k, (15,), generator=generator)
+    z = loc[origin] + scale[origin] * torch.randn(15, 3, generator=generator, dtype=torch.float64)
+    found = aggregate(z, loc, scale, origin, groups)
+    law = stats.norm(loc.numpy(), scale.numpy()).logpdf(z.numpy()[:, None]).sum(-1)
+    for i, j in enumerate(origin.tolist()):
+        others = law[i][(groups != groups[j]).numpy()]
+        assert float(found.own[i]) == pytest.approx(law[i, j], abs=1e-9)
+        assert float(found.inclusive[i]) == pytest.approx(np.logaddexp.reduce(law[i]) - log(k), abs=1e-9)
+        assert float(found.others[i]) == pytest.approx(np.logaddexp.reduce(others) - log(len(others)), abs=1e-9)
+
+
+def test_groups_of_one_are_the_leave_one_out_bound(generator: torch.Generator) -> None:
+    z, loc, scale = some_posterior(generator, 20, 3)
+    plain, grouped = aggregate(z, loc, scale), aggregate(z, loc, scale, groups=torch.randperm(20, generator=generator))
+    for a, b in zip(plain, grouped, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_the_inclusive_bound_is_info_nce_with_the_best_critic(generator: torch.Generator) -> None:
+    z, loc, scale = channel(generator, 500, 3, 0.6)
+    scores = gaussian_log_density(z.unsqueeze(1), loc, scale)
+    best = aggregate_bounds(z, loc, scale)[0]
+    torch.testing.assert_close(info_nce(scores), best, rtol=0, atol=1e-9)
+    # Any function of z alone may be added. Any other critic reads less, in expectation: a bilinear one, and one too sharp.
+    torch.testing.assert_close(info_nce(scores + z[:, :1]), best, rtol=0, atol=1e-9)
+    for worse in (z @ loc.mT, 3 * scores):
+        assert float(info_nce(worse).mean()) < float(best.mean()) - 4 * float((info_nce(worse) - best).std()) / 500**0.5
 
 
 @pytest.mark.parametrize(("d", "rho2"), [(1, 0.3), (2, 0.5), (4, 0.4)])
@@ -135,6 +184,17 @@ def test_a_copied_image_cannot_be_told_apart(generator: torch.Generator) -> None
 def test_the_bounds_need_two_samples() -> None:
     with pytest.raises(SettingError, match="at least two"):
         aggregate_bounds(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
+    with pytest.raises(SettingError, match="at least two samples, not 1 of 5 draws"):
+        aggregate_bounds(torch.zeros(5, 2), torch.zeros(5, 2), torch.ones(5, 2), groups=torch.zeros(5).long())
+
+
+def test_samples_and_components_must_fit_together() -> None:
+    z = torch.zeros(5, 2)
+    for origin, groups in ((torch.arange(4), None), (torch.arange(5) + 1, None), (None, torch.arange(4))):
+        with pytest.raises(SettingError, match="do not fit together"):
+            aggregate(z, z, z + 1, origin, groups)
+    with pytest.raises(SettingError, match="6 samples, 6 origins, 5 groups and 5 components"):
+        aggregate(torch.zeros(6, 2), z, z + 1)
 
 
 MEMORY = """

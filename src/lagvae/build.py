@@ -153,6 +153,9 @@ def build_data(cfg: DictConfig) -> Data:
     """The data, loaded, checked and split."""
     data: Data = make(cfg.data)
     data.check()
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            make(node)().check(data, part == "final", f"callbacks.{part}.{name}")
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
 

@@ -247,7 +247,7 @@ def finish(
     for logger in loggers:
         if not isinstance(logger, MetricsTable):
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
-            logger.log_metrics(flat, summary["steps"])
+            logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
         close(logger)
     write_json(run.summary, summary)
 

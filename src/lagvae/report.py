@@ -88,11 +88,13 @@ ROWS = (  # label, key, whether in nats
     ("−ELBO (nats)", "neg_elbo", True),
     ("rate (nats)", "rate", True),
     ("distortion (nats)", "distortion", True),
+    ("−log p(x) ≤ (nats)", "nll", True),
     ("MMD", "mmd", False),
     ("I_q lower (nats)", "i_q_lower", True),
     ("I_q upper (nats)", "i_q_upper", True),
     ("I_q by KDE (nats)", "i_q_kde", True),
     ("I_p lower (nats)", "i_p_lower", True),
+    ("I_p upper (nats)", "i_p_upper", True),
     ("squared error", "reconstruction", False),
     ("squared error, z", "reconstruction_z", False),
     ("p-value, x", "two_sample_x_p", True),
@@ -105,9 +107,15 @@ ROWS = (  # label, key, whether in nats
 )
 
 
+def by(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """Which bound a row shows, where there are several (see `lagvae.metrics.Information`): of all splits, in their order."""
+    names = list(dict.fromkeys(values[f"{key}_by"].replace("_", " ") for values in splits.values() if f"{key}_by" in values))
+    return f", {' / '.join(names)}" if names else ""
+
+
 def _table(title: str, first: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)  # what is too long here is folded; numbers never are
     return table
 
 
@@ -137,7 +145,7 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
             odd = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
             warned |= odd
             cells.append(number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if odd else ""))
-        table.add_row(label, *cells)
+        table.add_row(f"{label}{by(splits, key)}", *cells)
     if all("active_units" in values for values in splits.values()):
         table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)

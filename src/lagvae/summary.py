@@ -13,6 +13,7 @@ from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
 from lagvae.diagnosis import explain, explain_critic, judge, overall, sensitivity
 from lagvae.lagrangian import Lagrangian
+from lagvae.metrics import tightest
 from lagvae.module import LatentVariableModel
 from lagvae.runs import read_series
 
@@ -64,7 +65,8 @@ def summarise(
         else None,
         "constraints": constraints,
         "splits": {
-            split: {k: v for k, v in values.items() if not k.startswith("constraint/")} for split, values in splits.items()
+            split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
+            for split, values in splits.items()
         },
         "verdict": overall(findings),
         "messages": messages,

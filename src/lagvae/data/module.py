@@ -18,6 +18,8 @@ from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
 LIKELIHOODS = ("bernoulli", "normal")
+LIGHT = 2000
+"""Samples of a split that are looked at while training."""
 SMALLEST = 4
 """Samples that a split needs for an information interval."""
 
@@ -185,6 +187,30 @@ class Data(pl.LightningDataModule):
         x = store[self.split[split][:n]].to(device)
         return observe(x, self.likelihood, lambda shape: self.noise("probe").uniform("observe", 0, shape, device))
 
+    def size(self, split: str) -> int:
+        """Samples of a split; on the training split they are all that there is, each as likely as another."""
+        return len(self.split[split])
+
+    def available(self, final: bool) -> int:
+        """Draws of x that an evaluation sees of its largest split: at the end, or while training."""
+        sizes = [len(positions) for positions in self.split.values()]
+        if not final:
+            return min(LIGHT, max(sizes))
+        return max(n * max(1, -(-self.draws // n)) for n in sizes) if self.redrawn else max(sizes)
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether a stored sample is seen as something new each time: binarised anew."""
+        return self.likelihood == "bernoulli"
+
+    def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+        """Stored samples of a split, each observed `times` times anew with the noise of a step: (times, B, *shape)."""
+        x = self._stores(torch.device(device))[split][self.split[split][index.cpu()]].to(device)
+        noise = self.noise("again")
+        return observe(
+            x.expand(times, *x.shape), self.likelihood, lambda shape: noise.uniform("observe", step, shape, x.device)
+        )
+
     def reseeded(self, seed: int) -> Data:
         """The same data and splits, with another order of batches and other noise."""
         other = copy.copy(self)
@@ -243,7 +269,7 @@ class Data(pl.LightningDataModule):
     def val_dataloader(self) -> list[EvalLoader]:
         """What is looked at while training: a part of the training split, and the validation split, once each."""
         device = self._trainer.strategy.root_device
-        return [self.eval_loader(split, device, most=2000) for split in ("train", "val")]
+        return [self.eval_loader(split, device, most=LIGHT) for split in ("train", "val")]
 
     def test_dataloader(self) -> list[EvalLoader]:
         """What the final evaluation looks at: every split until it has `draws` samples."""

@@ -2,8 +2,9 @@
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
 from lagvae.metrics.base import Known, Measure, mean_and_stderr
-from lagvae.metrics.information import Information, PosteriorSamples
-from lagvae.metrics.terms import ActiveUnits, Divergences, InformationOfModel, Reconstruction, Terms
+from lagvae.metrics.information import Information, PosteriorSamples, tightest
+from lagvae.metrics.likelihood import InformationOfModel, MarginalLikelihood
+from lagvae.metrics.terms import ActiveUnits, Divergences, Reconstruction, Terms
 from lagvae.metrics.two_sample import TwoSampleTest, permutation_p_value
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Information",
     "InformationOfModel",
     "Known",
+    "MarginalLikelihood",
     "Measure",
     "PairingAccuracy",
     "PosteriorSamples",
@@ -22,4 +24,5 @@ __all__ = [
     "TwoSampleTest",
     "mean_and_stderr",
     "permutation_p_value",
+    "tightest",
 ]

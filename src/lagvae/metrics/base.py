@@ -25,6 +25,15 @@ class Known(Protocol):
 
     def probe(self, split: str, n: int) -> Tensor: ...
 
+    def size(self, split: str) -> int: ...
+
+    def available(self, final: bool) -> int: ...
+
+    @property
+    def redrawn(self) -> bool: ...
+
+    def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
+
 
 class Measure(Metric):
     """Base of the metrics here: samples in, named values out."""
@@ -36,6 +45,9 @@ class Measure(Metric):
     def defined(self, laws: Laws, data: Known, split: str) -> bool:
         """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
         return True
+
+    def check(self, data: Known, final: bool, key: str) -> None:
+        """Raise SettingError, which names the setting `key`, where the data cannot give what is asked for."""
 
     @abstractmethod
     def update(self, samples: JointSamples, index: Tensor) -> None: ...

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from math import log
+from collections.abc import Mapping
+from math import log, log1p
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lagvae.errors import SettingError
-from lagvae.information import aggregate_bounds, density_upper, kde_information
+from lagvae.information import aggregate, equal_mixture, kde_information
 from lagvae.laws import GaussianEncoder, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure
+from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.metrics.images import IMAGES, Redraw, between, within
+from lagvae.noise import Noise
+
+MOST = 60_000
+"""Draws of x that are taken where no number is asked for."""
+FEW = 10_000
+"""Samples that a density is fitted to, or that a kernel density estimate is made of, at most."""
+JUDGED = 256
+"""Samples that are judged by all K draws, at least."""
+TIMES = 32
+"""Draws of an image that the law of z over it is fitted to, at most."""
+NEAR = 1.0
+"""Nats below log K from which on log K is the limit of the inclusive bound."""
+LOWER, UPPER = ("inclusive", "nested"), ("rate", "leave_one_out", "density", "images", "mixed", "whole")
 
 
 class PosteriorSamples(Measure):
     """Base of what needs z, and q(z|x) at each, all at once."""
 
-    each_image_once = True
     z: list[Tensor]
     loc: list[Tensor]
     scale: list[Tensor]
+    index: list[Tensor]
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
         self._held = 0
-        for name in ("z", "loc", "scale"):
+        for name in ("z", "loc", "scale", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def defined(self, laws: Laws, data: Known, split: str) -> bool:
@@ -40,82 +55,182 @@ class PosteriorSamples(Measure):
         self.z.append(samples.z_q[:room])
         self.loc.append(base.loc[:room])
         self.scale.append(base.scale[:room])
+        self.index.append(index[:room].to(samples.z_q.device))
         self._held += len(samples.z_q[:room])
 
     def reset(self) -> None:
         super().reset()
         self._held = 0
 
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return dim_zero_cat(self.z), dim_zero_cat(self.loc), dim_zero_cat(self.scale)
+    def _all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return dim_zero_cat(self.z), dim_zero_cat(self.loc), dim_zero_cat(self.scale), dim_zero_cat(self.index)
 
 
 class Information(PosteriorSamples):
-    """I_q(x;z) as an interval, in nats, from up to `samples` draws.
+    """I_q(x;z) as an interval, in nats: the tightest of bounds that hold, each named.
 
-    i_q_lower: inclusive aggregate posterior (at most log K).
-    i_q_upper: the smallest of the valid upper bounds; `i_q_upper_rate`, `i_q_upper_leave_one_out`, and in the final
-        evaluation `i_q_upper_density`, a Gaussian mixture fitted on one half of the samples and judged on the other.
-    i_q: the middle of the interval. i_q_stderr: the larger standard error of the two ends.
+    What q(x) is: on the training split its images, each as likely as another, observed anew every time; elsewhere images are
+    draws of a population, so a sample is judged without all draws of its own image. A lower bound there may use several draws
+    of an image: 1/K Σ_j q(z|x_j) has the mean q(z) for any draws that are each of the law q(x).
+
+    i_q_lower: the largest of `i_q_lower_inclusive`, the aggregate posterior of K draws of x, own one included (at most log K),
+        and `i_q_lower_nested`, I(m;z) + I(x;z|m) for images m (see `lagvae.information.images`), where log K is the limit.
+    i_q_upper: the smallest of `i_q_upper_rate` (r is the prior), `_leave_one_out` (the aggregate posterior without the own
+        draw or image), `_density` (a Gaussian mixture, fitted on one half of the samples and judged on the other), `_images` (a
+        Gaussian for each image), `_mixed` (an equal mixture of these but the prior), and `_whole`: where x is one of N samples
+        that are all there and never change, the inclusive bound is I itself.
+    i_q: the middle of the interval. i_q_stderr: the larger standard error of the two ends. i_q_lower_limit: log K, or of the
+        nested bound what it is at most.
     i_q_kde: the paper's eq. 21; with `i_q_kde_breaks_bound` = 1 where it exceeds the upper bound by more than two
         standard errors, or falls as far below the lower one.
 
     Args:
-        samples: the largest K; time grows with K².
+        samples: K; None: all draws that the evaluation sees, at most `MOST`.
         components: of the Gaussian mixture; 0 leaves it out.
         kde: whether to make the kernel density estimate.
+        images: whether to observe images anew for bounds image by image (2 to `TIMES` further draws of each; 10 K in all where
+            log K is the limit).
+        pairs: of a sample and a draw that are looked at, about; fewer samples are judged where K is large.
     """
 
-    def __init__(self, samples: int = 1000, components: int = 0, kde: bool = False, seed: int = 0) -> None:
-        if samples < 4:
+    def __init__(
+        self,
+        samples: int | None = None,
+        components: int = 0,
+        kde: bool = False,
+        images: bool = False,
+        pairs: int = 200_000_000,
+        seed: int = 0,
+    ) -> None:
+        if samples is not None and samples < 4:
             raise SettingError(f"The information interval needs at least 4 samples, not samples={samples}.")
-        super().__init__(samples)
-        self.components, self.kde, self.seed = components, kde, seed
+        if components < 0 or pairs < 1:
+            raise SettingError(f"components={components} must be at least 0, and pairs={pairs} at least 1.")
+        super().__init__(samples or MOST)
+        self.asked, self.components, self.kde, self.images = samples, components, kde, images
+        self.pairs, self.seed = pairs, seed
+        self._everything: int | None = None
+        self._redrawn = True
+        self._redraw: Redraw | None = None
+
+    def check(self, data: Known, final: bool, key: str) -> None:
+        there = data.available(final)
+        if self.asked is not None and self.asked > there:
+            more = "raise data.draws" if final and data.redrawn else "give more data"
+            raise SettingError(
+                f"{key}.samples={self.asked} is more than the {there} draws of x that an evaluation sees; {more}, or set "
+                f"{key}.samples=null to take what is there."
+            )
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        if not super().defined(laws, data, split):
+            return False
+        self._everything = data.size(split) if split == "train" else None
+        self._redrawn = data.redrawn
+        self._redraw = Redraw(data, split, laws.encoder) if self.images and data.redrawn else None
+        return True
 
     def compute(self) -> dict[str, Tensor]:
-        z, loc, scale = self._all()
-        k = len(z)
-        lower, leave_one_out = aggregate_bounds(z, loc, scale)
-        rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
-        uppers = {"rate": rate.double(), "leave_one_out": leave_one_out}
+        z, loc, scale, index = self._all()
+        if not self._redrawn:  # the same x again says nothing new
+            first = earlier(index) == 0
+            z, loc, scale, index = z[first], loc[first], scale[first], index[first]
+        k, everything = len(z), self._everything
+        judged = Noise(self.seed, "judged").permutation("judged", 0, k)[: max(JUDGED, self.pairs // k)].sort()[0].to(z.device)
+        own, inclusive, others = aggregate(z[judged], loc, scale, judged, index if everything is None else None)
+        # Of all images alike, others than the own are not quite draws of q(x): at most K/(K − 1) of its density.
+        fitted = {"leave_one_out": others if everything is None else others + log1p(-1 / k)}
         if self.components:
-            uppers["density"] = self._density(z, loc, scale)
+            fitted["density"] = self._density(z, index, judged)
+        lowers, limit = {"inclusive": mean_and_stderr(own - inclusive, index[judged])}, log(k)
+        if self._redraw is not None:
+            held = index.unique()
+            times = min(max(2, -(-k // len(held))), TIMES)
+            which, fitted["images"] = between(z[judged], index[judged], held, self._redraw, times, everything)
+            if log(k) - float(lowers["inclusive"][0]) < NEAR:
+                each = max(2, 10 * k // IMAGES)
+                inside = within(held, self._redraw, each, self.seed)
+                lowers["nested"] = add(
+                    mean_and_stderr(which, index[judged]), mean_and_stderr(inside, torch.arange(len(inside)))
+                )
+                if lowers["nested"][0] > lowers["inclusive"][0]:
+                    limit = log(len(held)) + log(each)
+        if len(fitted) > 1:
+            fitted["mixed"] = equal_mixture(*fitted.values())
+        uppers = {name: mean_and_stderr(own - log_r, index[judged]) for name, log_r in fitted.items()}
+        rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
+        uppers["rate"] = mean_and_stderr(rate, index)
+        if not self._redrawn and k == everything:
+            uppers["whole"] = lowers["inclusive"]
+        lower, upper = max(lowers.values(), key=lambda v: float(v[0])), min(uppers.values(), key=lambda v: float(v[0]))
+        result = {"i_q_lower": lower[0], "i_q_lower_stderr": lower[1], "i_q_upper": upper[0], "i_q_upper_stderr": upper[1]}
+        result |= {f"i_q_lower_{name}": value for name, (value, _) in lowers.items()}
+        result |= {f"i_q_upper_{name}": value for name, (value, _) in uppers.items()}
+        result["i_q"], result["i_q_stderr"] = (lower[0] + upper[0]) / 2, torch.maximum(lower[1], upper[1])
+        result["i_q_lower_limit"] = torch.tensor(limit, dtype=torch.float64)
+        return result | (self._kde(z, loc, scale, index, result) if self.kde else {})
 
-        def stderr(values: Tensor) -> Tensor:
-            return values.std() / len(values) ** 0.5
+    def _kde(self, z: Tensor, loc: Tensor, scale: Tensor, index: Tensor, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The kernel density estimate, of single draws of images where these are draws of a population."""
+        some = torch.arange(len(z), device=z.device) if self._everything is not None else (earlier(index) == 0).nonzero()[:, 0]
+        some = thinned(some)
+        value, stderr = mean_and_stderr(kde_information(z[some], loc[some], scale[some]), index[some])
+        excess = torch.maximum(value - found["i_q_upper"], found["i_q_lower"] - value)
+        breaks = excess > 2 * torch.maximum(stderr, found["i_q_stderr"])
+        return {"i_q_kde": value, "i_q_kde_stderr": stderr, "i_q_kde_breaks_bound": breaks.double()}
 
-        tightest = min(uppers, key=lambda name: float(uppers[name].mean()))
-        result = {"i_q_lower": lower.mean(), "i_q_upper": uppers[tightest].mean()}
-        result |= {f"i_q_upper_{name}": values.mean() for name, values in uppers.items()}
-        result["i_q"] = (result["i_q_lower"] + result["i_q_upper"]) / 2
-        result["i_q_lower_stderr"], result["i_q_upper_stderr"] = stderr(lower), stderr(uppers[tightest])
-        result["i_q_stderr"] = torch.maximum(result["i_q_lower_stderr"], result["i_q_upper_stderr"])
-        result["i_q_lower_limit"] = torch.tensor(log(k), dtype=torch.float64)
-        if self.kde:
-            kde = kde_information(z, loc, scale)
-            result["i_q_kde"], result["i_q_kde_stderr"] = kde.mean(), stderr(kde)
-            excess = torch.maximum(result["i_q_kde"] - result["i_q_upper"], result["i_q_lower"] - result["i_q_kde"])
-            breaks = excess > 2 * torch.maximum(result["i_q_kde_stderr"], result["i_q_stderr"])
-            result["i_q_kde_breaks_bound"] = breaks.double()
-        return result
+    def _density(self, z: Tensor, index: Tensor, judged: Tensor) -> Tensor:
+        """log r(z) of the judged samples, each half under a Gaussian mixture fitted on the other.
 
-    def _density(self, z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        """log q(z|x) − log r(z), each half under a mixture fitted on the other."""
+        Halves are of images, and of the draws of each where these are all images that there are.
+        """
         import warnings
 
         from sklearn.mixture import GaussianMixture
         from threadpoolctl import threadpool_limits
 
-        points = z.double().cpu().numpy()
-        half = len(points) // 2
-        log_r = torch.empty(len(points), dtype=torch.float64)
-        for fit, judge in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
-            training = points[fit][:5000]
-            components = max(1, min(self.components, len(training) // (2 * points.shape[1] + 2)))
+        half = (index + (earlier(index) if self._everything is not None else 0)) % 2
+        log_r = torch.empty(len(judged), dtype=torch.float64, device=z.device)
+        for fit in (0, 1):
+            training = z[thinned((half == fit).nonzero()[:, 0])].double().cpu().numpy()
+            other = half[judged] != fit
+            components = max(1, min(self.components, len(training) // (2 * z.shape[1] + 2)))
             mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=50)
             # As many threads as torch was given: more would wait for each other where several runs share a machine.
             with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
                 warnings.simplefilter("ignore")  # a mixture that has not converged is still a density
                 mixture.fit(training)
-                log_r[judge] = torch.from_numpy(mixture.score_samples(points[judge]))
-        return density_upper(z.cpu(), loc.cpu(), scale.cpu(), log_r).to(z.device)
+                scores = mixture.score_samples(z[judged][other].double().cpu().numpy())
+            log_r[other] = torch.from_numpy(scores).to(z.device)
+        return log_r
+
+
+def earlier(index: Tensor) -> Tensor:
+    """How many draws of the same image came before each."""
+    order = index.argsort(stable=True)
+    _, counts = index[order].unique_consecutive(return_counts=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(index), device=index.device) - first
+    return found
+
+
+def thinned(some: Tensor) -> Tensor:
+    """Every second, third … of them, so that at most `FEW` are left."""
+    return some[:: max(1, -(-len(some) // FEW))]
+
+
+def add(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of two independent estimates, each with its standard error."""
+    return a[0] + b[0], (a[1].square() + b[1].square()).sqrt()
+
+
+def tightest(values: Mapping[str, float]) -> dict[str, str]:
+    """Which bounds the ends of the interval are, by name: i_q_lower_by, i_q_upper_by; {} where there is no interval."""
+    ends = {"lower": (LOWER, max), "upper": (UPPER, min)}
+    found = {}
+    for end, (names, best) in ends.items():
+        there = [name for name in names if f"i_q_{end}_{name}" in values]
+        if there:
+            found[f"i_q_{end}_by"] = best(there, key=lambda name: values[f"i_q_{end}_{name}"])
+    return found

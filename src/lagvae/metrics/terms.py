@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lagvae.estimators import Divergence
-from lagvae.laws import CodesPrior, EmpiricalPrior, JointSamples, Laws, StandardNormalPrior
+from lagvae.laws import EmpiricalPrior, JointSamples, Laws, StandardNormalPrior
 from lagvae.metrics.base import Known, Measure, mean_and_stderr
 
 
@@ -40,33 +40,6 @@ class Terms(Measure):
         for name, each in values.items():
             result[name], result[f"{name}_stderr"] = mean_and_stderr(each, dim_zero_cat(self.index))
         return result
-
-
-class InformationOfModel(Measure):
-    """i_p_lower = E_p log q(z|x) + H_p(z) ≤ I_p(x;z) in nats, of the codes where the prior has codes (Barber & Agakov, 2003).
-
-    i_p_share: its part of H_p, where z is discrete or bounded (`CodesPrior`).
-    """
-
-    value: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("value", [], dist_reduce_fx="cat")
-        self.entropy, self.codes = 0.0, False
-
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
-        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
-        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
-
-    def update(self, samples: JointSamples, index: Tensor) -> None:
-        self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
-
-    def compute(self) -> dict[str, Tensor]:
-        value = dim_zero_cat(self.value)
-        lower = value.mean() + self.entropy
-        result = {"i_p_lower": lower, "i_p_lower_stderr": value.std() / len(value) ** 0.5}
-        return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
 
 
 class Divergences(Measure):

@@ -1,0 +1,31 @@
+"""Mutual information from samples: bounds of both sides, and the paper's kernel density estimate."""
+
+from lagvae.information.bounds import (
+    Aggregate,
+    aggregate,
+    aggregate_bounds,
+    density_upper,
+    equal_mixture,
+    info_nce,
+    kde_information,
+    marginal_bounds,
+)
+from lagvae.information.gaussians import Mixture, gaussian_log_density, kde_log_density
+from lagvae.information.images import ImageLaws, image_bounds, image_laws
+
+__all__ = [
+    "Aggregate",
+    "ImageLaws",
+    "Mixture",
+    "aggregate",
+    "aggregate_bounds",
+    "density_upper",
+    "equal_mixture",
+    "gaussian_log_density",
+    "image_bounds",
+    "image_laws",
+    "info_nce",
+    "kde_information",
+    "kde_log_density",
+    "marginal_bounds",
+]

@@ -1,0 +1,148 @@
+"""What importance sampling with q(z|x) as its proposal tells of p: −log p(x) of data, and I_p(x;z) from both sides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from lagvae.errors import SettingError
+from lagvae.information import marginal_bounds
+from lagvae.laws import CodesPrior, EmpiricalPrior, JointSamples, Laws
+from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.metrics.two_sample import Once
+from lagvae.noise import Noise
+
+AT_ONCE = 4096
+"""Pairs of x and z that are decoded at once."""
+
+
+def log_weights(laws: Laws, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
+    """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
+    posterior, prior = laws.encoder(x), laws.prior()
+    found = []
+    drawn = noise.normal("z", step, (draws, len(x), laws.latent), x.device)
+    for some in drawn.split(max(1, AT_ONCE // len(x))):
+        z = laws.encoder.sample(posterior, some)
+        log_p = laws.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
+        found.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
+    return torch.cat(found)
+
+
+def has_weights(laws: Laws) -> bool:
+    """Whether all three densities have a value, of z that are drawn as the law says."""
+    return laws.has_rate and laws.has_distortion
+
+
+class MarginalLikelihood(Measure):
+    """nll = −E log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ∼ q(z|x), in nats: at least −E log p(x) in expectation, at most −ELBO.
+
+    Args:
+        draws: S. samples: of a split, at most, evenly over it and each once.
+
+    Raises: SettingError for fewer than one draw or two samples.
+
+    Reference: Burda, Grosse, Salakhutdinov, ICLR 2016.
+    """
+
+    value: list[Tensor]
+    index: list[Tensor]
+
+    def __init__(self, draws: int = 64, samples: int = 1000, seed: int = 0) -> None:
+        if draws < 1 or samples < 2:
+            raise SettingError(f"−log p(x) takes at least draws=1 and samples=2, not draws={draws}, samples={samples}.")
+        super().__init__()
+        self.draws, self.samples, self.noise = draws, samples, Noise(seed, "likelihood")
+        self._every, self._step, self._once = 1, 0, Once(samples)
+        for name in ("value", "index"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        self._every = max(1, -(-data.size(split) // self.samples))
+        return has_weights(laws)
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self._step += 1
+        spaced = [i for i, name in enumerate(index.tolist()) if name % self._every == 0]
+        new = self._once([int(index[i]) for i in spaced])
+        if some := [spaced[i] for i in new]:
+            weights = log_weights(samples.laws, samples.x_q[some], self.draws, self.noise, self._step)
+            self.value.append(-marginal_bounds(weights)[0])
+            self.index.append(index[some].to(samples.x_q.device))
+
+    def reset(self) -> None:
+        super().reset()
+        self._once = Once(self.samples)
+
+    def compute(self) -> dict[str, Tensor]:
+        if not len(self.value):
+            return {}
+        value, stderr = mean_and_stderr(dim_zero_cat(self.value), dim_zero_cat(self.index))
+        return {"nll": value, "nll_stderr": stderr}
+
+
+class InformationOfModel(Measure):
+    """Bounds on I_p(x;z) in nats, of the codes where the prior has codes.
+
+    i_p_lower: E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003); where p(x|z) has a density that its samples are of, the
+        larger of that and of E_p log p(x|z) − log p̂(x), p̂ by importance sampling with the z that made x among `draws` + 1.
+    i_p_upper: the same without that z. Both ends hold in expectation, for any number of draws, and close as q(z|x) → p(z|x).
+    i_p_share: i_p_lower's part of H_p, where z is discrete or bounded (`CodesPrior`).
+
+    Args:
+        draws: of q(z|x) for each x; 0: the first bound alone.
+        samples: x ∼ p that importance sampling is done for, at most.
+
+    Raises: SettingError for a negative number of draws, or fewer than two samples.
+    """
+
+    value: list[Tensor]
+    below: list[Tensor]
+    above: list[Tensor]
+
+    def __init__(self, draws: int = 0, samples: int = 1000, seed: int = 0) -> None:
+        if draws < 0 or samples < 2:
+            raise SettingError(f"I_p takes draws ≥ 0 and samples ≥ 2, not draws={draws}, samples={samples}.")
+        super().__init__()
+        for name in ("value", "below", "above"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+        self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
+        self.entropy, self.codes, self.weighs, self._weighed = 0.0, False, False, 0
+
+    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
+        self.weighs = bool(self.draws) and has_weights(laws) and not getattr(laws.decoder, "means", False)
+        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
+        if not self.weighs or self._weighed >= self.samples:
+            return
+        n = min(len(index), self.samples - self._weighed)
+        x, z, laws = samples.x_p[:n], samples.z_p[:n], samples.laws
+        log_p = laws.decoder(z).log_prob(x).double()
+        own = laws.prior().log_prob(z).double() + log_p - laws.encoder(x).log_prob(z).double()
+        below, above = marginal_bounds(log_weights(laws, x, self.draws, self.noise, self._weighed), own)
+        assert above is not None
+        self.above.append(log_p - below)
+        self.below.append(log_p - above)
+        self._weighed += n
+
+    def reset(self) -> None:
+        super().reset()
+        self._weighed = 0
+
+    def compute(self) -> dict[str, Tensor]:
+        lower, error = _mean(dim_zero_cat(self.value))
+        lower, result = lower + self.entropy, {}
+        if len(self.above):
+            weighed, its_error = _mean(dim_zero_cat(self.below))
+            lower, error = (weighed, its_error) if weighed > lower else (lower, error)
+            result["i_p_upper"], result["i_p_upper_stderr"] = _mean(dim_zero_cat(self.above))
+        result = {"i_p_lower": lower, "i_p_lower_stderr": error} | result
+        return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
+
+
+def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of independent values, and its standard error."""
+    return values.mean(), values.std() / len(values) ** 0.5
