@@ -2,10 +2,10 @@
 
     python benchmarks/linear_gaussian.py [--slacks 0.25 0.5 1] [--steps N] [--jobs N] [--out results/linear_gaussian.md]
 
-The data are the 3,200 training samples of data=linear_gaussian, of which linear networks see only the mean and the covariance:
-the optimum for this covariance (`lagvae.oracles.WaterFilling`) is the optimum of the very problem that is trained, without
-sampling error. ε is the least −ELBO plus the slack. The rate of a Gaussian encoder is closed form, so I has no Monte Carlo error; at the
-optimum I_q is the rate. λ is the mean over the last 500 steps.
+The data are the 3,200 training samples of data=linear_gaussian, of which linear networks see only mean and covariance: the
+optimum for this covariance (`lagvae.oracles.WaterFilling`) is the optimum of the very problem that is trained, without
+sampling error. ε is the least −ELBO plus the slack. The rate of a Gaussian encoder is closed form, so I has no Monte Carlo
+error; at the optimum I_q is the rate. λ is the mean over the last 500 steps.
 """
 
 from __future__ import annotations
@@ -103,11 +103,10 @@ def main() -> None:
         off = {"I": found / best.rate - 1, "λ": elbo["multiplier"] / best.multiplier - 1}
         for name, error in off.items():
             errors[name].append(abs(error))
-        lines.append(
-            f"| {SIGNS[alpha]} | {slack:g} | {elbo['violation']:+.3f} ± {elbo['train_stderr']:.3f} "
-            f"| {found:.3f} | {best.rate:.3f} | {100 * off['I']:+.2f} % | {elbo['multiplier']:.4f} | {best.multiplier:.4f} | {slope:.4f} "
-            f"| {100 * off['λ']:+.1f} % | {summary['verdict']} |"
-        )
+        violation = f"{elbo['violation']:+.3f} ± {elbo['train_stderr']:.3f}"
+        shown = [SIGNS[alpha], f"{slack:g}", violation, f"{found:.3f}", f"{best.rate:.3f}", f"{100 * off['I']:+.2f} %"]
+        shown += [f"{elbo['multiplier']:.4f}", f"{best.multiplier:.4f}", f"{slope:.4f}", f"{100 * off['λ']:+.1f} %"]
+        lines.append(f"| {' | '.join([*shown, summary['verdict']])} |")
     lines += [
         "",
         f"Largest error: {100 * max(errors['I']):.2f} % in I, {100 * max(errors['λ']):.1f} % in λ. {options.steps} steps, "

@@ -2,10 +2,10 @@
 
     python benchmarks/sensitivity.py [--gamma 1] [--deltas 0.25 1] [--seeds 3] [--root FOLDER] [--out results/sensitivity.md]
 
-For both signs of α, LagVAE trains at slack γ and at γ + δ from the same calibrated θ*. λ is the shadow price: with V(ε) the least
-α · (bound on I), −dV/dε = λ, so the bound that α prefers (the lower one, −distortion, for α = −1; the upper one, the rate, for
-α = +1) should move by ∓ ∫ λ dε. Predicted: from λ at γ alone, from λ at γ + δ alone, and from the mean of both. Where −ELBO stays
-at its bound the other bound moves by δ more. Values on training data; means over seeds, ± their standard error.
+For both signs of α, LagVAE trains at slack γ and at γ + δ from the same calibrated θ*. λ is the shadow price: with V(ε) the
+least α · (bound on I), −dV/dε = λ, so the bound that α prefers (the lower one, −distortion, for α = −1; the upper one, the
+rate, for α = +1) should move by ∓ ∫ λ dε. Predicted: from λ at γ alone, from λ at γ + δ alone, from the mean of both. Where
+−ELBO stays at its bound the other bound moves by δ more. Values on training data; means over seeds ± standard error.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, 
     sign, preferred, other = (1, "distortion", "rate") if alpha < 0 else (-1, "rate", "distortion")
 
     def moved(name: str) -> list[float]:
-        return [abs_sign(name) * (after[name] - before[name]) for before, after in at]
-
-    def abs_sign(name: str) -> int:
-        # What is named is information gained (α < 0) or lost (α > 0): a bound is the rate, or minus the distortion.
-        return sign * (-1 if name == "distortion" else 1)
+        # Information gained where it is maximised, lost where it is minimised; a bound is the rate, or minus the distortion.
+        way = sign if name == "rate" else -sign
+        return [way * (after[name] - before[name]) for before, after in at]
 
     met = [[run["constraints"]["neg_elbo"]["violation"] for run in pair] for pair in pairs]
     cells = [
@@ -96,8 +94,8 @@ def main() -> None:
     met = sum(run["verdict"] == "met" for run in runs.values())
     lines += [
         "",
-        f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the bound "
-        "that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
+        f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the "
+        "bound that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
         f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds.",
     ]
     print("\n".join(lines))

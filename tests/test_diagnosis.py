@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, stationarity
+from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, sensitivity, stationarity
 from lagvae.divergences import RBF
 from lagvae.estimators import MMD, Distortion, Divergence, NegElbo
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.laws import JointSamples, Laws, draw_noise
 from lagvae.noise import Noise
-from lagvae.oracles import LinearGaussian
+from lagvae.oracles import LinearGaussian, WaterFilling
 
 
 def nats(**settings: Any) -> Constraint:
@@ -135,6 +135,33 @@ def test_a_multiplier_dominates_above_five_times_the_preference() -> None:
 @pytest.mark.parametrize("divergence", [nan, inf])
 def test_a_divergence_that_is_no_number_is_never_met(divergence: float) -> None:
     assert verdict(nats(), divergence, 1.0) is Verdict.NOT_CONVERGED
+
+
+def test_what_slack_buys_is_the_shadow_price_over_the_preference() -> None:
+    active = judge(nats(), 80.0, 0.1, 0.6, 2.0, best=80.0)
+    # V = α · (bound on I) and dV/dε = −λ: information gained where it is maximised, lost where it is minimised.
+    assert sensitivity(active, 1.0, -2.0, 0.0) == pytest.approx(0.3)
+    assert sensitivity(active, 1.0, 2.0, 0.0) == pytest.approx(-0.3)
+    assert sensitivity(active, 1.0, 0.0, -1.0) == pytest.approx(0.6)
+    # λ is per unit of D; what is told is per unit of slack.
+    assert sensitivity(active, 1e-3, -2.0, 0.0) == pytest.approx(3e-4)
+    # No price without a preference, with two of them, or away from the bound.
+    assert sensitivity(active, 1.0, 0.0, 0.0) is None
+    assert sensitivity(active, 1.0, -1.0, -1.0) is None
+    assert sensitivity(judge(nats(), 70.0, 0.1, 0.0, 1.0, 70.0), 1.0, -1.0, 0.0) is None
+
+
+def test_the_price_is_the_slope_of_the_exact_optimum() -> None:
+    exact = WaterFilling(LinearGaussian.random(5, 2, 0.5, seed=0).cov_x, 2)
+    epsilon, step = exact.least.neg_elbo + 0.5, 1e-4
+    for alpha in (-1.0, 2.0):
+        low, best, high = (exact.optimum(alpha, epsilon + d) for d in (-step, 0.0, step))
+        found = sensitivity(judge(nats(bound=epsilon), epsilon, 0.0, best.multiplier, 1.0, epsilon), 1.0, alpha, 0.0)
+        slope = (high.rate - low.rate if alpha > 0 else low.distortion - high.distortion) / (2 * step)
+        assert found == pytest.approx(slope, rel=1e-5)
+        # Where −ELBO stays at its bound the other bound moves by a nat more.
+        other = (high.rate - low.rate if alpha < 0 else low.distortion - high.distortion) / (2 * step)
+        assert other == pytest.approx(slope + (1 if alpha < 0 else -1), rel=1e-5)
 
 
 def test_what_a_finding_says() -> None:

@@ -18,7 +18,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # from a command line to objects and back: what is composed, run and reported
     # of one run, and of many: cells of a sweep, jobs that train some of them, engines that run jobs somewhere
     (
-        *("build", "calibrating", "cli", "comparison", "experiment", "feasibility", "loggers", "report", "schema", "session", "summary"),
+        *("build", "calibrating", "cli", "comparison", "experiment", "feasibility", "loggers", "report", "schema"),
+        *("session", "summary"),
         *("explanation", "members", "table1"),
         *("cells", "engines", "launch", "stacking", "sweep", "work"),
     ),

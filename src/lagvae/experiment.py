@@ -69,9 +69,7 @@ def calibrate(cfg: DictConfig, data: Data | None = None, title: str = "Calibrati
     return reach(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
 
 
-def reach(
-    cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: Data, title: str
-) -> tuple[Calibration, Path]:
+def reach(cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: Data, title: str) -> tuple[Calibration, Path]:
     """Train the config that was derived from another one, measure its divergences, and keep both under these settings."""
     folder = calibration_folder(cfg, settings)
     data = data.reseeded(cfg.calibration.seed)

@@ -55,18 +55,16 @@ def feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
 def without_own(cfg: DictConfig) -> tuple[DictConfig, Any]:
     """The config as train.py knows it, and the node of the optimizer that is feasible.py's own."""
-    own = OmegaConf.to_container(cfg, resolve=True)["feasible"]  # type: ignore[call-overload,index]
+    own: Any = OmegaConf.to_container(cfg.feasible, resolve=True)
     plain = cfg.copy()
     with open_dict(plain):
         del plain["feasible"]
     return plain, OmegaConf.create(own["optimizer"])
 
 
-def told(
-    cfg: DictConfig, least: dict[str, Calibration], together: Calibration, reference: dict[str, float]
-) -> dict[str, Any]:
+def told(cfg: DictConfig, least: dict[str, Calibration], together: Calibration, reference: dict[str, float]) -> dict[str, Any]:
     """What is written and shown: by constraint, and the largest scaled violation."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, c in cfg.constraints.items():
         name = str(name)
         value, error = together.epsilon[name], together.stderr[name]

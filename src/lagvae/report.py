@@ -187,7 +187,7 @@ def feasible(result: Mapping[str, Any], folder: Path) -> None:
     if len(rows) == 1 and not any(asked):
         out.print("A bound above this can be met.")
     elif not all(asked):
-        out.print(f"All at once, each within {excess} units of what was asked, else of its least ({largest['name']} is furthest).")
+        out.print(f"All at once, each within {excess} units of what was asked, else of its least ({largest['name']}).")
     elif largest["excess"] <= 0:
         out.print(f"These bounds can be met: {largest['name']} is nearest to its own, {excess} units above it.")
     else:
