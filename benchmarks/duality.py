@@ -9,16 +9,14 @@ the largest violation of a constraint, the duality gap f − L(λ) that its own 
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
-import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
 from lagvae.oracles.duality import Program, Solution, dual_value, random_program, shadow_price, solve
+from lagvae.session import quiet
 from lagvae.tables import Ended, train
 
 HEAD = ("problem", "x × z", "p(z)", "V (nats)", "SCS off by", "λ*", "−dV/dε off by", "f − V", "violation", "gap", "λ off by")
@@ -64,9 +62,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table there (results/duality.md)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    solve(replace(random_program(0)))  # a missing solver is told before any work
+    quiet()
+    solve(random_program(0))  # a missing solver is told before any work
     found = [row(seed, options.steps) for seed in track(range(options.problems), description="Programs")]
     numbers = [n for _, n, _ in found]
 
