@@ -180,7 +180,7 @@ def rows(q_x: Tensor, most: int = 1000) -> Tensor:
 
 @dataclass(frozen=True)
 class Ended:
-    """Where Algorithm 1 ended: f, the divergences as constrained (−ELBO for the KL), λ, and both joints."""
+    """Where Algorithm 1 ended: f in nats, λ at its last step, and both joints."""
 
     value: float
     multipliers: tuple[float, ...]
@@ -202,16 +202,17 @@ def model_of(program: Program, steps: int = 3000, seed: int = 0) -> LatentVariab
         TableDecoder(program.base, program.share, start(k, n)),
     )
     entropy = float(-torch.special.xlogy(program.q_x, program.q_x).sum())
-    constraints = [Constraint("neg_elbo", NegElbo(), program.epsilon + entropy, learned=True)]
+    constraints = [Constraint("neg_elbo", NegElbo(), program.epsilon + entropy, learned=True, unit=program.units[0])]
     if program.kernel is not None:
         kernel = program.kernel
         mmd = Exactly(lambda world: world.mmd(kernel, "z"), nats=False, symbol="MMD(q(z)||p(z))")
-        constraints.append(Constraint("mmd", mmd, program.epsilon_mmd, learned=True, unit=0.1))
+        constraints.append(Constraint("mmd", mmd, program.epsilon_mmd, learned=True, unit=program.units[1]))
     return LatentVariableModel(
         laws,
         Lagrangian(Preference(program.alpha), constraints),
-        primal=lambda parameters: torch.optim.Adam(parameters, lr=0.05, betas=(0.9, 0.99)),
-        dual=lambda parameters: NuPI(parameters, lr=0.2, kp=5.0, nu=0.9, maximize=True),
+        # Under two constraints λ feels the steps that Adam keeps taking where the gradient vanishes; AMSGrad's shrink.
+        primal=lambda parameters: torch.optim.Adam(parameters, lr=0.1, betas=(0.9, 0.99), amsgrad=len(constraints) > 1),
+        dual=lambda parameters: NuPI(parameters, lr=0.02, kp=1.0, nu=0.9, maximize=True),
         schedule=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-4),
         log_every=steps,
     )
@@ -244,4 +245,4 @@ def train(program: Program, steps: int = 3000, seed: int = 0) -> Ended:
     trainer.fit(model, train_dataloaders=_Same(x, steps))
     with torch.no_grad():
         world = model.laws.world(x)  # type: ignore[operator]
-    return Ended(program.alpha * float(world.rate), tuple(model.lagrangian.mean_multiplier.tolist()), world)
+    return Ended(program.alpha * float(world.rate), tuple(model.lagrangian.multiplier.tolist()), world)

@@ -40,6 +40,7 @@ class Program:
         epsilon: bound on KL(q(x,z)‖p(x,z)), in nats.
         kernel: K, (k, k), of the second constraint; None: there is none.
         epsilon_mmd: its bound.
+        units: natural scales of the two divergences, for an ascent of λ; they do not change the problem.
 
     Raises: SettingError for tables that are no distributions, and for numbers out of range.
     """
@@ -52,6 +53,7 @@ class Program:
     epsilon: float
     kernel: Tensor | None = None
     epsilon_mmd: float | None = None
+    units: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         n, k = len(self.q_x), len(self.base)
@@ -90,6 +92,16 @@ def solve(program: Program, solver: str = "CLARABEL") -> Solution:
     tables = _Tables(program)
     goal = program.alpha * tables.rate
     return tables.solve(goal, tables.bounds(), solver)
+
+
+def dual_value(program: Program, multipliers: tuple[float, ...], solver: str = "CLARABEL") -> float:
+    """min over tables of f + Σ λ (D − bound), in nats: a lower bound on V for every λ ≥ 0, equal to it at λ*."""
+    tables = _Tables(program)
+    goal = program.alpha * tables.rate
+    for multiplier, bound in zip(multipliers, tables.bounds(), strict=True):
+        goal = goal + multiplier * bound.expr
+    tables.solve(goal, [], solver)
+    return float(goal.value)
 
 
 def least_kl(program: Program, solver: str = "CLARABEL") -> float:
@@ -203,10 +215,11 @@ def random_program(seed: int) -> Program:
         epsilon=0.0,
     )
     least, most = least_kl(program), kl_without_information(program)
-    program = replace(program, epsilon=least + (0.1 + 0.4 * float(uniform(1))) * (most - least))
+    epsilon = least + (0.2 + 0.4 * float(uniform(1))) * (most - least)
+    program = replace(program, epsilon=epsilon, units=(most - least, 1.0))
     if seed % 4 == 3 and program.p_z is not None:
         root = uniform(k, k) - 0.5
         kernel = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
         found = float(solve(program).world.mmd(kernel, "z"))
-        program = replace(program, kernel=kernel, epsilon_mmd=found / 2)
+        program = replace(program, kernel=kernel, epsilon_mmd=found / 2, units=(most - least, 4 * found))
     return program

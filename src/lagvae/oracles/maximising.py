@@ -1,0 +1,169 @@
+"""The maximising problem, which is not convex: its duality gap, by searching whole grids of tiny tables.
+
+    V(ε) = min −|α| I   subject to   KL(q(x,z)‖p(x,z)) ≤ ε;     max over λ ≥ 0 of its dual is V**(ε), the convex hull of V
+
+Two problems over q(z|x), with q(x) and p(z) given:
+
+    model given     I = I_q, p(x|z) fixed. −|α| I_q + λ KL is convex in q(z|x) once λ ≥ |α|: there no gap is left
+    decoder free    I = I̲_q, p(x|z) any table. The best one is q(x|z), for both terms: I̲_q = I_q and KL = KL(q(z)‖p(z)).
+                    No λ makes it convex
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.spatial import ConvexHull
+from scipy.special import rel_entr, xlogy
+
+from lagvae.errors import SettingError
+
+Array = NDArray[np.float64]
+MOST = 20_000_000
+"""Tables that a grid may have: 2 GB."""
+
+
+def simplex(k: int, cells: int) -> Array:
+    """All laws of k values whose probabilities are multiples of 1/cells, (m, k)."""
+    cuts = np.array(list(combinations_with_replacement(range(cells + 1), k - 1)))
+    edges = np.hstack([np.zeros((len(cuts), 1)), cuts, np.full((len(cuts), 1), cells)])
+    found: Array = np.diff(edges, axis=1) / cells
+    return found
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a grid reaches: the tables that no other beats in both, by rising KL; and the convex hull of all.
+
+    Args:
+        kl, information: of these tables, (m,), in nats. hull_kl, hull_information: corners of the hull, (h,).
+        tables: their numbers in the grid, (m,).
+    """
+
+    kl: Array
+    information: Array
+    hull_kl: Array
+    hull_information: Array
+    tables: Array
+
+    @property
+    def gap(self) -> Array:
+        """The duality gap at ε = kl, (m,), for |α| = 1, in nats: at other α, |α| times as much."""
+        gap: Array = np.interp(self.kl, self.hull_kl, self.hull_information) - self.information
+        return gap
+
+    @property
+    def multiplier(self) -> Array:
+        """λ*/|α| at ε = kl, (m,): the slope of the hull, of its steeper side at a corner."""
+        slopes = np.diff(self.hull_information) / np.diff(self.hull_kl)
+        left = np.clip(np.searchsorted(self.hull_kl, self.kl, side="left") - 1, 0, len(slopes) - 1)
+        found: Array = slopes[left] if len(slopes) else np.zeros_like(self.kl)
+        return found
+
+
+def search(q_x: Array, p_z: Array, p_x_given_z: Array | None, cells: int, polished: int = 0) -> Curve:
+    """Search all q(z|x) on a grid.
+
+    Args:
+        q_x: (n,). p_z: (k,). p_x_given_z: (k, n); None: the decoder is free. cells: of the grid, along each probability.
+        polished: at how many ε a local search goes on from the best table of the grid, where the model is given; then the
+            curve has these ε alone.
+
+    Returns: the curve. A grid reaches less than all tables do: V is too high by what a step of it costs.
+
+    Raises: SettingError for a grid of more than `MOST` tables.
+    """
+    n, k = len(q_x), len(p_z)
+    rows = simplex(k, cells)
+    if len(rows) ** n > MOST:
+        raise SettingError(f"cells={cells} makes {len(rows)}^{n} tables of {n} × {k}; at most {MOST} are searched. Lower it.")
+    # Sums over rows are added up row by row: a table is never held as a whole.
+    minus_entropy = xlogy(rows, rows).sum(1)
+    given, reach, marginal = np.zeros(1), np.zeros(1), np.zeros((1, k))
+    for i in range(n):
+        given = np.add.outer(given, q_x[i] * minus_entropy).ravel()
+        marginal = (marginal[:, None] + q_x[i] * rows).reshape(-1, k)
+        if p_x_given_z is not None:
+            joint = rel_entr(q_x[i] * rows, p_z * p_x_given_z[:, i]).sum(1)
+            reach = np.add.outer(reach, joint).ravel()
+    information = given - xlogy(marginal, marginal).sum(1)
+    kl = reach if p_x_given_z is not None else rel_entr(marginal, p_z).sum(1)
+    found = curve(kl, information)
+    if not polished or p_x_given_z is None:
+        return found
+    chosen = np.unique(np.searchsorted(found.kl, np.linspace(found.kl[0], found.kl[-1], polished + 1)[1:]))
+    more = []
+    for at in chosen:
+        start = rows[list(np.unravel_index(found.tables[at], (len(rows),) * n))]
+        more.append(polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])))
+    ends = np.array(more)
+    whole = curve(np.concatenate([found.kl, ends[:, 0]]), np.concatenate([found.information, ends[:, 1]]))
+    return Curve(ends[:, 0], ends[:, 1], whole.hull_kl, whole.hull_information, chosen)
+
+
+def polish(start: Array, q_x: Array, p: Array, epsilon: float) -> tuple[float, float]:
+    """The KL and the information of the best table near one, (n, k), with KL ≤ ε, by sequential quadratic programming."""
+
+    def information(flat: Array) -> tuple[float, Array]:
+        rows = flat.reshape(start.shape)
+        slope = q_x[:, None] * np.log(rows / (q_x @ rows))
+        return -float((rows * slope).sum()), -slope.ravel()
+
+    def divergence(flat: Array) -> float:
+        return float(rel_entr(q_x[:, None] * flat.reshape(start.shape), p).sum())
+
+    def slope(flat: Array) -> Array:
+        found: Array = (q_x[:, None] * (np.log(q_x[:, None] * flat.reshape(start.shape) / p) + 1)).ravel()
+        return found
+
+    ones = np.kron(np.eye(len(q_x)), np.ones(start.shape[1]))
+    inside = np.clip(start, 1e-9, None)
+    rules = [
+        {"type": "eq", "fun": lambda flat: ones @ flat - 1, "jac": lambda flat: ones},
+        {"type": "ineq", "fun": lambda flat: epsilon - divergence(flat), "jac": lambda flat: -slope(flat)},
+    ]
+    ended = minimize(
+        information, inside.ravel(), jac=True, method="SLSQP", bounds=[(1e-12, 1)] * start.size, constraints=rules,
+        options={"maxiter": 200, "ftol": 1e-12},
+    )  # fmt: skip
+    # What breaks a rule by more than rounding, or is worse than where it began, is not better.
+    fits = divergence(ended.x) <= epsilon + 1e-9 and abs(ones @ ended.x - 1).max() < 1e-9
+    best = ended.x if fits and ended.fun < information(inside.ravel())[0] else inside.ravel()
+    return divergence(best), -information(best)[0]
+
+
+def curve(kl: Array, information: Array) -> Curve:
+    """The curve of a cloud of tables."""
+    order = np.lexsort((-information, kl))
+    kl, information = kl[order], information[order]
+    best = np.maximum.accumulate(information)
+    kept = np.concatenate([[True], best[1:] > best[:-1] + 1e-12])
+    kl, information = kl[kept], information[kept]
+    if len(kl) < 3:
+        return Curve(kl, information, kl, information, order[kept])
+    # The hull of the points and of what lies below and to the right of them: its upper left side is V**.
+    corners = np.vstack([np.column_stack([kl, information]), [[kl[-1] + 1, information[-1]], [kl[-1] + 1, information[0] - 1]]])
+    hull = np.sort(ConvexHull(np.vstack([corners, [[kl[0], information[0] - 1]]])).vertices)
+    hull = hull[hull < len(kl)]
+    return Curve(kl, information, kl[hull], information[hull], order[kept])
+
+
+def mixing_lowers_the_bound(t: float) -> float:
+    """I̲_q − H_q(x) = t log t + (1−t) log(1−t), in nats, on the line of joint tables that are t/2 on one diagonal.
+
+    q = p there: KL(q(x,z)‖p(x,z)) = 0 on all of the line. The bound is the same at t and 1 − t, and lower in the middle of them,
+    so it is not concave in the joint tables, and no λ · KL can make up for it.
+    """
+    if not 0 <= t <= 1:
+        raise SettingError(f"t={t} must lie between 0 and 1.")
+    return float(xlogy(t, t) + xlogy(1 - t, 1 - t))
+
+
+def random_tables(n: int, k: int, seed: int) -> tuple[Array, Array, Array]:
+    """q(x), p(z) and p(x|z) from flat Dirichlet distributions."""
+    generator = np.random.default_rng(seed)
+    return generator.dirichlet(np.ones(n)), generator.dirichlet(np.ones(k)), generator.dirichlet(np.ones(n), k)
