@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lagvae.errors import SettingError
 from lagvae.information import (
-    gaussians,
     aggregate,
     aggregate_bounds,
     density_upper,
     equal_mixture,
     gaussian_log_density,
+    gaussians,
     image_bounds,
     image_laws,
     info_nce,
@@ -28,7 +28,6 @@ from lagvae.information import (
     kde_log_density,
     marginal_bounds,
 )
-
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
@@ -215,7 +214,129 @@ def test_twenty_thousand_samples_fit_in_memory() -> None:
     assert kib < 2 * 2**20
 
 
+# ---- images and their draws
+
+
+def two_steps(
+    generator: torch.Generator, n: int, t: int, d: int, draw: float, noise: float
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """N images m ∼ N(0, 4 I); x = m + draw · u; z = x + noise · e: q(z|m) = N(m, (draw² + noise²) I).
+
+    Returns: E[z|x] of t draws of each image, (t, n, d), the images, and a function that draws x of an image anew.
+    """
+    m = 2 * torch.randn(n, d, generator=generator, dtype=torch.float64)
+
+    def again(image: Tensor) -> Tensor:
+        return m[image] + draw * torch.randn(len(image), d, generator=generator, dtype=torch.float64)
+
+    loc = torch.stack([again(torch.arange(n)) for _ in range(t)])
+    return loc, m, again
+
+
+def test_the_laws_of_images(generator: torch.Generator) -> None:
+    n, t, d, draw, noise = 4000, 3, 2, 0.5, 0.3
+    loc, m, _ = two_steps(generator, n, t, d, draw, noise)
+    laws = image_laws(loc, torch.full_like(loc, noise))
+    torch.testing.assert_close(laws.mean, loc.mean(0))
+    covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT)
+    # A variance from n (t − 1) d.o.f. is off by less than 4 √(2 / (n (t − 1))) of itself, a covariance by less than that.
+    expected = (draw**2 * (1 + 1 / t) + noise**2) * torch.eye(d, dtype=torch.float64)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=4 * (2 / (n * (t - 1))) ** 0.5 * float(expected[0, 0]))
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_bounds_of_images_equal_a_loop(leave_out: bool, generator: torch.Generator) -> None:
+    loc, _, again = two_steps(generator, 7, 3, 2, 0.5, 0.3)
+    laws = image_laws(loc, torch.rand(3, 7, 2, generator=generator, dtype=torch.float64))
+    image = torch.randint(7, (11,), generator=generator)
+    z = again(image)
+    between, log_r = image_bounds(z, image, laws, leave_out, total=None if leave_out else 9)
+    covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT).numpy()
+    for i, own in enumerate(image.tolist()):
+        law = [stats.multivariate_normal(mean.numpy(), covariance).logpdf(z[i].numpy()) for mean in laws.mean]
+        assert float(between[i]) == pytest.approx(law[own] - np.logaddexp.reduce(law) + log(7), abs=1e-9)
+        others = law[:own] + law[own + 1 :] if leave_out else law
+        assert float(log_r[i]) == pytest.approx(np.logaddexp.reduce(others) - log(6 if leave_out else 9), abs=1e-9)
+
+
+def test_images_and_draws_hold_the_truth_where_log_k_does_not_reach(generator: torch.Generator) -> None:
+    # 300 images that hardly overlap and draws that differ by 8 log(1 + 0.5²/0.02²)/2 = 25.8 nats: I is near log 300 + 25.8.
+    n, t, d, draw, noise = 300, 10, 8, 0.5, 0.02
+    loc, m, again = two_steps(generator, n, t, d, draw, noise)
+    laws = image_laws(loc, torch.full_like(loc, noise))
+    image = torch.arange(n).repeat(10)
+    x = again(image)
+    z = x + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    between, log_r = image_bounds(z, image, laws)
+    own = gaussian_log_density(z, x, torch.full_like(x, noise))
+    whole = torch.full_like(m, (draw**2 + noise**2) ** 0.5)
+    log_q = (gaussian_log_density(z.unsqueeze(1), m, whole)).logsumexp(-1) - log(n)
+    truth, apart = own - log_q, gaussian_log_density(z, m[image], whole[image]) - log_q
+
+    def compare(a: Tensor, b: Tensor) -> tuple[float, float]:
+        """Mean of b − a, and four standard errors of it."""
+        return float((b - a).mean()), 4 * float((b - a).std()) / len(a) ** 0.5
+
+    more, error = compare(between, apart)
+    assert more > -error
+    more, error = compare(truth, own - log_r)
+    assert more > -error
+    # μ_m from t draws is off by draw²/t in each coordinate and C knows: KL = d/2 log(1 + (1/t) draw²/(draw² + noise²)), and
+    # the other images add nothing. A fifth more is allowed for C itself.
+    assert more < 1.2 * d / 2 * log(1 + draw**2 / (draw**2 + noise**2) / t) + error
+    r = 2000
+    inside = []
+    for k in range(4):
+        each = again(torch.full((r,), k))
+        judged = torch.arange(50)
+        seen = each[judged] + noise * torch.randn(50, d, generator=generator, dtype=torch.float64)
+        inside.append(float(aggregate_bounds(seen, each, torch.full_like(each, noise), judged)[0].mean()))
+    assert max(inside) <= log(r) + 1e-9
+    nested, plain = float(between.mean()) + sum(inside) / 4, float(aggregate_bounds(z, x, torch.full_like(x, noise))[0].mean())
+    assert plain <= log(3000) + 1e-9 < nested - 4 < float(truth.mean()) - 4
+
+
+def test_laws_of_images_need_two_draws() -> None:
+    for shape in ((1, 5, 2), (5, 1, 2)):
+        with pytest.raises(SettingError, match="at least two draws of two images"):
+            image_laws(torch.zeros(shape), torch.ones(shape))
+
+
+# ---- importance sampling of log p(x)
+
+
+def test_importance_sampling_holds_the_truth(generator: torch.Generator, mean_is: MeanIs) -> None:
+    # z ∼ N(0, 1), x = z + e: p(x) = N(0, 2), p(z|x) = N(x/2, 1/2); q(z|x) = N(c x, s²).
+    n, s_draws = 20_000, 5
+    z0 = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    x = z0 + torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    true = gaussian_log_density(x, torch.zeros(1), torch.full((1,), 2**0.5).double())
+
+    def weights(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        one = torch.ones(1).double()
+        return gaussian_log_density(z, 0 * one, one) + gaussian_log_density(x, z, one) - gaussian_log_density(z, loc, scale)
+
+    for c, s in ((0.5, 0.5**0.5), (0.4, 0.9), (0.5, 0.6)):
+        loc, scale = c * x, torch.full_like(x, s)
+        z = loc + scale * torch.randn(s_draws, n, 1, generator=generator, dtype=torch.float64)
+        below, above = marginal_bounds(weights(z, loc, scale), weights(z0, loc, scale))
+        assert above is not None
+        if s == 0.5**0.5:  # the posterior itself: every weight is p(x)
+            torch.testing.assert_close(below, true)
+            torch.testing.assert_close(above, true)
+            continue
+        for low, high in ((below, true), (true, above)):
+            assert float((high - low).mean()) > 4 * float((high - low).std()) / n**0.5
+    assert marginal_bounds(weights(z, loc, scale))[1] is None
+
+
 # ---- densities fitted on other samples
+
+
+def test_an_equal_mixture(generator: torch.Generator) -> None:
+    a, b, c = torch.randn(3, 10, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(equal_mixture(a, b, c), ((a.exp() + b.exp() + c.exp()) / 3).log())
+    assert (equal_mixture(a, b, c) >= torch.stack([a, b, c]).amax(0) - log(3) - 1e-12).all()
 
 
 def test_any_density_gives_an_upper_bound_and_the_right_one_gives_the_truth(

@@ -230,7 +230,7 @@ def test_the_density_is_judged_on_samples_it_has_not_seen(draw: Draw) -> None:
     batches = [draw(*some_world(), 21, 0)]
     z, loc, scale = (v.numpy() for v in all_of(batches))
     total = stats.norm(loc, scale).logpdf(z).sum(-1)
-    for fit, judge in ((slice(0, 10), slice(10, None)), (slice(10, None), slice(0, 10))):
+    for fit, judge in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         cov = np.cov(z[fit].T, ddof=0) + 1e-4 * np.eye(2)
         total[judge] -= stats.multivariate_normal(z[fit].mean(0), cov).logpdf(z[judge])
     assert feed(Information(components=1), batches)["i_q_upper_density"] == pytest.approx(total.mean(), rel=1e-5)

@@ -155,7 +155,7 @@ def build_data(cfg: DictConfig) -> Data:
     data.check()
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
-            make(node)().check(data, part == "final", f"callbacks.{part}.{name}")
+            make(node)().check(data, f"callbacks.{part}.{name}")
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
 

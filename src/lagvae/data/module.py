@@ -191,13 +191,6 @@ class Data(pl.LightningDataModule):
         """Samples of a split; on the training split they are all that there is, each as likely as another."""
         return len(self.split[split])
 
-    def available(self, final: bool) -> int:
-        """Draws of x that an evaluation sees of its largest split: at the end, or while training."""
-        sizes = [len(positions) for positions in self.split.values()]
-        if not final:
-            return min(LIGHT, max(sizes))
-        return max(n * max(1, -(-self.draws // n)) for n in sizes) if self.redrawn else max(sizes)
-
     @property
     def redrawn(self) -> bool:
         """Whether a stored sample is seen as something new each time: binarised anew."""

@@ -24,6 +24,9 @@ from torch import Tensor
 from lagvae.errors import SettingError
 from lagvae.information.gaussians import Mixture, gaussian_log_density, kde_log_density
 
+ENTRIES = 2**21
+"""Numbers of draws of own groups that are held at once."""
+
 
 class Aggregate(NamedTuple):
     """Log densities of samples z_i in nats, (n,): log q(z_i|x_i), of the mixture with the own component, and without it."""
@@ -45,13 +48,12 @@ def aggregate(z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = Non
         groups: (K,), whole numbers. Components of the own group are left out together, such as all draws of one image where
             an image stands for itself alone. None: the own component alone is left out.
 
-    Returns: an `Aggregate`, double precision. Time O(n K d), twice that with groups; memory O((n + K) d).
+    Returns: an `Aggregate`, double precision. Time O(n K d), memory O((n + K) d).
 
     Raises: SettingError for fewer than two groups, or where it cannot be told which component is whose.
     """
     k = len(loc)
     origin = torch.arange(len(z), device=z.device) if origin is None else origin
-    alone = groups is None
     groups = torch.arange(k, device=z.device) if groups is None else groups
     if k < 2 or int(groups.min()) == int(groups.max()):
         raise SettingError(f"Bounds from the aggregate posterior need at least two samples, not {min(k, 1)} of {k} draws.")
@@ -62,13 +64,19 @@ def aggregate(z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = Non
         )
     z, loc, scale = z.double(), loc.double(), scale.double()
     own = gaussian_log_density(z, loc[origin], scale[origin])
-    mixture, mine = Mixture(loc, scale), groups[origin]
-    others = mixture(z, mine, groups)
-    # The sum over all is made apart from that over the others: their difference would lose what is small.
-    whole = torch.logaddexp(others, own) if alone else mixture(z)
-    left_out = groups.unique(return_inverse=True, return_counts=True)
-    rest = k - left_out[2][left_out[1]][origin]
-    return Aggregate(own, whole - log(k), others - rest.double().log())
+    mine = groups[origin]
+    others = Mixture(loc, scale)(z, mine, groups)
+    order = groups.argsort(stable=True)
+    first, after = (torch.searchsorted(groups[order], mine, right=right) for right in (False, True))
+    # The sum over the own group is made apart from that over the others: a difference would lose what is small.
+    together, rows = torch.empty_like(own), max(1, ENTRIES // (int((after - first).max()) * z.shape[-1]))
+    for part in torch.arange(len(z), device=z.device).split(rows):
+        place = first[part, None] + torch.arange(int((after - first)[part].max()), device=z.device)
+        member = order[place.clamp(max=k - 1)]
+        pairs = gaussian_log_density(z[part, None], loc[member], scale[member])
+        together[part] = pairs.masked_fill(place >= after[part, None], float("-inf")).logsumexp(-1)
+    left = (k - (after - first)).double()
+    return Aggregate(own, torch.logaddexp(others, together) - log(k), others - left.log())
 
 
 def aggregate_bounds(

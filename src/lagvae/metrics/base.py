@@ -27,8 +27,6 @@ class Known(Protocol):
 
     def size(self, split: str) -> int: ...
 
-    def available(self, final: bool) -> int: ...
-
     @property
     def redrawn(self) -> bool: ...
 
@@ -46,7 +44,7 @@ class Measure(Metric):
         """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
         return True
 
-    def check(self, data: Known, final: bool, key: str) -> None:
+    def check(self, data: Known, key: str) -> None:
         """Raise SettingError, which names the setting `key`, where the data cannot give what is asked for."""
 
     @abstractmethod

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log, log1p
+from math import log, log1p, pi
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lagvae.errors import SettingError
-from lagvae.information import aggregate, equal_mixture, kde_information
+from lagvae.information import aggregate, equal_mixture, gaussian_log_density, kde_information
 from lagvae.laws import GaussianEncoder, JointSamples, Laws
 from lagvae.metrics.base import Known, Measure, mean_and_stderr
 from lagvae.metrics.images import IMAGES, Redraw, between, within
 from lagvae.noise import Noise
 
 MOST = 60_000
-"""Draws of x that are taken where no number is asked for."""
-FEW = 10_000
-"""Samples that a density is fitted to, or that a kernel density estimate is made of, at most."""
+"""Draws of x, K, where no number is asked for."""
+FITTED, KDE = 5_000, 10_000
+"""Samples that a Gaussian mixture is fitted to, and that a kernel density estimate is made of, at most."""
 JUDGED = 256
 """Samples that are judged by all K draws, at least."""
 TIMES = 32
@@ -85,11 +85,11 @@ class Information(PosteriorSamples):
         standard errors, or falls as far below the lower one.
 
     Args:
-        samples: K; None: all draws that the evaluation sees, at most `MOST`.
+        samples: K; None: `MOST`, or what is there where x does not change.
         components: of the Gaussian mixture; 0 leaves it out.
         kde: whether to make the kernel density estimate.
-        images: whether to observe images anew for bounds image by image (2 to `TIMES` further draws of each; 10 K in all where
-            log K is the limit).
+        images: whether to observe images anew where they are binarised: for K draws in all, and for bounds image by image (2 to
+            `TIMES` further draws of each; 10 K in all where log K is the limit).
         pairs: of a sample and a draw that are looked at, about; fewer samples are judged where K is large.
     """
 
@@ -99,7 +99,7 @@ class Information(PosteriorSamples):
         components: int = 0,
         kde: bool = False,
         images: bool = False,
-        pairs: int = 200_000_000,
+        pairs: int = 100_000_000,
         seed: int = 0,
     ) -> None:
         if samples is not None and samples < 4:
@@ -110,31 +110,30 @@ class Information(PosteriorSamples):
         self.asked, self.components, self.kde, self.images = samples, components, kde, images
         self.pairs, self.seed = pairs, seed
         self._everything: int | None = None
+        self._size = 0
         self._redrawn = True
         self._redraw: Redraw | None = None
 
-    def check(self, data: Known, final: bool, key: str) -> None:
-        there = data.available(final)
-        if self.asked is not None and self.asked > there:
-            more = "raise data.draws" if final and data.redrawn else "give more data"
+    def check(self, data: Known, key: str) -> None:
+        there = max(data.size(split) for split in ("train", "val", "test"))
+        if self.asked is not None and self.asked > there and not (self.images and data.redrawn):
+            more = f"set {key}.images=true" if data.redrawn else "the same x again would say nothing new"
             raise SettingError(
-                f"{key}.samples={self.asked} is more than the {there} draws of x that an evaluation sees; {more}, or set "
+                f"{key}.samples={self.asked} is more than the {there} samples that there are of x ({more}); lower it, or set "
                 f"{key}.samples=null to take what is there."
             )
 
     def defined(self, laws: Laws, data: Known, split: str) -> bool:
         if not super().defined(laws, data, split):
             return False
-        self._everything = data.size(split) if split == "train" else None
+        self._size = data.size(split)
+        self._everything = self._size if split == "train" else None
         self._redrawn = data.redrawn
         self._redraw = Redraw(data, split, laws.encoder) if self.images and data.redrawn else None
         return True
 
     def compute(self) -> dict[str, Tensor]:
-        z, loc, scale, index = self._all()
-        if not self._redrawn:  # the same x again says nothing new
-            first = earlier(index) == 0
-            z, loc, scale, index = z[first], loc[first], scale[first], index[first]
+        z, loc, scale, index = self._draws()
         k, everything = len(z), self._everything
         judged = Noise(self.seed, "judged").permutation("judged", 0, k)[: max(JUDGED, self.pairs // k)].sort()[0].to(z.device)
         own, inclusive, others = aggregate(z[judged], loc, scale, judged, index if everything is None else None)
@@ -142,7 +141,18 @@ class Information(PosteriorSamples):
         fitted = {"leave_one_out": others if everything is None else others + log1p(-1 / k)}
         if self.components:
             fitted["density"] = self._density(z, index, judged)
-        lowers, limit = {"inclusive": mean_and_stderr(own - inclusive, index[judged])}, log(k)
+        rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
+
+        def mean(values: Tensor) -> tuple[Tensor, Tensor]:
+            """Of the judged samples, with what is known of all draws without sampling z: E log q(z|x) and E log p(z)."""
+            if len(judged) < k:
+                entropy = 0.5 * z.shape[1] * (1 + log(2 * pi)) + scale.double().log().sum(-1)
+                log_p = gaussian_log_density(z[judged].double(), torch.zeros_like(z[0]), torch.ones_like(z[0]))
+                known = torch.stack([-entropy, -entropy - rate], -1).mean(0)
+                values = controlled(values, torch.stack([own, log_p], -1) - known)
+            return mean_and_stderr(values, index[judged])
+
+        lowers, limit = {"inclusive": mean(own - inclusive)}, log(k)
         if self._redraw is not None:
             held = index.unique()
             times = min(max(2, -(-k // len(held))), TIMES)
@@ -157,8 +167,7 @@ class Information(PosteriorSamples):
                     limit = log(len(held)) + log(each)
         if len(fitted) > 1:
             fitted["mixed"] = equal_mixture(*fitted.values())
-        uppers = {name: mean_and_stderr(own - log_r, index[judged]) for name, log_r in fitted.items()}
-        rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
+        uppers = {name: mean(own - log_r) for name, log_r in fitted.items()}
         uppers["rate"] = mean_and_stderr(rate, index)
         if not self._redrawn and k == everything:
             uppers["whole"] = lowers["inclusive"]
@@ -170,10 +179,26 @@ class Information(PosteriorSamples):
         result["i_q_lower_limit"] = torch.tensor(limit, dtype=torch.float64)
         return result | (self._kde(z, loc, scale, index, result) if self.kde else {})
 
+    def _draws(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """z, loc, scale and image of K draws of x: those of the evaluation, and as many more of every image as it takes."""
+        z, loc, scale, index = self._all()
+        if not self._redrawn:  # the same x again says nothing new
+            first = earlier(index) == 0
+            return z[first], loc[first], scale[first], index[first]
+        if self._redraw is None or len(z) >= self.most:
+            return z, loc, scale, index
+        images = torch.arange(self._size, device=z.device)
+        times = -(-(self.most - len(z)) // self._size)
+        more_loc, more_scale = (each.flatten(0, 1) for each in self._redraw(images, times))
+        noise = Noise(self.seed, "more draws").normal("z", 0, tuple(more_loc.shape), z.device)
+        parts = ((z, more_loc + more_scale * noise), (loc, more_loc), (scale, more_scale), (index, images.repeat(times)))
+        z, loc, scale, index = (torch.cat(part)[: self.most] for part in parts)
+        return z, loc, scale, index
+
     def _kde(self, z: Tensor, loc: Tensor, scale: Tensor, index: Tensor, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The kernel density estimate, of single draws of images where these are draws of a population."""
         some = torch.arange(len(z), device=z.device) if self._everything is not None else (earlier(index) == 0).nonzero()[:, 0]
-        some = thinned(some)
+        some = thinned(some, KDE)
         value, stderr = mean_and_stderr(kde_information(z[some], loc[some], scale[some]), index[some])
         excess = torch.maximum(value - found["i_q_upper"], found["i_q_lower"] - value)
         breaks = excess > 2 * torch.maximum(stderr, found["i_q_stderr"])
@@ -192,7 +217,7 @@ class Information(PosteriorSamples):
         half = (index + (earlier(index) if self._everything is not None else 0)) % 2
         log_r = torch.empty(len(judged), dtype=torch.float64, device=z.device)
         for fit in (0, 1):
-            training = z[thinned((half == fit).nonzero()[:, 0])].double().cpu().numpy()
+            training = z[thinned((half == fit).nonzero()[:, 0], FITTED)].double().cpu().numpy()
             other = half[judged] != fit
             components = max(1, min(self.components, len(training) // (2 * z.shape[1] + 2)))
             mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=50)
@@ -215,9 +240,19 @@ def earlier(index: Tensor) -> Tensor:
     return found
 
 
-def thinned(some: Tensor) -> Tensor:
-    """Every second, third … of them, so that at most `FEW` are left."""
-    return some[:: max(1, -(-len(some) // FEW))]
+def thinned(some: Tensor, most: int) -> Tensor:
+    """Every second, third … of them, so that at most `most` are left."""
+    return some[:: max(1, -(-len(some) // most))]
+
+
+def controlled(values: Tensor, controls: Tensor) -> Tensor:
+    """Values (n,) of the same mean and less spread, by regression on controls (n, c) whose mean is known to be 0.
+
+    The error of the coefficients is of the order 1/n. Reference: Glasserman, Monte Carlo Methods in Financial Engineering, 2003.
+    """
+    centred = controls - controls.mean(0)
+    slope = torch.linalg.lstsq(centred, (values - values.mean()).unsqueeze(-1)).solution
+    return values - (controls @ slope).squeeze(-1)
 
 
 def add(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
