@@ -97,8 +97,9 @@ def main() -> None:
         "",
         f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the "
         "bound that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
-        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds. λ falls as slack "
-        "grows: one λ tells of small changes alone, and for a larger δ the λ at γ promises too much, the λ at γ + δ too little.",
+        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds. λ falls as "
+        "slack grows: one λ tells of small changes alone, and for a larger δ the λ at γ promises too much, the λ at γ + δ "
+        "too little.",
     ]
     print("\n".join(lines))
     if options.out:
