@@ -65,6 +65,7 @@ def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, 
         mean([after * delta for _, after in price]),
         mean([statistics.fmean(both) * delta for both in price]),
         mean(moved(preferred)),
+        mean([m - statistics.fmean(both) * delta for m, both in zip(moved(preferred), price, strict=True)]),
         mean([statistics.fmean(both) * delta + delta for both in price]),
         mean(moved(other)),
         mean([delta + after - before for before, after in met]),
@@ -84,7 +85,7 @@ def main() -> None:
     root = options.root or tempfile.mkdtemp(prefix="sensitivity-")
     gammas = [options.gamma, *(options.gamma + delta for delta in options.deltas)]
     runs = train(root, gammas, options.seeds, options.overrides)
-    head = ("", "δ (nats)", "from λ at γ", "from λ at γ + δ", "from their mean", "**measured**")
+    head = ("", "δ (nats)", "from λ at γ", "from λ at γ + δ", "from their mean", "**measured**", "measured − their mean")
     head += ("other bound: predicted", "measured", "change of −ELBO")
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for alpha in SIGNS:
@@ -96,7 +97,9 @@ def main() -> None:
         "",
         f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the "
         "bound that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
-        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds.",
+        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds. λ falls as "
+        "slack grows: one λ tells of small changes alone, and for a larger δ the λ at γ promises too much, the λ at γ + δ "
+        "too little.",
     ]
     print("\n".join(lines))
     if options.out:
