@@ -2,8 +2,8 @@
 
     python benchmarks/maximising.py [--tables 100] [--out results/maximising.md]
 
-With the model given the best tables of a grid are polished by a local search at 40 values of ε; with the decoder free the best ones
-are known but for q(z), which is searched on a grid of 20,000. |α| = 1; the gaps of other α are |α| times as large.
+With the model given the best tables of a grid are polished by a local search at 40 values of ε; with the decoder free the
+best ones are known but for q(z), which is searched on a grid of 20,000. |α| = 1; the gaps of other α are |α| times as large.
 """
 
 from __future__ import annotations
@@ -112,11 +112,20 @@ def main() -> None:
     told = ", ".join(f"{mixing_lowers_the_bound(t):.4f} at t = {t:g}" for t in points)
     rows = [row(case, max(1, round(case.share * options.tables))) for case in CASES]
     lines = ["# The maximising problem on tiny tables", "", "Made by `python benchmarks/maximising.py`.", ""]
-    lines += [f"- The bound on I, less H_q(x), on a line of tables with q = p: {told}; the mean of the ends is higher than the middle."]
+    lines += [
+        f"- The bound on I, less H_q(x), on a line of tables with q = p: {told}; the middle is lower than the mean of the ends."
+    ]
     if options.out:
         gap, multiplier = draw(options.out.with_suffix(".png"))
         lines += [f"- q(x) = (0.5, 0.5), p(z) = (0.7, 0.3), decoder free: a gap of {gap:.3f} nats at λ = {multiplier:.1f} |α|."]
-    lines += ["", f"Gaps above {LEAST:g} nat are counted; the largest are in nats.", "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}", *(f"| {' | '.join(r)} |" for r in rows)]
+    lines += [
+        "",
+        f"Gaps above {LEAST:g} nat are counted; the largest are in nats.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{'---|' * len(HEAD)}",
+        *(f"| {' | '.join(r)} |" for r in rows),
+    ]
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

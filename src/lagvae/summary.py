@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from lagvae.build import make
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
-from lagvae.diagnosis import explain, explain_critic, judge, overall
+from lagvae.diagnosis import explain, explain_critic, judge, overall, regime
 from lagvae.lagrangian import Lagrangian
 from lagvae.module import LatentVariableModel
 from lagvae.runs import read_series
@@ -66,6 +66,7 @@ def summarise(
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} for split, values in splits.items()
         },
         "verdict": overall(findings),
+        "regime": regime(lagrangian.constraints, findings, cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
 

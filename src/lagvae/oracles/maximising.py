@@ -48,7 +48,7 @@ class Curve:
     information: Array
     hull_kl: Array
     hull_information: Array
-    tables: Array
+    tables: NDArray[np.intp]
 
     @property
     def gap(self) -> Array:
@@ -93,8 +93,10 @@ def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int
     chosen = np.unique(np.searchsorted(found.kl, np.linspace(found.kl[0], found.kl[-1], polished + 1)[1:]))
     more = []
     for at in chosen:
-        start = rows[list(np.unravel_index(found.tables[at], (len(rows),) * n))]
-        more.append(polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])))
+        # Where two kinds of tables are about as good, those a little before are of the other kind.
+        near = [rows[list(np.unravel_index(found.tables[max(0, at - back)], (len(rows),) * n))] for back in (0, 2, 5, 10)]
+        ended = [polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])) for start in near]
+        more.append(max(ended, key=lambda end: end[1]))
     ends = np.array(more)
     whole = curve(np.concatenate([found.kl, ends[:, 0]]), np.concatenate([found.information, ends[:, 1]]))
     return Curve(ends[:, 0], ends[:, 1], whole.hull_kl, whole.hull_information, chosen)
@@ -178,8 +180,8 @@ def curve(kl: Array, information: Array) -> Curve:
 def mixing_lowers_the_bound(t: float) -> float:
     """I̲_q − H_q(x) = t log t + (1−t) log(1−t), in nats, on the line of joint tables that are t/2 on one diagonal.
 
-    q = p there: KL(q(x,z)‖p(x,z)) = 0 on all of the line. The bound is the same at t and 1 − t, and lower in the middle of them,
-    so it is not concave in the joint tables, and no λ · KL can make up for it.
+    q = p there: KL(q(x,z)‖p(x,z)) = 0 on all of the line. The bound is the same at t and 1 − t, and lower in the middle of
+    them: it is not concave in the joint tables, and no λ · KL can make up for it.
     """
     if not 0 <= t <= 1:
         raise SettingError(f"t={t} must lie between 0 and 1.")
