@@ -6,7 +6,8 @@ READY := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup calibrate train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist clean
+.PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
+	duality linear sensitivity estimators clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +25,9 @@ setup: $(READY) ## Make .venv and install everything
 
 calibrate: $(READY) ## Find what divergences the model can reach
 	@$(PY) src/calibrate.py $(ARGS)
+
+feasible: $(READY) ## Find what bounds the model can meet, alone and together, before training
+	@$(PY) src/feasible.py $(ARGS)
 
 train: $(READY) ## Train; calibrates first where no calibration fits
 	@$(PY) src/train.py $(ARGS)
@@ -71,6 +75,12 @@ dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an ho
 
 mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
 	@$(PY) benchmarks/mnist.py $(ARGS)
+
+linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (four minutes)
+	@$(PY) benchmarks/linear_gaussian.py --out results/linear_gaussian.md $(ARGS)
+
+sensitivity: $(READY) ## What slack buys, predicted from λ and measured: results/sensitivity.md (five minutes)
+	@$(PY) benchmarks/sensitivity.py --out results/sensitivity.md $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -74,14 +74,22 @@ def main() -> None:
         return statistics.median(abs(n[name]) for n in numbers)
 
     second = sum(program.kernel is not None for program, _, _ in found)
-    lines = ["# Strong duality on tables", "", f"Made by `python benchmarks/duality.py`: {len(found)} random programs, {second} of"]
-    lines += [f"them with a second constraint (MMD), {options.steps} steps of Algorithm 1 each. Largest over all programs (median):", ""]
+    lines = [
+        "# Strong duality on tables",
+        "",
+        f"Made by `python benchmarks/duality.py`: {len(found)} random programs, {second} of",
+    ]
+    lines += [
+        f"them with a second constraint (MMD), {options.steps} steps of Algorithm 1 each. Largest over all programs (median):",
+        "",
+    ]
     lines += [
         f"- the two solvers differ in V by {worst('solvers'):.1e} nat ({typical('solvers'):.1e});",
         f"- λ* differs from −dV/dε by {worst('price'):.2%} ({typical('price'):.2%});",
         f"- training ends off V by {worst('value'):.1e} nat ({typical('value'):.1e}), a violation of "
         f"{max(n['violation'] for n in numbers):.1e}, and a gap of its own λ of {worst('gap'):.1e} nat ({typical('gap'):.1e});",
-        f"- its λ of the KL is off by {worst('multiplier'):.2%} ({typical('multiplier'):.2%}), of the MMD by {worst('second'):.2%}.",
+        f"- its λ of the KL is off by {worst('multiplier'):.2%} ({typical('multiplier'):.2%}), of the MMD by "
+        f"{worst('second'):.2%}.",
         "",
         f"| {' | '.join(HEAD)} |",
         f"|{'---|' * len(HEAD)}",

@@ -12,7 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, sensitivity, stationarity
+=======
+from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, regime, stationarity
+>>>>>>> tabular
 from lagvae.divergences import RBF
 from lagvae.estimators import MMD, Distortion, Divergence, NegElbo
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
@@ -193,6 +197,30 @@ def findings(*verdicts: Verdict) -> list[Finding]:
 )
 def test_the_verdict_on_a_run_is_its_worst(verdicts: tuple[Verdict, ...], expected: str) -> None:
     assert overall(iter(findings(*verdicts))) == expected
+
+
+def test_the_regime_of_a_maximising_run() -> None:
+    def said(
+        multiplier: float, alpha_q: float = -2.0, alpha_p: float = 0.0, value: float = 80.0, **settings: Any
+    ) -> str | None:
+        constraints = [unitless(), nats(**settings)]
+        found = [judge(c, value, 0.0, multiplier, abs(alpha_q), value) for c in constraints]
+        return regime(constraints, found, alpha_q, alpha_p)
+
+    assert said(2.0) == "λ = 2 ≥ |α| = 2: with the decoder held fixed, the problem is convex in distribution space."
+    assert said(1.99) == "λ = 1.99 < |α| = 2: not convex in distribution space, a duality gap is possible."
+    # Nothing is said where it does not apply: minimising, a preference on I_p too, λ fixed, a bound that is slack or broken.
+    for nothing in (
+        said(3.0, alpha_q=2.0),
+        said(3.0, alpha_q=0.0),
+        said(3.0, alpha_p=-1.0),
+        said(3.0, learned=False),
+        said(0.0, value=70.0),
+        said(3.0, value=90.0),
+        said(3.0, bound=None, learned=False),
+        regime([unitless()], [judge(unitless(), 0.002, 0.0, 3.0, 1.0, 0.002)], -1.0, 0.0),
+    ):
+        assert nothing is None
 
 
 def test_what_a_user_is_told() -> None:

@@ -23,8 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("explanation", "members", "table1"),
         *("cells", "engines", "launch", "stacking", "sweep", "work"),
     ),
-    # a model in training on its data, or a stack of them; figures draw a trained model, and many runs compared
-    ("callbacks", "data", "figures", "module", "stack"),
+    # a model in training on its data, on tables, or a stack of them; figures draw a trained model, and many runs compared
+    ("callbacks", "data", "figures", "module", "stack", "tables"),
     # what is said of a model and of a run
     ("calibration", "diagnosis", "metrics", "pareto"),
     ("lagrangian",),
@@ -44,17 +44,21 @@ EXPERIMENTS, TRAINING = LAYERS[0], LAYERS[1]
 TOOLS: dict[str, frozenset[str]] = {
     "hydra": frozenset(EXPERIMENTS),
     "omegaconf": frozenset({*EXPERIMENTS, "pareto"}),
-    "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs", "stack"}),
+    "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs", "stack", "tables"}),
     "wandb": frozenset({"loggers"}),
     "matplotlib": frozenset({"figures"}),
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
     "torchmetrics": frozenset({"metrics"}),
     "scipy": frozenset({"metrics", "oracles"}),
+<<<<<<< HEAD
+=======
+    "cvxpy": frozenset({"oracles"}),
+>>>>>>> tabular
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "loggers"}),
-    "numpy": frozenset({"data", "loggers", "metrics"}),
+    "numpy": frozenset({"data", "loggers", "metrics", "oracles"}),
     "psutil": frozenset({"stacking"}),
 }
 """Third-party tool → the rooms that know it; torch is known to all."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lagvae.estimators import NegElbo
 from lagvae.lagrangian import Constraint, Lagrangian
 from lagvae.laws import JointSamples, Laws
 
@@ -113,6 +114,28 @@ def overall(findings: Iterable[Finding]) -> str:
         if worst in verdicts:
             return str(worst)
     return "met" if verdicts else "unconstrained"
+
+
+def regime(constraints: Iterable[Constraint], findings: Iterable[Finding], alpha_q: float, alpha_p: float) -> str | None:
+    """A sentence on whether the dual of a maximising run can be trusted, or None where there is nothing to say.
+
+    −|α| I_q + λ KL(q(x,z)‖p(x,z)) is convex in the tables q(z|x), the model p held fixed, once λ ≥ |α|: then no duality gap
+    is left there. Below, one is possible. Nothing is promised of both laws at once, nor of the parameters of networks
+    (docs/theory.md).
+
+    Says something where α_q < 0 is the whole preference and −ELBO is constrained, active, with a learned λ.
+    """
+    if not (alpha_q < 0 and alpha_p == 0):
+        return None
+    size = abs(alpha_q)
+    for c, f in zip(constraints, findings, strict=True):
+        if isinstance(c.divergence, NegElbo) and c.learned and f.verdict is Verdict.ACTIVE:
+            if f.multiplier >= size:
+                said = "≥", "with the decoder held fixed, the problem is convex in distribution space"
+            else:
+                said = "<", "not convex in distribution space, a duality gap is possible"
+            return f"λ = {f.multiplier:.3g} {said[0]} |α| = {size:.3g}: {said[1]}."
+    return None
 
 
 def stationarity(laws: Laws, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float | None:

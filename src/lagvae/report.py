@@ -158,6 +158,8 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
         out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
+    if summary.get("regime"):
+        out.print(escape(summary["regime"]))
     if summary.get("stopped_by"):
         out.print(f"Stopped early, after {summary['steps']} steps: more ascent of λ would change nothing.")
     for message in summary["messages"]:

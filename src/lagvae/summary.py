@@ -11,7 +11,11 @@ from omegaconf import DictConfig
 from lagvae.build import make
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
+<<<<<<< HEAD
 from lagvae.diagnosis import explain, explain_critic, judge, overall, sensitivity
+=======
+from lagvae.diagnosis import explain, explain_critic, judge, overall, regime
+>>>>>>> tabular
 from lagvae.lagrangian import Lagrangian
 from lagvae.metrics import tightest
 from lagvae.module import LatentVariableModel
@@ -69,6 +73,7 @@ def summarise(
             for split, values in splits.items()
         },
         "verdict": overall(findings),
+        "regime": regime(lagrangian.constraints, findings, cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
 

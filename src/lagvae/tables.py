@@ -175,7 +175,9 @@ def rows(q_x: Tensor, most: int = 1000) -> Tensor:
         counts = q_x.double() * size
         if torch.allclose(counts, counts.round(), atol=1e-9, rtol=0):
             return torch.eye(len(q_x), dtype=torch.float64).repeat_interleave(counts.round().long(), 0)
-    raise SettingError(f"q_x={[round(float(v), 6) for v in q_x]} is the law of no {most} rows or fewer; round it to multiples of 1/20.")
+    raise SettingError(
+        f"q_x={[round(float(v), 6) for v in q_x]} is the law of no {most} rows or fewer; round it to multiples of 1/20."
+    )
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     min  α E_q(x) KL(q(z|x)‖p(z))    subject to   KL(q(x,z)‖p(x,z)) ≤ ε,   MMD(q(z), p(z)) ≤ ε'       α > 0, q(x) given
 
 over joint tables q(x,z) and p(x,z). α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear
-in p(x,z); so is the squared MMD of the two marginals. Slater's condition holds above the least attainable ε: there is no duality
-gap, and λ* is the shadow price −dV/dε (Theorem 2; Zhao, Song, Ermon, UAI 2018).
+in p(x,z); so is the squared MMD of the two marginals. Slater's condition holds above the least attainable ε: there is no
+duality gap, and λ* is the shadow price −dV/dε (Theorem 2; Zhao, Song, Ermon, UAI 2018).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lagvae.errors import SettingError, SolverError
 from lagvae.oracles.tabular import Tabular, check_table
 
 SOLVERS = {
- "CLARABEL": {},
+    "CLARABEL": {},
     "SCS": {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 200_000},
 }
 """Solvers of exponential cones and how precise they are asked to be: an interior point method, and a first order one."""
@@ -64,7 +64,9 @@ class Program:
         if not 0 <= self.share < 1:
             raise SettingError(f"share={self.share} must be at least 0 and below 1.")
         if not self.alpha > 0:
-            raise SettingError(f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising).")
+            raise SettingError(
+                f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising)."
+            )
         if not self.epsilon >= 0:
             raise SettingError(f"epsilon={self.epsilon} must be at least 0: no KL divergence is below it.")
         if (self.kernel is None) != (self.epsilon_mmd is None):

@@ -12,7 +12,7 @@ Two problems over q(z|x), with q(x) and p(z) given:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Curve:
     information: Array
     hull_kl: Array
     hull_information: Array
-    tables: Array
+    tables: NDArray[np.intp]
 
     @property
     def gap(self) -> Array:
@@ -65,13 +65,12 @@ class Curve:
         return found
 
 
-def search(q_x: Array, p_z: Array, p_x_given_z: Array | None, cells: int, polished: int = 0) -> Curve:
-    """Search all q(z|x) on a grid.
+def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int = 0) -> Curve:
+    """The model given: search all q(z|x) on a grid.
 
     Args:
-        q_x: (n,). p_z: (k,). p_x_given_z: (k, n); None: the decoder is free. cells: of the grid, along each probability.
-        polished: at how many ε a local search goes on from the best table of the grid, where the model is given; then the
-            curve has these ε alone.
+        q_x: (n,). p_z: (k,). p_x_given_z: (k, n). cells: of the grid, along each probability.
+        polished: at how many ε a local search goes on from the best table of the grid; then the curve has these ε alone.
 
     Returns: the curve. A grid reaches less than all tables do: V is too high by what a step of it costs.
 
@@ -83,26 +82,51 @@ def search(q_x: Array, p_z: Array, p_x_given_z: Array | None, cells: int, polish
         raise SettingError(f"cells={cells} makes {len(rows)}^{n} tables of {n} × {k}; at most {MOST} are searched. Lower it.")
     # Sums over rows are added up row by row: a table is never held as a whole.
     minus_entropy = xlogy(rows, rows).sum(1)
-    given, reach, marginal = np.zeros(1), np.zeros(1), np.zeros((1, k))
+    given, kl, marginal = np.zeros(1), np.zeros(1), np.zeros((1, k))
     for i in range(n):
         given = np.add.outer(given, q_x[i] * minus_entropy).ravel()
         marginal = (marginal[:, None] + q_x[i] * rows).reshape(-1, k)
-        if p_x_given_z is not None:
-            joint = rel_entr(q_x[i] * rows, p_z * p_x_given_z[:, i]).sum(1)
-            reach = np.add.outer(reach, joint).ravel()
-    information = given - xlogy(marginal, marginal).sum(1)
-    kl = reach if p_x_given_z is not None else rel_entr(marginal, p_z).sum(1)
-    found = curve(kl, information)
-    if not polished or p_x_given_z is None:
+        kl = np.add.outer(kl, rel_entr(q_x[i] * rows, p_z * p_x_given_z[:, i]).sum(1)).ravel()
+    found = curve(kl, given - xlogy(marginal, marginal).sum(1))
+    if not polished:
         return found
     chosen = np.unique(np.searchsorted(found.kl, np.linspace(found.kl[0], found.kl[-1], polished + 1)[1:]))
     more = []
     for at in chosen:
-        start = rows[list(np.unravel_index(found.tables[at], (len(rows),) * n))]
-        more.append(polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])))
+        # Where two kinds of tables are about as good, those a little before are of the other kind.
+        near = [rows[list(np.unravel_index(found.tables[max(0, at - back)], (len(rows),) * n))] for back in (0, 2, 5, 10)]
+        ended = [polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])) for start in near]
+        more.append(max(ended, key=lambda end: end[1]))
     ends = np.array(more)
     whole = curve(np.concatenate([found.kl, ends[:, 0]]), np.concatenate([found.information, ends[:, 1]]))
     return Curve(ends[:, 0], ends[:, 1], whole.hull_kl, whole.hull_information, chosen)
+
+
+def search_free(q_x: Array, p_one: float, points: int = 20_000) -> Curve:
+    """The decoder free, z of two values with p(z = 1) = `p_one`: search all q(z = 1).
+
+    I_q is H(z) less a sum of entropies, which are concave: at given q(z) it is largest at a corner of the tables, where all
+    values of x but one have a certain z. So one grid, over q(z = 1), has the best tables.
+
+    Args:
+        q_x: (n,). points: of the grid; q(z = 1) of all certain tables, and `p_one`, are in it.
+    """
+
+    def entropy(w: Array) -> Array:
+        found: Array = -xlogy(w, w) - xlogy(1 - w, 1 - w)
+        return found
+
+    n = len(q_x)
+    sums = [sum(q_x[list(chosen)]) for size in range(n + 1) for chosen in combinations(range(n), size)]
+    ones = np.unique(np.concatenate([np.linspace(0, 1, points + 1), [p_one], np.clip(sums, 0, 1)]))
+    lost = np.full(len(ones), np.inf)
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        for certain in (sum(q_x[list(c)]) for size in range(n) for c in combinations(others, size)):
+            share = (ones - certain) / q_x[i]
+            cost = np.where((share > -1e-12) & (share < 1 + 1e-12), q_x[i] * entropy(np.clip(share, 0, 1)), np.inf)
+            lost = np.minimum(lost, cost)
+    return curve(rel_entr(ones, p_one) + rel_entr(1 - ones, 1 - p_one), entropy(ones) - lost)
 
 
 def polish(start: Array, q_x: Array, p: Array, epsilon: float) -> tuple[float, float]:
@@ -138,6 +162,7 @@ def polish(start: Array, q_x: Array, p: Array, epsilon: float) -> tuple[float, f
 
 def curve(kl: Array, information: Array) -> Curve:
     """The curve of a cloud of tables."""
+    kl = np.round(kl, 12)  # what is 0 up to rounding must not have tables of its own
     order = np.lexsort((-information, kl))
     kl, information = kl[order], information[order]
     best = np.maximum.accumulate(information)
@@ -155,8 +180,8 @@ def curve(kl: Array, information: Array) -> Curve:
 def mixing_lowers_the_bound(t: float) -> float:
     """I̲_q − H_q(x) = t log t + (1−t) log(1−t), in nats, on the line of joint tables that are t/2 on one diagonal.
 
-    q = p there: KL(q(x,z)‖p(x,z)) = 0 on all of the line. The bound is the same at t and 1 − t, and lower in the middle of them,
-    so it is not concave in the joint tables, and no λ · KL can make up for it.
+    q = p there: KL(q(x,z)‖p(x,z)) = 0 on all of the line. The bound is the same at t and 1 − t, and lower in the middle of
+    them: it is not concave in the joint tables, and no λ · KL can make up for it.
     """
     if not 0 <= t <= 1:
         raise SettingError(f"t={t} must lie between 0 and 1.")
