@@ -111,7 +111,8 @@ def table(found: list[Cell], world: str) -> list[str]:
 
 def told(values: list[float]) -> str:
     """Mean ± spread."""
-    return f"{statistics.fmean(values):+.2f} ± {statistics.stdev(values):.2f}"
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    return f"{mean:+.2f} ± {spread:.2f}" if abs(mean) < 1000 else f"{mean:+.0e} ± {spread:.0e}"
 
 
 def times(found: list[Cell]) -> list[str]:
