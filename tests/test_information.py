@@ -235,7 +235,7 @@ def two_steps(
 
 def test_the_laws_of_images(generator: torch.Generator) -> None:
     n, t, d, draw, noise = 4000, 3, 2, 0.5, 0.3
-    loc, m, _ = two_steps(generator, n, t, d, draw, noise)
+    loc, _, _ = two_steps(generator, n, t, d, draw, noise)
     laws = image_laws(loc, torch.full_like(loc, noise))
     torch.testing.assert_close(laws.mean, loc.mean(0))
     covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT)

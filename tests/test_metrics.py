@@ -12,17 +12,31 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae.divergences import RBF
+from lagvae.divergences import RBF, MedianRBF, MixtureRBF
 from lagvae.errors import SettingError
 from lagvae.estimators import MMD, Divergence, NegElbo
 from lagvae.information import aggregate_bounds, kde_information
 from lagvae.laws import EmpiricalPrior, JointSamples, Laws, draw_noise
-from lagvae.metrics import ActiveUnits, Divergences, Information, Measure, Reconstruction, Terms, mean_and_stderr
+from lagvae.metrics import (
+    ActiveUnits,
+    Divergences,
+    Information,
+    InformationOfModel,
+    MarginalLikelihood,
+    Measure,
+    Reconstruction,
+    Terms,
+    mean_and_stderr,
+    permutation_p_value,
+    tightest,
+)
+from lagvae.metrics.information import controlled, earlier
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
 
 LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
 Draw = Callable[..., JointSamples]
+MeanIs = Callable[[Tensor, float | Tensor], float]
 
 
 def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
@@ -265,6 +279,201 @@ def test_the_kernel_estimate_is_marked_where_it_breaks_a_bound(draw: Draw) -> No
 def test_information_needs_four_samples() -> None:
     with pytest.raises(SettingError, match="samples=3"):
         Information(samples=3)
+    for settings, told in (({"components": -1}, "components=-1"), ({"pairs": 0}, "pairs=0")):
+        with pytest.raises(SettingError, match=told):
+            Information(**settings)
+
+
+class Observed:
+    """Images m whose x = m + draw · u is new every time, where draw > 0; only what `Information` asks for is known."""
+
+    def __init__(self, images: Tensor, draw: float) -> None:
+        self.images, self.draw, self.redrawn = images, draw, draw > 0
+
+    def size(self, split: str) -> int:
+        return len(self.images)
+
+    def again(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
+        x = self.images[index].expand(times, -1, -1)
+        return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))
+
+
+def images_of(laws: Laws, data: Observed, split: str, passes: int, **settings: object) -> tuple[Information, dict[str, float]]:
+    """A metric that has seen a split some times, and what it says."""
+    measure = Information(**settings)  # type: ignore[arg-type]
+    assert measure.defined(laws, data, split)  # type: ignore[arg-type]
+    index = torch.arange(len(data.images))
+    for step in range(passes):
+        x = data.again(split, index, 1, 10_000 + step)[0]
+        measure.update(JointSamples(laws, x, draw_noise(frozenset({"z_q"}), laws, Noise(2), step, x)), index)
+    return measure, {name: float(value) for name, value in measure.compute().items()}
+
+
+def two_step_world(
+    linear_laws: LinearLaws, n: int, draw: float, t: float, generator: torch.Generator
+) -> tuple[Laws, Observed, float]:
+    """N images in four dimensions that q(z|x) = N(x, t² I) takes as they are, and I(x;z) under the law of just these images."""
+    d = 4
+    images = 2 * torch.randn(n, d, generator=generator)
+    laws = linear_laws(LinearGaussian(torch.eye(d).double(), 0.1), torch.eye(d).double(), torch.full((d,), t).double())
+    s = (draw**2 + t**2) ** 0.5
+    m = torch.randint(n, (20_000,), generator=generator)
+    z = images[m] + s * torch.randn(20_000, d, generator=generator)
+    apart = -torch.cdist(z.double(), images.double()).square() / (2 * s * s)
+    between = apart.gather(1, m[:, None])[:, 0] - apart.logsumexp(-1) + log(n)
+    return laws.requires_grad_(False), Observed(images, draw), float(between.mean()) + d / 2 * log(1 + (draw / t) ** 2)
+
+
+def test_further_draws_of_the_images_lift_the_limit(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.2, generator)
+    few = images_of(laws, data, "train", 2)[1]
+    many = images_of(laws, data, "train", 2, samples=6000, images=True, components=2)[1]
+    assert few["i_q_lower_limit"] == pytest.approx(log(120))
+    assert many["i_q_lower_limit"] == pytest.approx(log(6000))
+    assert many["i_q_lower_inclusive"] > few["i_q_lower_inclusive"] + 0.3
+    assert many["i_q_upper"] < few["i_q_upper"] - 0.3
+    for found in (few, many):
+        assert found["i_q_lower"] <= true + 4 * found["i_q_lower_stderr"]
+        assert found["i_q_upper"] >= true - 4 * found["i_q_upper_stderr"]
+    assert many["i_q_upper"] - many["i_q_lower"] < (few["i_q_upper"] - few["i_q_lower"]) / 4
+
+
+def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.005, generator)
+    found = images_of(laws, data, "train", 2, samples=6000, images=True)[1]
+    assert tightest(found) == {"i_q_lower_by": "nested", "i_q_upper_by": "images"}
+    assert found["i_q_lower_inclusive"] <= log(6000) < found["i_q_lower"] - 2
+    assert found["i_q_lower"] <= found["i_q_lower_limit"] == pytest.approx(log(60) + log(7500))
+    assert found["i_q_lower"] <= true + 4 * found["i_q_lower_stderr"]
+    # Images lie apart and each has ten thousandfold as many draws as the covariance has numbers: r(z) is near q(z).
+    assert true - 4 * found["i_q_upper_stderr"] <= found["i_q_upper"] <= true + 0.2
+
+
+def test_held_out_images_are_draws_of_a_population(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+    # m ∼ N(0, 4 I): q(z) = N(0, (4 + draw² + t²) I) over the population, with I = d/2 log((4 + draw² + t²) / t²); of the
+    # 60 images alone I is less. A bound that is judged with the own image would be one on the latter.
+    draw, t, d, repeats = 0.3, 0.25, 4, 10
+    ends = []
+    for _ in range(repeats):
+        laws, data, of_images = two_step_world(linear_laws, 60, draw, t, generator)
+        held, train = (images_of(laws, data, s, 2, samples=1500, images=True, components=2)[1] for s in ("test", "train"))
+        ends.append([held["i_q_lower"], held["i_q_upper"], train["i_q_upper"] - of_images, of_images])
+    mean, error = torch.tensor(ends).mean(0), 4 * torch.tensor(ends).std(0) / repeats**0.5
+    population = d / 2 * log((4 + draw**2 + t**2) / t**2)
+    assert mean[0] <= population + error[0]
+    assert mean[1] >= population - error[1]
+    assert mean[2] >= -error[2]
+    assert mean[3] < population - 0.5
+
+
+def test_x_that_never_changes_is_taken_once_and_known_whole(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+    laws, data, true = two_step_world(linear_laws, 60, 0.0, 0.8, generator)
+    found = images_of(laws, data, "train", 5, images=True)[1]
+    assert found["i_q_lower_limit"] == pytest.approx(log(60))
+    assert found["i_q_lower"] == found["i_q_upper"] == found["i_q_upper_whole"]
+    assert tightest(found)["i_q_upper_by"] == "whole"
+    assert found["i_q"] == pytest.approx(true, abs=4 * found["i_q_stderr"])
+    held = images_of(laws, data, "test", 5, images=True)[1]
+    assert "i_q_upper_whole" not in held
+    assert held == {**held, **images_of(laws, data, "test", 1)[1]}
+
+
+def test_few_judged_samples_say_the_same_as_all(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+    laws, data, _ = two_step_world(linear_laws, 500, 0.3, 0.5, generator)
+    all_of_them = images_of(laws, data, "train", 10)[1]
+    some = images_of(laws, data, "train", 10, pairs=5000 * 400)[1]
+    for name in ("i_q_lower", "i_q_upper"):
+        error = (all_of_them[f"{name}_stderr"] ** 2 + some[f"{name}_stderr"] ** 2) ** 0.5
+        assert 0 < abs(some[name] - all_of_them[name]) <= 4 * error
+
+
+def test_control_variates_leave_the_mean_and_take_the_spread(generator: torch.Generator, mean_is: MeanIs) -> None:
+    u, e = torch.randn(3000, 2, generator=generator).double(), torch.randn(3000, generator=generator).double()
+    values = 7 + 3 * u[:, 0] - 2 * u[:, 1] + 0.1 * e
+    assert mean_is(controlled(values, u), 7) < 1.1 * 0.1 / 3000**0.5
+    torch.testing.assert_close(controlled(values - 0.1 * e, u), torch.full_like(values, 7))
+
+
+def test_more_samples_than_there_are_is_refused() -> None:
+    still, anew = Observed(torch.zeros(50, 2), 0.0), Observed(torch.zeros(50, 2), 1.0)
+    for settings, data in (({"samples": 51}, still), ({"samples": 51, "images": True}, still), ({"samples": 51}, anew)):
+        with pytest.raises(SettingError, match=r"callbacks\.final\.information\.samples=51 is more than the 50 samples"):
+            Information(**settings).check(data, "callbacks.final.information")  # type: ignore[arg-type]
+    for settings, data in (({"samples": 50}, still), ({}, still), ({"samples": 51, "images": True}, anew)):
+        Information(**settings).check(data, "callbacks.final.information")  # type: ignore[arg-type]
+
+
+def test_the_earlier_draws_of_an_image_are_counted() -> None:
+    assert earlier(torch.tensor([3, 1, 3, 3, 0, 1])).tolist() == [0, 0, 1, 2, 0, 1]
+
+
+# ---- importance sampling
+
+
+def test_the_likelihood_is_held_between_its_bounds(draw: Draw) -> None:
+    world, a, t = some_world()
+    batches = [draw(world, a, t, 400, step) for step in range(3)]
+    few, many = (feed(MarginalLikelihood(draws=draws, samples=1200), batches) for draws in (2, 500))
+    terms, entropy = feed(Terms(), batches), float(world.entropy_x)  # the data are of the law p(x): −E log p(x) = H(x)
+    # The same x in all three; each draws its own z.
+    assert many["nll"] < few["nll"] - 4 * 0.02 < terms["neg_elbo"]
+    assert many["nll"] == pytest.approx(entropy, abs=4 * many["nll_stderr"])
+
+
+def test_the_posterior_as_proposal_is_exact(draw: Draw) -> None:
+    # Orthogonal columns: the posterior is diagonal, and every weight is p(x).
+    world = LinearGaussian(torch.tensor([[1.0, 0], [0, 2], [1, 0], [0, 0]]).double(), 0.6)
+    a, cov = world.posterior()
+    batch = draw(world, a, cov.diagonal().sqrt(), 300, 0)
+    law = torch.distributions.MultivariateNormal(torch.zeros(4).double(), world.cov_x)
+    true = -law.log_prob(batch.x_q.double())
+    for draws in (1, 7):
+        assert feed(MarginalLikelihood(draws=draws), [batch])["nll"] == pytest.approx(float(true.mean()), abs=1e-3)
+
+
+def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_laws: LinearLaws) -> None:
+    world, a, t = some_world()
+    laws, measure = linear_laws(world, a, t), MarginalLikelihood(draws=3, samples=10)
+    assert measure.defined(laws, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
+    for step in range(6):
+        measure.update(draw(world, a, t, 20, step), torch.arange(20) + 20 * (step % 2))
+    assert torch.cat(measure.index).tolist() == list(range(0, 40, 4))
+    with pytest.raises(SettingError, match="draws=0"):
+        MarginalLikelihood(draws=0)
+
+
+def test_the_information_of_the_model_is_held_between_its_bounds(linear_laws: LinearLaws) -> None:
+    world, a, t = some_world()
+    laws = linear_laws(world, a, t).requires_grad_(False)
+    x = torch.zeros(500, 4)
+    known = SimpleNamespace(size=lambda split: 500)
+    found = {}
+    for draws in (0, 3, 300):
+        measure = InformationOfModel(draws=draws, samples=1500)
+        assert measure.defined(laws, known, "train")  # type: ignore[arg-type]
+        needs = frozenset({"z_q", "z_p", "x_p"})
+        found[draws] = feed(measure, [JointSamples(laws, x, draw_noise(needs, laws, Noise(3), k, x)) for k in range(3)])
+    true = float(world.i_p)
+    for draws in (3, 300):
+        assert found[draws]["i_p_lower"] <= true + 4 * found[draws]["i_p_lower_stderr"]
+        assert found[draws]["i_p_upper"] >= true - 4 * found[draws]["i_p_upper_stderr"]
+    assert found[300]["i_p_upper"] - found[300]["i_p_lower"] < 0.05 < found[3]["i_p_upper"] - found[3]["i_p_lower"]
+    assert found[300]["i_p_lower"] > found[0]["i_p_lower"]
+    assert "i_p_upper" not in found[0]
+    with pytest.raises(SettingError, match="draws=-1"):
+        InformationOfModel(draws=-1)
+
+
+# ---- the power of MMD
+
+
+@pytest.mark.parametrize("kernel", ["mixture", "median"])
+def test_kernels_see_a_scale_in_64_dimensions(kernel: str, generator: torch.Generator) -> None:
+    """N(0, 0.64 I) from N(0, I) by 250 samples each: the p-value is its least, in 60 of 60 repetitions."""
+    k = {"mixture": MixtureRBF(), "median": MedianRBF()}[kernel]
+    for repetition in range(60):
+        a, b = 0.8 * torch.randn(250, 64, generator=generator), torch.randn(250, 64, generator=generator)
+        assert permutation_p_value(a, b, k, 39, seed=repetition)[1] <= 0.05
 
 
 # ---- active units

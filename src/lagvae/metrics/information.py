@@ -248,7 +248,9 @@ def thinned(some: Tensor, most: int) -> Tensor:
 def controlled(values: Tensor, controls: Tensor) -> Tensor:
     """Values (n,) of the same mean and less spread, by regression on controls (n, c) whose mean is known to be 0.
 
-    The error of the coefficients is of the order 1/n. Reference: Glasserman, Monte Carlo Methods in Financial Engineering, 2003.
+    What the coefficients' own error adds is of the order 1/n.
+
+    Reference: Glasserman, Monte Carlo Methods in Financial Engineering, 2003.
     """
     centred = controls - controls.mean(0)
     slope = torch.linalg.lstsq(centred, (values - values.mean()).unsqueeze(-1)).solution
