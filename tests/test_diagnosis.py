@@ -12,11 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, sensitivity, stationarity
-=======
-from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, regime, stationarity
->>>>>>> tabular
+from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, regime, sensitivity, stationarity
 from lagvae.divergences import RBF
 from lagvae.estimators import MMD, Distortion, Divergence, NegElbo
 from lagvae.lagrangian import Constraint, Lagrangian, Preference

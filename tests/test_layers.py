@@ -50,10 +50,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
     "torchmetrics": frozenset({"metrics"}),
     "scipy": frozenset({"metrics", "oracles"}),
-<<<<<<< HEAD
-=======
     "cvxpy": frozenset({"oracles"}),
->>>>>>> tabular
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),

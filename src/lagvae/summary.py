@@ -11,11 +11,7 @@ from omegaconf import DictConfig
 from lagvae.build import make
 from lagvae.calibration import Calibration
 from lagvae.data import SPLITS
-<<<<<<< HEAD
-from lagvae.diagnosis import explain, explain_critic, judge, overall, sensitivity
-=======
-from lagvae.diagnosis import explain, explain_critic, judge, overall, regime
->>>>>>> tabular
+from lagvae.diagnosis import explain, explain_critic, judge, overall, regime, sensitivity
 from lagvae.lagrangian import Lagrangian
 from lagvae.metrics import tightest
 from lagvae.module import LatentVariableModel
