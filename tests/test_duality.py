@@ -275,6 +275,17 @@ def test_the_hull_and_the_gap_of_a_cloud_that_is_known() -> None:
     assert simplex(3, 4).sum(1).tolist() == [1.0] * 15
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2)])
+def test_the_numbers_of_a_grid_are_those_of_the_oracle(shape: tuple[int, int]) -> None:
+    q_x, p_z, decoder = random_tables(*shape, 1)
+    found, rows_ = search(q_x, p_z, decoder, cells=6), simplex(shape[1], 6)
+    for at in range(0, len(found.kl), 5):
+        table = rows_[list(np.unravel_index(found.tables[at], (len(rows_),) * shape[0]))]
+        world = Tabular(*(torch.from_numpy(t) for t in (q_x, table, p_z, decoder)))
+        assert float(world.kl("x,z")) == pytest.approx(found.kl[at], abs=1e-11)
+        assert float(world.information("q")) == pytest.approx(found.information[at], **EXACT)
+
+
 def test_with_the_model_given_no_gap_is_left_where_lambda_is_large() -> None:
     low = []
     for seed in range(4):

@@ -131,9 +131,9 @@ def regime(constraints: Iterable[Constraint], findings: Iterable[Finding], alpha
     for c, f in zip(constraints, findings, strict=True):
         if isinstance(c.divergence, NegElbo) and c.learned and f.verdict is Verdict.ACTIVE:
             if f.multiplier >= size:
-                said = "≥", "with the decoder held fixed, the problem is convex in distribution space"
+                said = "≥", "with the decoder held fixed, there is no duality gap in distribution space"
             else:
-                said = "<", "not convex in distribution space, a duality gap is possible"
+                said = "<", "a duality gap is possible, even in distribution space with the decoder held fixed"
             return f"λ = {f.multiplier:.3g} {said[0]} |α| = {size:.3g}: {said[1]}."
     return None
 
