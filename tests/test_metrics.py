@@ -347,7 +347,7 @@ def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_laws: Li
     found = images_of(laws, data, "train", 2, samples=6000, images=True)[1]
     assert tightest(found) == {"i_q_lower_by": "nested", "i_q_upper_by": "images"}
     assert found["i_q_lower_inclusive"] <= log(6000) < found["i_q_lower"] - 2
-    assert found["i_q_lower"] <= found["i_q_lower_limit"] == pytest.approx(log(60) + log(7500))
+    assert found["i_q_lower"] <= found["i_q_lower_limit"] == pytest.approx(log(60) + log(3750))
     assert found["i_q_lower"] <= true + 4 * found["i_q_lower_stderr"]
     # Images lie apart and each has ten thousandfold as many draws as the covariance has numbers: r(z) is near q(z).
     assert true - 4 * found["i_q_upper_stderr"] <= found["i_q_upper"] <= true + 0.2
