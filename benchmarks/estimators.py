@@ -63,13 +63,12 @@ def mapped(function: Callable[[Any], Any], cells: list[Any], jobs: int, title: s
         return list(track(pool.map(function, cells), title, total=len(cells), console=Console(stderr=True)))
 
 
-def judge(samples: worlds.Samples, index: torch.Tensor | None = None, **settings: Any) -> tuple[dict[str, float], float]:
+def judge(samples: worlds.Samples, **settings: Any) -> tuple[dict[str, float], float]:
     """What the package's own metric says of samples, and the seconds that it took."""
     from lagvae.metrics import Information
 
     measure = Information(**settings)
-    measure.z, measure.loc, measure.scale = ([part] for part in samples)
-    measure.index = [torch.arange(len(samples[0])) if index is None else index]
+    worlds.shown(measure, samples, torch.arange(len(samples[0])))
     start = time.perf_counter()
     return {key: float(value) for key, value in measure.compute().items()}, time.perf_counter() - start
 
@@ -147,7 +146,7 @@ def of_images(cell: tuple[float, int]) -> Cell:
 
         plain, full = metric(False), metric(True)
         for measure in (plain, full):
-            measure.z, measure.loc, measure.scale, measure.index = [samples[0]], [samples[1]], [samples[2]], [index]
+            worlds.shown(measure, samples, index)
         a, b = ({key: float(value) for key, value in measure.compute().items()} for measure in (plain, full))
         rows.append((truth, a["i_q_lower"] - truth, a["i_q_upper"] - truth, b["i_q_lower"] - truth, b["i_q_upper"] - truth))
     return {"rows": rows, "by": tightest(b)}

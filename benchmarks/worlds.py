@@ -32,6 +32,13 @@ def sampled(generator: torch.Generator, loc: Tensor, scale: float) -> Samples:
     return loc + scale * torch.randn(loc.shape, generator=generator, dtype=loc.dtype), loc, torch.full_like(loc, scale)
 
 
+def shown(measure: Any, samples: Samples, index: Tensor) -> None:
+    """Let a metric see samples, and which image each is of."""
+    z, loc, scale = samples
+    law = SimpleNamespace(base_dist=SimpleNamespace(loc=loc, scale=scale))
+    measure.update(SimpleNamespace(z_q=z, q_z_given_x=law), index)
+
+
 class Images:
     """N images m ∼ N(0, 4 I), x = m + draw · u, z = x + noise · e: what a metric knows of data that are observed anew.
 

@@ -89,7 +89,7 @@ class Information(PosteriorSamples):
         components: of the Gaussian mixture; 0 leaves it out.
         kde: whether to make the kernel density estimate.
         images: whether to observe images anew where they are binarised: for K draws in all, and for bounds image by image (2 to
-            `TIMES` further draws of each; 10 K in all where log K is the limit).
+            `TIMES` further draws of each; 5 K in all where log K is the limit).
         pairs: of a sample and a draw that are looked at, about; fewer samples are judged where K is large.
     """
 
@@ -158,7 +158,7 @@ class Information(PosteriorSamples):
             times = min(max(2, -(-k // len(held))), TIMES)
             which, fitted["images"] = between(z[judged], index[judged], held, self._redraw, times, everything)
             if log(k) - float(lowers["inclusive"][0]) < NEAR:
-                each = max(2, 10 * k // IMAGES)
+                each = max(2, 5 * k // IMAGES)
                 inside = within(held, self._redraw, each, self.seed)
                 lowers["nested"] = add(
                     mean_and_stderr(which, index[judged]), mean_and_stderr(inside, torch.arange(len(inside)))
