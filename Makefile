@@ -56,10 +56,10 @@ table1: $(READY) ## The paper's Table 1, from the families here: docs/table1.md
 	@$(PY) src/explain.py table=docs/table1.md
 
 test: $(READY) ## Run the tests
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 verify: $(READY) ## Run every test, the slow proofs too
-	@$(PY) -m pytest -m "slow or not slow" $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile -m "slow or not slow" $(ARGS)
 
 lint: $(READY) ## Check style and types
 	@$(PY) -m ruff check .
@@ -85,6 +85,10 @@ linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world:
 
 sensitivity: $(READY) ## What slack buys, predicted from λ and measured: results/sensitivity.md (five minutes)
 	@$(PY) benchmarks/sensitivity.py --out results/sensitivity.md $(ARGS)
+
+estimators: $(READY) ## Estimators of information and MMD where the truth is known: docs/estimators.md, results/interval.md (ten minutes)
+	@$(PY) benchmarks/estimators.py
+	@$(PY) benchmarks/interval.py
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
