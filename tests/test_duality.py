@@ -199,7 +199,7 @@ def test_a_program_out_of_reach_is_an_error_and_its_duals_are_not_read(program: 
 def test_a_second_bound_out_of_reach_is_named_too(program: Program) -> None:
     kernel = torch.eye(len(program.base), dtype=torch.float64)
     program = replace(program, kernel=kernel, epsilon_mmd=0.0, epsilon=0.5 * least_kl(program))
-    with pytest.raises(SolverError, match="epsilon=.*or epsilon_mmd=0;"):
+    with pytest.raises(SolverError, match=r"epsilon=.*or epsilon_mmd=0;"):
         solve(program)
 
 

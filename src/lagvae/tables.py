@@ -194,11 +194,8 @@ def model_of(program: Program, steps: int = 3000, seed: int = 0) -> LatentVariab
 
     Raises: SettingError where the model rules out what a softmax table does not, so that KL is infinite.
     """
-    zeros = {
-        "base": program.share == 0 and (program.base == 0).any(),
-        "p_z": program.p_z is not None and (program.p_z == 0).any(),
-    }
-    for name in (name for name, found in zeros.items() if found):
+    kept = {"base": program.base if program.share == 0 else None, "p_z": program.p_z}
+    for name in (name for name, table in kept.items() if table is not None and (table == 0).any()):
         raise SettingError(f"{name} has zeros, and softmax tables have none: KL is infinite. Raise them, or use duality.solve.")
     generator = torch.Generator().manual_seed(seed)
     n, k = len(program.q_x), len(program.base)

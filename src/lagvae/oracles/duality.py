@@ -2,11 +2,11 @@
 
     min  α E_q(x) KL(q(z|x)‖p(z))    subject to   KL(q(x,z)‖p(x,z)) ≤ ε,   MMD(q(z), p(z)) ≤ ε'       α > 0, q(x) given
 
-over joint tables q(x,z) and p(x,z), where the decoder keeps a share of a given one: p(x|z) = (1 − s) base(x|z) + s r(x|z), r any
-table. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has V = 0 at every ε ≥ 0.
+over joint tables q(x,z) and p(x,z), where the decoder keeps a part of a given one: p(x|z) = (1 − s) base(x|z) + s r(x|z), any
+table r. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has V = 0 at every ε ≥ 0.
 
-α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear in p(x,z); so is the squared MMD of the
-two marginals; and the rule p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's condition needs one point
+α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear in p(x,z); so is the squared MMD of
+the two marginals; and the rule p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's condition needs one point
 strictly within both bounds: then there is no duality gap, and λ* is the shadow price −dV/dε, where V has a slope (the
 minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
 """
@@ -214,8 +214,8 @@ def shadow_price(program: Program, step: float = 1e-3, solver: str = "CLARABEL")
         below, above = (solve(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
     except (SettingError, SolverError) as error:
         raise SolverError(
-            f"epsilon={program.epsilon:g}: no difference of V, which needs solutions at epsilon ± {step:g}; take a smaller step, or "
-            f"raise epsilon further above what least_kl gives. ({error})"
+            f"epsilon={program.epsilon:g}: no difference of V, which needs solutions at epsilon ± {step:g}; take a smaller "
+            f"step, or raise epsilon further above what least_kl gives. ({error})"
         ) from None
     return (below - above) / (2 * step)
 

@@ -115,7 +115,8 @@ class WaterFilling:
         other = top if alpha > 0 else log(LOWEST)
         if excess(other) < 0:
             raise SettingError(
-                f"epsilon={epsilon:g} takes a level below {LOWEST:g}, beyond doubles; lower it to {self.at(LOWEST).neg_elbo:.6g}."
+                f"epsilon={epsilon:g} takes a level below {LOWEST:g}, too low for doubles; "
+                f"lower it to {self.at(LOWEST).neg_elbo:.6g} or less."
             )
         level = exp(brentq(excess, start, other, xtol=1e-14))
         point = self.at(level)
