@@ -12,6 +12,7 @@ import argparse
 import statistics
 from pathlib import Path
 
+import grid
 import torch
 from rich.progress import track
 
@@ -91,13 +92,9 @@ def main() -> None:
         f"- its λ of the KL is off by {worst('multiplier'):.2%} ({typical('multiplier'):.2%}), of the MMD by "
         f"{worst('second'):.2%}.",
         "",
-        f"| {' | '.join(HEAD)} |",
-        f"|{'---|' * len(HEAD)}",
-        *(f"| {' | '.join(texts)} |" for _, _, texts in found),
+        *grid.table(HEAD, [texts for _, _, texts in found]),
     ]
-    print("\n".join(lines))
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    grid.tell(lines, options.out)
 
 
 if __name__ == "__main__":

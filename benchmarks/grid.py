@@ -1,4 +1,4 @@
-"""Many runs of the package's own train(), one process each, for benchmarks that need a grid."""
+"""Many runs of the package's own train(), one process each, for benchmarks that need a grid; and tables of what came out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,3 +68,17 @@ def run(jobs: Iterable[list[str]], root: str, processes: int) -> list[dict[str, 
         done = track(as_completed(futures), f"Runs in {root}", total=len(jobs), console=Console(stderr=True))
         results = {futures[future]: future.result() for future in done}
     return [results[k] for k in range(len(jobs))]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def tell(lines: Iterable[str], out: Path | None) -> None:
+    """Print lines, and write them where a file is given."""
+    text = "\n".join(lines)
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")

@@ -93,7 +93,7 @@ def main() -> None:
         "error of λ",
         "verdict",
     )
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows: list[list[str]] = []
     errors: dict[str, list[float]] = {"I": [], "λ": []}
     for (alpha, slack), summary in zip(cells, summaries, strict=True):
         epsilon = least.neg_elbo + slack
@@ -106,16 +106,14 @@ def main() -> None:
         violation = f"{elbo['violation']:+.3f} ± {elbo['train_stderr']:.3f}"
         shown = [SIGNS[alpha], f"{slack:g}", violation, f"{found:.3f}", f"{best.rate:.3f}", f"{100 * off['I']:+.2f} %"]
         shown += [f"{elbo['multiplier']:.4f}", f"{best.multiplier:.4f}", f"{slope:.4f}", f"{100 * off['λ']:+.1f} %"]
-        lines.append(f"| {' | '.join([*shown, summary['verdict']])} |")
-    lines += [
+        rows.append([*shown, summary["verdict"]])
+    lines = [
+        *grid.table(head, rows),
         "",
         f"Largest error: {100 * max(errors['I']):.2f} % in I, {100 * max(errors['λ']):.1f} % in λ. {options.steps} steps, "
         f"α = ±1, one seed, nats; the least −ELBO is {least.neg_elbo:.4f} nats, with I = {least.rate:.4f}.",
     ]
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    grid.tell(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ def train(root: str, gammas: list[float], seeds: int, words: list[str]) -> dict[
     for file in sorted(Path(root).glob(f"runs/{FOLDER}/*/summary.json")):
         summary = json.loads(file.read_text(encoding="utf-8"))
         elbo = summary["constraints"]["neg_elbo"]
-        gamma = min(gammas, key=lambda g: abs(elbo["bound"] - elbo["calibrated"] - g))
-        found[summary["alpha"]["q"], gamma, summary["seed"]] = summary
+        for gamma in gammas:
+            if abs(elbo["bound"] - elbo["calibrated"] - gamma) < 1e-6:
+                found[summary["alpha"]["q"], gamma, summary["seed"]] = summary
     return found
 
 
@@ -46,8 +47,8 @@ def mean(values: list[float]) -> str:
     return f"{statistics.fmean(values):.3f} ± {error:.3f}"
 
 
-def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """Predicted and measured changes between runs that differ in slack alone."""
+def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[list[str], bool, bool]:
+    """Predicted and measured changes between runs that differ in slack alone; whether λ fell; whether both λ enclose them."""
     price = [[run["constraints"]["neg_elbo"]["multiplier"] / abs(alpha) for run in pair] for pair in pairs]
     at = [[run["splits"]["train"] for run in pair] for pair in pairs]
     sign, preferred, other = (1, "distortion", "rate") if alpha < 0 else (-1, "rate", "distortion")
@@ -70,7 +71,8 @@ def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, 
         mean(moved(other)),
         mean([delta + after - before for before, after in met]),
     ]
-    return f"| {' | '.join(cells)} |"
+    first, second = (statistics.fmean(each) * delta for each in zip(*price, strict=True))
+    return cells, second < first, min(first, second) <= statistics.fmean(moved(preferred)) <= max(first, second)
 
 
 def main() -> None:
@@ -87,24 +89,23 @@ def main() -> None:
     runs = train(root, gammas, options.seeds, options.overrides)
     head = ("", "δ (nats)", "from λ at γ", "from λ at γ + δ", "from their mean", "**measured**", "measured − their mean")
     head += ("other bound: predicted", "measured", "change of −ELBO")
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows = []
     for alpha in SIGNS:
         for delta, gamma in zip(options.deltas, gammas[1:], strict=True):
             pairs = [(runs[alpha, options.gamma, s], runs[alpha, gamma, s]) for s in range(options.seeds)]
-            lines.append(row(alpha, delta, pairs))
+            rows.append(row(alpha, delta, pairs))
     met = sum(run["verdict"] == "met" for run in runs.values())
-    lines += [
+    fell, between = (sum(told) for told in list(zip(*rows, strict=True))[1:])
+    lines = [
+        *grid.table(head, [cells for cells, _, _ in rows]),
         "",
         f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the "
         "bound that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "
-        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds. λ falls as "
-        "slack grows: one λ tells of small changes alone, and for a larger δ the λ at γ promises too much, the λ at γ + δ "
-        "too little.",
+        f"{options.seeds} seeds, training data; {met} of {len(runs)} runs met their bounds. With more "
+        f"slack λ was smaller in {fell} of {len(rows)} rows; what was measured lies between what the λ at γ and the λ at γ + δ "
+        f"promise in {between}.",
     ]
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    grid.tell(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import log
+from math import inf, log
 
 import numpy as np
 import pytest
@@ -196,6 +196,31 @@ def test_a_program_out_of_reach_is_an_error_and_its_duals_are_not_read(program: 
             solve(replace(program, epsilon=0.5 * least_kl(program)), solver)
 
 
+def test_a_second_bound_out_of_reach_is_named_too(program: Program) -> None:
+    kernel = torch.eye(len(program.base), dtype=torch.float64)
+    program = replace(program, kernel=kernel, epsilon_mmd=0.0, epsilon=0.5 * least_kl(program))
+    with pytest.raises(SolverError, match=r"epsilon=.*or epsilon_mmd=0;"):
+        solve(program)
+
+
+def test_a_price_too_near_the_least_kl_names_the_programs_own_bound(program: Program) -> None:
+    program = replace(program, epsilon=least_kl(program) + 1e-4)
+    with pytest.raises(SolverError, match=rf"epsilon={program.epsilon:g}: no difference of V.*smaller step"):
+        shadow_price(program)
+    with pytest.raises(SolverError, match=rf"epsilon={program.epsilon:g}: no difference of V.*smaller step"):
+        shadow_price(program, 1.0)
+
+
+def test_softmax_tables_cannot_meet_zeros(program: Program) -> None:
+    base = torch.eye(3)[:, [0, 1, 2, 2, 2]] if len(program.q_x) == 5 else torch.eye(len(program.q_x))
+    base = base / base.sum(-1, keepdim=True)
+    with pytest.raises(SettingError, match="base has zeros"):
+        model_of(replace(program, base=base, share=0.0))
+    model_of(replace(program, base=base))  # a share that is learned fills them
+    with pytest.raises(SettingError, match="p_z has zeros"):
+        model_of(replace(program, p_z=torch.tensor([0.5, 0.5, 0.0])))
+
+
 def test_a_status_that_is_not_optimal_is_an_error(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     from lagvae.oracles import duality
 
@@ -223,6 +248,15 @@ def test_an_unknown_solver_is_named(program: Program) -> None:
         ({"epsilon": -0.1}, "epsilon=-0.1"),
         ({"epsilon_mmd": 0.1}, "kernel and epsilon_mmd belong together"),
         ({"q_x": torch.tensor([0.5, 0.25, 0.0])}, "q_x sums to 0.75"),
+        ({"alpha": inf}, "alpha=inf must be a finite number"),
+        ({"epsilon": inf}, "epsilon=inf must be a finite number"),
+        ({"units": (0.0, 1.0)}, r"units=\(0\.0, 1\.0\) must be finite numbers above 0"),
+        ({"kernel": torch.eye(2), "epsilon_mmd": 0.1}, r"kernel has shape \(2, 2\); over z it must be \(3, 3\)"),
+        ({"kernel": -torch.eye(3), "epsilon_mmd": 0.1}, "least eigenvalue is -1"),
+        ({"kernel": torch.eye(3) + torch.ones(3, 3).triu(1), "epsilon_mmd": 0.1}, "must be symmetric"),
+        ({"kernel": torch.full((3, 3), inf), "epsilon_mmd": 0.1}, "kernel must hold finite numbers"),
+        ({"kernel": torch.eye(3), "epsilon_mmd": -0.1}, "epsilon_mmd=-0.1 must be at least 0"),
+        ({"kernel": torch.eye(3), "epsilon_mmd": inf}, "epsilon_mmd=inf must be a finite number"),
     ],
 )
 def test_programs_that_are_none_are_refused(change: dict[str, object], why: str, program: Program) -> None:
@@ -333,5 +367,17 @@ def test_the_free_decoders_search_agrees_with_all_tables() -> None:
 def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(SettingError, match=r"cells=1000 makes 501501\^2 tables of 2 × 3"):
         search(*random_tables(2, 3, 0), cells=1000)
+    with pytest.raises(SettingError, match=r"cells=0 must be at least 1"):
+        search(*random_tables(2, 2, 0), cells=0)
+    q_x, p_z, decoder = random_tables(2, 2, 0)
+    with pytest.raises(SettingError, match="q_x sums to"):
+        search(2 * q_x, p_z, decoder, cells=4)
+    with pytest.raises(SettingError, match="p_x_given_z has a zero"):
+        search(q_x, p_z, np.eye(2), cells=4)
+    with pytest.raises(SettingError, match="q_x has a zero"):
+        search_free(np.array([1.0, 0.0]), 0.5)
+    for p_one in (0.0, 1.0, float("nan")):
+        with pytest.raises(SettingError, match=f"p_one={p_one} must lie above 0 and below 1"):
+            search_free(q_x, p_one)
     with pytest.raises(SettingError, match=r"t=1\.5"):
         mixing_lowers_the_bound(1.5)

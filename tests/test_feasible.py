@@ -13,6 +13,7 @@ from scipy import optimize
 from small import ROOT
 from test_rate_distortion import LINEAR
 
+from lagvae import report
 from lagvae.errors import SettingError
 from lagvae.estimators import Distortion, Rate
 from lagvae.lagrangian import Constraint, Lagrangian, Preference, on_simplex
@@ -66,7 +67,7 @@ def test_the_largest_violation_takes_all_the_weight() -> None:
 
 
 def test_fixed_multipliers_do_not_move_on_a_simplex() -> None:
-    with pytest.raises(SettingError, match=r"multiplier\.simplex=true needs learned multipliers"):
+    with pytest.raises(SettingError, match=r"simplex=True needs learned multipliers"):
         Lagrangian(Preference(0.0), two(learned=False), simplex=True)
 
 
@@ -116,6 +117,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(tmp_path: Path) -> None:
     )
     # The reference of what is together is the least value alone, unless a number was asked for.
     result = json.loads(next(tmp_path.glob("calibrations/*/feasible.json")).read_text())
+    assert [result["constraints"][name]["nats"] for name in ("neg_elbo", "mmd")] == [True, False]
     assert result["constraints"]["mmd"]["reference"] == result["constraints"]["mmd"]["alone"]
     asked = program(tmp_path, *FEASIBLE, "constraints.neg_elbo.epsilon=5", "constraints.mmd.epsilon=1e-3", script="feasible")
     assert "These bounds were not met: " in asked.out
@@ -137,7 +139,12 @@ def test_one_constraint_has_no_others_to_meet(tmp_path: Path) -> None:
         (["feasible.optimizer.maximize=false"], ["must ascend"]),
         (["constraints.mmd.epsilon=nan"], ["constraints.mmd.epsilon=nan must be a finite number"]),
         (["constraints.mmd.unit=0"], ["constraints.mmd.unit=0.0 must be a positive number"]),
-        (["feasible.rate=-1"], ["multiplier.optimizer"]),
+        (["feasible.optimizer.maximise=true"], ["feasible.optimizer.maximise is unknown"]),
+        (["+feasible.optimizer.momentum=-1"], ["feasible.optimizer does not work", "momentum"]),
+        (["feasible.rate=-1"], ["feasible.rate=-1 must be a finite number above 0"]),
+        (["feasible.rate=abc"], ["feasible.rate=abc must be a finite number above 0"]),
+        (["resume=latest"], ["resume=latest has no effect here"]),
+        (["epsilon.calibration=somewhere"], ["epsilon.calibration=somewhere has no effect here"]),
     ],
 )
 def test_what_cannot_be_found_is_refused_before_any_training(tmp_path: Path, words: list[str], pieces: list[str]) -> None:
@@ -148,6 +155,44 @@ def test_what_cannot_be_found_is_refused_before_any_training(tmp_path: Path, wor
     for piece in pieces:
         assert piece in said.err, said.err
     assert not said.new
+
+
+def test_the_simplex_is_no_setting(tmp_path: Path) -> None:
+    said = program(tmp_path, *QUICK, "multiplier.simplex=true")
+    assert (said.status, said.new) == (1, set())
+    assert "multiplier.simplex is unknown" in said.err
+
+
+def row(asked: float | None, excess: float, critic: bool = False, nats: bool = True, unit: float = 1.0) -> dict[str, Any]:
+    errors = dict.fromkeys(("alone_stderr", "together_stderr", "excess_stderr"), 0.01)
+    values = {"alone": 1.23456, "asked": asked, "together": 1.23456, "excess": excess}
+    return {"unit": unit, "nats": nats, "critic": critic} | values | errors
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": row(None, 0.0)}, "A bound above this can be met."),
+        ({"a": row(2.0, -0.77)}, "This bound can be met: a comes 0.77 ± 0.01 units below it."),
+        ({"a": row(1.0, 0.23)}, "This bound was not met: a stays 0.23 ± 0.01 units above it."),
+        ({"a": row(2.0, -0.77), "b": row(2.0, -0.9)}, "a, the nearest to its own, comes 0.77 ± 0.01 units below it."),
+        ({"a": row(1.0, 0.23), "b": row(2.0, -0.9)}, "not met: a stays 0.23 ± 0.01 units above its own."),
+        ({"a": row(2.0, -0.1), "b": row(None, -0.2)}, "the largest (a) is 0.10 ± 0.01 units below what was asked"),
+        ({"a": row(None, 0.0, critic=True)}, "a: as the critic sees it, a lower bound on the divergence"),
+        ({"a": row(None, 0.0, unit=0.5)}, "1.23 ± 0.01"),
+        ({"a": row(None, 0.0, nats=False)}, "1.23e+00 ± 1e-02"),
+    ],
+)
+def test_what_is_attainable_is_said_as_it_is(
+    rows: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = max(rows, key=lambda n: rows[n]["excess"])
+    largest = {"name": name, "excess": rows[name]["excess"], "excess_stderr": 0.01}
+    result = {"family": "f", "data": "d", "split": "val", "steps": 1, "constraints": rows, "largest": largest}
+    report.feasible(result, tmp_path)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("a stronger critic" in out) == any(r["critic"] for r in rows.values())
 
 
 # ---- after training

@@ -53,6 +53,19 @@ def kernel(m: int, seed: int = 0) -> Tensor:
 # ---- the oracle, from outside
 
 
+def test_conditionals_are_as_given_where_the_other_law_alone_has_the_condition() -> None:
+    sure, fair = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
+    plain, skewed = torch.full((2, 2), 0.5), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    # x = 2 never happens under q, and half of the time under p, where E log q(z|x) is ½ log ½ + ¼ (log .9 + log .1).
+    world = Tabular(sure, skewed, fair, plain)
+    expected = 0.5 * log(0.5) + 0.25 * (log(0.9) + log(0.1))
+    # The tables are typed in single precision: 1e-7.
+    assert float(world.i_p_lower) == pytest.approx(expected + log(2), abs=1e-6)
+    assert float(world.kl("z|x", "p")) == pytest.approx(-log(2) - expected, abs=1e-6)
+    world = Tabular(fair, plain, sure, skewed)
+    assert float(world.distortion) == pytest.approx(-expected, abs=1e-6)
+
+
 def test_entropies_are_those_of_scipy(world: Tabular) -> None:
     for law in ("q", "p"):
         joint = world.joint(law).numpy()

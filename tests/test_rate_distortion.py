@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log, pi
+from math import inf, log, pi
 
 import numpy as np
 import pytest
@@ -106,6 +106,17 @@ def test_the_least_neg_elbo_is_that_of_principal_components() -> None:
     assert exact.optimum(1.0, exact.least.neg_elbo).rate == pytest.approx(exact.least.rate, abs=1e-6)
 
 
+@pytest.mark.parametrize("alpha", SIGNS)
+def test_the_multiplier_is_infinite_at_the_least_neg_elbo_and_never_negative(alpha: float) -> None:
+    for seed in range(20):
+        exact = problem(seed=seed)
+        least = exact.least
+        best = exact.optimum(alpha, least.neg_elbo)
+        assert (best.multiplier, best.level) == (inf, least.level)
+        for ulps in range(1, 20):  # −ELBO is flat there: all of these ε belong to levels 1e-8 apart
+            assert exact.optimum(alpha, least.neg_elbo + ulps * 2e-15).multiplier > 1e5
+
+
 def test_a_bound_with_room_for_a_collapsed_model_is_slack() -> None:
     exact = problem()
     best = exact.optimum(1.0, 100.0)
@@ -119,8 +130,12 @@ def test_bad_problems_are_refused() -> None:
         exact.optimum(0.0, 10.0)
     with pytest.raises(SettingError, match=rf"epsilon=1 is out of reach: the least −ELBO is {exact.least.neg_elbo:.6g}"):
         exact.optimum(-1.0, 1.0)
-    with pytest.raises(SettingError, match="out of reach"):
-        exact.optimum(1.0, float("nan"))
+    for alpha, epsilon, name in ((1.0, float("nan"), "epsilon"), (-1.0, inf, "epsilon"), (inf, 10.0, "alpha")):
+        with pytest.raises(SettingError, match=rf"{name}=(nan|inf) must be a finite number"):
+            exact.optimum(alpha, epsilon)
+    with pytest.raises(SettingError, match=r"epsilon=10000 takes a level below 1e-300"):
+        exact.optimum(-1.0, 1e4)
+    assert exact.optimum(-1.0, 600.0).neg_elbo == pytest.approx(600, rel=1e-12)
     for latent in (0, 5):
         with pytest.raises(SettingError, match=rf"latent={latent} must be from 1 to 4"):
             WaterFilling(exact.cov, latent)

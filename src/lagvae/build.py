@@ -199,10 +199,10 @@ def build_prior(kind: Any, latent: int, data: Data) -> Any:
     return kind(rows)
 
 
-def build_lagrangian(cfg: DictConfig, calibration: Calibration | None) -> Lagrangian:
+def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
     """Preference and constraints with their bounds."""
     parts = with_sum_of_written(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
-    return Lagrangian(*parts, simplex=bool(cfg.multiplier.get("simplex")))
+    return Lagrangian(*parts, simplex=simplex)
 
 
 def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
@@ -261,9 +261,11 @@ def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
     return factory
 
 
-def build_model(cfg: DictConfig, data: Data, calibration: Calibration | None = None) -> LatentVariableModel:
-    """The LightningModule."""
-    laws, lagrangian = build_laws(cfg, data), build_lagrangian(cfg, calibration)
+def build_model(
+    cfg: DictConfig, data: Data, calibration: Calibration | None = None, simplex: bool = False
+) -> LatentVariableModel:
+    """The LightningModule; `simplex` as of `Lagrangian`."""
+    laws, lagrangian = build_laws(cfg, data), build_lagrangian(cfg, calibration, simplex)
     for c in lagrangian.constraints:
         c.divergence.prepare(c.name, laws, data.shape)
     return LatentVariableModel(

@@ -60,11 +60,11 @@ def alone(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def together_config(cfg: DictConfig, reference: Mapping[str, float], optimizer: Any) -> DictConfig:
-    """The config of the run that minimises the largest (D − reference) / unit: α = 0, λ · unit on the simplex, ascending."""
+    """The config of the run that minimises the largest (D − reference) / unit: α = 0, λ learned (on the simplex)."""
     derived = calibration_config(cfg)
     derived.family = "feasible"
     derived.epsilon.source = "explicit"
-    derived.multiplier.learned, derived.multiplier.optimizer, derived.multiplier.simplex = True, optimizer, True
+    derived.multiplier.learned, derived.multiplier.optimizer = True, optimizer
     for name, c in derived.constraints.items():
         c.epsilon, c.learned, c.multiplier = reference[str(name)], True, 0.0
     return derived

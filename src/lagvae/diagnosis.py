@@ -120,7 +120,8 @@ def regime(constraints: Iterable[Constraint], findings: Iterable[Finding], alpha
     """A sentence on whether the dual of a maximising run can be trusted, or None where there is nothing to say.
 
     −|α| I_q + λ KL(q(x,z)‖p(x,z)) is convex in the tables q(z|x), the model p held fixed, once λ ≥ |α|: then no duality gap
-    is left there. Below, one is possible. Nothing is promised of both laws at once, nor of the parameters of networks
+    is left there. Below, one is possible. This is about I_q itself: the bound that is trained in its place is linear in q(z|x),
+    the decoder held fixed, and has no gap. Nothing is promised of both laws at once, nor of the parameters of networks
     (docs/theory.md).
 
     Says something where α_q < 0 is the whole preference and −ELBO is constrained, active, with a learned λ.
@@ -131,10 +132,11 @@ def regime(constraints: Iterable[Constraint], findings: Iterable[Finding], alpha
     for c, f in zip(constraints, findings, strict=True):
         if isinstance(c.divergence, NegElbo) and c.learned and f.verdict is Verdict.ACTIVE:
             if f.multiplier >= size:
-                said = "≥", "with the decoder held fixed, there is no duality gap in distribution space"
+                said = "≥", "has no duality gap in distribution space"
             else:
-                said = "<", "a duality gap is possible, even in distribution space with the decoder held fixed"
-            return f"λ = {f.multiplier:.3g} {said[0]} |α| = {size:.3g}: {said[1]}."
+                said = "<", "may have a duality gap, even in distribution space"
+            about = "with the decoder held fixed, maximising I_q itself, which the bound stands in for,"
+            return f"λ = {f.multiplier:.3g} {said[0]} |α| = {size:.3g}: {about} {said[1]}."
     return None
 
 

@@ -69,11 +69,13 @@ def calibrate(cfg: DictConfig, data: Data | None = None, title: str = "Calibrati
     return reach(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
 
 
-def reach(cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: Data, title: str) -> tuple[Calibration, Path]:
+def reach(
+    cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: Data, title: str, simplex: bool = False
+) -> tuple[Calibration, Path]:
     """Train the config that was derived from another one, measure its divergences, and keep both under these settings."""
     folder = calibration_folder(cfg, settings)
     data = data.reseeded(cfg.calibration.seed)
-    model = build_model(derived, data)
+    model = build_model(derived, data, simplex=simplex)
     run = Run(folder)
     write_atomically(run.config, lambda part: OmegaConf.save(derived, part, resolve=True))
     start = time.perf_counter()

@@ -4,30 +4,39 @@
     together:  min_θ max_i (D_i − r_i) / unit_i  =  min_θ max_w Σ_i w_i (D_i − r_i) / unit_i,   w ≥ 0, Σ w = 1
 
 r_i is ε where the config gives a number (constraints.NAME.epsilon), else the least value alone. Each is found by training, as
-a calibration is, kept like one, and measured on held-out data: what is found is an upper bound on what could be.
+a calibration is, kept like one, and measured on held-out data. What is found is an upper bound on what could be, but where a
+constraint has a critic: its D is a lower bound on the divergence, of what that critic sees, and a stronger one may read more.
 """
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lagvae import report
-from lagvae.build import build_data, build_model, check
+from lagvae.build import blaming, build_data, build_model, check, make
 from lagvae.calibrating import alone, calibration_config, together_config, together_settings
 from lagvae.calibration import Calibration
 from lagvae.errors import SettingError
+from lagvae.estimators import CriticDivergence
 from lagvae.experiment import calibrate, reach, saved
 from lagvae.runs import write_json
+from lagvae.schema import check_nodes
 
 
 def feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     """Find what is attainable, or what was found before; returns it with the folder that holds it as feasible.json.
 
-    Raises: SettingError where the config has no constraint, or where laws or data lack what a divergence takes.
+    Raises: SettingError where the config has no constraint, where laws or data lack what a divergence takes, and for settings
+        that have no effect here.
     """
+    for key in ("resume", "epsilon.calibration"):
+        if (value := OmegaConf.select(cfg, key)) is not None:
+            raise SettingError(f"{key}={value} has no effect here: what was found before is reused; leave it out.")
     cfg, optimizer = without_own(cfg)
     names = [str(name) for name in cfg.constraints]
     if not names:
@@ -47,15 +56,26 @@ def feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     if len(names) > 1:
         derived = together_config(cfg, reference, optimizer)
         settings = together_settings(cfg, derived, data)
-        found, folder = saved(cfg, settings) or reach(cfg, derived, settings, data, "All together on")
+        found, folder = saved(cfg, settings) or reach(cfg, derived, settings, data, "All together on", simplex=True)
     result = told(cfg, {n: c for n, (c, _) in least.items()}, found, reference)
     write_json(folder / "feasible.json", result)
     return result, folder
 
 
 def without_own(cfg: DictConfig) -> tuple[DictConfig, Any]:
-    """The config as train.py knows it, and the node of the optimizer that is feasible.py's own."""
+    """The config as train.py knows it, and the node of the optimizer that is feasible.py's own.
+
+    Raises: SettingError for a rate that is no positive number, and for an optimizer that does not work or does not ascend.
+    """
     own: Any = OmegaConf.to_container(cfg.feasible, resolve=True)
+    rate = own["rate"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (isfinite(rate) and rate > 0):
+        raise SettingError(f"feasible.rate={rate} must be a finite number above 0.")
+    check_nodes(own["optimizer"], "feasible.optimizer")
+    with blaming("feasible.optimizer"):
+        ascent = make(OmegaConf.create(own["optimizer"]))([torch.nn.Parameter(torch.zeros(1))])
+    if not ascent.param_groups[0].get("maximize", False):
+        raise SettingError("feasible.optimizer must ascend: set feasible.optimizer.maximize=true.")
     plain = cfg.copy()
     with open_dict(plain):
         del plain["feasible"]
@@ -67,9 +87,12 @@ def told(cfg: DictConfig, least: dict[str, Calibration], together: Calibration, 
     rows: dict[str, dict[str, Any]] = {}
     for name, c in cfg.constraints.items():
         name = str(name)
+        divergence = make(c.divergence)
         value, error = together.epsilon[name], together.stderr[name]
         rows[name] = {
             "unit": c.unit,
+            "nats": divergence.nats,
+            "critic": isinstance(divergence, CriticDivergence),
             "alone": least[name].epsilon[name],
             "alone_stderr": least[name].stderr[name],
             "asked": c.epsilon,

@@ -170,7 +170,7 @@ class Lagrangian(nn.Module):
         scaled = start * unit
         if simplex:
             if not all(c.learned for c in self.constraints):
-                raise SettingError("multiplier.simplex=true needs learned multipliers; use multiplier=learned.")
+                raise SettingError("simplex=True needs learned multipliers.")
             scaled = torch.full_like(scaled, 1 / max(len(scaled), 1))
         self.scaled = nn.Parameter(scaled, requires_grad=False)
         self.register_buffer("running", scaled.clone())

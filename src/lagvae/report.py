@@ -176,28 +176,44 @@ def feasible(result: Mapping[str, Any], folder: Path) -> None:
     for name in ("unit", "alone", "asked", "together", "above"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, c in rows.items():
-        nats = c["unit"] == 1
+        nats = c["nats"]
         cells = [number(c["alone"], nats, c["alone_stderr"]), number(c["asked"], nats)]
         cells += [number(c["together"], nats, c["together_stderr"]), number(c["excess"], True, c["excess_stderr"])]
         table.add_row(name, f"{c['unit']:g}", *cells)
     out = console()
     out.print(table)
     if len(rows) > 1:
-        out.print("together: where the largest (D − asked, else alone) / unit is least; above: that of each constraint.")
-    excess = number(largest["excess"], True, largest["excess_stderr"])
-    asked = [c["asked"] is not None for c in rows.values()]
-    if len(rows) == 1 and not any(asked):
-        out.print("A bound above this can be met.")
-    elif not all(asked):
-        out.print(f"All at once, each within {excess} units of what was asked, else of its least ({largest['name']}).")
-    elif largest["excess"] <= 0:
-        out.print(f"These bounds can be met: {largest['name']} is nearest to its own, {excess} units above it.")
-    else:
-        out.print(f"[bold yellow]These bounds were not met: {largest['name']} stays {excess} units above its own.[/]")
+        out.print("together: where the largest (D − asked, else alone) / unit is least; above: that of each; negative: below.")
+    out.print(attainable(rows, largest))
+    if critics := [name for name, c in rows.items() if c["critic"]]:
+        out.print(
+            f"{', '.join(critics)}: as the critic sees it, a lower bound on the divergence; a stronger critic may read more."
+        )
     out.print(
         f"Found by {result['steps']} steps of training each (calibration.steps), one seed: longer training may reach less. "
         f"Kept in {here(folder)}"
     )
+
+
+def attainable(rows: Mapping[str, Any], largest: Mapping[str, Any]) -> str:
+    """Whether bounds can be met, in a sentence."""
+    name, met, one = largest["name"], largest["excess"] <= 0, len(rows) == 1
+    off = f"{number(abs(largest['excess']), True, largest['excess_stderr'])} units {'below' if met else 'above'}"
+    asked = [c["asked"] is not None for c in rows.values()]
+    if one and not any(asked):
+        return "A bound above this can be met."
+    if not all(asked):
+        return f"All at once, the largest ({name}) is {off} what was asked, else its least alone."
+    if not met:
+        said = (
+            f"This bound was not met: {name} stays {off} it"
+            if one
+            else f"These bounds were not met: {name} stays {off} its own"
+        )
+        return f"[bold yellow]{said}.[/]"
+    if one:
+        return f"This bound can be met: {name} comes {off} it."
+    return f"These bounds can be met: {name}, the nearest to its own, comes {off} it."
 
 
 def slack_buys(summary: Mapping[str, Any]) -> list[str]:

@@ -33,12 +33,11 @@ class EpsilonConfig:
 
 @dataclass
 class MultiplierConfig:
-    """Whether multipliers are learned, by which optimizer, at which rate, and whether λ · unit stays on the simplex."""
+    """Whether multipliers are learned, by which optimizer, and at which rate."""
 
     learned: bool = MISSING
     rate: float | None = None
     optimizer: Any = None
-    simplex: bool = False
 
 
 @dataclass

@@ -190,7 +190,13 @@ class Ended:
 
 
 def model_of(program: Program, steps: int = 3000, seed: int = 0) -> LatentVariableModel:
-    """The module that trains softmax tables on a program: rate, −ELBO ≤ ε + H_q(x), and MMD as the oracle has it."""
+    """The module that trains softmax tables on a program: rate, −ELBO ≤ ε + H_q(x), and MMD as the oracle has it.
+
+    Raises: SettingError where the model rules out what a softmax table does not, so that KL is infinite.
+    """
+    kept = {"base": program.base if program.share == 0 else None, "p_z": program.p_z}
+    for name in (name for name, table in kept.items() if table is not None and (table == 0).any()):
+        raise SettingError(f"{name} has zeros, and softmax tables have none: KL is infinite. Raise them, or use duality.solve.")
     generator = torch.Generator().manual_seed(seed)
     n, k = len(program.q_x), len(program.base)
 

@@ -2,22 +2,27 @@
 
     min  α E_q(x) KL(q(z|x)‖p(z))    subject to   KL(q(x,z)‖p(x,z)) ≤ ε,   MMD(q(z), p(z)) ≤ ε'       α > 0, q(x) given
 
-over joint tables q(x,z) and p(x,z). α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear
-in p(x,z); so is the squared MMD of the two marginals. Slater's condition holds above the least attainable ε: there is no
-duality gap, and λ* is the shadow price −dV/dε (Theorem 2; Zhao, Song, Ermon, UAI 2018).
+over joint tables q(x,z) and p(x,z), where the decoder keeps a part of a given one: p(x|z) = (1 − s) base(x|z) + s r(x|z), any
+table r. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has V = 0 at every ε ≥ 0.
+
+α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear in p(x,z); so is the squared MMD of
+the two marginals; and the rule p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's condition needs one point
+strictly within both bounds: then there is no duality gap, and λ* is the shadow price −dV/dε, where V has a slope (the
+minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lagvae.errors import SettingError, SolverError
-from lagvae.oracles.tabular import Tabular, check_table
+from lagvae.oracles.tabular import Tabular, check_kernel, check_table
 
 SOLVERS = {
     "CLARABEL": {},
@@ -28,7 +33,7 @@ SOLVERS = {
 
 @dataclass(frozen=True)
 class Program:
-    """A minimising problem. The decoder keeps a part of a given one, else p(x|z) = q(x) would make all constraints free.
+    """A minimising problem.
 
         p(x|z) = (1 − share) base(x|z) + share r(x|z),   r any table
 
@@ -38,11 +43,11 @@ class Program:
         p_z: p(z), (k,); None: it is free too.
         alpha: α > 0.
         epsilon: bound on KL(q(x,z)‖p(x,z)), in nats.
-        kernel: K, (k, k), of the second constraint; None: there is none.
-        epsilon_mmd: its bound.
-        units: natural scales of the two divergences, for an ascent of λ; they do not change the problem.
+        kernel: K, (k, k), symmetric, positive semidefinite, of the second constraint; None: there is none.
+        epsilon_mmd: its bound, ≥ 0.
+        units: natural scales, > 0, of the two divergences, for an ascent of λ; they do not change the problem.
 
-    Raises: SettingError for tables that are no distributions, and for numbers out of range.
+    Raises: SettingError for tables that are no distributions, a kernel that is none, and numbers out of range or not finite.
     """
 
     q_x: Tensor
@@ -63,6 +68,12 @@ class Program:
             check_table("p_z", self.p_z, (k,))
         if not 0 <= self.share < 1:
             raise SettingError(f"share={self.share} must be at least 0 and below 1.")
+        for name in ("alpha", "epsilon", "epsilon_mmd"):
+            number = getattr(self, name)
+            if number is not None and not isfinite(number):
+                raise SettingError(f"{name}={number} must be a finite number.")
+        if not all(isfinite(unit) and unit > 0 for unit in self.units):
+            raise SettingError(f"units={self.units} must be finite numbers above 0.")
         if not self.alpha > 0:
             raise SettingError(
                 f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising)."
@@ -71,6 +82,10 @@ class Program:
             raise SettingError(f"epsilon={self.epsilon} must be at least 0: no KL divergence is below it.")
         if (self.kernel is None) != (self.epsilon_mmd is None):
             raise SettingError("kernel and epsilon_mmd belong together; give both, or neither.")
+        if self.kernel is not None and self.epsilon_mmd is not None:
+            check_kernel(self.kernel, k, "z")
+            if self.epsilon_mmd < 0:
+                raise SettingError(f"epsilon_mmd={self.epsilon_mmd} must be at least 0: no squared MMD is below it.")
 
 
 @dataclass(frozen=True)
@@ -165,9 +180,11 @@ class _Tables:
         except self.cp.error.SolverError as error:
             raise SolverError(f"{solver} did not solve the program: {error}".replace("\n", " ")) from None
         if problem.status != self.cp.OPTIMAL:
+            program = self.program
+            second = "" if program.epsilon_mmd is None else f", or epsilon_mmd={program.epsilon_mmd:g}"
             raise SolverError(
                 f"{solver} ended with status {problem.status!r}: no dual value of it means anything. Where it is 'infeasible', "
-                f"raise epsilon={self.program.epsilon:g} above what least_kl gives; else try another solver."
+                f"raise epsilon={program.epsilon:g} above what least_kl gives{second}; else try another solver."
             )
         q, p = (torch.from_numpy(table.value).clamp(min=TINY) for table in (self.q, self.p))
         # A solver meets its equations to some tolerance; tables do so to rounding.
@@ -189,8 +206,17 @@ def cvxpy() -> Any:
 
 
 def shadow_price(program: Program, step: float = 1e-3, solver: str = "CLARABEL") -> float:
-    """−dV/dε by central differences: what λ* must be. The error of the difference is of order step²."""
-    below, above = (solve(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
+    """−dV/dε by central differences: what λ* must be. The error of the difference is of order step².
+
+    Raises: SolverError, naming the program's own ε, where there is no solution a step below it.
+    """
+    try:
+        below, above = (solve(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
+    except (SettingError, SolverError) as error:
+        raise SolverError(
+            f"epsilon={program.epsilon:g}: no difference of V, which needs solutions at epsilon ± {step:g}; take a smaller "
+            f"step, or raise epsilon further above what least_kl gives. ({error})"
+        ) from None
     return (below - above) / (2 * step)
 
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial import ConvexHull
 from scipy.special import rel_entr, xlogy
 
 from lagvae.errors import SettingError
+from lagvae.oracles.tabular import check_table
 
 Array = NDArray[np.float64]
 MOST = 20_000_000
@@ -65,6 +67,13 @@ class Curve:
         return found
 
 
+def check_positive(name: str, table: Array, shape: tuple[int, ...]) -> None:
+    """Raise SettingError unless the last axis of a table holds distributions without zeros."""
+    check_table(name, torch.tensor(table), shape)
+    if (table == 0).any():
+        raise SettingError(f"{name} has a zero, where KL or its slope is infinite; leave that value out, or raise it above 0.")
+
+
 def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int = 0) -> Curve:
     """The model given: search all q(z|x) on a grid.
 
@@ -74,9 +83,14 @@ def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int
 
     Returns: the curve. A grid reaches less than all tables do: V is too high by what a step of it costs.
 
-    Raises: SettingError for a grid of more than `MOST` tables.
+    Raises: SettingError for tables that are no distributions or have zeros, and for a grid of no cell or of more than `MOST`
+        tables.
     """
     n, k = len(q_x), len(p_z)
+    for name, table, shape in (("q_x", q_x, (n,)), ("p_z", p_z, (k,)), ("p_x_given_z", p_x_given_z, (k, n))):
+        check_positive(name, table, shape)
+    if cells < 1:
+        raise SettingError(f"cells={cells} must be at least 1.")
     rows = simplex(k, cells)
     if len(rows) ** n > MOST:
         raise SettingError(f"cells={cells} makes {len(rows)}^{n} tables of {n} × {k}; at most {MOST} are searched. Lower it.")
@@ -109,8 +123,15 @@ def search_free(q_x: Array, p_one: float, points: int = 20_000) -> Curve:
     values of x but one have a certain z. So one grid, over q(z = 1), has the best tables.
 
     Args:
-        q_x: (n,). points: of the grid; q(z = 1) of all certain tables, and `p_one`, are in it.
+        q_x: (n,). p_one: above 0 and below 1. points: ≥ 1, of the grid; q(z = 1) of all certain tables, and `p_one`, are in it.
+
+    Raises: SettingError for a q(x) that is no distribution or has zeros, and for numbers out of range.
     """
+    check_positive("q_x", q_x, (len(q_x),))
+    if not 0 < p_one < 1:
+        raise SettingError(f"p_one={p_one} must lie above 0 and below 1: else KL is infinite for all but one q(z).")
+    if points < 1:
+        raise SettingError(f"points={points} must be at least 1.")
 
     def entropy(w: Array) -> Array:
         found: Array = -xlogy(w, w) - xlogy(1 - w, 1 - w)

@@ -20,7 +20,7 @@ Reference: Cover & Thomas, Elements of Information Theory, 2006, section 10.3.3;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf, log, pi
+from math import exp, inf, isfinite, log, pi
 
 import torch
 from scipy.optimize import brentq
@@ -28,6 +28,9 @@ from torch import Tensor
 
 from lagvae.errors import SettingError
 from lagvae.oracles.gaussian import LinearGaussian, check_covariance
+
+LOWEST = 1e-300
+"""The lowest water level: doubles end a little below."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,14 @@ class WaterFilling:
     def optimum(self, alpha: float, epsilon: float) -> Optimum:
         """The minimum of α · rate (α > 0) or |α| · distortion (α < 0) subject to −ELBO ≤ ε, with λ* = −d minimum / dε.
 
-        Raises: SettingError where α is 0, or ε is below the least −ELBO.
+        At the least −ELBO itself λ* is infinite.
+
+        Raises: SettingError where α is 0, α or ε is not finite, ε is below the least −ELBO, or, with α < 0, so large that the
+            level is no double.
         """
+        for name, number in (("alpha", alpha), ("epsilon", epsilon)):
+            if not isfinite(number):
+                raise SettingError(f"{name}={number} must be a finite number.")
         if alpha == 0:
             raise SettingError("alpha=0 has no preference to optimise; give alpha > 0 (minimise) or alpha < 0 (maximise).")
         least = self.least
@@ -101,15 +110,18 @@ class WaterFilling:
         def excess(log_level: float) -> float:
             return self.at(exp(log_level)).neg_elbo - epsilon
 
-        other = top
-        if alpha < 0:
-            other = start - 1.0
-            while excess(other) <= 0:
-                other -= 1.0
-        level = exp(brentq(excess, start, other, xtol=1e-14)) if excess(start) < 0 else least.level
+        if epsilon <= least.neg_elbo or excess(start) >= 0:
+            return self.at(least.level, inf)
+        other = top if alpha > 0 else log(LOWEST)
+        if excess(other) < 0:
+            raise SettingError(
+                f"epsilon={epsilon:g} takes a level below {LOWEST:g}, too low for doubles; "
+                f"lower it to {self.at(LOWEST).neg_elbo:.6g} or less."
+            )
+        level = exp(brentq(excess, start, other, xtol=1e-14))
         point = self.at(level)
         beta = level / point.variance
-        if beta == 1:
+        if alpha * (beta - 1) <= 0:  # by rounding: such an ε cannot be told from the least −ELBO
             return self.at(level, inf)
         return self.at(level, alpha / (beta - 1) if alpha > 0 else -alpha * beta / (1 - beta))
 

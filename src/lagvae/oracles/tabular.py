@@ -34,6 +34,18 @@ def check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
         raise SettingError(f"{name} sums to {worst:.8g}, not to 1; divide by the sum.")
 
 
+def check_kernel(kernel: Tensor, m: int, over: str) -> None:
+    """Raise SettingError unless K is (m, m), finite, symmetric and positive semidefinite."""
+    if tuple(kernel.shape) != (m, m):
+        raise SettingError(f"kernel has shape {tuple(kernel.shape)}; over {over} it must be {(m, m)}.")
+    kernel = kernel.detach().double()
+    if not kernel.isfinite().all():
+        raise SettingError("kernel must hold finite numbers.")
+    least = float(torch.linalg.eigvalsh(kernel)[0])
+    if least < -ROUNDING or not torch.allclose(kernel, kernel.mT):
+        raise SettingError(f"kernel must be symmetric and positive semidefinite; its least eigenvalue is {least:.3g}.")
+
+
 @dataclass(frozen=True)
 class Tabular:
     """Both joints over x of n and z of k values.
@@ -95,9 +107,13 @@ class Tabular:
             return joint
         if over not in OVER:
             raise SettingError(f"over={over!r} is unknown; choose one of {', '.join(OVER)}.")
+        if (law, over) == ("q", "z|x"):
+            return self.q_z_given_x  # as given: the other law may have an x that never happens here
+        if (law, over) == ("p", "x|z"):
+            return self.p_x_given_z.mT
         axis = MARGINALS[over[2]]
         given = joint.sum(axis, keepdim=True)
-        # Given what never happens every conditional is as good as another, and counts for nothing.
+        # Given what never happens Bayes' rule says nothing; a uniform law stands there.
         return torch.where(given > 0, joint, 1.0) / torch.where(given > 0, given, float(joint.shape[axis]))
 
     def expected_log(self, side: str, law: str, over: str) -> Tensor:
@@ -185,12 +201,7 @@ class Tabular:
         """
         kernel = kernel.double()
         sizes = {"x": len(self.q_x), "z": len(self.p_z)}
-        m = sizes["x"] * sizes["z"] if over == "x,z" else sizes.get(over[:1], 0)
-        if tuple(kernel.shape) != (m, m):
-            raise SettingError(f"kernel has shape {tuple(kernel.shape)}; over {over} it must be {(m, m)}.")
-        least = float(torch.linalg.eigvalsh(kernel.detach())[0])
-        if least < -ROUNDING or not torch.allclose(kernel, kernel.mT):
-            raise SettingError(f"kernel must be symmetric and positive semidefinite; its least eigenvalue is {least:.3g}.")
+        check_kernel(kernel, sizes["x"] * sizes["z"] if over == "x,z" else sizes.get(over[:1], 0), over)
 
         def quadratic(q: Tensor, p: Tensor) -> Tensor:
             d = (q - p).flatten(-2)
