@@ -197,7 +197,7 @@ def power_table(found: list[Cell]) -> list[str]:
 
 
 def draw(found: list[Cell], path: Path) -> None:
-    """Mean error over K, a panel for each I and d."""
+    """Mean error over K, a panel for each I and d; linear up to 1 nat, errors above 100 are cut off."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -216,7 +216,10 @@ def draw(found: list[Cell], path: Path) -> None:
                     ax.plot([r["cell"][3] for r in of], means, color=looks[name], marker=marks[name], ms=4, lw=1.2, label=name)
                 ax.axhline(0, color="grey", lw=0.8)
                 ax.set_xscale("log")
-                ax.set_yscale("symlog", linthresh=0.1)
+                ax.set_yscale("symlog", linthresh=1)
+                ax.set_ylim(-20, 100)
+                ax.set_yticks((-10, -1, 0, 1, 10, 100), ("−10", "−1", "0", "+1", "+10", "+100"))
+                ax.yaxis.minorticks_off()
                 ax.set_title(f"I = {information} nats, d = {d}", fontsize=9)
         for ax in axes[-1]:
             ax.set_xlabel("samples K")

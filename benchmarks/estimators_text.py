@@ -32,6 +32,8 @@ z = ρ x + √(1 − ρ²) e in d dimensions, K samples. Mean error (estimate �
 for the four K), in nats. (≤) and (≥): the side on which an estimator errs, by theory.
 
 ![Error of each estimator over K](estimators.png)
+
+*Mean error, linear up to one nat and logarithmic beyond; what is above 100 nats is cut off.*
 """
 
 CLUSTERS = """## Clusters
@@ -54,6 +56,6 @@ and 30 times the encoder's noise, K = 10,000: error of both ends of the interval
 MMD = """## MMD: the power of each kernel
 
 How often a permutation test at level 0.05 (199 permutations, 200 repetitions) tells 250 samples of N(0, 0.64 I) from
-250 of N(0, I) in 64 dimensions; how often it is wrong where both are N(0, I) (its size, 0.05); and what MMD reads in
+250 of N(0, I) in 64 dimensions; how often it is wrong where both are N(0, I) (its size: 0.05 ± 0.015); and what MMD reads in
 the first case, ± its spread between batches. With as many samples of both the U- and the V-statistic order
 permutations alike, so power does not depend on the statistic."""
