@@ -108,9 +108,9 @@ ROWS = (  # label, key, whether in nats
 
 
 def by(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """Which bound a row shows, where there are several (see `lagvae.metrics.Information`): of all splits, in their order."""
-    names = list(dict.fromkeys(values[f"{key}_by"].replace("_", " ") for values in splits.values() if f"{key}_by" in values))
-    return f", {' / '.join(names)}" if names else ""
+    """Which bound an end of I_q is (see `lagvae.metrics.Information`), once where it is the same for all splits."""
+    names = [values[f"{key}_by"].replace("_", " ") for values in splits.values() if f"{key}_by" in values]
+    return ", ".join(names if len(set(names)) > 1 else names[:1])
 
 
 def _table(title: str, first: str) -> Table:
@@ -145,10 +145,12 @@ def closing(summary: Mapping[str, Any], run: Run) -> None:
             odd = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
             warned |= odd
             cells.append(number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if odd else ""))
-        table.add_row(f"{label}{by(splits, key)}", *cells)
+        table.add_row(label, *cells)
     if all("active_units" in values for values in splits.values()):
         table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)
+    if lower := by(splits, "i_q_lower"):
+        out.print(f"I_q lies between two bounds: lower {lower}; upper {by(splits, 'i_q_upper')}.")
     if warned:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("mmd_estimator"):
