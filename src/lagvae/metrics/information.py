@@ -16,8 +16,6 @@ from lagvae.metrics.base import Known, Measure, mean_and_stderr
 from lagvae.metrics.images import IMAGES, Redraw, between, within
 from lagvae.noise import Noise
 
-MOST = 60_000
-"""Draws of x, K, where no number is asked for."""
 FITTED, KDE = 5_000, 10_000
 """Samples that a Gaussian mixture is fitted to, and that a kernel density estimate is made of, at most."""
 JUDGED = 256
@@ -85,7 +83,8 @@ class Information(PosteriorSamples):
         standard errors, or falls as far below the lower one.
 
     Args:
-        samples: K; None: `MOST`, or what is there where x does not change.
+        samples: K; None: `most`, or what is there where x does not change.
+        most: the largest K where no number is asked for.
         components: of the Gaussian mixture; 0 leaves it out.
         kde: whether to make the kernel density estimate.
         images: whether to observe images anew where they are binarised: for K draws in all, and for bounds image by image (2 to
@@ -101,12 +100,13 @@ class Information(PosteriorSamples):
         images: bool = False,
         pairs: int = 100_000_000,
         seed: int = 0,
+        most: int = 60_000,
     ) -> None:
-        if samples is not None and samples < 4:
-            raise SettingError(f"The information interval needs at least 4 samples, not samples={samples}.")
+        if min(most, most if samples is None else samples) < 4:
+            raise SettingError(f"The information interval needs at least 4 samples, not samples={samples}, most={most}.")
         if components < 0 or pairs < 1:
             raise SettingError(f"components={components} must be at least 0, and pairs={pairs} at least 1.")
-        super().__init__(samples or MOST)
+        super().__init__(samples or most)
         self.asked, self.components, self.kde, self.images = samples, components, kde, images
         self.pairs, self.seed = pairs, seed
         self._everything: int | None = None
