@@ -86,7 +86,7 @@ linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world:
 sensitivity: $(READY) ## What slack buys, predicted from λ and measured: results/sensitivity.md (five minutes)
 	@$(PY) benchmarks/sensitivity.py --out results/sensitivity.md $(ARGS)
 
-estimators: $(READY) ## Put estimators of information and MMD on trial: docs/estimators.md (five minutes)
+estimators: $(READY) ## Put estimators of information and MMD on trial: docs/estimators.md (ten minutes)
 	@$(PY) benchmarks/estimators.py $(ARGS)
 
 interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md (ARGS=--mnist: MNIST too)

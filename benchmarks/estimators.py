@@ -2,7 +2,7 @@
 
     python benchmarks/estimators.py [--jobs N] [--quick] [--out docs/estimators.md]
 
-Writes the tables (OUT) and a picture beside it (OUT with .png). Five minutes on two cores.
+Writes the tables (OUT) and a picture beside it (OUT with .png). Ten minutes on two cores at most.
 """
 
 from __future__ import annotations
