@@ -35,10 +35,10 @@ train: $(READY) ## Train; calibrates first where no calibration fits
 evaluate: $(READY) ## Measure and draw a run again: ARGS="run=NAME"
 	@$(PY) src/evaluate.py $(ARGS)
 
-pareto: $(READY) ## The paper's Figure 2, 58 cells; on digits about eight minutes on two cores
+pareto: $(READY) ## The paper's Figure 2, 58 cells; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=pareto $(ARGS)
 
-figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits about eight minutes on two cores
+figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=figure1 $(ARGS)
 
 figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
