@@ -17,13 +17,11 @@ from lagvae.errors import SettingError
 from lagvae.information import (
     aggregate,
     aggregate_bounds,
-    density_upper,
     equal_mixture,
     gaussian_log_density,
     gaussians,
     image_bounds,
     image_laws,
-    info_nce,
     kde_information,
     kde_log_density,
     marginal_bounds,
@@ -122,6 +120,11 @@ def test_groups_of_one_are_the_leave_one_out_bound(generator: torch.Generator) -
     plain, grouped = aggregate(z, loc, scale), aggregate(z, loc, scale, groups=torch.randperm(20, generator=generator))
     for a, b in zip(plain, grouped, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """log f(x_i, z_i) − log 1/K Σ_j f(x_j, z_i) of scores log f (K, K), z_i in rows (van den Oord, Li, Vinyals, 2018)."""
+    return scores.diagonal() - scores.logsumexp(-1) + log(scores.shape[-1])
 
 
 def test_the_inclusive_bound_is_info_nce_with_the_best_critic(generator: torch.Generator) -> None:
@@ -345,11 +348,11 @@ def test_any_density_gives_an_upper_bound_and_the_right_one_gives_the_truth(
     d, rho2 = 3, 0.5
     z, loc, scale = channel(generator, 20_000, d, rho2)
     true = -d / 2 * log(1 - rho2)
-    mean_is(density_upper(z, loc, scale, gaussian_log_density(z, torch.zeros(d), torch.ones(d))), true)
+    mean_is(gaussian_log_density(z, loc, scale) - gaussian_log_density(z, torch.zeros(d), torch.ones(d)), true)
     # r = N(m, s² I) in place of q(z) = N(0, I) costs KL(q(z)‖r) = d/2 (1/s² + m²/s² − 1 + 2 log s).
     for m, s in ((0.4, 1.0), (0.0, 1.5), (-0.3, 0.8)):
         log_r = gaussian_log_density(z, torch.full((d,), m), torch.full((d,), s))
-        mean_is(density_upper(z, loc, scale, log_r), true + d / 2 * ((1 + m**2) / s**2 - 1 + 2 * log(s)))
+        mean_is(gaussian_log_density(z, loc, scale) - log_r, true + d / 2 * ((1 + m**2) / s**2 - 1 + 2 * log(s)))
 
 
 # ---- the kernel density estimate
@@ -394,7 +397,7 @@ def test_the_kernel_estimate_breaks_the_upper_bound_in_many_dimensions(generator
     # and the logarithm is concave: the excess over the truth is at least KL = d/2 (log(1 + h²) + 1/(1 + h²) − 1).
     k, d = 2000, 64
     z, loc, scale = channel(generator, k, d, 1 - exp(-0.5))
-    upper = density_upper(z, loc, scale, gaussian_log_density(z, torch.zeros(d), torch.ones(d)))
+    upper = gaussian_log_density(z, loc, scale) - gaussian_log_density(z, torch.zeros(d), torch.ones(d))
     excess = kde_information(z, loc, scale) - upper
     error = float(excess.std()) / k**0.5
     h2 = (k / 2) ** (-2 / (d + 4))

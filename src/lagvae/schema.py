@@ -33,7 +33,7 @@ class EpsilonConfig:
 
 @dataclass
 class MultiplierConfig:
-    """Whether multipliers are learned, by which optimizer, and at which rate."""
+    """Whether multipliers are learned, and by which optimizer, at which rate."""
 
     learned: bool = MISSING
     rate: float | None = None

@@ -99,16 +99,6 @@ def aggregate_bounds(
     return found.own - found.inclusive, found.own - found.others
 
 
-def info_nce(scores: Tensor) -> Tensor:
-    """InfoNCE: log f(x_i, z_i) − log 1/K Σ_j f(x_j, z_i) ≤ I in expectation, for scores log f (K, K) of z_i (rows) with x_j.
-
-    With log f = log q(z|x) it is the inclusive bound of `aggregate_bounds`.
-
-    Returns: (K,) in nats. Reference: van den Oord, Li, Vinyals, 2018.
-    """
-    return scores.diagonal() - scores.logsumexp(-1) + log(scores.shape[-1])
-
-
 def equal_mixture(*log_densities: Tensor) -> Tensor:
     """log 1/n Σ eᵃ of n log densities: at most log n worse than the best of them, at every point."""
     return torch.stack(log_densities).logsumexp(0) - log(len(log_densities))
@@ -131,11 +121,6 @@ def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Ten
     s = len(log_weights)
     total = log_weights.logsumexp(0)
     return total - log(s), None if own is None else torch.logaddexp(total, own) - log(s + 1)
-
-
-def density_upper(z: Tensor, loc: Tensor, scale: Tensor, log_r: Tensor) -> Tensor:
-    """Upper estimates log q(z_i|x_i) − log r(z_i) of I_q, (K,), for a density r that was fitted on other samples."""
-    return gaussian_log_density(z.double(), loc.double(), scale.double()) - log_r.double()
 
 
 def kde_information(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

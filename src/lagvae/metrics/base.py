@@ -54,12 +54,13 @@ class Measure(Metric):
     def compute(self) -> dict[str, Tensor]: ...
 
 
-def mean_and_stderr(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_stderr(values: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean over samples, and its standard error with every *image* as one independent observation.
 
-    An image that was drawn several times (new noise) counts once, with the mean of its values.
+    An image that was drawn several times (new noise) counts once, with the mean of its values. None: all are independent.
     """
     values = values.double()
+    index = torch.arange(len(values), device=values.device) if index is None else index
     _, inverse = index.unique(return_inverse=True)
     n = int(inverse.max()) + 1
     count = torch.zeros(n, dtype=torch.float64, device=values.device).index_add_(0, inverse, torch.ones_like(values))

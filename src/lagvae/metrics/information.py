@@ -160,9 +160,7 @@ class Information(PosteriorSamples):
             if log(k) - float(lowers["inclusive"][0]) < NEAR:
                 each = max(2, 5 * k // IMAGES)
                 inside = within(held, self._redraw, each, self.seed)
-                lowers["nested"] = add(
-                    mean_and_stderr(which, index[judged]), mean_and_stderr(inside, torch.arange(len(inside)))
-                )
+                lowers["nested"] = add(mean_and_stderr(which, index[judged]), mean_and_stderr(inside))
                 if lowers["nested"][0] > lowers["inclusive"][0]:
                     limit = log(len(held)) + log(each)
         if len(fitted) > 1:

@@ -133,16 +133,11 @@ class InformationOfModel(Measure):
         self._weighed = 0
 
     def compute(self) -> dict[str, Tensor]:
-        lower, error = _mean(dim_zero_cat(self.value))
+        lower, error = mean_and_stderr(dim_zero_cat(self.value))
         lower, result = lower + self.entropy, {}
         if len(self.above):
-            weighed, its_error = _mean(dim_zero_cat(self.below))
+            weighed, its_error = mean_and_stderr(dim_zero_cat(self.below))
             lower, error = (weighed, its_error) if weighed > lower else (lower, error)
-            result["i_p_upper"], result["i_p_upper_stderr"] = _mean(dim_zero_cat(self.above))
+            result["i_p_upper"], result["i_p_upper_stderr"] = mean_and_stderr(dim_zero_cat(self.above))
         result = {"i_p_lower": lower, "i_p_lower_stderr": error} | result
         return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
-
-
-def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of independent values, and its standard error."""
-    return values.mean(), values.std() / len(values) ** 0.5
