@@ -43,7 +43,8 @@ def overrides(controller: str, start: str, alpha: float, gamma: float, steps: in
 
 def trace(folder: str) -> dict[str, Any]:
     """Overshoot, steps to feasibility and to rest, from a run's metrics."""
-    from lagvae.runs import Run, read_series
+    from lagvae.runs.layout import Run
+    from lagvae.runs.metrics_table import read_series
 
     steps, values = read_series(Run(Path(folder)).metrics, "train", ["violation/neg_elbo"])["violation/neg_elbo"]
     means = [statistics.fmean(values[max(0, k - WINDOW + 1) : k + 1]) for k in range(len(values))]

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from lagvae.build import build_data, build_model
-from lagvae.cli import register
+from lagvae.cli.entry import register
 from lagvae.data import Batch
-from lagvae.experiment import read_config
-from lagvae.runs import Run
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.run import read_config
+from lagvae.runs.layout import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {

@@ -39,7 +39,7 @@ def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
     """Cells of the Pareto grid, half of each method, as a sweep would compose them."""
     from omegaconf import OmegaConf
 
-    from lagvae.cells import Cell
+    from lagvae.sweeps.run import SweepRun
 
     found = []
     for k in range(count):
@@ -57,16 +57,16 @@ def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
             ]
         )
         cfg.paths.runs = tempfile.mkdtemp(dir=root)
-        found.append(Cell(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
+        found.append(SweepRun(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
     return found
 
 
 def through_stack(cells: list[Any], compile: bool) -> tuple[float, float]:
     """Seconds per step of the whole stack from step `WARM` on, and seconds before that."""
-    from lagvae.stacking import train_stack
+    from lagvae.sweeps.ensemble_training import train_ensemble
 
     seen: dict[int, float] = {}
-    failed = train_stack(
+    failed = train_ensemble(
         cells, Path(tempfile.mkdtemp()), lambda at, note: seen.setdefault(at, time.perf_counter()) and None, compile
     )
     assert not failed, failed
@@ -76,9 +76,9 @@ def through_stack(cells: list[Any], compile: bool) -> tuple[float, float]:
 
 def products(cell: Any) -> float:
     """Floating point operations of the matrix products of one step of a cell: forward 2, backward 4 per weight and sample."""
-    from lagvae.build import build_data, build_laws
+    from lagvae.experiment.factory import build_data, build_joint
 
-    laws = build_laws(cell.cfg, build_data(cell.cfg))
+    laws = build_joint(cell.cfg, build_data(cell.cfg))
     weights = [m.weight.numel() for m in laws.modules() if isinstance(m, torch.nn.Linear)]
     return float(cell.cfg.data.batch * (6 * sum(weights) - 2 * weights[0]))  # nobody asks for the gradient of x
 
@@ -106,11 +106,11 @@ def main() -> None:
     os.environ["LAGVAE_ROOT"] = root = tempfile.mkdtemp(prefix="bench-")
     from rich.progress import track
 
-    from lagvae.cli import register
+    from lagvae.cli.entry import register
     from lagvae.data.sources import digits
-    from lagvae.session import quiet
+    from lagvae.terminal import quiet_libraries
 
-    quiet()
+    quiet_libraries()
     register(single.ROOT)
     device = "cuda" if options.device == "gpu" else "cpu"
     generator = torch.Generator().manual_seed(0)
@@ -159,13 +159,13 @@ def main() -> None:
 
 def fresh(cells: list[Any], root: str) -> list[Any]:
     """The same cells, with new folders."""
-    from lagvae.cells import Cell
+    from lagvae.sweeps.run import SweepRun
 
     again = []
     for cell in cells:
         cfg = cell.cfg.copy()
         cfg.paths.runs = tempfile.mkdtemp(dir=root)
-        again.append(Cell(cfg))
+        again.append(SweepRun(cfg))
     return again
 
 

@@ -10,13 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.experiment import evaluate_and_tell
+    from lagvae.cli.entry import run_guarded
+    from lagvae.experiment.run import evaluate_command
 
-    guarded(evaluate_and_tell, cfg)
+    run_guarded(evaluate_command, cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
+    from lagvae.cli.entry import run_program
 
-    entry(ROOT, main)
+    run_program(ROOT, main)

@@ -10,14 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="explain")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.explanation import explain
+    from lagvae.cli.entry import run_guarded
+    from lagvae.explain.explain import explain
 
-    guarded(explain, cfg)
+    run_guarded(explain, cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
-    from lagvae.schema import ExplainConfig
+    from lagvae.experiment.schema import ExplainConfig
 
-    entry(ROOT, main, ExplainConfig)
+    from lagvae.cli.entry import run_program
+
+    run_program(ROOT, main, ExplainConfig)

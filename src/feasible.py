@@ -10,14 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="feasible")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.feasibility import feasible_and_tell
+    from lagvae.cli.entry import run_guarded
+    from lagvae.experiment.feasibility import feasible
 
-    guarded(feasible_and_tell, cfg)
+    run_guarded(feasible, cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
-    from lagvae.schema import FeasibleConfig
+    from lagvae.experiment.schema import FeasibleConfig
 
-    entry(ROOT, main, FeasibleConfig)
+    from lagvae.cli.entry import run_program
+
+    run_program(ROOT, main, FeasibleConfig)

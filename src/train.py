@@ -10,13 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.launch import start
+    from lagvae.cli.entry import run_guarded
+    from lagvae.sweeps.runner import train_command
 
-    guarded(start, cfg)
+    run_guarded(train_command, cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
+    from lagvae.cli.entry import run_program
 
-    entry(ROOT, main)
+    run_program(ROOT, main)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lagvae.laws import MLP, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
+from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
+from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 
@@ -25,13 +26,13 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
-def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], Laws]:
+def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], JointModel]:
     """Builds laws equal to a linear-Gaussian world with the encoder q(z|x) = N(A x, diag t²).
 
     A perceptron without hidden layers is a linear map; scales pass through the inverse of softplus.
     """
 
-    def build(world: LinearGaussian, a: Tensor, t: Tensor) -> Laws:
+    def build(world: LinearGaussian, a: Tensor, t: Tensor) -> JointModel:
         n, d = world.weight.shape
         linear = partial(MLP, hidden=())
         encoder, decoder = GaussianEncoder(linear, (n,), d), NormalDecoder(linear, (n,), d)
@@ -41,7 +42,7 @@ def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], Laws]:
         encoder.network.load_state_dict({"layers.0.weight": mean, "layers.0.bias": raw})
         decoder.network.load_state_dict({"layers.0.weight": world.weight.float(), "layers.0.bias": torch.zeros(n)})
         decoder.raw_scale.data = torch.tensor(world.noise - decoder.tiny).expm1().log()
-        return Laws(StandardNormalPrior(d), encoder, decoder)
+        return JointModel(StandardNormalPrior(d), encoder, decoder)
 
     return build
 

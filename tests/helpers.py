@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from small import ROOT, compose
 
-from lagvae.calibration import Calibration
+from lagvae.experiment.calibration import Calibration
 
 QUICK = (
     "data=linear_gaussian",

@@ -41,7 +41,7 @@ def write_run(
         "multiplier": {"learned": bounded, "optimizer": {"_target_": "torch.optim.RMSprop"} if bounded else None},
         "constraints": {
             name: {
-                "divergence": {"_target_": f"lagvae.estimators.{name}"},
+                "divergence": {"_target_": f"lagvae.divergences.{name}"},
                 "epsilon": None,
                 "gamma": gamma if bounded and name == "neg_elbo" else 0.5,
                 "relative": name == "mmd",

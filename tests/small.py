@@ -26,7 +26,7 @@ def compose(overrides: list[str]) -> Any:
     """A config as train.py would compose it."""
     from hydra import compose, initialize_config_dir
 
-    from lagvae.cli import register
+    from lagvae.cli.entry import register
 
     register(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

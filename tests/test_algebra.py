@@ -26,22 +26,22 @@ from lagvae.algebra import (
     closure,
     computable_form,
     kl_dimension,
-    lagrangian,
-    lagrangians,
     missing,
     parse,
     preference,
     rewrite,
     single,
+    symbolic_lagrangian,
+    symbolic_lagrangians,
     total,
 )
 from lagvae.algebra.closure import GENERATORS
 from lagvae.algebra.computing import VECTORS, terms_of
-from lagvae.algebra.linear import basic_solutions, rank, solve
-from lagvae.build import build_lagrangian
+from lagvae.algebra.linear import basic_solutions, rank, solve_linear
 from lagvae.errors import SettingError
-from lagvae.members import Member, Penalty, member
-from lagvae.table1 import markdown
+from lagvae.experiment.factory import build_lagrangian
+from lagvae.explain.paper_table1 import table1_markdown
+from lagvae.explain.presets import ObjectiveSpec, Penalty, objective_spec
 
 LIKELIHOOD, UNARY, BINARY = Class
 DISTORTION, RATE = "-E_q[log p(x|z)]", "E_q[log q(z|x) - log p(z)]"
@@ -165,7 +165,7 @@ def test_alpha_is_unique_and_multipliers_are_found() -> None:
         lambdas = {name: Fraction(generator.randint(0, 9), 2) for name in generator.sample(names, 4)}
         parts = zip((*alpha, *lambdas.values()), ("I_q", "I_p", *lambdas), strict=True)
         one = parse(" + ".join(f"{value}*{name}" for value, name in parts).replace("+ -", "- "))
-        ways = list(lagrangians(one))
+        ways = list(symbolic_lagrangians(one))
         assert ways, "the objective was made with multipliers ≥ 0"
         for way in ways:
             assert way.feasible
@@ -175,18 +175,18 @@ def test_alpha_is_unique_and_multipliers_are_found() -> None:
 
 
 def test_no_multipliers_where_there_are_none() -> None:
-    assert not list(lagrangians(parse("-KL(q(x)||p(x))")))
-    found = lagrangian(parse("-KL(q(x)||p(x))"))
+    assert not list(symbolic_lagrangians(parse("-KL(q(x)||p(x))")))
+    found = symbolic_lagrangian(parse("-KL(q(x)||p(x))"))
     assert found is not None
     assert not found.feasible
     assert found.objective == parse("-KL(q(x)||p(x))")
-    assert lagrangian(parse("E_p[log p(x)]")) is None
+    assert symbolic_lagrangian(parse("E_p[log p(x)]")) is None
     assert preference(parse("E_q[log q(z)]")) is None
 
 
 def test_beta_below_one_maximises_with_multipliers_of_a_lagrangian() -> None:
     # (β − 1)(I_q + KL(q(z)‖p(z))) has λ < 0; half of the joint KL as a conditional one repairs it
-    found = lagrangian(parse(f"{DISTORTION} + 1/2 ({RATE})"))
+    found = symbolic_lagrangian(parse(f"{DISTORTION} + 1/2 ({RATE})"))
     assert str(found) == "−0.5·I_q + 0.5·KL(q(x,z)‖p(x,z)) + 0.5·KL(q(x|z)‖p(x|z))"
 
 
@@ -205,7 +205,7 @@ def test_feasibility_agrees_with_an_outside_solver() -> None:
             bounds=[(0, None)] * 10 + [(None, None)] * 2,
         )
         seen.add(found.success)
-        assert bool(next(lagrangians(one), None)) is found.success
+        assert bool(next(symbolic_lagrangians(one), None)) is found.success
     assert seen == {True, False}
 
 
@@ -213,8 +213,8 @@ def test_solve_and_basic_solutions() -> None:
     def v(*values: int) -> tuple[Fraction, ...]:
         return tuple(map(Fraction, values))
 
-    assert solve([v(1, 0), v(2, 0), v(1, 1)], v(3, 1)) == v(2, 0, 1)
-    assert solve([v(1, 0)], v(1, 1)) is None
+    assert solve_linear([v(1, 0), v(2, 0), v(1, 1)], v(3, 1)) == v(2, 0, 1)
+    assert solve_linear([v(1, 0)], v(1, 1)) is None
     assert [c for c, _ in basic_solutions([v(1, 0), v(0, 1), v(1, 1)], v(1, 1))] == [v(0, 0, 1), v(1, 1, 0)]
     assert not list(basic_solutions([v(1, 0), v(0, 1)], v(1, -1)))
     assert list(basic_solutions([v(1, 0), v(0, 1)], v(1, -1), signed=True)) == [(v(1, -1), ())]
@@ -382,7 +382,7 @@ def test_lagrangians_have_the_value_of_the_objective_up_to_constants(tables: tup
     values, generator = atoms(*tables), random.Random(6)
     for _ in range(10):
         one = random_objective(generator, lowest=0)
-        for way in lagrangians(one):
+        for way in symbolic_lagrangians(one):
             left = one - way.objective
             assert one.at(values) - way.objective.at(values) == pytest.approx(left.constants.at(values), abs=1e-10)
 
@@ -502,13 +502,13 @@ def test_table_1_is_up_to_date(explain, tmp_path: Path) -> None:  # type: ignore
     assert made == (ROOT / "docs/table1.md").read_text("utf-8"), "run make table1"
 
 
-def made_up(family: str, alpha_q: int, alpha_p: int, *texts: str) -> Member:
+def made_up(family: str, alpha_q: int, alpha_p: int, *texts: str) -> ObjectiveSpec:
     penalties = [Penalty(f"d{i}", parse(text), text, Fraction(1), learned=False) for i, text in enumerate(texts)]
-    return Member(family, (Fraction(alpha_q), Fraction(alpha_p)), tuple(penalties), f"{family} (Someone, 2018)")
+    return ObjectiveSpec(family, (Fraction(alpha_q), Fraction(alpha_p)), tuple(penalties), f"{family} (Someone, 2018)")
 
 
 def test_table_1_says_where_it_differs() -> None:
-    text = markdown(
+    text = table1_markdown(
         [
             made_up("vae_gan", 0, 0, DISTORTION, "JS(q(z)||p(z))"),
             made_up("infogan", 0, -1, "JS(q(x)||p(x))"),
@@ -541,13 +541,13 @@ def test_preference_and_its_bounds() -> None:
 def test_a_divergence_without_a_symbol_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import initialize_config_dir
 
-    from lagvae.estimators import MMD
+    from lagvae.divergences import MMD
 
     cfg = settings(tmp_path, "family=infovae")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for symbol in ("", "something odd"):
             monkeypatch.setattr(MMD, "symbol", symbol)
-            found = member(cfg)
+            found = objective_spec(cfg)
             assert found.source == "Zhao, Song, Ermon, AAAI 2019"
             assert found.stated.opaque == {Opaque(symbol or "mmd"): Fraction(1000)}
             assert classify(found.stated) is BINARY

@@ -24,11 +24,12 @@ from helpers import QUICK, Outcome, files, program, settings
 from PIL import Image
 from small import ROOT
 
-from lagvae.build import build_data, build_model, check
-from lagvae.calibration import Calibration
 from lagvae.errors import CheckpointError, DataError
-from lagvae.runs import Run
-from lagvae.session import read_checkpoint
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.fit import read_checkpoint
+from lagvae.experiment.validate import validate
+from lagvae.runs.layout import Run
 
 VAE = (*QUICK, "family=vae")
 
@@ -481,7 +482,7 @@ def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeyp
     monkeypatch.setenv("BOMB", str(tmp_path / "went off"))
     torch.save({"state_dict": Bomb()}, tmp_path / "a.ckpt")
     cfg = settings(tmp_path, *VAE)
-    check(cfg)
+    validate(cfg)
     model = build_model(cfg, build_data(cfg))
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(tmp_path / "a.ckpt", model)

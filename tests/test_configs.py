@@ -15,11 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small import ROOT
 
-from lagvae.build import build_data, build_lagrangian, build_model, check
-from lagvae.cells import Cell, check_cells, settings_of
-from lagvae.cli import register
+from lagvae.cli.entry import register
 from lagvae.errors import SettingError
-from lagvae.sweep import cells as sweep_cells
+from lagvae.experiment.factory import build_data, build_lagrangian, build_model
+from lagvae.experiment.validate import validate
+from lagvae.sweeps.grid import expand as sweep_cells
+from lagvae.sweeps.plan import check_runs
+from lagvae.sweeps.run import SweepRun, to_config
 
 CONF = ROOT / "conf"
 
@@ -142,7 +144,7 @@ def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> No
 
 
 def build(cfg: DictConfig):  # type: ignore[no-untyped-def]
-    check(cfg)
+    validate(cfg)
     data = build_data(cfg)
     return build_model(cfg, data, made_up(cfg) if cfg.epsilon.source == "calibrated" else None)
 
@@ -202,7 +204,7 @@ def test_a_command_line_outdoes_the_family(tmp_path: Path) -> None:
 
 def test_a_number_for_one_bound_leaves_the_others_calibrated(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "constraints.mmd.epsilon=1e-3", "constraints.neg_elbo.gamma=0.25")
-    check(cfg)
+    validate(cfg)
     lagrangian = build_lagrangian(cfg, made_up(cfg, 20.0))
     assert {c.name: c.bound for c in lagrangian.constraints} == {"neg_elbo": 20.25, "mmd": 1e-3}
 
@@ -217,13 +219,13 @@ def test_a_constraint_may_be_dropped(tmp_path: Path, words: list[str]) -> None:
     cfg = settings(tmp_path, *words)
     assert list(cfg.constraints) == ([] if len(words) == 2 else ["neg_elbo"])
     if cfg.constraints:
-        check(cfg)
+        validate(cfg)
         assert build_lagrangian(cfg, made_up(cfg)).names == ["neg_elbo"]
 
 
 def test_a_constraint_may_be_added(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "divergence=[neg_elbo,mmd,rate]", "constraints.rate.epsilon=3")
-    check(cfg)
+    validate(cfg)
     lagrangian = build_lagrangian(cfg, made_up(cfg))
     assert lagrangian.names == ["neg_elbo", "mmd", "rate"]
     assert lagrangian.constraints[2].bound == 3.0
@@ -232,13 +234,13 @@ def test_a_constraint_may_be_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", options("divergence"))
 def test_every_divergence_is_a_constraint(tmp_path: Path, name: str) -> None:
     cfg = settings(tmp_path, f"divergence=[{name}]", f"constraints.{name}.epsilon=1", "training.start=scratch")
-    check(cfg)
+    validate(cfg)
     assert build_lagrangian(cfg, None).names == [name]
 
 
 def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "constraints.mmd.learned=false", "constraints.mmd.multiplier=500")
-    check(cfg)
+    validate(cfg)
     assert [(c.learned, c.multiplier) for c in build_lagrangian(cfg, made_up(cfg)).constraints] == [(True, 1.0), (False, 500.0)]
 
 
@@ -253,10 +255,10 @@ def test_every_cell_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml"))
     words = sweep_cells(sweep["hydra"]["sweeper"]["grids"], [f"sweep={name}"])
-    found = [Cell(settings_of(OmegaConf.to_container(settings(tmp_path, *each), resolve=True))) for each in words[::3]]  # type: ignore[arg-type]
-    check_cells(found)  # no two are the same or share a folder
+    found = [SweepRun(to_config(OmegaConf.to_container(settings(tmp_path, *each), resolve=True))) for each in words[::3]]  # type: ignore[arg-type]
+    check_runs(found)  # no two are the same or share a folder
     for each in (found[0], found[-1]):
-        check(each.cfg)
+        validate(each.cfg)
         assert each.name.startswith(f"{name}/")
 
 

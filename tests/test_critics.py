@@ -12,19 +12,28 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from lagvae.divergences import F_DIVERGENCES, sliced_wasserstein, sorted_distance
-from lagvae.errors import SettingError
-from lagvae.estimators import AdversarialRate, CriticDivergence, LogRatio, SlicedWasserstein, Variational, Wasserstein
-from lagvae.laws import (
-    MLP,
+from lagvae.distributions import (
     BernoulliDecoder,
     EmpiricalPrior,
     GaussianEncoder,
+    JointModel,
     JointSamples,
-    Laws,
     StandardNormalPrior,
     draw_noise,
 )
+from lagvae.divergences import (
+    F_DIVERGENCES,
+    AdversarialRate,
+    CriticDivergence,
+    LogRatio,
+    SlicedWasserstein,
+    VariationalFDivergence,
+    Wasserstein,
+    sliced_wasserstein,
+    sorted_distance,
+)
+from lagvae.errors import SettingError
+from lagvae.networks import MLP
 from lagvae.noise import Noise
 
 SHIFT = 1.0
@@ -112,7 +121,7 @@ def trained(estimator: CriticDivergence, steps: int = 400, batch: int = 1000) ->
 @pytest.mark.parametrize("name", ["js", "kl", "reverse_kl", "hellinger", "chi2"])
 def test_a_trained_critic_comes_near_from_below(name: str) -> None:
     # N samples estimate the bound to 1 %; the critic itself may only lower it (most for χ², whose best one is exponential).
-    value = trained(Variational(network, f=name))
+    value = trained(VariationalFDivergence(network, f=name))
     assert 0.85 * TRUTH[name] < value < 1.02 * TRUTH[name]
 
 
@@ -167,7 +176,7 @@ def test_the_surrogate_changes_the_gradient_and_not_the_value() -> None:
     torch.manual_seed(0)
     found = {}
     for gradient in ("value", "non_saturating"):
-        estimator = Variational(network, gradient=gradient)
+        estimator = VariationalFDivergence(network, gradient=gradient)
         torch.manual_seed(1)
         estimator.prepare("d", SimpleNamespace(latent=1), (1,))  # type: ignore[arg-type]
         q, p = draw(0, 64)
@@ -182,13 +191,13 @@ def test_the_surrogate_changes_the_gradient_and_not_the_value() -> None:
     assert found["value"][0] == found["non_saturating"][0]
 
 
-def linear_laws() -> Laws:
+def linear_laws() -> JointModel:
     torch.manual_seed(0)
     linear = partial(MLP, hidden=())
     encoder = GaussianEncoder(linear, (4,), 2)
     with torch.no_grad():
         encoder.network.layers[0].weight[:2] *= 2  # type: ignore[index,union-attr]
-    return Laws(StandardNormalPrior(2), encoder, BernoulliDecoder(linear, (4,), 2))
+    return JointModel(StandardNormalPrior(2), encoder, BernoulliDecoder(linear, (4,), 2))
 
 
 def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
@@ -217,16 +226,19 @@ def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Variational(network, f="jsd"), "divergence.f='jsd' is unknown"),
-        (lambda: Variational(network, over="y"), "divergence.over='y' is unknown"),
-        (lambda: Variational(network, f="kl", gradient="non_saturating"), "use value, or non_saturating with f=js"),
-        (lambda: Variational(network, r1=-1.0), "divergence.r1=-1.0"),
+        (lambda: VariationalFDivergence(network, f="jsd"), "divergence.f='jsd' is unknown"),
+        (lambda: VariationalFDivergence(network, over="y"), "divergence.over='y' is unknown"),
+        (lambda: VariationalFDivergence(network, f="kl", gradient="non_saturating"), "use value, or non_saturating with f=js"),
+        (lambda: VariationalFDivergence(network, r1=-1.0), "divergence.r1=-1.0"),
         (lambda: LogRatio(network, direction="up"), "divergence.direction='up'"),
         (lambda: Wasserstein(network, penalty=0.0), "slope is not held"),
-        (lambda: Variational(network, over="x").prepare("js_x", linear_laws(), (4,)), "constraints.js_x needs samples of p"),
+        (
+            lambda: VariationalFDivergence(network, over="x").prepare("js_x", linear_laws(), (4,)),
+            "constraints.js_x needs samples of p",
+        ),
         (
             lambda: AdversarialRate(network).prepare(
-                "r", Laws(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
+                "r", JointModel(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
             ),
             "needs log p",
         ),

@@ -17,20 +17,19 @@ from helpers import write_mnist
 from PIL import Image
 from torch import Tensor
 
-from lagvae.calibrating import digest
-from lagvae.data import SPLITS, Arrays, Data, sources
-from lagvae.data.module import observe
+from lagvae.data import SPLITS, Arrays, DataModule, sources
+from lagvae.data.datamodule import content_digest, observe
 from lagvae.errors import DataError, SettingError
 from lagvae.oracles import LinearGaussian
 
 CPU = torch.device("cpu")
 
 
-def data_of(source: Callable[[], Arrays], **kwargs: Any) -> Data:
-    return Data(source, **({"name": "own", "likelihood": "normal", "batch": 16} | kwargs))
+def data_of(source: Callable[[], Arrays], **kwargs: Any) -> DataModule:
+    return DataModule(source, **({"name": "own", "likelihood": "normal", "batch": 16} | kwargs))
 
 
-def numbered(n: int, **kwargs: Any) -> Data:
+def numbered(n: int, **kwargs: Any) -> DataModule:
     """Data whose sample i is the number i, so that a batch says which samples it holds."""
     return data_of(lambda: Arrays(torch.arange(float(n)).unsqueeze(1)), **kwargs)
 
@@ -233,7 +232,7 @@ def test_labels_that_are_none_are_named(tmp_path: Path, y: np.ndarray) -> None:
 def test_a_second_domain_decides_about_a_calibration_and_labels_do_not() -> None:
     x, labels, second = torch.zeros(50, 3), torch.arange(50), torch.ones(20, 2)
     alone, labelled, paired, other = (
-        digest(data_of(lambda kw=kw: Arrays(x, **kw)))
+        content_digest(data_of(lambda kw=kw: Arrays(x, **kw)))
         for kw in ({}, {"labels": labels}, {"second": second}, {"second": 2 * second})
     )
     assert alone == labelled
@@ -265,7 +264,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3) -> Data:
+def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3) -> DataModule:
     source = partial(sources.folder, str(images), size=8, channels=channels, in_memory_mib=mib)
     return data_of(source, batch=8, workers=workers)
 

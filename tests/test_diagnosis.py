@@ -12,11 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lagvae.diagnosis import DOMINANT, TOLERANCE, Finding, Verdict, explain, judge, overall, regime, sensitivity, stationarity
-from lagvae.divergences import RBF
-from lagvae.estimators import MMD, Distortion, Divergence, NegElbo
-from lagvae.lagrangian import Constraint, Lagrangian, Preference
-from lagvae.laws import JointSamples, Laws, draw_noise
+from lagvae.distributions import JointModel, JointSamples, draw_noise
+from lagvae.divergences import MMD, RBF, Distortion, Divergence, NegElbo
+from lagvae.experiment.diagnostics import (
+    DOMINANT,
+    Finding,
+    Verdict,
+    explain_violation,
+    judge,
+    overall,
+    regime,
+    sensitivity,
+    stationarity,
+)
+from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian, WaterFilling
 
@@ -222,15 +231,15 @@ def test_the_regime_of_a_maximising_run() -> None:
 
 def test_what_a_user_is_told() -> None:
     infeasible = judge(nats(), 82.0, 0.2, 40.0, 1.0, best=81.25)
-    told = explain(infeasible, 81.5, " nats")
+    told = explain_violation(infeasible, 81.5, " nats")
     assert told is not None
     for part in ("neg_elbo", "80 nats", "81.25 nats", "81.5 nats", "constraints.neg_elbo.epsilon"):
         assert part in told
-    assert "alibration" not in (explain(infeasible, None, " nats") or "")
+    assert "alibration" not in (explain_violation(infeasible, None, " nats") or "")
     for divergence, side in ((82.0, "2 nats above"), (75.0, "5 nats below")):
-        assert side in (explain(judge(nats(), divergence, 0.2, 1.0, 1.0, 70.0), None, " nats") or "")
+        assert side in (explain_violation(judge(nats(), divergence, 0.2, 1.0, 1.0, 70.0), None, " nats") or "")
     for met in (judge(nats(), 80.0, 0.2, 1.0, 1.0, 80.0), judge(nats(), 70.0, 0.2, 0.0, 1.0, 70.0)):
-        assert explain(met, None, " nats") is None
+        assert explain_violation(met, None, " nats") is None
 
 
 # ---- stationarity
@@ -305,7 +314,7 @@ def test_no_gradient_at_all_is_stationary() -> None:
 
 
 def test_the_exact_posterior_is_a_kkt_point_of_a_latent_variable_model(
-    linear_laws: Callable[[LinearGaussian, Tensor, Tensor], Laws],
+    linear_laws: Callable[[LinearGaussian, Tensor, Tensor], JointModel],
 ) -> None:
     # min rate s.t. distortion ≤ δ. With λ = 1 the Lagrangian is −ELBO, which is stationary where q(z|x) = p(z|x) and
     # p(x) = q(x): orthogonal columns of W let the encoder be the posterior. Rate and distortion each pull hard there.

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lagvae.dual import NuPI
 from lagvae.errors import SettingError
+from lagvae.nupi import NuPI
 
 
 def run(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, errors: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from lagvae.data import Batch
-from lagvae.divergences import RBF
+from lagvae.distributions import JointSamples, draw_noise
+from lagvae.divergences import MMD, RBF, Distortion, NegElbo, Rate, i_p_upper, neg_i_p_lower
 from lagvae.errors import SettingError, SolverError
-from lagvae.estimators import MMD, Distortion, NegElbo, Rate, i_p_upper, neg_i_p_lower
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
-from lagvae.laws import JointSamples, draw_noise
 from lagvae.noise import Noise
+from lagvae.oracles import Tabular
 from lagvae.oracles.duality import (
     Program,
     dual_value,
@@ -27,26 +27,27 @@ from lagvae.oracles.duality import (
     least_kl,
     random_program,
     shadow_price,
-    solve,
+    solve_program,
 )
-from lagvae.oracles.maximising import (
-    curve,
-    mixing_lowers_the_bound,
-    random_tables,
-    search,
-    search_free,
-    simplex,
+from lagvae.oracles.maximising import mixing_lowers_the_bound, random_tables, search, search_free, simplex, trade_off_curve
+from lagvae.oracles.softmax_tables import (
+    ExactSamples,
+    TableDecoder,
+    TableEncoder,
+    TableJoint,
+    TablePrior,
+    model_of,
+    rows,
+    train_tables,
 )
-from lagvae.oracles.tabular import Tabular
-from lagvae.session import quiet
-from lagvae.tables import Exactly, TableDecoder, TableEncoder, TableLaws, TablePrior, model_of, rows, train
+from lagvae.terminal import quiet_libraries
 
 EXACT = {"rel": 0, "abs": 1e-12}
 
 
-def laws_of(world: Tabular, drawn: bool) -> TableLaws:
+def laws_of(world: Tabular, drawn: bool) -> TableJoint:
     n, k = world.q_z_given_x.shape
-    return TableLaws(
+    return TableJoint(
         TablePrior(world.p_z.log(), learned=False, drawn=drawn),
         TableEncoder(world.q_z_given_x.log(), drawn),
         TableDecoder(world.p_x_given_z, 0.0, torch.zeros(k, n), drawn),
@@ -65,7 +66,7 @@ def test_the_packages_terms_are_exact_on_tables(world: Tabular) -> None:
     laws, x = laws_of(world, drawn=False), rows(world.q_x)
     assert len(x) == 10
     kernel = torch.eye(4, dtype=torch.float64) + 0.3
-    mmd = Exactly(lambda w: w.mmd(kernel, "z"), nats=False)
+    mmd = ExactSamples(lambda w: w.mmd(kernel, "z"), nats=False)
     constraints = [Constraint("neg_elbo", NegElbo()), Constraint("rate", Rate()), Constraint("d", Distortion())]
     lagrangian = Lagrangian(Preference(-0.5), [*constraints, Constraint("mmd", mmd, multiplier=3.0)])
     samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
@@ -104,7 +105,7 @@ def test_laws_of_tables_are_refused_or_made_with_reason(world: Tabular) -> None:
         rows(torch.tensor([1 / torch.pi, 1 - 1 / torch.pi], dtype=torch.float64))
     samples = JointSamples(torch.nn.Module(), torch.zeros(1, 1), {})  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="takes the laws of tables, not Module"):
-        Exactly(lambda w: w.rate)(samples)
+        ExactSamples(lambda w: w.rate)(samples)
 
 
 # ---- convex programs
@@ -113,7 +114,7 @@ def test_laws_of_tables_are_refused_or_made_with_reason(world: Tabular) -> None:
 @pytest.fixture
 def _silent() -> Iterator[None]:
     with warnings.catch_warnings():
-        quiet()
+        quiet_libraries()
         yield
 
 
@@ -129,7 +130,7 @@ def test_a_program_whose_answer_is_known() -> None:
     half, channel = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([[1 - e, e], [e, 1 - e]], dtype=torch.float64)
     h = -w * log(w) - (1 - w) * log(1 - w)
     kl = -h - w * log(1 - e) - (1 - w) * log(e)
-    found = solve(Program(half, channel, 0.0, half, alpha, kl))
+    found = solve_program(Program(half, channel, 0.0, half, alpha, kl))
     logit = log(w / (1 - w))
     # The solver's tolerance is 1e-8 of the value; λ is a ratio of slopes.
     assert found.value == pytest.approx(alpha * (log(2) - h), abs=1e-6)
@@ -140,7 +141,7 @@ def test_a_program_whose_answer_is_known() -> None:
 @pytest.mark.parametrize("seed", [0, 2, 3])
 def test_two_solvers_agree_and_the_multiplier_is_the_shadow_price(seed: int) -> None:
     program = random_program(seed)
-    one, other = solve(program), solve(program, "SCS")
+    one, other = solve_program(program), solve_program(program, "SCS")
     # SCS is asked for 1e-9 in its own residuals; values here are of order 0.1.
     assert other.value == pytest.approx(one.value, abs=2e-6)
     assert other.multipliers[0] == pytest.approx(one.multipliers[0], rel=2e-3)
@@ -157,7 +158,7 @@ def test_two_solvers_agree_and_the_multiplier_is_the_shadow_price(seed: int) -> 
 
 @pytest.mark.usefixtures("_silent")
 def test_algorithm_1_finds_value_and_multiplier(program: Program) -> None:
-    known, ended = solve(program), train(program, steps=800)
+    known, ended = solve_program(program), train_tables(program, steps=800)
     assert ended.value == pytest.approx(known.value, abs=1e-3)
     assert ended.multipliers[0] == pytest.approx(known.multipliers[0], rel=0.02)
     assert float(ended.world.kl("x,z")) == pytest.approx(program.epsilon, abs=1e-3)
@@ -169,7 +170,7 @@ def test_algorithm_1_finds_value_and_multiplier(program: Program) -> None:
 def test_algorithm_1_finds_what_the_solver_finds(seed: int) -> None:
     # Measured on 24 programs: within 1.3e-4 nat, λ within 2.1 %.
     program = random_program(seed)
-    known, ended = solve(program), train(program)
+    known, ended = solve_program(program), train_tables(program)
     assert ended.value == pytest.approx(known.value, abs=5e-4)
     assert ended.multipliers == pytest.approx(known.multipliers, rel=0.05)
     assert abs(ended.value - dual_value(program, ended.multipliers)) < 5e-4
@@ -193,14 +194,14 @@ def test_the_model_of_a_program_is_the_packages(program: Program) -> None:
 def test_a_program_out_of_reach_is_an_error_and_its_duals_are_not_read(program: Program) -> None:
     for solver in ("CLARABEL", "SCS"):
         with pytest.raises(SolverError, match=r"ended with status 'infeasible.*raise epsilon="):
-            solve(replace(program, epsilon=0.5 * least_kl(program)), solver)
+            solve_program(replace(program, epsilon=0.5 * least_kl(program)), solver)
 
 
 def test_a_second_bound_out_of_reach_is_named_too(program: Program) -> None:
     kernel = torch.eye(len(program.base), dtype=torch.float64)
     program = replace(program, kernel=kernel, epsilon_mmd=0.0, epsilon=0.5 * least_kl(program))
     with pytest.raises(SolverError, match=r"epsilon=.*or epsilon_mmd=0;"):
-        solve(program)
+        solve_program(program)
 
 
 def test_a_price_too_near_the_least_kl_names_the_programs_own_bound(program: Program) -> None:
@@ -226,18 +227,18 @@ def test_a_status_that_is_not_optimal_is_an_error(program: Program, monkeypatch:
 
     monkeypatch.setitem(duality.SOLVERS, "SCS", {"max_iters": 20})
     with pytest.raises(SolverError, match=r"ended with status 'optimal_inaccurate'|did not solve"):
-        solve(program, "SCS")
+        solve_program(program, "SCS")
 
 
 def test_a_solver_that_is_missing_names_the_extra(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cvxpy", None)
     with pytest.raises(SolverError, match=r"need cvxpy .*pip install -e '\.\[duality\]'"):
-        solve(program)
+        solve_program(program)
 
 
 def test_an_unknown_solver_is_named(program: Program) -> None:
     with pytest.raises(SolverError, match="NOSUCH did not solve the program"):
-        solve(program, "NOSUCH")
+        solve_program(program, "NOSUCH")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_the_lemma_on_random_lines() -> None:
 
 def test_the_hull_and_the_gap_of_a_cloud_that_is_known() -> None:
     # Corners (0, 0), (1, 1), (3, 2) with (2, 1.2) below the chord: there the hull is 1.5, the gap 0.3 and λ = ½.
-    found = curve(np.array([0, 1, 2, 3, 2.5, 0.5]), np.array([0, 1, 1.2, 2.0, 0.1, 0.4]))
+    found = trade_off_curve(np.array([0, 1, 2, 3, 2.5, 0.5]), np.array([0, 1, 1.2, 2.0, 0.1, 0.4]))
     assert found.kl.tolist() == [0, 0.5, 1, 2, 3]
     assert found.gap.tolist() == pytest.approx([0, 0.1, 0, 0.3, 0], **EXACT)
     assert found.multiplier.tolist() == [1, 1, 1, 0.5, 0.5]

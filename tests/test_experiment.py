@@ -12,13 +12,13 @@ import pytest
 import torch
 from small import ROOT, TINY, compose
 
-from lagvae.callbacks.checkpoints import merit
-from lagvae.experiment import calibrate, evaluate, prepare, resume, train
-from lagvae.module import LatentVariableModel
+from lagvae.callbacks.checkpoints import exact_penalty
+from lagvae.experiment.fit import Fit
+from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
+from lagvae.model import LatentVariableModel
 from lagvae.oracles import LinearGaussian
-from lagvae.runs import Run
-from lagvae.session import Session
-from lagvae.sweep import cells
+from lagvae.runs.layout import Run
+from lagvae.sweeps.grid import expand
 
 EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
 
@@ -94,10 +94,10 @@ def test_a_run_stopped_after_training_is_finished_by_resume(root: Path) -> None:
 
 def test_a_run_starts_from_the_calibrated_parameters() -> None:
     _, folder = calibrate(compose(TINY))
-    _, model, _ = prepare(compose(TINY))
+    _, model, _ = setup(compose(TINY))
     theta = torch.load(folder / "theta.pt", weights_only=True)
     assert all(torch.equal(theta[k], v) for k, v in model.laws.state_dict().items())
-    _, scratch, _ = prepare(compose([*TINY, "training.start=scratch"]))
+    _, scratch, _ = setup(compose([*TINY, "training.start=scratch"]))
     assert not all(torch.equal(theta[k], v) for k, v in scratch.laws.state_dict().items())
 
 
@@ -146,10 +146,10 @@ def test_rate_falls_as_beta_grows() -> None:
 
 def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
     cfg = compose([*TINY, *EXPLICIT, "trainer.precision=bf16-mixed"])
-    data, model, _ = prepare(cfg)
+    data, model, _ = setup(cfg)
     folder = Path(cfg.paths.runs) / "mixed"
     folder.mkdir(parents=True)
-    Session(cfg, data, model, Run(folder), "mixed").fit()
+    Fit(cfg, data, model, Run(folder), "mixed").fit()
     assert model.lagrangian.scaled.dtype == torch.float32
     assert model.lagrangian.scaled.isfinite().all()
     assert all(p.isfinite().all() for p in model.laws.parameters())
@@ -159,11 +159,11 @@ def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
     """Plain descent at rate 1: θ moves by the gradient, whose norm is the clip's where it was larger."""
     descent = ["model.optimizer._target_=torch.optim.SGD", "model.optimizer.lr=1", "model.schedule=null", "training.steps=1"]
     cfg = compose([*TINY, *EXPLICIT, *descent, "training.gradient_clip=0.01"])
-    data, model, _ = prepare(cfg)
+    data, model, _ = setup(cfg)
     before = [p.clone() for p in model.laws.parameters()]
     folder = Path(cfg.paths.runs) / "clip"
     folder.mkdir(parents=True)
-    Session(cfg, data, model, Run(folder), "clip").fit()
+    Fit(cfg, data, model, Run(folder), "clip").fit()
     moved = torch.cat([(p - b).flatten() for p, b in zip(model.laws.parameters(), before, strict=True)]).norm()
     assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
 
@@ -185,12 +185,12 @@ def test_schedule_ends_at_zero_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_best_checkpoint_prefers_a_feasible_one() -> None:
-    _, model, _ = prepare(compose([*TINY, *EXPLICIT]))
+    _, model, _ = setup(compose([*TINY, *EXPLICIT]))
     val = {"rate": 5.0, "distortion": 20.0}
 
     def score(neg_elbo: float, distortion: float) -> float:
         train_values = {"constraint/neg_elbo": neg_elbo, "constraint/mmd": 0.0}
-        return merit(model, {"train": train_values, "val": val | {"distortion": distortion}})
+        return exact_penalty(model, {"train": train_values, "val": val | {"distortion": distortion}})
 
     assert score(29.0, 20.0) == 20.0  # α = −1: f is the distortion
     assert score(30.5, 18.0) == 18.0 + 10 * 0.5
@@ -218,6 +218,6 @@ def test_commands_of_the_readme_compose() -> None:
     assert len(lines) >= 10
     for line in lines:
         words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
-        compose(cells([], words)[0] if "-m" in line else words)
+        compose(expand([], words)[0] if "-m" in line else words)
     for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target

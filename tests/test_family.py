@@ -14,11 +14,11 @@ from helpers import program, settings
 from small import ROOT
 from torch import Tensor
 
-from lagvae.build import build_data, build_model
 from lagvae.data import Batch
-from lagvae.laws import JointSamples
-from lagvae.oracles.gaussian import LinearGaussian
-from lagvae.runs import Run
+from lagvae.distributions import JointSamples
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.oracles import LinearGaussian
+from lagvae.runs.layout import Run
 
 SMALL = (
     "trainer=cpu",

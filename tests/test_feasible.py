@@ -13,20 +13,19 @@ from scipy import optimize
 from small import ROOT
 from test_rate_distortion import LINEAR
 
-from lagvae import report
+from lagvae.divergences import Distortion, Rate
 from lagvae.errors import SettingError
-from lagvae.estimators import Distortion, Rate
+from lagvae.experiment.report import print_feasibility, slack_buys
 from lagvae.lagrangian import Constraint, Lagrangian, Preference, on_simplex
 from lagvae.oracles import WaterFilling
-from lagvae.report import slack_buys
 
 
 def compose(root: Path, *words: str) -> Any:
     """The config that feasible.py would get."""
     from hydra import compose, initialize_config_dir
 
-    from lagvae.cli import register
-    from lagvae.schema import FeasibleConfig
+    from lagvae.cli.entry import register
+    from lagvae.experiment.schema import FeasibleConfig
 
     register(ROOT, FeasibleConfig)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -77,15 +76,15 @@ def test_fixed_multipliers_do_not_move_on_a_simplex() -> None:
 @pytest.mark.slow
 def test_rate_and_distortion_meet_where_the_curve_says(tmp_path: Path) -> None:
     """min max(rate − 2, distortion − 6) of linear networks is where both are equal, on the curve of `WaterFilling`."""
-    from lagvae.build import build_data
-    from lagvae.feasibility import feasible, without_own
+    from lagvae.experiment.factory import build_data
+    from lagvae.experiment.feasibility import find_feasible, split_own_settings
 
     words = [w for w in LINEAR if not w.startswith(("divergence", "epsilon"))]
     words += ["family=vae", "divergence=[rate,distortion]", "constraints.rate.epsilon=2", "constraints.distortion.epsilon=6"]
     words += ["calibration.steps=1500", "training.interval=1500", "model.optimizer.lr=0.03"]
     cfg = compose(tmp_path, *words, "calibration.split=train")
-    result, folder = feasible(cfg)
-    data = build_data(without_own(cfg)[0])
+    result, folder = find_feasible(cfg)
+    data = build_data(split_own_settings(cfg)[0])
     exact = WaterFilling(torch.cov(data.arrays.x[data.split["train"]].double().mT, correction=0), 2)
     level = optimize.brentq(lambda v: (exact.at(v).rate - 2) - (exact.at(v).distortion - 6), 1e-3, 12.0)
     best = exact.at(level).rate - 2
@@ -189,7 +188,7 @@ def test_what_is_attainable_is_said_as_it_is(
     name = max(rows, key=lambda n: rows[n]["excess"])
     largest = {"name": name, "excess": rows[name]["excess"], "excess_stderr": 0.01}
     result = {"family": "f", "data": "d", "split": "val", "steps": 1, "constraints": rows, "largest": largest}
-    report.feasible(result, tmp_path)
+    print_feasibility(result, tmp_path)
     out = capsys.readouterr().out
     assert said in out
     assert ("a stronger critic" in out) == any(r["critic"] for r in rows.values())

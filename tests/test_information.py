@@ -21,7 +21,7 @@ from lagvae.information import (
     gaussian_log_density,
     gaussians,
     image_bounds,
-    image_laws,
+    image_distributions,
     kde_information,
     kde_log_density,
     marginal_bounds,
@@ -239,7 +239,7 @@ def two_steps(
 def test_the_laws_of_images(generator: torch.Generator) -> None:
     n, t, d, draw, noise = 4000, 3, 2, 0.5, 0.3
     loc, _, _ = two_steps(generator, n, t, d, draw, noise)
-    laws = image_laws(loc, torch.full_like(loc, noise))
+    laws = image_distributions(loc, torch.full_like(loc, noise))
     torch.testing.assert_close(laws.mean, loc.mean(0))
     covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT)
     # A variance from n (t − 1) d.o.f. is off by less than 4 √(2 / (n (t − 1))) of itself, a covariance by less than that.
@@ -250,7 +250,7 @@ def test_the_laws_of_images(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("leave_out", [False, True])
 def test_bounds_of_images_equal_a_loop(leave_out: bool, generator: torch.Generator) -> None:
     loc, _, again = two_steps(generator, 7, 3, 2, 0.5, 0.3)
-    laws = image_laws(loc, torch.rand(3, 7, 2, generator=generator, dtype=torch.float64))
+    laws = image_distributions(loc, torch.rand(3, 7, 2, generator=generator, dtype=torch.float64))
     image = torch.randint(7, (11,), generator=generator)
     z = again(image)
     between, log_r = image_bounds(z, image, laws, leave_out, total=None if leave_out else 9)
@@ -266,7 +266,7 @@ def test_images_and_draws_hold_the_truth_where_log_k_does_not_reach(generator: t
     # 300 images that hardly overlap and draws that differ by 8 log(1 + 0.5²/0.02²)/2 = 25.8 nats: I is near log 300 + 25.8.
     n, t, d, draw, noise = 300, 10, 8, 0.5, 0.02
     loc, m, again = two_steps(generator, n, t, d, draw, noise)
-    laws = image_laws(loc, torch.full_like(loc, noise))
+    laws = image_distributions(loc, torch.full_like(loc, noise))
     image = torch.arange(n).repeat(10)
     x = again(image)
     z = x + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -302,7 +302,7 @@ def test_images_and_draws_hold_the_truth_where_log_k_does_not_reach(generator: t
 def test_laws_of_images_need_two_draws() -> None:
     for shape in ((1, 5, 2), (5, 1, 2)):
         with pytest.raises(SettingError, match="at least two draws of two images"):
-            image_laws(torch.zeros(shape), torch.ones(shape))
+            image_distributions(torch.zeros(shape), torch.ones(shape))
 
 
 # ---- importance sampling of log p(x)

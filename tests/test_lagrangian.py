@@ -13,22 +13,21 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.optim import SGD, Optimizer, RMSprop
 
-from lagvae.divergences import RBF
-from lagvae.dual import NuPI
-from lagvae.errors import SettingError
-from lagvae.estimators import MMD, Distortion, Divergence, NegElbo, Rate
-from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
-from lagvae.laws import (
-    MLP,
+from lagvae.distributions import (
     BernoulliDecoder,
     GaussianEncoder,
+    JointModel,
     JointSamples,
-    Laws,
     NormalDecoder,
     StandardNormalPrior,
     draw_noise,
 )
+from lagvae.divergences import MMD, RBF, Distortion, Divergence, NegElbo, Rate
+from lagvae.errors import SettingError
+from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
+from lagvae.networks import MLP
 from lagvae.noise import Noise
+from lagvae.nupi import NuPI
 
 # ---- the loss of known members, on fixed tensors
 
@@ -39,7 +38,7 @@ B, PIXELS, LATENT = 12, 6, 2
 def batch(generator: torch.Generator) -> JointSamples:
     torch.manual_seed(0)
     network = partial(MLP, hidden=(5,), activation="tanh")
-    laws = Laws(
+    laws = JointModel(
         StandardNormalPrior(LATENT),
         GaussianEncoder(network, (PIXELS,), LATENT),
         BernoulliDecoder(network, (PIXELS,), LATENT),
@@ -171,7 +170,7 @@ def test_a_preference_on_the_models_information(alpha_p: float, term: str, gener
     torch.manual_seed(0)
     network = partial(MLP, hidden=())
     encoder, decoder = GaussianEncoder(network, (PIXELS,), LATENT), NormalDecoder(network, (PIXELS,), LATENT)
-    laws = Laws(StandardNormalPrior(LATENT), encoder, decoder)
+    laws = JointModel(StandardNormalPrior(LATENT), encoder, decoder)
     x = torch.randn(B, PIXELS, generator=generator)
     lagrangian = Lagrangian(Preference(3.0, alpha_p), [neg_elbo()])
     samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
@@ -231,7 +230,7 @@ def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generato
         def __init__(self, seed: int) -> None:
             super().__init__()
             torch.manual_seed(seed)
-            self.laws = Laws(
+            self.laws = JointModel(
                 StandardNormalPrior(LATENT),
                 GaussianEncoder(network, (PIXELS,), LATENT),
                 BernoulliDecoder(network, (PIXELS,), LATENT),

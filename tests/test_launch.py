@@ -18,11 +18,11 @@ from helpers import QUICK, Outcome, files, program
 from omegaconf import OmegaConf
 from small import ROOT
 
-from lagvae.cells import Cell, settings_of
-from lagvae.engines import Devices, run_apart
 from lagvae.errors import LagvaeError
-from lagvae.runs import read_rows
-from lagvae.work import FEW, Job, measure
+from lagvae.runs.metrics_table import read_rows
+from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
+from lagvae.sweeps.job import FEW, SweepJob, evaluate_all
+from lagvae.sweeps.run import SweepRun, to_config
 
 SMALL = ("launcher.compile=false", "training.interval=10")
 
@@ -155,7 +155,7 @@ def test_cells_whose_calibration_fails_leave_the_others(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_trains_a_job(tmp_path: Path) -> None:
-    job = Job(tmp_path / "job")
+    job = SweepJob(tmp_path / "job")
     with job.locked(), pytest.raises(LagvaeError, match="Another process trains these cells now"), job.locked():
         pass
 
@@ -173,8 +173,8 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
             file.write(f"end {device}\n")
         return {}
 
-    monkeypatch.setattr("lagvae.engines.run_apart", pretend)
-    engine = Devices([3, 5], per_device=2)
+    monkeypatch.setattr("lagvae.sweeps.executors.run_in_subprocess", pretend)
+    engine = DeviceExecutor([3, 5], per_device=2)
     assert engine.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
     running: dict[str, int] = {}
     most: dict[str, int] = {}
@@ -218,7 +218,7 @@ def test_what_nobody_foresaw_is_said_of_all_cells_of_the_job(tmp_path: Path, mon
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr("lagvae.stacking.train_stack", broken)
+    monkeypatch.setattr("lagvae.sweeps.ensemble_training.train_ensemble", broken)
     outcome = sweep(tmp_path, "seed=0,1")
     assert outcome.status == 1
     assert outcome.err.count("RuntimeError: the device is gone") == 2
@@ -242,19 +242,19 @@ def test_cells_are_measured_in_several_processes(done: Path, tmp_path: Path) -> 
     cells = []
     for config in sorted(root.rglob("lagvae*/config.yaml")):
         config.write_text(config.read_text().replace(str(done), str(root)))
-        cells.append(Cell(settings_of(OmegaConf.to_container(OmegaConf.load(config)))))  # type: ignore[arg-type]
+        cells.append(SweepRun(to_config(OmegaConf.to_container(OmegaConf.load(config)))))  # type: ignore[arg-type]
     whole = summaries(root / "runs")
     for cell in cells:
         cell.run.summary.unlink()
     assert len(cells) > FEW
-    assert dict(measure(cells, 2)) == dict.fromkeys([cell.name for cell in cells])
+    assert dict(evaluate_all(cells, 2)) == dict.fromkeys([cell.name for cell in cells])
     assert summaries(root / "runs") == whole
 
 
 def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     (tmp_path / "job").mkdir()
-    error = run_apart(tmp_path / "job", {})
+    error = run_in_subprocess(tmp_path / "job", {})
     assert isinstance(error, LagvaeError)
     assert "ended without a word" in str(error)
 
@@ -340,7 +340,7 @@ def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> Non
 
 
 def test_a_damaged_summary_is_made_again(done: Path, tmp_path: Path) -> None:
-    cell = Cell(settings_of(OmegaConf.to_container(OmegaConf.load(next((done / "runs" / "sweep").rglob("config.yaml"))))))  # type: ignore[arg-type]
+    cell = SweepRun(to_config(OmegaConf.to_container(OmegaConf.load(next((done / "runs" / "sweep").rglob("config.yaml"))))))  # type: ignore[arg-type]
     assert cell.finished
     whole = cell.run.summary.read_text()
     cell.run.summary.write_text(whole[:100])

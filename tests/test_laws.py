@@ -12,20 +12,18 @@ from scipy import stats
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
-from lagvae.errors import SettingError
-from lagvae.laws import (
-    MLP,
+from lagvae.distributions import (
     BernoulliDecoder,
-    ConvDecoder,
-    ConvEncoder,
     GaussianEncoder,
+    JointModel,
     JointSamples,
-    Laws,
     NormalDecoder,
     StandardNormalPrior,
     draw_noise,
     mean_of,
 )
+from lagvae.errors import SettingError
+from lagvae.networks import MLP, ConvDecoder, ConvEncoder
 from lagvae.noise import Noise
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
@@ -34,11 +32,11 @@ SHAPE, LATENT = (1, 3, 2), 2
 ALL = frozenset({"z_q", "z_p", "x_p"})
 
 
-def laws_of(decoder: str, seed: int = 0) -> Laws:
+def laws_of(decoder: str, seed: int = 0) -> JointModel:
     torch.manual_seed(seed)
     network = partial(MLP, hidden=(8,), activation="tanh")
     kind = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}[decoder]
-    return Laws(StandardNormalPrior(LATENT), GaussianEncoder(network, SHAPE, LATENT), kind(network, SHAPE, LATENT))
+    return JointModel(StandardNormalPrior(LATENT), GaussianEncoder(network, SHAPE, LATENT), kind(network, SHAPE, LATENT))
 
 
 def binary(generator: torch.Generator, n: int) -> Tensor:
@@ -217,12 +215,12 @@ def test_a_stack_of_models_is_each_model(generator: torch.Generator) -> None:
     x = binary(generator, 4)
     noise = torch.randn(3, 4, LATENT, generator=generator)
 
-    def terms(laws: Laws, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(laws: JointModel, noise: Tensor) -> tuple[Tensor, Tensor]:
         batch = JointSamples(laws, x, {"z_q": noise})
         return batch.rate.mean(), batch.distortion.mean()
 
     class Terms(torch.nn.Module):
-        def __init__(self, laws: Laws) -> None:
+        def __init__(self, laws: JointModel) -> None:
             super().__init__()
             self.laws = laws
 

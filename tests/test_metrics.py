@@ -12,19 +12,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae.divergences import RBF, MedianRBF, MixtureRBF
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, draw_noise
+from lagvae.divergences import MMD, RBF, Divergence, MedianRBF, MixtureRBF, NegElbo
 from lagvae.errors import SettingError
-from lagvae.estimators import MMD, Divergence, NegElbo
 from lagvae.information import aggregate_bounds, kde_information
-from lagvae.laws import EmpiricalPrior, JointSamples, Laws, draw_noise
 from lagvae.metrics import (
     ActiveUnits,
-    Divergences,
+    DivergenceValues,
     Information,
     InformationOfModel,
+    LatentMetric,
     MarginalLikelihood,
-    Measure,
-    Reconstruction,
+    ReconstructionError,
     Terms,
     mean_and_stderr,
     permutation_p_value,
@@ -34,7 +33,7 @@ from lagvae.metrics.information import controlled, earlier
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
 
-LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
+LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
 Draw = Callable[..., JointSamples]
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
@@ -60,7 +59,7 @@ def draw(linear_laws: LinearLaws) -> Draw:
     return batch
 
 
-def feed(measure: Measure, batches: list[JointSamples]) -> dict[str, float]:
+def feed(measure: LatentMetric, batches: list[JointSamples]) -> dict[str, float]:
     start = 0
     for batch in batches:
         measure.update(batch, torch.arange(start, start + len(batch.x_q)))
@@ -151,7 +150,7 @@ def test_terms_of_several_passes_count_images_once(draw: Draw) -> None:
 def test_divergences_of_equal_batches(draw: Draw) -> None:
     divergences: dict[str, Divergence] = {"mmd": MMD(RBF()), "neg_elbo": NegElbo()}
     batches = [draw(*some_world(), 20, step) for step in range(8)]
-    result = feed(Divergences(divergences), batches)
+    result = feed(DivergenceValues(divergences), batches)
     for name, divergence in divergences.items():
         values = torch.stack([divergence(b) for b in batches]).double().numpy()
         assert result[name] == pytest.approx(values.mean())
@@ -161,7 +160,7 @@ def test_divergences_of_equal_batches(draw: Draw) -> None:
 def test_divergences_of_unequal_batches_are_weighted_by_size(draw: Draw) -> None:
     sizes = (30, 30, 30, 10)
     batches = [draw(*some_world(), size, step) for step, size in enumerate(sizes)]
-    result = feed(Divergences({"neg_elbo": NegElbo()}), batches)
+    result = feed(DivergenceValues({"neg_elbo": NegElbo()}), batches)
     # The mean over samples, however they were cut into batches.
     samples = torch.cat([b.rate + b.distortion for b in batches]).double()
     assert result["neg_elbo"] == pytest.approx(float(samples.mean()), rel=1e-6)
@@ -174,20 +173,20 @@ def test_the_error_of_a_divergence_is_right(draw: Draw) -> None:
     # −ELBO has a standard error by samples too: that over 100 batches must agree with it, within the 4/√(2 · 99) = 0.28
     # that an estimate of a standard deviation from 100 numbers may be off.
     batches = [draw(*some_world(), 20, step) for step in range(100)]
-    by_batch, by_sample = feed(Divergences({"d": NegElbo()}), batches), feed(Terms(), batches)
+    by_batch, by_sample = feed(DivergenceValues({"d": NegElbo()}), batches), feed(Terms(), batches)
     assert by_batch["d"] == pytest.approx(by_sample["neg_elbo"], rel=1e-6)
     assert by_batch["d_stderr"] == pytest.approx(by_sample["neg_elbo_stderr"], rel=0.28)
 
 
 def test_a_batch_of_one_is_left_out_and_one_batch_has_no_error(draw: Draw) -> None:
     batches = [draw(*some_world(), 20, 0), draw(*some_world(), 1, 1)]
-    result = feed(Divergences({"mmd": MMD(RBF())}), batches)
+    result = feed(DivergenceValues({"mmd": MMD(RBF())}), batches)
     assert result["mmd"] == pytest.approx(float(MMD(RBF())(batches[0])))
     assert isnan(result["mmd_stderr"])
 
 
 def test_no_divergences_no_numbers(draw: Draw) -> None:
-    assert feed(Divergences({}), [draw(*some_world(), 5, 0)]) == {}
+    assert feed(DivergenceValues({}), [draw(*some_world(), 5, 0)]) == {}
 
 
 # ---- information
@@ -298,7 +297,9 @@ class Observed:
         return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))
 
 
-def images_of(laws: Laws, data: Observed, split: str, passes: int, **settings: object) -> tuple[Information, dict[str, float]]:
+def images_of(
+    laws: JointModel, data: Observed, split: str, passes: int, **settings: object
+) -> tuple[Information, dict[str, float]]:
     """A metric that has seen a split some times, and what it says."""
     measure = Information(**settings)  # type: ignore[arg-type]
     assert measure.defined(laws, data, split)  # type: ignore[arg-type]
@@ -311,7 +312,7 @@ def images_of(laws: Laws, data: Observed, split: str, passes: int, **settings: o
 
 def two_step_world(
     linear_laws: LinearLaws, n: int, draw: float, t: float, generator: torch.Generator
-) -> tuple[Laws, Observed, float]:
+) -> tuple[JointModel, Observed, float]:
     """N images in four dimensions that q(z|x) = N(x, t² I) takes as they are, and I(x;z) under the law of just these images."""
     d = 4
     images = 2 * torch.randn(n, d, generator=generator)
@@ -503,7 +504,7 @@ def test_active_units(draw: Draw) -> None:
 def test_reconstruction_is_the_squared_error_of_the_mean(draw: Draw) -> None:
     batches = [draw(*some_world(), size, step) for step, size in enumerate((40, 25))]
     error = torch.cat([(b.x_q - b.laws.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
-    found = feed(Reconstruction(), batches)
+    found = feed(ReconstructionError(), batches)
     assert found == pytest.approx({"reconstruction": error.mean(), "reconstruction_stderr": stderr(error)})
 
 
@@ -511,7 +512,7 @@ def test_the_cycle_of_a_second_domain_counts_its_rows_once(generator: torch.Gene
     """x = 2 z and E[z|x] = x/2 + (row's own error): every draw of a row is off by the same."""
     prior = EmpiricalPrior(torch.arange(12.0).reshape(6, 2))
     off = torch.rand(6, 1, generator=generator)
-    measure = Reconstruction()
+    measure = ReconstructionError()
     for _ in range(5):
         row = torch.arange(6)
         z = prior.rows[row]

@@ -11,25 +11,30 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from lagvae.divergences import IMQ, RBF, MixtureRBF, ReferenceRBF, mmd
-from lagvae.errors import SettingError
-from lagvae.estimators import (
+from lagvae.distributions import BernoulliDecoder, GaussianEncoder, JointModel, JointSamples, StandardNormalPrior, draw_noise
+from lagvae.divergences import (
+    IMQ,
     MMD,
+    RBF,
     Distortion,
     Divergence,
+    MixtureRBF,
     NegElbo,
     Rate,
+    ReferenceRBF,
     check_preference,
     i_p_upper,
+    mmd,
     neg_i_p_lower,
 )
+from lagvae.errors import SettingError
 from lagvae.information import gaussian_log_density
-from lagvae.laws import MLP, BernoulliDecoder, GaussianEncoder, JointSamples, Laws, StandardNormalPrior, draw_noise
+from lagvae.networks import MLP
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian, WaterFilling
 from lagvae.oracles.gaussian import gaussian_entropy, gaussian_kl, rbf_mmd
 
-LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
+LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
 N = 40_000
@@ -436,7 +441,7 @@ def test_a_preference_on_i_p_needs_differentiable_samples() -> None:
     def linear(shape_in: tuple[int, ...], shape_out: tuple[int, ...]) -> MLP:
         return MLP(shape_in, shape_out, hidden=())
 
-    laws = Laws(StandardNormalPrior(2), GaussianEncoder(linear, (4,), 2), BernoulliDecoder(linear, (4,), 2))
+    laws = JointModel(StandardNormalPrior(2), GaussianEncoder(linear, (4,), 2), BernoulliDecoder(linear, (4,), 2))
     check_preference(-1.0, 0.0, laws)
     for alpha in (1.0, -1.0):
         with pytest.raises(SettingError, match="likelihood=normal"):

@@ -27,14 +27,15 @@ from lagvae.algebra import (
     closest,
     closure,
     computable_form,
-    lagrangians,
     parse,
     single,
+    symbolic_lagrangians,
     total,
 )
 from lagvae.divergences import F_DIVERGENCES
 from lagvae.errors import SettingError
-from lagvae.oracles.tabular import OVER, Tabular
+from lagvae.oracles import Tabular
+from lagvae.oracles.tabular import OVER
 
 EXACT = {"rel": 0, "abs": 1e-10}
 """Sums of some dozens of terms of size 10 in doubles are off by 1e-14 each."""
@@ -250,7 +251,7 @@ def test_names_have_the_values_of_the_oracle(world: Tabular) -> None:
 def all_forms_hold(one: Objective, worlds: list[Values]) -> int:
     """Every way in which the algebra writes an objective has its value, up to the constants that it names; how many ways."""
     form = computable_form(one)
-    ways = [form.objective, *(way.objective for way in lagrangians(one))]
+    ways = [form.objective, *(way.objective for way in symbolic_lagrangians(one))]
     assert form.objective.coefficients == one.coefficients, "a form says its constant too"
     combination = closure(one)
     if combination is not None:
@@ -276,8 +277,8 @@ def worlds() -> list[Values]:
 def test_presets_on_tables(worlds: list[Values]) -> None:
     from hydra import initialize_config_dir
 
-    from lagvae.cli import register
-    from lagvae.members import presets
+    from lagvae.cli.entry import register
+    from lagvae.explain.presets import presets
 
     register(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -27,10 +27,10 @@ from lagvae.pareto import (
     Point,
     analyse,
     collect,
+    comparison_markdown,
     dominates,
     front,
     hypervolume,
-    markdown,
     notes,
     worst,
 )
@@ -214,7 +214,7 @@ def test_runs_of_other_seeds_are_no_rivals(tmp_path: Path) -> None:
     assert not analysis.dominations
     assert all(not group.compared for group in analysis.groups)
     assert any("not compared: InfoVAE seed 0, InfoVAE seed 1, LagVAE seed 0" in note for note in notes(analysis))
-    assert "| no rival |" in markdown(analysis)
+    assert "| no rival |" in comparison_markdown(analysis)
 
 
 def test_unequal_seeds_are_told(sweep: Path) -> None:
@@ -308,7 +308,7 @@ def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
     found = collect([sweep])
     assert found.unfinished == ["lag-q1-g3-s0"]
     assert len(found.cells) == 15
-    assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in markdown(analyse(found))
+    assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in comparison_markdown(analyse(found))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -335,7 +335,7 @@ def test_a_damaged_run_is_skipped_with_the_reason(sweep: Path, damage: str) -> N
     assert list(found.skipped) == ["lag-q1-g3-s0"]
     assert reason in found.skipped["lag-q1-g3-s0"]
     assert len(found.cells) == 15
-    assert "## Skipped: 1\n\n- `lag-q1-g3-s0`: " in markdown(analyse(found))
+    assert "## Skipped: 1\n\n- `lag-q1-g3-s0`: " in comparison_markdown(analyse(found))
 
 
 def test_a_run_without_a_preference_and_a_twin_are_left_out_by_name(sweep: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_run_without_a_preference_and_a_twin_are_left_out_by_name(sweep: Path)
         ("calibration.seed", 3, "0"),
         ("calibration.steps", 30, "20"),
         ("callbacks.final.information.samples", 50, "1000"),
-        ("constraints.mmd.divergence._target_", "another", "lagvae.estimators.mmd"),
+        ("constraints.mmd.divergence._target_", "another", "lagvae.divergences.mmd"),
         ("multiplier.optimizer._target_", "torch.optim.SGD", "torch.optim.RMSprop"),
     ],
 )

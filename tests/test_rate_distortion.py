@@ -11,9 +11,9 @@ from scipy import optimize
 from small import compose
 from torch import Tensor
 
-from lagvae.build import build_data
 from lagvae.errors import SettingError
-from lagvae.experiment import train
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.run import train
 from lagvae.oracles import LinearGaussian, WaterFilling
 
 SIGNS = [pytest.param(-1.0, id="maximise"), pytest.param(1.0, id="minimise")]

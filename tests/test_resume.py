@@ -16,9 +16,9 @@ import torch
 from small import ROOT, TINY, compose
 
 from lagvae.errors import Stopped
-from lagvae.experiment import resume, train
-from lagvae.module import LatentVariableModel
-from lagvae.runs import Run
+from lagvae.experiment.run import resume, train
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import Run
 
 STEPS = 70  # two intervals and a shorter one
 RUN = [*TINY, f"training.steps={STEPS}", "training.interval=30", "training.log_every=10"]
@@ -99,8 +99,8 @@ def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
 
 def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrated in one go or in two, ε̂ and θ* are the same."""
-    from lagvae.calibration import Calibration
-    from lagvae.experiment import calibrate
+    from lagvae.experiment.calibration import Calibration
+    from lagvae.experiment.run import calibrate
 
     settings = [*TINY, "calibration.steps=70", "training.interval=30"]
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path / "one"))

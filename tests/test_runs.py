@@ -17,7 +17,9 @@ import torch
 from helpers import files
 
 from lagvae.errors import CheckpointError, SettingError
-from lagvae.runs import COLUMNS, MetricsTable, Run, check_writable, read_rows, read_series, write_atomically, write_json
+from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.runs.layout import Run
+from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
 
 
 def full_disk(part: Path) -> None:

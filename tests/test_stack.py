@@ -12,14 +12,14 @@ import torch
 from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
-from lagvae.build import build_data
-from lagvae.cells import Cell
+from lagvae.ensemble import Ensemble, stack_modules
 from lagvae.errors import Stopped
-from lagvae.experiment import calibrate, resume, start_from, train
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.run import build_start, calibrate, resume, train
 from lagvae.lagrangian import Lagrangian
-from lagvae.runs import read_rows
-from lagvae.stack import Stack, stacked
-from lagvae.stacking import train_in_chunks, train_stack
+from lagvae.runs.metrics_table import read_rows
+from lagvae.sweeps.ensemble_training import train_ensemble, train_in_chunks
+from lagvae.sweeps.run import SweepRun
 
 FIXED = ("family=infovae", "training.start=calibrated")
 CELLS: dict[str, tuple[str, ...]] = {
@@ -34,9 +34,9 @@ CELLS: dict[str, tuple[str, ...]] = {
 STEPS = 50
 
 
-def cell(root: Path, name: str, *overrides: str) -> Cell:
+def cell(root: Path, name: str, *overrides: str) -> SweepRun:
     cfg = settings(root, *QUICK, f"training.steps={STEPS}", "training.interval=25", f"name={name}", *overrides)
-    return Cell(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+    return SweepRun(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
 
 
 def silence(step: int, note: str) -> None:
@@ -53,7 +53,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, overrides in CELLS.items():
         train(cell(roots["alone"], name, *overrides).cfg)
     cells = [cell(roots["stack"], name, *overrides) for name, overrides in CELLS.items()]
-    assert train_stack(cells, roots["stack"] / "job", silence) == {}
+    assert train_ensemble(cells, roots["stack"] / "job", silence) == {}
     for one in cells:
         resume(one.run)
     return roots
@@ -122,7 +122,7 @@ def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Pa
     content = checkpoint(both["stack"], name, "best")
     cfg = there.cfg.copy()
     cfg.name = "again"
-    again = Cell(cfg)
+    again = SweepRun(cfg)
     again.claim()
     again.run.checkpoints.mkdir()
     torch.save(content, again.run.last)
@@ -131,27 +131,27 @@ def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Pa
         assert far(checkpoint(both["stack"], "again")["state_dict"][key], value) < 1e-5, key
 
 
-def members(root: Path, *names: str) -> list[Cell]:
+def members(root: Path, *names: str) -> list[SweepRun]:
     cells = [cell(root, name, *CELLS[name]) for name in names]
     for each in cells:
         calibrate(each.cfg)
     return cells
 
 
-def states(cells: Sequence[Cell]) -> list[dict[str, torch.Tensor]]:
+def states(cells: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
     return [torch.load(c.run.last, weights_only=True)["state_dict"] for c in cells]
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
     """Make a parameter of one cell NaN at a step."""
-    descend: Callable[[Stack], None] = Stack.descend
+    descend: Callable[[Ensemble], None] = Ensemble.descend
 
-    def poison(self: Stack) -> None:
+    def poison(self: Ensemble) -> None:
         descend(self)
         if self.global_step == at:
             next(self.laws.parameters()).data[victim] = float("nan")
 
-    monkeypatch.setattr(Stack, "descend", poison)
+    monkeypatch.setattr(Ensemble, "descend", poison)
 
 
 def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
@@ -159,10 +159,10 @@ def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
 ) -> None:
     names = ("maximize", "minimize", "fixed-maximize")
     healthy = members(tmp_path / "healthy", *names)
-    assert train_stack(healthy, tmp_path / "a", silence) == {}
+    assert train_ensemble(healthy, tmp_path / "a", silence) == {}
     sick = members(tmp_path / "sick", *names)
     poisoned(monkeypatch, victim=1, at=30)
-    failed = train_stack(sick, tmp_path / "b", silence)
+    failed = train_ensemble(sick, tmp_path / "b", silence)
     assert list(failed) == ["minimize"]
     assert "became NaN or infinite at step 31" in failed["minimize"]
     assert json.loads(sick[1].run.failure.read_text())["error"] == failed["minimize"]
@@ -175,7 +175,7 @@ def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
 def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     names = ("maximize", "minimize", "fixed-minimize", "seed")
     whole = members(tmp_path / "whole", *names)
-    train_stack(whole, tmp_path / "a", silence)
+    train_ensemble(whole, tmp_path / "a", silence)
     cut = members(tmp_path / "cut", *names)
 
     def stop(step: int, note: str) -> None:
@@ -187,9 +187,9 @@ def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     for each in whole:
         each.cfg.training.log_every = 10
     with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
-        train_stack(cut, tmp_path / "b", stop)
+        train_ensemble(cut, tmp_path / "b", stop)
     assert (tmp_path / "b" / "stack.ckpt").is_file()
-    train_stack(cut, tmp_path / "b", silence)
+    train_ensemble(cut, tmp_path / "b", silence)
     assert not (tmp_path / "b" / "stack.ckpt").exists()
     for a, b in zip(states(whole), states(cut), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -205,7 +205,7 @@ def test_gradients_are_clipped_by_the_norm_of_each_cell(tmp_path: Path) -> None:
     cells = [cell(tmp_path / "stack", name, *words) for name, words in overrides.items()]
     for each in cells:
         calibrate(each.cfg)
-    train_stack(cells, tmp_path / "job", silence)
+    train_ensemble(cells, tmp_path / "job", silence)
     for name, state in zip(overrides, states(cells), strict=True):
         for key, value in checkpoint(root, name)["state_dict"].items():
             assert far(state[key], value) < 1e-5, key
@@ -223,14 +223,14 @@ def test_a_stack_larger_than_asked_is_trained_in_chunks(tmp_path: Path) -> None:
 
 def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
-    measure = Stack.measure
+    measure = Ensemble.measure
 
-    def small(self: Stack, batch: Any) -> Any:
+    def small(self: Ensemble, batch: Any) -> Any:
         if len(self.cells) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(self, batch)
 
-    monkeypatch.setattr(Stack, "measure", small)
+    monkeypatch.setattr(Ensemble, "measure", small)
     assert train_in_chunks(cells, tmp_path / "job", None, lambda steps, note: None) == {}
     assert [torch.load(c.run.last, weights_only=True)["stack"]["cells"] for c in cells] == [2, 2, 2, 2]
 
@@ -240,7 +240,7 @@ def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
     for each in cells:
         each.cfg.trainer.precision = "bf16-mixed"
         calibrate(each.cfg)
-    assert train_stack(cells, tmp_path / "job", silence) == {}
+    assert train_ensemble(cells, tmp_path / "job", silence) == {}
     for state in states(cells):
         assert all(value.isfinite().all() for value in state.values())
         assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
@@ -249,9 +249,9 @@ def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
 @pytest.mark.slow  # a minute of compiling
 def test_a_compiled_stack_is_the_stack(tmp_path: Path) -> None:
     plain = members(tmp_path / "plain", "maximize", "fixed-minimize")
-    train_stack(plain, tmp_path / "a", silence)
+    train_ensemble(plain, tmp_path / "a", silence)
     compiled = members(tmp_path / "compiled", "maximize", "fixed-minimize")
-    train_stack(compiled, tmp_path / "b", silence, compile=True)
+    train_ensemble(compiled, tmp_path / "b", silence, compile=True)
     for a, b in zip(states(plain), states(compiled), strict=True):
         for key, value in a.items():
             assert far(b[key], value) < 1e-5, key
@@ -263,15 +263,15 @@ def test_without_a_compiler_a_stack_trains_as_it_is(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(torch, "compile", broken)
     cells, notes = members(tmp_path, "maximize", "minimize"), set()
-    assert train_stack(cells, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
+    assert train_ensemble(cells, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
     assert "not compiled, so slower" in notes
     assert all(each.trained for each in cells)
 
 
 def test_stacking_joins_every_tensor_and_leaves_the_modules(tmp_path: Path) -> None:
     cells = members(tmp_path, "maximize", "minimize")
-    models = [start_from(c.cfg, build_data(c.cfg))[0] for c in cells]
-    one: Lagrangian = stacked([m.lagrangian for m in models])
+    models = [build_start(c.cfg, build_data(c.cfg))[0] for c in cells]
+    one: Lagrangian = stack_modules([m.lagrangian for m in models])
     assert one.preference.alpha_q.tolist() == [-1.0, 1.0]
     assert one.scaled.shape == (2, 2)
     assert one.bound[0, 0] - one.bound[1, 0] == pytest.approx(1.0), "γ₁ = 1.5 and 0.5"

@@ -8,9 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from small import ROOT
 
-from lagvae.cli import expanded
+from lagvae.cli.entry import expand_word
 from lagvae.errors import SettingError
-from lagvae.sweep import NAME, cells, for_wandb
+from lagvae.sweeps.grid import NAME, expand
+from lagvae.sweeps.wandb_sweeps import for_wandb
 
 GRIDS = [
     {"family": "lagvae", "alpha.q": [-1, 1], "c.gamma": [0.1, 0.2, 0.4]},
@@ -29,7 +30,7 @@ def words(cell: list[str]) -> set[str]:
 
 
 def test_a_union_is_the_sum_of_products() -> None:
-    found = cells(GRIDS, [])
+    found = expand(GRIDS, [])
     assert len(found) == 2 * 3 + 2 * 2
     assert words(found[0]) == {"family=lagvae", "alpha.q=-1", "c.gamma=0.1"}
     assert words(found[-1]) == {"family=infovae", "a.m=2", "b.m=6"}
@@ -40,7 +41,7 @@ def test_a_union_is_the_sum_of_products() -> None:
     ("name", "lagvae", "infovae"), [("pareto", 26, 32), ("pareto_paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)]
 )
 def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) -> None:
-    found = cells(grids_of(name), [])
+    found = expand(grids_of(name), [])
     count = sum("family=infovae" in cell for cell in found)
     assert (len(found) - count, count) == (lagvae, infovae)
 
@@ -59,13 +60,13 @@ def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) 
     ],
 )
 def test_a_word_filters_or_multiplies(typed: list[str], left: int) -> None:
-    assert len(cells(GRIDS, typed)) == left
+    assert len(expand(GRIDS, typed)) == left
 
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
 def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
     with pytest.raises(SettingError, match="picks no cell: the sweep has"):
-        cells(GRIDS, [typed])
+        expand(GRIDS, [typed])
 
 
 @pytest.mark.parametrize(
@@ -74,26 +75,26 @@ def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: s
 )
 def test_a_grid_that_is_none_is_refused(grid: object, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        cells([grid], [])  # type: ignore[list-item]
+        expand([grid], [])  # type: ignore[list-item]
 
 
 def test_names_tell_cells_apart_and_do_not_depend_on_the_filter() -> None:
-    labels = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, [])]
+    labels = [next(w for w in cell if w.startswith("label=")) for cell in expand(GRIDS, [])]
     assert labels[0] == "label=-q-1-gamma0.1"
     assert labels[-1] == "label=-a2-b6", "keys that end alike are told apart by what comes before"
-    filtered = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
+    filtered = [next(w for w in cell if w.startswith("label=")) for cell in expand(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
     assert filtered[0] == labels[0]
-    assert "label=-model_conv" in cells([], ["model=mlp,conv"])[1]
+    assert "label=-model_conv" in expand([], ["model=mlp,conv"])[1]
 
 
 def test_a_name_that_is_given_stays() -> None:
-    assert not any(NAME in cell for cell in cells(GRIDS, ["name=mine"]))
+    assert not any(NAME in cell for cell in expand(GRIDS, ["name=mine"]))
 
 
 def test_an_agent_of_wandb_starts_the_same_cells() -> None:
     values = for_wandb("x", GRIDS)["parameters"]["cell"]["values"]
-    assert [expanded(f"cell={value}") for value in values] == cells(GRIDS, [])
-    assert expanded("seed=1") == ["seed=1"]
+    assert [expand_word(f"cell={value}") for value in values] == expand(GRIDS, [])
+    assert expand_word("seed=1") == ["seed=1"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)

@@ -13,12 +13,12 @@ from scipy import stats
 from small import ROOT
 from torch import Tensor, nn
 
-from lagvae.build import build_data
-from lagvae.data import Arrays, Data
+from lagvae.data import Arrays, DataModule
 from lagvae.data.sources import inverted_and_turned
+from lagvae.distributions import CodesEncoder, CodesPrior, EmpiricalPrior, JointModel
 from lagvae.divergences import RBF, MedianRBF, mmd
 from lagvae.errors import SettingError
-from lagvae.laws import CodesEncoder, CodesPrior, EmpiricalPrior, Laws
+from lagvae.experiment.factory import build_data
 from lagvae.metrics import ClassifierScore, CodeAgreement, PairingAccuracy, TwoSampleTest, permutation_p_value
 from lagvae.noise import Noise
 
@@ -137,9 +137,9 @@ class Known:
         return self._images[:n]
 
 
-def codes_laws(k: int) -> Laws:
+def codes_laws(k: int) -> JointModel:
     prior = CodesPrior(k, [k])
-    return Laws(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), nn.Identity())
+    return JointModel(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), nn.Identity())
 
 
 def test_codes_agree_with_labels_whatever_they_are_called() -> None:
@@ -183,7 +183,7 @@ def test_partners_are_found_by_a_true_translation(wrong: int) -> None:
     partners = 2 * x + 1
     told = partners.clone()
     told[:wrong] = partners[5 : 5 + wrong]
-    laws = Laws(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
+    laws = JointModel(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
     measure = PairingAccuracy()
     assert measure.defined(laws, Known(second=partners), "test")
     decoder: Any = lambda z: SimpleNamespace(mean=(z - 1) / 2)  # noqa: E731
@@ -237,7 +237,7 @@ def test_pairs_are_never_seen_and_are_true() -> None:
 def test_the_second_domain_is_that_of_the_test_set_too() -> None:
     """Samples are their own number; the partner of x is −x. A test set of the publisher has partners of its own."""
     x, test = torch.arange(100, dtype=torch.uint8).unsqueeze(1), torch.arange(200, 230, dtype=torch.uint8).unsqueeze(1)
-    data = Data(lambda: Arrays(x, test, partner=lambda x: -x), name="own", likelihood="normal", batch=8, val=0.2)
+    data = DataModule(lambda: Arrays(x, test, partner=lambda x: -x), name="own", likelihood="normal", batch=8, val=0.2)
     assert {name: len(part) for name, part in data.split.items()} == {"train": 40, "val": 20, "test": 30}
     numbers = {"test": test, "val": x[data.split["val"]]}
     for split, true in numbers.items():

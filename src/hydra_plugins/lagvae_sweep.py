@@ -44,9 +44,9 @@ class UnionSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lagvae.sweep import cells
+        from lagvae.sweeps.grid import expand
 
-        returned = self.launcher.launch(cells(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
+        returned = self.launcher.launch(expand(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
         for job in returned:
             _ = job.return_value  # raises what the job raised
         return [returned]
@@ -65,10 +65,10 @@ class CellsLauncher(Launcher):
             plain = BasicLauncher()
             plain.setup(hydra_context=self.context, task_function=self.task, config=self.config)
             return plain.launch(job_overrides, initial_job_idx)
-        from lagvae.launch import launch
+        from lagvae.sweeps.runner import run_sweep
 
         loader = self.context.config_loader
-        launch(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
+        run_sweep(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
         return []
 
 

@@ -1,5 +1,7 @@
 """Errors that a person can act on: each names the setting, the value and what to do."""
 
+from __future__ import annotations
+
 
 class LagvaeError(Exception):
     """Base of every error that an entry point prints as one line instead of a traceback."""

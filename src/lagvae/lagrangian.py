@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lagvae.distributions import JointSamples
+from lagvae.divergences import Divergence, i_p_upper, neg_i_p_lower
 from lagvae.errors import SettingError
-from lagvae.estimators import Divergence, i_p_upper, neg_i_p_lower
-from lagvae.laws import JointSamples
 
 MEMORY = 500
 """Steps over which multipliers are averaged for a report."""
@@ -239,3 +239,7 @@ class Lagrangian(nn.Module):
             if now.dtype != torch.float32:
                 now.data = before.to(now.device, torch.float32)
         return self
+
+
+TOLERANCE = 0.1
+"""How near to its bound, in units, a constraint counts as met and active: 0.1 nat for −ELBO."""

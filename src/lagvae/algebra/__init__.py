@@ -1,7 +1,6 @@
 """The symbolic side of the family: objectives up to constants, what they prefer, and what they can be computed with.
 
-Exact: coefficients are fractions. Nothing here needs samples, networks or tensors.
-"""
+Exact: coefficients are fractions. Nothing here needs samples, networks or tensors."""
 
 from lagvae.algebra.closure import Combination, closure
 from lagvae.algebra.computing import (
@@ -18,7 +17,14 @@ from lagvae.algebra.computing import (
     refusal,
     rewrite,
 )
-from lagvae.algebra.dual import DIVERGENCES, INFORMATION, Lagrangian, lagrangian, lagrangians, preference
+from lagvae.algebra.multipliers import (
+    DIVERGENCES,
+    INFORMATION,
+    SymbolicLagrangian,
+    preference,
+    symbolic_lagrangian,
+    symbolic_lagrangians,
+)
 from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import ATOMS, Atom, Class, Objective, Opaque, Symbol, joined, number, single, total
 
@@ -32,10 +38,10 @@ __all__ = [
     "Closest",
     "Combination",
     "Form",
-    "Lagrangian",
     "Objective",
     "Opaque",
     "Symbol",
+    "SymbolicLagrangian",
     "Term",
     "classify",
     "closest",
@@ -43,8 +49,6 @@ __all__ = [
     "computable_form",
     "joined",
     "kl_dimension",
-    "lagrangian",
-    "lagrangians",
     "missing",
     "number",
     "parse",
@@ -53,5 +57,7 @@ __all__ = [
     "refusal",
     "rewrite",
     "single",
+    "symbolic_lagrangian",
+    "symbolic_lagrangians",
     "total",
 ]

@@ -20,9 +20,12 @@ from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import Class, Objective, joined, number, total
 
 DISTORTION, RATE, VMI = "−E_q[log p(x|z)]", "E_q[log q(z|x) − log p(z)]", "−E_p[log q(z|x)]"
+
 REVERSED = ("KL(p(z)‖q(z))", "KL(p(x)‖q(x))")
 """Marginal divergences against the direction in which InfoVAE and InfoGAN have them."""
+
 LIKELIHOOD = {DISTORTION: "β-VAE", RATE: "β-VAE", VMI: "VMI"}
+
 UNARY = {
     "I_q": "InfoVAE",
     "KL(q(x,z)‖p(x,z))": "InfoVAE",
@@ -32,6 +35,7 @@ UNARY = {
     "KL(q(x)‖p(x))": "InfoGAN",
     "KL(p(x)‖q(x))": "InfoGAN",
 }
+
 GENERATORS: dict[Class, dict[str, str]] = {
     Class.LIKELIHOOD: LIKELIHOOD,
     Class.UNARY: UNARY,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
-from lagvae.algebra.dual import DIVERGENCES, INFORMATION, KL_LAGRANGIANS, lagrangian
-from lagvae.algebra.linear import Vector, basic_solutions, rank, solve
+from lagvae.algebra.linear import Vector, basic_solutions, rank, solve_linear
+from lagvae.algebra.multipliers import DIVERGENCES, INFORMATION, KL_LAGRANGIANS, symbolic_lagrangian
 from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import SIDES, VARYING, Class, Objective, Opaque, joined, single, total
 from lagvae.errors import SettingError
@@ -49,7 +49,9 @@ TERMS = tuple(
     Term(text, level, parse(text)) for level in Class for side in SIDES for text in (f"E_{side}[{log}]" for log in LOGS[level])
 )
 """The twelve elementary terms, those that need least first."""
+
 VECTORS: Mapping[Term, Vector] = {term: term.objective.vector for term in TERMS}
+
 UNITS = [single(atom) for atom in sorted(VARYING, key=lambda atom: len(atom.over))]
 """The atoms one by one, those of marginals first: what is missing is told in these."""
 
@@ -92,7 +94,7 @@ def classify(objective: Objective) -> Class:
 
 def missing(objective: Objective, within: Class) -> Objective:
     """What no sum of the class's terms gives: 0 where the objective is computable, else log densities and divergences."""
-    found = solve([*(VECTORS[term] for term in terms_of(within)), *(unit.vector for unit in UNITS)], objective.vector)
+    found = solve_linear([*(VECTORS[term] for term in terms_of(within)), *(unit.vector for unit in UNITS)], objective.vector)
     assert found is not None, "atoms span all there is"
     left = total(zip(found[len(terms_of(within)) :], UNITS, strict=True))
     return left + objective.only(lambda symbol: isinstance(symbol, Opaque) and symbol.level > within)
@@ -112,7 +114,7 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
     if missing(objective, within):
         raise SettingError(f"{name}={plainest(objective)} is not {within}: {refusal(objective, within)}")
     terms = terms_of(classify(objective))
-    found = solve([VECTORS[term] for term in terms], objective.vector)
+    found = solve_linear([VECTORS[term] for term in terms], objective.vector)
     assert found is not None
     used = [(value, term) for value, term in zip(found, terms, strict=True) if value]
     used += [(value, Term(str(symbol), symbol.level, single(symbol))) for symbol, value in objective.opaque.items()]
@@ -121,11 +123,8 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
 
 def plainest(objective: Objective) -> str:
     """An objective in as few words as can be: as a Lagrangian, or as terms."""
-    found, form = lagrangian(objective), computable_form(objective)
+    found, form = symbolic_lagrangian(objective), computable_form(objective)
     return str(found if found is not None and len(found.parts) <= len(form.terms) else form)
-
-
-# ---- refusal, and the closest that can be computed
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def refusal(objective: Objective, within: Class) -> str:
 
 def _parts(objective: Objective) -> list[tuple[Fraction, str, Objective]]:
     """An objective cut into information and divergences, or into atoms where it is no KL objective."""
-    known, found = INFORMATION | DIVERGENCES, lagrangian(objective.plain)
+    known, found = INFORMATION | DIVERGENCES, symbolic_lagrangian(objective.plain)
     if found is not None:
         parts = [(value, name, known[name]) for value, name in found.parts]
     else:
@@ -202,9 +201,6 @@ def _bound(objective: Objective, within: Class) -> tuple[tuple[Fraction, str], .
             return None
         found += [(value, name) for value, name in zip(added[0], names, strict=True) if value]
     return tuple(found)
-
-
-# ---- what training uses
 
 
 def rewrite(

@@ -9,7 +9,7 @@ from itertools import combinations
 Vector = tuple[Fraction, ...]
 
 
-def solve(columns: Sequence[Vector], target: Vector) -> Vector | None:
+def solve_linear(columns: Sequence[Vector], target: Vector) -> Vector | None:
     """The c with Σ_j c_j columns_j = target, zero on every column that depends on those before it; None where there is none.
 
     Gauss and Jordan: pivots are looked for from left to right, so that of several solutions the one in the first
@@ -38,7 +38,7 @@ def solve(columns: Sequence[Vector], target: Vector) -> Vector | None:
 
 def rank(vectors: Sequence[Vector]) -> int:
     """The dimension of what the vectors span."""
-    return sum(solve(vectors[:j], vector) is None for j, vector in enumerate(vectors))
+    return sum(solve_linear(vectors[:j], vector) is None for j, vector in enumerate(vectors))
 
 
 def basic_solutions(
@@ -61,7 +61,7 @@ def basic_solutions(
     n = len(free)
     for size in range(len(columns) + 1):
         for support in combinations(range(len(columns)), size):
-            found = solve([*free, *(columns[j] for j in support)], target)
+            found = solve_linear([*free, *(columns[j] for j in support)], target)
             if found is None or not all(value if signed else value > 0 for value in found[n:]):
                 continue
             spread = dict(zip(support, found[n:], strict=True))

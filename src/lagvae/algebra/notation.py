@@ -21,9 +21,13 @@ from lagvae.algebra.objective import ZERO, Atom, Class, Objective, Opaque, singl
 from lagvae.errors import SettingError
 
 NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
 TOKEN = re.compile(rf"\s*({NUMBER.pattern}|[^\W\d]\w*|\|\||.)", re.DOTALL)
+
 SPELLING = str.maketrans({"‖": "||", "−": "-", "–": "-", "·": "*", "×": "*", "∥": "||"})
+
 VARIABLES = ("x", "z")
+
 MARKS = ("||", ",", ";")
 """What may stand between the two laws of a divergence."""
 

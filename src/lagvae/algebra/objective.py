@@ -70,6 +70,7 @@ class Opaque:
 Symbol = Atom | Opaque
 
 ATOMS = tuple(Atom(side, law, over) for side in SIDES for law in ("p", "q") for over in ("x", "z", "x,z"))
+
 VARYING = tuple(atom for atom in ATOMS if not atom.constant)
 
 

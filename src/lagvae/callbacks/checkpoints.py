@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.runs import ALMOST_FULL, storage_error
+from lagvae.io import ALMOST_FULL, storage_error
 
 PENALTY = 10.0
 
 
-def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
+def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
     """f on validation data + `PENALTY` · Σ max(0, violation on training data): an exact penalty, lower is better.
 
     It is minimal at the solution of the constrained problem while λ_i · unit_i < PENALTY (Nocedal & Wright, ch. 17).
@@ -35,7 +35,7 @@ def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
     return f
 
 
-def probed(results: dict[str, float]) -> float:
+def probe_value(results: dict[str, float]) -> float:
     """A number that is not finite where a model has stopped being so."""
     return results.get("neg_elbo", results.get("distortion", 0.0))
 
@@ -63,11 +63,11 @@ class Checkpoints(Checkpoint):
         if not self.evaluation.results:
             return  # a resumed run closes the interval of its checkpoint once more, without a batch
         model: Any = pl_module
-        model.raise_if_broken(probed(self.evaluation.results["train"]))  # what is saved is good
+        model.raise_if_broken(probe_value(self.evaluation.results["train"]))  # what is saved is good
         # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
         for logger in trainer.loggers:
             logger.save()
-        score = merit(pl_module, self.evaluation.results)
+        score = exact_penalty(pl_module, self.evaluation.results)
         better = score < self.best
         self.best = min(self.best, score)
         last = self.folder / "last.ckpt"

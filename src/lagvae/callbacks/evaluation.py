@@ -8,14 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lagvae.data import Batch, Data, looked_at
-from lagvae.laws import JointSamples
-from lagvae.metrics import Measure
+from lagvae.data import Batch, DataModule, eval_splits
+from lagvae.distributions import JointSamples
+from lagvae.metrics import LatentMetric
 
-Measures = Mapping[str, Callable[[], Measure]]
+MetricBuilders = Mapping[str, Callable[[], LatentMetric]]
 
 
-def computed(measures: Mapping[str, Iterable[Measure]]) -> dict[str, dict[str, float]]:
+def compute_all(measures: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict[str, float]]:
     """split → name → value, of all measures of each split."""
     return {
         split: {name: float(value) for measure in each for name, value in measure.compute().items()}
@@ -34,13 +34,13 @@ class Evaluation(pl.Callback):
         results: split → name → value of the newest evaluation.
     """
 
-    def __init__(self, training: Measures, final: Measures) -> None:
+    def __init__(self, training: MetricBuilders, final: MetricBuilders) -> None:
         super().__init__()
         self.builders = {False: training, True: final}
         self.results: dict[str, dict[str, float]] = {}
-        self._measures: dict[str, list[Measure]] = {}
+        self._measures: dict[str, list[LatentMetric]] = {}
 
-    def measures(self, final: bool, model: Any, device: torch.device, data: Data, split: str) -> list[Measure]:
+    def measures(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
         """What is measured of a model on a split: all that its laws and the data define, in the same order on every rank."""
         built = [build() for build in self.builders[final].values()]
         return [measure.to(device) for measure in built if measure.defined(model.shown, data, split)]
@@ -48,10 +48,10 @@ class Evaluation(pl.Callback):
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         known = (model.device, data)
-        self._measures = {split: self.measures(trainer.testing, model, *known, split) for split in looked_at(trainer)}
+        self._measures = {split: self.measures(trainer.testing, model, *known, split) for split in eval_splits(trainer)}
 
     def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
-        split = looked_at(trainer)[dataloader_idx]
+        split = eval_splits(trainer)[dataloader_idx]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for measure in self._measures[split]:
             if measure.each_image_once and split != "train" and batch.step >= data.batches_per_pass(split):
@@ -59,7 +59,7 @@ class Evaluation(pl.Callback):
             measure.update(samples, batch.index)
 
     def _end(self, trainer: pl.Trainer) -> None:
-        self.results = computed(self._measures)
+        self.results = compute_all(self._measures)
         self._measures.clear()
         if trainer.testing or not trainer.is_global_zero:
             return

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.diagnosis import TOLERANCE
+from lagvae.lagrangian import TOLERANCE
 
 
 class FeasibilityWatch(pl.Callback):

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lagvae.errors import DataError, LagvaeError, SettingError
-from lagvae.runs import storage_error
+from lagvae.io import storage_error
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
+
 DOWNLOAD_PATIENCE = 10.0
 """Seconds without an answer after which a download is given up."""
 
@@ -273,7 +274,7 @@ def linear_gaussian(n: int = 4000, dim: int = 8, latent: int = 2, noise: float =
     """
     if min(n, dim, latent) < 1 or not noise > 0:
         raise SettingError(f"data.source: n={n}, dim={dim}, latent={latent} must be ≥ 1 and noise={noise} > 0.")
-    from lagvae.oracles.gaussian import LinearGaussian
+    from lagvae.oracles import LinearGaussian
 
     world = LinearGaussian.random(dim, latent, noise, seed)
     generator = torch.Generator().manual_seed(seed + 1)

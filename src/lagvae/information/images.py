@@ -22,14 +22,14 @@ from lagvae.errors import SettingError
 from lagvae.information.gaussians import Mixture, gaussian_log_density
 
 
-class ImageLaws(NamedTuple):
+class ImageDistributions(NamedTuple):
     """r(z|m) = N(μ_m, C) for N images: means (N, d), and C as the matrix A with Aᵀ C A = I, (d, d); double precision."""
 
     mean: Tensor
     whiten: Tensor
 
 
-def image_laws(loc: Tensor, scale: Tensor, tiny: float = 1e-6) -> ImageLaws:
+def image_distributions(loc: Tensor, scale: Tensor, tiny: float = 1e-6) -> ImageDistributions:
     """Fit r(z|m) = N(μ_m, C) to a few draws x ∼ q(x|m) of each image.
 
     C = (1 + 1/T) Cov(loc within images) + E diag scale²: how far z of a new draw is from the mean of T others.
@@ -49,11 +49,11 @@ def image_laws(loc: Tensor, scale: Tensor, tiny: float = 1e-6) -> ImageLaws:
     within = off.mT @ off / (n * (t - 1)) * (1 + 1 / t)
     covariance = within + torch.diag(scale.square().flatten(0, 1).mean(0) + tiny**2)
     whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
-    return ImageLaws(mean, whiten)
+    return ImageDistributions(mean, whiten)
 
 
 def image_bounds(
-    z: Tensor, image: Tensor, laws: ImageLaws, leave_out: bool = False, total: int | None = None
+    z: Tensor, image: Tensor, laws: ImageDistributions, leave_out: bool = False, total: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The bound "between" on I(m;z), and log r(z) = log 1/N Σ_m r(z|m) for the bound "density" on I(x;z).
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.distributions import CodesEncoder, EmpiricalPrior, JointModel, JointSamples
 from lagvae.divergences import squared_distances
-from lagvae.laws import CodesEncoder, EmpiricalPrior, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 from lagvae.noise import Noise
 
 
-class CodeAgreement(Measure):
+class CodeAgreement(LatentMetric):
     """How far the first categorical code q(c|x) tells the label that no model saw.
 
     code_accuracy: the share of images whose most probable code stands for their label, under the best one-to-one assignment
@@ -33,7 +33,7 @@ class CodeAgreement(Measure):
         for name in ("code", "label", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         self._labels = data.labels(split)
         return isinstance(laws.encoder, CodesEncoder) and bool(laws.prior.categorical) and self._labels is not None
 
@@ -58,7 +58,7 @@ class CodeAgreement(Measure):
         return {"code_accuracy": accuracy, "code_accuracy_stderr": stderr, "code_nmi": nmi}
 
 
-class PairingAccuracy(Measure):
+class PairingAccuracy(LatentMetric):
     """Whether a translation between two domains finds the true partner, on held-out pairs.
 
     pairing_z: the share of x whose translation E[z|x] is nearest to the own partner among all partners of the split (squared
@@ -76,7 +76,7 @@ class PairingAccuracy(Measure):
         for name in ("x", "z", "to_x", "to_z"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         self._partners = data.second(split) if split != "train" else None
         return isinstance(laws.prior, EmpiricalPrior) and self._partners is not None
 
@@ -103,7 +103,7 @@ COVERED = 0.02
 
 
 @lru_cache(maxsize=2)
-def learned(x: bytes, y: bytes, width: int) -> Any:
+def trained_classifier(x: bytes, y: bytes, width: int) -> Any:
     """A multinomial logistic regression of labels on images, kept: all splits of a run ask for the same one."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -114,7 +114,7 @@ def learned(x: bytes, y: bytes, width: int) -> Any:
         return LogisticRegression(max_iter=2000).fit(images, np.frombuffer(y, dtype=np.int64))
 
 
-class ClassifierScore(Measure):
+class ClassifierScore(LatentMetric):
     """Whether samples x ∼ p pass for data: what a classifier that learned from real training images says of them.
 
     class_confidence: mean probability of the most probable class, to be read between class_confidence_pixels, of images whose
@@ -139,7 +139,7 @@ class ClassifierScore(Measure):
         for name in ("fake", "real", "label"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         labels, self._labels = data.labels("train"), data.labels(split)
         if labels is None or self._labels is None or len((labels := labels[: self.training_images]).unique()) < 2:
             return False
@@ -154,7 +154,7 @@ class ClassifierScore(Measure):
 
     def compute(self) -> dict[str, Tensor]:
         x, y = self._learned_from
-        classifier = learned(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
+        classifier = trained_classifier(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
         images = dim_zero_cat(self.real).cpu()
         noise, n = Noise(0, "classifier"), len(images)
         order = torch.stack([noise.permutation("pixel", k, n) for k in range(images.shape[1])], 1)

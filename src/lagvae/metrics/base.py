@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lagvae.laws import JointSamples, Laws
+from lagvae.distributions import JointModel, JointSamples
 
 
-class Known(Protocol):
-    """What is known of data beside the samples, for evaluation alone (see `lagvae.data.Data`)."""
+class EvaluationData(Protocol):
+    """What is known of data beside the samples, for evaluation alone (see `lagvae.data.DataModule`)."""
 
     def labels(self, split: str) -> Tensor | None: ...
 
@@ -33,18 +33,18 @@ class Known(Protocol):
     def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
 
 
-class Measure(Metric):
+class LatentMetric(Metric):
     """Base of the metrics here: samples in, named values out."""
 
     full_state_update = False
     each_image_once = False
     """Whether a held-out image may count only once (on the training split q(x) *is* its images, drawn anew)."""
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
         return True
 
-    def check(self, data: Known, key: str) -> None:
+    def check(self, data: EvaluationData, key: str) -> None:
         """Raise SettingError, which names the setting `key`, where the data cannot give what is asked for."""
 
     @abstractmethod

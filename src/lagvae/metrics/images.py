@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lagvae.information import ImageLaws, aggregate_bounds, image_bounds, image_laws
-from lagvae.metrics.base import Known
+from lagvae.information import ImageDistributions, aggregate_bounds, image_bounds, image_distributions
+from lagvae.metrics.base import EvaluationData
 from lagvae.noise import Noise
 
 AT_ONCE = 4096
 """Samples that are encoded at once."""
+
 IMAGES = 8
 """Images whose own draws are told from each other."""
+
 JUDGED = 256
 """Draws of each of them that are judged by all."""
 
@@ -26,7 +28,7 @@ class Redraw:
         data: gives the draws. split: which samples. encoder: q(z|x), Gaussian.
     """
 
-    def __init__(self, data: Known, split: str, encoder: Any) -> None:
+    def __init__(self, data: EvaluationData, split: str, encoder: Any) -> None:
         self.data, self.split, self.encoder, self.step = data, split, encoder, 0
 
     @torch.no_grad()
@@ -61,12 +63,12 @@ def between(z: Tensor, index: Tensor, held: Tensor, redraw: Redraw, times: int, 
     loc, scale = redraw(held, times)
     image = torch.searchsorted(held, index)
     if total is not None:
-        return image_bounds(z, image, image_laws(loc, scale), total=total)
+        return image_bounds(z, image, image_distributions(loc, scale), total=total)
     which, log_r = (torch.empty(len(z), dtype=torch.float64, device=z.device) for _ in range(2))
     mean = loc.double().mean(0)
     for half in (0, 1):
         other = torch.arange(1 - half, len(held), 2, device=z.device)
-        laws = ImageLaws(mean, image_laws(loc[:, other], scale[:, other]).whiten)
+        laws = ImageDistributions(mean, image_distributions(loc[:, other], scale[:, other]).whiten)
         mine = image % 2 == half
         which[mine], log_r[mine] = image_bounds(z[mine], image[mine], laws, leave_out=True)
     return which, log_r

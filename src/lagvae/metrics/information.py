@@ -9,25 +9,29 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.distributions import GaussianEncoder, JointModel, JointSamples
 from lagvae.errors import SettingError
 from lagvae.information import aggregate, equal_mixture, gaussian_log_density, kde_information
-from lagvae.laws import GaussianEncoder, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 from lagvae.metrics.images import IMAGES, Redraw, between, within
 from lagvae.noise import Noise
 
 FITTED, KDE = 5_000, 10_000
 """Samples that a Gaussian mixture is fitted to, and that a kernel density estimate is made of, at most."""
+
 JUDGED = 256
 """Samples that are judged by all K draws, at least."""
+
 TIMES = 32
 """Draws of an image that the law of z over it is fitted to, at most."""
+
 NEAR = 1.0
 """Nats below log K from which on log K is the limit of the inclusive bound."""
+
 LOWER, UPPER = ("inclusive", "nested"), ("rate", "leave_one_out", "density", "images", "mixed", "whole")
 
 
-class PosteriorSamples(Measure):
+class PosteriorSamples(LatentMetric):
     """Base of what needs z, and q(z|x) at each, all at once."""
 
     z: list[Tensor]
@@ -42,7 +46,7 @@ class PosteriorSamples(Measure):
         for name in ("z", "loc", "scale", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         return isinstance(laws.encoder, GaussianEncoder) and laws.has_rate
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
@@ -114,7 +118,7 @@ class Information(PosteriorSamples):
         self._redrawn = True
         self._redraw: Redraw | None = None
 
-    def check(self, data: Known, key: str) -> None:
+    def check(self, data: EvaluationData, key: str) -> None:
         there = max(data.size(split) for split in ("train", "val", "test"))
         if self.asked is not None and self.asked > there and not (self.images and data.redrawn):
             more = f"set {key}.images=true" if data.redrawn else "the same x again would say nothing new"
@@ -123,7 +127,7 @@ class Information(PosteriorSamples):
                 f"{key}.samples=null to take what is there."
             )
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         if not super().defined(laws, data, split):
             return False
         self._size = data.size(split)

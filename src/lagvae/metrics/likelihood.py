@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.distributions import CodesPrior, EmpiricalPrior, JointModel, JointSamples
 from lagvae.errors import SettingError
 from lagvae.information import marginal_bounds
-from lagvae.laws import CodesPrior, EmpiricalPrior, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
-from lagvae.metrics.two_sample import Once
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.two_sample import FirstOccurrences
 from lagvae.noise import Noise
 
 AT_ONCE = 4096
 """Pairs of x and z that are decoded at once."""
 
 
-def log_weights(laws: Laws, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
+def log_weights(laws: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
     """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
     posterior, prior = laws.encoder(x), laws.prior()
     found = []
@@ -29,12 +29,12 @@ def log_weights(laws: Laws, x: Tensor, draws: int, noise: Noise, step: int) -> T
     return torch.cat(found)
 
 
-def has_weights(laws: Laws) -> bool:
+def has_weights(laws: JointModel) -> bool:
     """Whether all three densities have a value, of z that are drawn as the law says."""
     return laws.has_rate and laws.has_distortion
 
 
-class MarginalLikelihood(Measure):
+class MarginalLikelihood(LatentMetric):
     """nll = −E log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ∼ q(z|x), in nats: at least −E log p(x) in expectation, at most −ELBO.
 
     Args:
@@ -53,11 +53,11 @@ class MarginalLikelihood(Measure):
             raise SettingError(f"−log p(x) takes at least draws=1 and samples=2, not draws={draws}, samples={samples}.")
         super().__init__()
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "likelihood")
-        self._every, self._step, self._once = 1, 0, Once(samples)
+        self._every, self._step, self._once = 1, 0, FirstOccurrences(samples)
         for name in ("value", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         self._every = max(1, -(-data.size(split) // self.samples))
         return has_weights(laws)
 
@@ -72,7 +72,7 @@ class MarginalLikelihood(Measure):
 
     def reset(self) -> None:
         super().reset()
-        self._once = Once(self.samples)
+        self._once = FirstOccurrences(self.samples)
 
     def compute(self) -> dict[str, Tensor]:
         if not len(self.value):
@@ -81,7 +81,7 @@ class MarginalLikelihood(Measure):
         return {"nll": value, "nll_stderr": stderr}
 
 
-class InformationOfModel(Measure):
+class InformationOfModel(LatentMetric):
     """Bounds on I_p(x;z) in nats, of the codes where the prior has codes.
 
     i_p_lower: E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003); where p(x|z) has a density that its samples are of, the
@@ -109,7 +109,7 @@ class InformationOfModel(Measure):
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
         self.entropy, self.codes, self.weighs, self._weighed = 0.0, False, False, 0
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
         self.weighs = bool(self.draws) and has_weights(laws) and not getattr(laws.decoder, "means", False)
         return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.estimators import Divergence
-from lagvae.laws import EmpiricalPrior, JointSamples, Laws, StandardNormalPrior
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, StandardNormalPrior
+from lagvae.divergences import Divergence
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
 
-class Terms(Measure):
+class Terms(LatentMetric):
     """rate, distortion and neg_elbo (nats), as far as the laws have them, each a mean with a standard error."""
 
     index: list[Tensor]
@@ -42,7 +42,7 @@ class Terms(Measure):
         return result
 
 
-class Divergences(Measure):
+class DivergenceValues(LatentMetric):
     """Divergences by their own estimators: mean over batches weighted by size, standard error over batches.
 
     Args:
@@ -81,7 +81,7 @@ class Divergences(Measure):
         return {key: v for name, m, s in pairs for key, v in ((name, m), (f"{name}_stderr", s))}
 
 
-class ActiveUnits(Measure):
+class ActiveUnits(LatentMetric):
     """Latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
 
     Reference: Burda, Grosse, Salakhutdinov, ICLR 2016 (threshold 0.01).
@@ -98,7 +98,7 @@ class ActiveUnits(Measure):
             self.add_state(name, torch.zeros(latent, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
         return isinstance(laws.prior, StandardNormalPrior)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
@@ -112,7 +112,7 @@ class ActiveUnits(Measure):
         return {"active_units": (variance > self.threshold).sum().double()}
 
 
-class Reconstruction(Measure):
+class ReconstructionError(LatentMetric):
     """reconstruction = E_q (x − E[x|z])², the mean over coordinates, z ∼ q(z|x); its standard error over images.
 
     Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z); its error over rows.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.distributions import EmpiricalPrior, JointSamples
 from lagvae.divergences import Kernel, MedianRBF, squared_distances
 from lagvae.errors import SettingError
-from lagvae.laws import EmpiricalPrior, JointSamples
-from lagvae.metrics.base import Measure
+from lagvae.metrics.base import LatentMetric
 from lagvae.noise import Noise
 
 VARIABLES = ("x", "z")
@@ -48,7 +48,7 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     return values[0], p
 
 
-class TwoSampleTest(Measure):
+class TwoSampleTest(LatentMetric):
     """two_sample_x: MMD² between x ∼ p and the split's data; two_sample_x_p its p-value; of z: between q(z) and p(z).
 
     Args:
@@ -71,7 +71,7 @@ class TwoSampleTest(Measure):
             )
         super().__init__()
         self.variable, self.samples, self.permutations = variable, samples, permutations
-        self._images, self._drawn = Once(samples), Once(samples)
+        self._images, self._drawn = FirstOccurrences(samples), FirstOccurrences(samples)
         for name in ("a", "b"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -87,7 +87,7 @@ class TwoSampleTest(Measure):
 
     def reset(self) -> None:
         super().reset()
-        self._images, self._drawn = Once(self.samples), Once(self.samples)
+        self._images, self._drawn = FirstOccurrences(self.samples), FirstOccurrences(self.samples)
 
     def compute(self) -> dict[str, Tensor]:
         a, b = dim_zero_cat(self.a), dim_zero_cat(self.b)
@@ -98,7 +98,7 @@ class TwoSampleTest(Measure):
         return {f"two_sample_{self.variable}": value, f"two_sample_{self.variable}_p": p}
 
 
-class Once:
+class FirstOccurrences:
     """Which of the names that come were not there yet, until `most` of them were."""
 
     def __init__(self, most: int) -> None:

@@ -101,7 +101,7 @@ class Solution:
     world: Tabular
 
 
-def solve(program: Program, solver: str = "CLARABEL") -> Solution:
+def solve_program(program: Program, solver: str = "CLARABEL") -> Solution:
     """Solve a program.
 
     Raises: SolverError where cvxpy is not installed, and for every status but "optimal".
@@ -211,7 +211,7 @@ def shadow_price(program: Program, step: float = 1e-3, solver: str = "CLARABEL")
     Raises: SolverError, naming the program's own ε, where there is no solution a step below it.
     """
     try:
-        below, above = (solve(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
+        below, above = (solve_program(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
     except (SettingError, SolverError) as error:
         raise SolverError(
             f"epsilon={program.epsilon:g}: no difference of V, which needs solutions at epsilon ± {step:g}; take a smaller "
@@ -248,6 +248,6 @@ def random_program(seed: int) -> Program:
     if seed % 4 == 3 and program.p_z is not None:
         root = uniform(k, k) - 0.5
         kernel = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
-        found = float(solve(program).world.mmd(kernel, "z"))
+        found = float(solve_program(program).world.mmd(kernel, "z"))
         program = replace(program, kernel=kernel, epsilon_mmd=found / 2, units=(most - least, 4 * found))
     return program

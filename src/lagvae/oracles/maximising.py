@@ -25,6 +25,7 @@ from lagvae.errors import SettingError
 from lagvae.oracles.tabular import check_table
 
 Array = NDArray[np.float64]
+
 MOST = 20_000_000
 """Tables that a grid may have: 2 GB."""
 
@@ -38,7 +39,7 @@ def simplex(k: int, cells: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Curve:
+class TradeOffCurve:
     """What a grid reaches: the tables that no other beats in both, by rising KL; and the convex hull of all.
 
     Args:
@@ -74,7 +75,7 @@ def check_positive(name: str, table: Array, shape: tuple[int, ...]) -> None:
         raise SettingError(f"{name} has a zero, where KL or its slope is infinite; leave that value out, or raise it above 0.")
 
 
-def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int = 0) -> Curve:
+def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int = 0) -> TradeOffCurve:
     """The model given: search all q(z|x) on a grid.
 
     Args:
@@ -101,7 +102,7 @@ def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int
         given = np.add.outer(given, q_x[i] * minus_entropy).ravel()
         marginal = (marginal[:, None] + q_x[i] * rows).reshape(-1, k)
         kl = np.add.outer(kl, rel_entr(q_x[i] * rows, p_z * p_x_given_z[:, i]).sum(1)).ravel()
-    found = curve(kl, given - xlogy(marginal, marginal).sum(1))
+    found = trade_off_curve(kl, given - xlogy(marginal, marginal).sum(1))
     if not polished:
         return found
     chosen = np.unique(np.searchsorted(found.kl, np.linspace(found.kl[0], found.kl[-1], polished + 1)[1:]))
@@ -112,11 +113,11 @@ def search(q_x: Array, p_z: Array, p_x_given_z: Array, cells: int, polished: int
         ended = [polish(start, q_x, p_z[None] * p_x_given_z.T, float(found.kl[at])) for start in near]
         more.append(max(ended, key=lambda end: end[1]))
     ends = np.array(more)
-    whole = curve(np.concatenate([found.kl, ends[:, 0]]), np.concatenate([found.information, ends[:, 1]]))
-    return Curve(ends[:, 0], ends[:, 1], whole.hull_kl, whole.hull_information, chosen)
+    whole = trade_off_curve(np.concatenate([found.kl, ends[:, 0]]), np.concatenate([found.information, ends[:, 1]]))
+    return TradeOffCurve(ends[:, 0], ends[:, 1], whole.hull_kl, whole.hull_information, chosen)
 
 
-def search_free(q_x: Array, p_one: float, points: int = 20_000) -> Curve:
+def search_free(q_x: Array, p_one: float, points: int = 20_000) -> TradeOffCurve:
     """The decoder free, z of two values with p(z = 1) = `p_one`: search all q(z = 1).
 
     I_q is H(z) less a sum of entropies, which are concave: at given q(z) it is largest at a corner of the tables, where all
@@ -147,7 +148,7 @@ def search_free(q_x: Array, p_one: float, points: int = 20_000) -> Curve:
             share = (ones - certain) / q_x[i]
             cost = np.where((share > -1e-12) & (share < 1 + 1e-12), q_x[i] * entropy(np.clip(share, 0, 1)), np.inf)
             lost = np.minimum(lost, cost)
-    return curve(rel_entr(ones, p_one) + rel_entr(1 - ones, 1 - p_one), entropy(ones) - lost)
+    return trade_off_curve(rel_entr(ones, p_one) + rel_entr(1 - ones, 1 - p_one), entropy(ones) - lost)
 
 
 def polish(start: Array, q_x: Array, p: Array, epsilon: float) -> tuple[float, float]:
@@ -181,7 +182,7 @@ def polish(start: Array, q_x: Array, p: Array, epsilon: float) -> tuple[float, f
     return divergence(best), -information(best)[0]
 
 
-def curve(kl: Array, information: Array) -> Curve:
+def trade_off_curve(kl: Array, information: Array) -> TradeOffCurve:
     """The curve of a cloud of tables."""
     kl = np.round(kl, 12)  # what is 0 up to rounding must not have tables of its own
     order = np.lexsort((-information, kl))
@@ -190,12 +191,12 @@ def curve(kl: Array, information: Array) -> Curve:
     kept = np.concatenate([[True], best[1:] > best[:-1] + 1e-12])
     kl, information = kl[kept], information[kept]
     if len(kl) < 3:
-        return Curve(kl, information, kl, information, order[kept])
+        return TradeOffCurve(kl, information, kl, information, order[kept])
     # The hull of the points and of what lies below and to the right of them: its upper left side is V**.
     corners = np.vstack([np.column_stack([kl, information]), [[kl[-1] + 1, information[-1]], [kl[-1] + 1, information[0] - 1]]])
     hull = np.sort(ConvexHull(np.vstack([corners, [[kl[0], information[0] - 1]]])).vertices)
     hull = hull[hull < len(kl)]
-    return Curve(kl, information, kl[hull], information[hull], order[kept])
+    return TradeOffCurve(kl, information, kl[hull], information[hull], order[kept])
 
 
 def mixing_lowers_the_bound(t: float) -> float:

@@ -15,8 +15,10 @@ from lagvae.errors import SettingError
 
 ROUNDING = 1e-6
 """How far the sum of a distribution may be from 1: tables may come in single precision."""
+
 MARGINALS = {"x": 1, "z": 0}
 """The axis of a joint table, x down and z across, that is summed out for a marginal."""
+
 OVER = ("x", "z", "x,z", "x|z", "z|x")
 
 

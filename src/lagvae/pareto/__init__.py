@@ -1,17 +1,16 @@
 """Many runs in the plane of information and −ELBO: fronts, dominance, hypervolume, information over slack."""
 
-from lagvae.pareto.analysis import Analysis, Curve, Domination, Group, analyse
-from lagvae.pareto.cell import INFORMATION, SPLITS, Cell, title
-from lagvae.pareto.collect import ANALYSIS, Collection, collect, runs_below
+from lagvae.pareto.comparison import Analysis, Domination, Group, SlackCurve, analyse
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point, dominates, front, hypervolume, worst
+from lagvae.pareto.points import ANALYSIS, INFORMATION, SPLITS, Collection, RunPoint, collect, runs_below, title
 from lagvae.pareto.tables import (
     DOMINATIONS,
     GOALS,
     SLACK,
     SUMMARY,
+    comparison_markdown,
     domination_rows,
     loser_rows,
-    markdown,
     notes,
     slack_rows,
     summary_rows,
@@ -30,20 +29,20 @@ __all__ = [
     "SPLITS",
     "SUMMARY",
     "Analysis",
-    "Cell",
     "Collection",
-    "Curve",
     "Domination",
     "Group",
     "Point",
+    "RunPoint",
+    "SlackCurve",
     "analyse",
     "collect",
+    "comparison_markdown",
     "dominates",
     "domination_rows",
     "front",
     "hypervolume",
     "loser_rows",
-    "markdown",
     "notes",
     "runs_below",
     "slack_rows",

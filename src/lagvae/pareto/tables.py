@@ -7,16 +7,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagvae.pareto.analysis import Analysis, Curve, Group
-from lagvae.pareto.cell import INFORMATION, SPLITS, Cell, title
-from lagvae.runs import write_atomically
+from lagvae.io import write_atomically
+from lagvae.pareto.comparison import Analysis, Group, SlackCurve
+from lagvae.pareto.points import INFORMATION, SPLITS, RunPoint, title
 
 GOALS = {-1: "maximise", 1: "minimise"}
 """Sign of α → what becomes of information."""
+
 SUMMARY = ("I", "split", "method", "runs", "seeds", "dominated", "z = 0", "hypervolume")
 """dominated: by a run of another method, of those that have a rival; z = 0: the same without regard to errors."""
+
 DOMINATIONS = ("I", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)")
+
 SLACK = ("method", "α", "split", "γ₁ (nats)", "I (nats)", "runs each", "monotone")
+
 COLUMNS = (
     *("run", "family", "alpha", "gamma", "bound", "multipliers", "seed", "verdict", "split"),
     *("estimator", "information", "information_stderr", "neg_elbo", "neg_elbo_stderr", "on_front", "dominated_by"),
@@ -78,7 +82,7 @@ def loser_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     return chosen
 
 
-def _name(cell: Cell) -> str:
+def _name(cell: RunPoint) -> str:
     return f"{cell.name} ({title(cell.family)}, {cell.setting})" if cell.setting else f"{cell.name} ({title(cell.family)})"
 
 
@@ -104,7 +108,7 @@ def _slack_table(analysis: Analysis) -> list[str]:
     return lines
 
 
-def monotone(curve: Curve, z: float) -> str:
+def monotone(curve: SlackCurve, z: float) -> str:
     """Whether information follows the slack: "yes", "within error" where steps the wrong way are noise, or "NO" and where."""
     if len(curve.gammas) < 2:
         return "one γ₁"
@@ -147,7 +151,7 @@ def write_csv(analysis: Analysis, path: Path) -> None:
     """
     front = {(g.split, cell.name) for g in analysis.groups for cells in g.fronts.values() for cell in cells}
 
-    def row(cell: Cell, split: str) -> list[object]:
+    def row(cell: RunPoint, split: str) -> list[object]:
         at = cell.points[split]
         multipliers = " ".join(f"{name}={value:g}" for name, value in cell.multipliers.items())
         dominators = " ".join(other.name for other in analysis.dominators(cell, split))
@@ -166,7 +170,7 @@ def write_csv(analysis: Analysis, path: Path) -> None:
     write_atomically(path, write)
 
 
-def markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
+def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
     """The report; `figures` are names of pictures beside it."""
     collection, shared = analysis.collection, analysis.collection.cells[0].settings.shared
     counts = Counter(cell.family for cell in collection.cells)
@@ -222,7 +226,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write_markdown(analysis: Analysis, path: Path, figures: Sequence[str] = ()) -> None:
     """Write the report atomically."""
-    text = markdown(analysis, figures)
+    text = comparison_markdown(analysis, figures)
 
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8")

@@ -1,0 +1,108 @@
+"""KL Lagrangians: which preference and which multipliers an objective is made of.
+
+    α₁ I_q + α₂ I_p + Σ_i λ_i KL_i,   KL_i over x, z, (x,z), x|z, z|x, in both directions.
+
+They have dimension 8. α is unique; λ is not, for a joint divergence is a marginal one plus a conditional one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import product
+
+from lagvae.algebra.linear import Vector, basic_solutions
+from lagvae.algebra.notation import parse
+from lagvae.algebra.objective import SIDES, Objective, Opaque, joined, single, total
+
+OVER = ("x,z", "z", "x", "x|z", "z|x")
+"""What divergences are over, those of joints first, then marginals, then conditionals."""
+
+DIVERGENCES = {
+    f"KL({side}({over})‖{other}({over}))": parse(f"KL({side}({over})||{other}({over}))")
+    for side, other in (("q", "p"), ("p", "q"))
+    for over in OVER
+}
+"""The ten KL divergences by name; those of conditionals are expected under the law that stands first."""
+
+INFORMATION = {f"I_{side}": parse(f"I_{side}") for side in SIDES}
+
+KL_LAGRANGIANS: list[Vector] = [part.vector for part in (*INFORMATION.values(), *DIVERGENCES.values())]
+"""Vectors that span the KL Lagrangians."""
+
+
+@dataclass(frozen=True)
+class SymbolicLagrangian:
+    """An objective as preference and penalties, α₁ I_q + α₂ I_p + Σ λ D.
+
+    Args:
+        alpha: (α₁, α₂); > 0 minimises information.
+        multipliers: λ by name of the KL divergence, without zeros.
+        opaque: λ of divergences that are no KL.
+    """
+
+    alpha: tuple[Fraction, Fraction]
+    multipliers: Mapping[str, Fraction]
+    opaque: Mapping[Opaque, Fraction]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether all multipliers are ≥ 0, as those of a Lagrangian are."""
+        return all(value >= 0 for value in (*self.multipliers.values(), *self.opaque.values()))
+
+    @property
+    def parts(self) -> list[tuple[Fraction, str]]:
+        """Coefficients and names: first I_q and I_p, then the divergences."""
+        named = [*zip(self.alpha, INFORMATION, strict=True), *((v, name) for name, v in self.multipliers.items())]
+        return [(value, name) for value, name in named if value] + [(v, str(symbol)) for symbol, v in self.opaque.items()]
+
+    @property
+    def objective(self) -> Objective:
+        """The sum."""
+        known = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
+        return total((value, known[name]) for value, name in self.parts)
+
+    def __str__(self) -> str:
+        return joined(self.parts)
+
+
+def symbolic_lagrangians(objective: Objective, signed: bool = False) -> Iterator[SymbolicLagrangian]:
+    """The ways to write an objective as a KL Lagrangian with multipliers > 0, no divergence superfluous.
+
+    None where there is no such way; else the vertices of all multipliers that do. Those of q and of p are found apart.
+    Those with few divergences come first, and of equally many those over more variables.
+
+    Args:
+        objective: opaque divergences keep the coefficient that they have.
+        signed: let multipliers have either sign: there is one for every KL objective.
+    """
+    halves = [list(_half(objective, side, signed)) for side in SIDES]
+    ways = sorted(product(*halves), key=lambda way: sum(len(multipliers) for _, multipliers in way))
+    for (alpha_q, of_q), (alpha_p, of_p) in ways:
+        yield SymbolicLagrangian((alpha_q, alpha_p), {**of_q, **of_p}, objective.opaque)
+
+
+def _half(objective: Objective, side: str, signed: bool) -> Iterator[tuple[Fraction, dict[str, Fraction]]]:
+    names = [name for name in DIVERGENCES if name.startswith(f"KL({side}")]
+    columns = [DIVERGENCES[name].vector for name in names]
+    target = objective.only(lambda symbol: getattr(symbol, "side", None) == side).vector
+    for found, (alpha,) in basic_solutions(columns, target, [INFORMATION[f"I_{side}"].vector], signed):
+        yield alpha, {name: value for name, value in zip(names, found, strict=True) if value}
+
+
+def symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
+    """The simplest way, with multipliers ≥ 0 where that can be (see `lagrangians`); None where it is no KL objective."""
+    return _symbolic_lagrangian(objective.varying)
+
+
+@cache
+def _symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
+    return next(symbolic_lagrangians(objective), None) or next(symbolic_lagrangians(objective, signed=True), None)
+
+
+def preference(objective: Objective) -> tuple[Fraction, Fraction] | None:
+    """The unique (α₁, α₂); None where it is no KL objective."""
+    found = symbolic_lagrangian(objective)
+    return None if found is None else found.alpha

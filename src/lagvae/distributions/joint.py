@@ -1,0 +1,178 @@
+"""The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and samples of both, drawn lazily from noise that is given.
+
+A distribution module never draws noise. It says what noise a sample takes (`noise_kind`, `noise_shape`), and a sample is a
+deterministic function of the distribution and of noise that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from lagvae.distributions.encoders import GaussianEncoder
+from lagvae.distributions.priors import StandardNormalPrior
+from lagvae.noise import Noise
+
+
+class JointModel(nn.Module):
+    """The two joints: p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), q(x) being the data."""
+
+    prior: Any
+    encoder: Any
+    decoder: Any
+
+    def __init__(self, prior: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+        self.encoder = encoder
+        self.decoder = decoder
+
+    @property
+    def latent(self) -> int:
+        """Dimension of z."""
+        latent: int = self.prior.latent
+        return latent
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether KL(q(z|x)‖p(z)) has a closed form."""
+        return isinstance(self.encoder, GaussianEncoder) and isinstance(self.prior, StandardNormalPrior)
+
+    @property
+    def has_distortion(self) -> bool:
+        """Whether log p(x|z) has a value."""
+        has: bool = self.decoder.has_density
+        return has
+
+
+def mean_of(distribution: Any) -> Tensor:
+    """The mean, what a picture shows."""
+    mean: Tensor = distribution.mean
+    return mean
+
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A property that is computed once: functools.cached_property without its lock, which torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    @overload
+    def __get__(self, owner: None, cls: type) -> Lazy[T]: ...
+    @overload
+    def __get__(self, owner: object, cls: type) -> T: ...
+    def __get__(self, owner: object | None, cls: type) -> Lazy[T] | T:
+        if owner is None:
+            return self
+        value = self.compute(owner)
+        owner.__dict__[self.name] = value
+        return value
+
+
+def draw_noise(names: frozenset[str], laws: JointModel, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
+    """Draw the noise that `names` ask for.
+
+    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q*8": eight further draws, (B, 8, …).
+    "slices_x", "slices_z", "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform
+    number for each. The streams are independent of each other, so adding one leaves the others as they were.
+    """
+    n, sizes = x.shape[0], {"x": x[0].numel(), "z": laws.latent, "xz": x[0].numel() + laws.latent}
+    laws_of: dict[str, Any] = {"z_q": laws.encoder, "z_p": laws.prior, "x_p": laws.decoder}
+    drawn: dict[str, Tensor] = {}
+    for name in sorted(names):
+        one, _, times = name.partition("*")
+        if (law := laws_of.get(one)) is not None:
+            kind, shape = law.noise_kind, (*((int(times),) if times else ()), *law.noise_shape)
+        else:
+            kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
+        draw = noise.normal if kind == "normal" else noise.uniform
+        drawn[name] = draw(name, step, (n, *shape), x.device)
+    return drawn
+
+
+class JointSamples:
+    """A batch of (x, z) ∼ q and of (x, z) ∼ p; nothing is computed before it is asked for.
+
+    Laws without a density (a `Pushforward`) have samples and means alone.
+
+    Args:
+        laws: the laws of both joints.
+        x: a batch of data, (B, *shape).
+        noise: name → tensor, as `draw_noise` returns it.
+        gather: joins the batches of all ranks along axis 0, with gradient; the identity on one.
+
+    Shapes: x_q, x_p (B, *shape); z_q, z_p (B, d).
+    """
+
+    def __init__(
+        self,
+        laws: JointModel,
+        x: Tensor,
+        noise: Mapping[str, Tensor],
+        gather: Callable[[Tensor], Tensor] = lambda t: t,
+    ) -> None:
+        self.laws = laws
+        self.x_q = x
+        self.noise = noise
+        self.gather = gather
+
+    @Lazy
+    def q_z_given_x(self) -> Any:
+        """q(z|x_q)."""
+        return self.laws.encoder(self.x_q)
+
+    @Lazy
+    def z_q(self) -> Tensor:
+        """z ∼ q(z|x_q)."""
+        return self.laws.encoder.sample(self.q_z_given_x, self.noise["z_q"])
+
+    @Lazy
+    def p_x_given_z_q(self) -> Any:
+        """p(x|z_q), the reconstruction."""
+        return self.laws.decoder(self.z_q)
+
+    @Lazy
+    def distortion(self) -> Tensor:
+        """−log p(x_q|z_q) in nats, (B,)."""
+        return -self.p_x_given_z_q.log_prob(self.x_q)
+
+    @Lazy
+    def rate(self) -> Tensor:
+        """KL(q(z|x_q) ‖ p(z)) in nats, (B,)."""
+        return kl_divergence(self.q_z_given_x, self.p_z)
+
+    @Lazy
+    def p_z(self) -> Any:
+        """p(z)."""
+        return self.laws.prior()
+
+    @Lazy
+    def z_p(self) -> Tensor:
+        """z ∼ p(z)."""
+        return self.laws.prior.sample(self.noise["z_p"])
+
+    @Lazy
+    def p_x_given_z_p(self) -> Any:
+        """p(x|z_p)."""
+        return self.laws.decoder(self.z_p)
+
+    @Lazy
+    def x_p(self) -> Tensor:
+        """x ∼ p(x|z_p)."""
+        return self.laws.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
+
+    @Lazy
+    def p_x_given_mean(self) -> Any:
+        """p(x|E q(z|x_q)), the reconstruction without the encoder's noise."""
+        return self.laws.decoder(self.q_z_given_x.mean)
+
+    @Lazy
+    def q_z_given_x_p(self) -> Any:
+        """q(z|x_p), the encoder on the model's own samples."""
+        return self.laws.encoder(self.x_p)

@@ -1,0 +1,114 @@
+"""Terms of likelihoods: what is known where the laws have densities. All values are means over the batch, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+
+import torch
+from torch import Tensor
+
+from lagvae.distributions import JointModel, JointSamples
+from lagvae.divergences.base import Divergence, require
+from lagvae.errors import SettingError
+
+RATE = "KL(q(z|x)‖p(z)) in closed form"
+
+DISTORTION = "log p(x|z)"
+
+
+class NegElbo(Divergence):
+    """−ELBO = E_q [KL(q(z|x)‖p(z)) − log p(x|z)] = KL(q(x,z)‖p(x,z)) + H_q(x), in nats.
+
+    H_q(x) is a constant of the data, so a bound on −ELBO is a bound on the KL of the joints. With densities
+    (Normal decoder) both can be negative.
+
+    Reference: Zhao, Song, Ermon, UAI 2018, Section 6.
+    """
+
+    symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
+
+    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
+        require(laws.has_rate, name, RATE, laws.encoder, "estimate it with a critic: divergence=[adversarial_neg_elbo]")
+        require(laws.has_distortion, name, DISTORTION, laws.decoder, "compare joints instead: divergence=[js_xz]")
+
+    def __call__(self, samples: JointSamples) -> Tensor:
+        return (samples.rate + samples.distortion).mean()
+
+
+class Rate(Divergence):
+    """E_q(x) KL(q(z|x)‖p(z)) = I_q(x;z) + KL(q(z)‖p(z)), in nats: a capacity that may be bounded by itself."""
+
+    symbol = "E_q[log q(z|x) - log p(z)]"
+
+    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
+        require(laws.has_rate, name, RATE, laws.encoder, "bound KL(q(z)‖p(z)) with a critic instead: divergence=[kl_z]")
+
+    def __call__(self, samples: JointSamples) -> Tensor:
+        return samples.rate.mean()
+
+
+class Distortion(Divergence):
+    """−E_q log p(x|z), in nats: the reconstruction error that may be bounded by itself."""
+
+    symbol = "-E_q[log p(x|z)]"
+
+    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
+        require(laws.has_distortion, name, DISTORTION, laws.decoder, "set likelihood=normal or likelihood=laplace")
+
+    def __call__(self, samples: JointSamples) -> Tensor:
+        return samples.distortion.mean()
+
+
+def neg_i_p_lower(samples: JointSamples) -> Tensor:
+    """−E_p log q(z|x), (): minimising it maximises the bound I_p ≥ E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003)."""
+    return -samples.q_z_given_x_p.log_prob(samples.z_p).mean()
+
+
+def i_p_upper(samples: JointSamples) -> Tensor:
+    """The leave-one-out upper bound on I_p, (), in nats (Poole et al., ICML 2019).
+
+    E_p [log p(x_i|z_i) − log 1/(B−1) Σ_{j≠i} p(x_i|z_j)]
+    """
+    law, x = samples.p_x_given_z_p, samples.x_p
+    pairs: Tensor = torch.vmap(lambda one: law.log_prob(one.expand_as(x)))(x)  # [i, j] = log p(x_i | z_j)
+    n = pairs.shape[-1]
+    own = pairs.diagonal(dim1=-2, dim2=-1)
+    others = pairs.masked_fill(torch.eye(n, dtype=torch.bool, device=pairs.device), float("-inf"))
+    return (own - others.logsumexp(-1) + log(n - 1)).mean()
+
+
+def check_preference(alpha_q: float, alpha_p: float, laws: JointModel) -> None:
+    """Raise SettingError where the bound that a preference takes is not given by the laws, or has no gradient."""
+    encoder, decoder = type(laws.encoder).__name__, type(laws.decoder).__name__
+    if alpha_q > 0 and not laws.has_rate:
+        raise SettingError(
+            f"alpha.q={alpha_q:g} minimises {RATE}, which {encoder} with {type(laws.prior).__name__} has not; set "
+            "posterior=gaussian, or alpha.q ≤ 0."
+        )
+    if alpha_q < 0 and not laws.has_distortion:
+        raise SettingError(
+            f"alpha.q={alpha_q:g} maximises E_q {DISTORTION}, which {decoder} has not; set likelihood=normal or "
+            "likelihood=laplace, or alpha.q=0."
+        )
+    if alpha_p == 0:
+        return
+    if not decoder_has_gradient(laws):
+        raise SettingError(
+            f"alpha.p={alpha_p:g} needs samples of p(x|z) with a gradient, which {decoder} has not; "
+            "set model.likelihood=normal, or alpha.p=0."
+        )
+    if alpha_p < 0 and not laws.encoder.has_density:
+        raise SettingError(
+            f"alpha.p={alpha_p:g} maximises E_p log q(z|x), which {encoder} has not; set posterior=gaussian, or alpha.p=0."
+        )
+    if alpha_p > 0 and not laws.has_distortion:
+        raise SettingError(
+            f"alpha.p={alpha_p:g} minimises a bound by {DISTORTION}, which {decoder} has not; set likelihood=normal, or "
+            "alpha.p=0."
+        )
+
+
+def decoder_has_gradient(laws: JointModel) -> bool:
+    """Whether samples of p(x|z) have a gradient."""
+    return bool(getattr(laws.decoder, "differentiable_samples", False))

@@ -1,0 +1,317 @@
+"""A stack: K models of one shape that train as one, by vmap over their parameters.
+
+Everything that differs between the cells of a stack (α, bounds, λ, what is learned, seeds, learning rates) is a tensor
+with a leading axis; everything else is the ordinary module. A cell trains as it would alone: same batches, same noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
+
+from lagvae.data import Batch, DataModule
+from lagvae.distributions import JointModel, JointSamples, draw_noise
+from lagvae.errors import DivergedError
+from lagvae.lagrangian import Values
+from lagvae.model import LatentVariableModel, divergence_error
+from lagvae.noise import Noise
+from lagvae.runs.metrics_table import MetricsTable
+
+M = TypeVar("M", bound=nn.Module)
+
+Seeds = tuple[int, int]
+"""The seed of a cell's noise, the seed of its batches."""
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """Every parameter and buffer of a module: its owner, its name there, its full name."""
+    for prefix, owner in module.named_modules():
+        for leaf in (*owner._parameters, *owner._buffers):
+            if getattr(owner, leaf) is not None:
+                yield owner, leaf, f"{prefix}.{leaf}" if prefix else leaf
+
+
+def stack_modules(modules: Sequence[M]) -> M:
+    """One module of the same class, whose parameters and buffers are those of all modules, along a new first axis."""
+    one = copy.deepcopy(modules[0])
+    named = [{name: getattr(owner, leaf) for owner, leaf, name in named_tensors(m)} for m in modules]
+    for owner, leaf, name in list(named_tensors(one)):
+        values = torch.stack([each[name].detach() for each in named])
+        if leaf in owner._parameters:
+            values = nn.Parameter(values, requires_grad=named[0][name].requires_grad)
+        setattr(owner, leaf, values)
+    return one
+
+
+def share_memory(cell: nn.Module, stack: nn.Module, k: int) -> None:
+    """Make the parameters and buffers of a cell views of its part of the stack: what the stack learns, the cell knows."""
+    whole = {name: getattr(owner, leaf) for owner, leaf, name in named_tensors(stack)}
+    for owner, leaf, name in list(named_tensors(cell)):
+        if leaf in owner._parameters:
+            getattr(owner, leaf).data = whole[name].data[k]
+        else:
+            setattr(owner, leaf, whole[name].data[k])
+
+
+class MeasuredObjective(nn.Module):
+    """What the objective measures on given laws, as a function of x and noise alone, for vmap to map."""
+
+    def __init__(self, laws: JointModel, measure: Callable[[JointSamples], Values]) -> None:
+        super().__init__()
+        self.laws, self.objective = laws, measure
+
+    def forward(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        values = self.objective(JointSamples(self.laws, x, noise))
+        return values.terms, values.divergences
+
+
+class Ensemble(LatentVariableModel):
+    """K models that train as one: the ordinary module, with a leading axis.
+
+    L is the sum over cells, so that each descends its own. A cell that was retired (its numbers stopped being finite, or
+    its training is over) is held at zero and counts for nothing; no cell sees another.
+
+    Args:
+        cells: ordinary models of one shape; they become views of the stack, live ones.
+        seeds: of the noise and of the batches of each cell.
+        tables: where the rows of each cell go.
+        compile: whether to compile the step; where that does not work it runs as it is, and `note` says so.
+
+    Attributes:
+        alive: (K,), the cells that train. failed: cell → why it stopped.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[LatentVariableModel],
+        seeds: Sequence[Seeds],
+        tables: Sequence[MetricsTable],
+        compile: bool = False,
+    ) -> None:
+        first = cells[0]
+        dual = next((c.dual for c in cells if c.lagrangian.learned.any()), None)
+        super().__init__(
+            laws=stack_modules([c.laws for c in cells]),
+            lagrangian=stack_modules([c.lagrangian for c in cells]),
+            primal=first.primal,
+            dual=dual if dual is not None else first.dual,
+            schedule=first.schedule,
+            gradient_clip=first.gradient_clip,
+            seed=first.seed,
+            log_every=first.log_every,
+        )
+        self.cells, self.tables = tuple(cells), tuple(tables)  # a tuple is no submodule
+        self.parts = sorted(set(seeds))
+        self.part = torch.tensor([self.parts.index(s) for s in seeds])
+        rates = torch.tensor([learning_rate(c) for c in cells], dtype=torch.float64)
+        self.factors = rates / rates[0]
+        self.failed: dict[int, DivergedError] = {}
+        self.note = ""
+        self.register_buffer("alive", torch.ones(len(cells), dtype=torch.bool), persistent=False)
+        measured = MeasuredObjective(self.laws, self.lagrangian.measure)
+        alike = None if len(self.parts) == 1 else 0
+
+        def one(state: dict[str, Tensor], x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+            return functional_call(measured, state, (x, noise))
+
+        self._map = self._plain = vmap(one, in_dims=(0, alike, alike))
+        self._compile = compile
+
+    alive: Tensor
+
+    def relink(self) -> None:
+        """Make the cells views of the stack again, after its tensors were moved."""
+        for k, cell in enumerate(self.cells):
+            share_memory(cell.laws, self.laws, k)
+            share_memory(cell.lagrangian, self.lagrangian, k)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.part = self.part.to(self.device)
+        self.relink()
+
+    # ---- the step
+
+    def measure(self, batch: Batch) -> Values:
+        """Terms, each (K,), and divergences, (K, m), of a training batch."""
+        needs = self.lagrangian.needs
+        single = len(self.parts) == 1
+        if "train" not in self._noises:
+            self._noises |= {f"train {seed}": Noise(seed, "train") for seed, _ in self.parts} | {"train": Noise(0)}
+        drawn = [
+            draw_noise(needs, self.laws, self._noises[f"train {seed}"], batch.step, batch.x if single else batch.x[i])
+            for i, (seed, _) in enumerate(self.parts)
+        ]
+        if single:
+            x, noise = batch.x, drawn[0]
+        else:
+            x = batch.x[self.part]
+            noise = {name: torch.stack([d[name] for d in drawn])[self.part] for name in drawn[0]}
+        state = {f"laws.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.laws)}
+        terms, divergences = self._mapped(state, x, noise)
+        return Values(terms, divergences)
+
+    def _mapped(self, *inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
+        if self._compile:
+            self._compile = False
+            try:
+                self._map = compile_step(self._plain, inputs)
+            except Exception as error:  # a missing compiler, or any of the ways in which compiling fails
+                self.note = "not compiled, so slower"
+                print(f"The step could not be compiled, so it is slower: {(str(error).splitlines() or [repr(error)])[0]}")
+                torch._dynamo.reset()
+        found: tuple[dict[str, Tensor], Tensor] = self._map(*inputs)
+        return found
+
+    def total(self, loss: Tensor) -> Tensor:
+        """The sum of L over the cells that train, shape ()."""
+        return torch.where(self.alive, loss, 0.0).sum()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip ∇_θ L of each cell by its own norm."""
+        if self.gradient_clip is None:
+            return
+        gradients = [p.grad for p in self.laws.parameters() if p.grad is not None]
+        norm = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
+        factor = (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(broadcast_along(factor, g))
+
+    def descend(self) -> None:
+        """A step of θ; cells with another learning rate than the first go their own share of it."""
+        if bool((self.factors == 1).all()):
+            super().descend()
+            return
+        parameters = list(self.laws.parameters())
+        before = [p.detach().clone() for p in parameters]
+        super().descend()
+        with torch.no_grad():
+            for p, old in zip(parameters, before, strict=True):
+                factors = self.factors.to(p.device, p.dtype)
+                p.copy_(torch.lerp(old, p, broadcast_along(factors, p)))
+
+    def retire(self, k: int) -> None:
+        """Take a cell out of training: it is held at zero, so that nothing in it can stop being finite."""
+        self.alive[k] = False
+        self.lagrangian.learned[k] = False
+        optimizers = [self._theta.optimizer, *([self._lambda] if self._lambda is not None else [])]
+        held = [p.data for p in (*self.laws.parameters(), self.lagrangian.scaled)]
+        held += [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
+        for t in held:
+            t[k].zero_()
+
+    # ---- numbers that leave the device
+
+    def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
+        """Hand the numbers of each cell to its own table."""
+        columns = {name: value.tolist() for name, value in logged.items()}
+        bounded = self.lagrangian.bounded.tolist()
+        own = {f"violation/{name}": i for i, name in enumerate(self.lagrangian.names)}
+        for k in self.alive.nonzero().flatten().tolist():
+            row = {f"train/{n}": v[k] for n, v in columns.items() if n not in own or bounded[k][own[n]]}
+            self.tables[k].log_metrics(row | {"train/learning_rate": lr * float(self.factors[k])}, step)
+
+    def raise_if_broken(self, probe: float = 0.0) -> None:
+        """Retire the cells whose terms stopped being finite; nothing is raised, the others go on."""
+        if not len(self._broken):
+            return
+        broken = self._broken.tolist()
+        for k in self.alive.nonzero().flatten().tolist():
+            error = divergence_error(broken[k], self._watched, self.global_step)
+            if error is not None:
+                self.failed[k] = error
+                self.retire(k)
+
+
+def compile_step(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A step that torch.compile has compiled, its gradient as well; whatever may fail of that fails here."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with torch.no_grad():
+        step(*inputs)  # fills caches of torch.distributions that cannot be traced
+    found: Callable[..., Any] = torch.compile(step)
+    terms, divergences = found(*inputs)
+    parameters = [t for t in inputs[0].values() if t.requires_grad]
+    torch.autograd.grad(sum(terms.values()).sum() + divergences.sum(), parameters)
+    return found
+
+
+def broadcast_along(values: Tensor, like: Tensor) -> Tensor:
+    """(K,) as (K, 1, …), to multiply a tensor of K parts."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def learning_rate(model: LatentVariableModel) -> float:
+    """The learning rate that a model's optimizer starts with."""
+    return float(model.primal([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"])
+
+
+def member_checkpoint(content: dict[str, Any], k: int, factor: float, learns: bool) -> dict[str, Any]:
+    """The part of a stack's checkpoint that belongs to a cell, as the checkpoint of an ordinary run.
+
+    Args:
+        content: a checkpoint of a Stack. k: the cell. factor: its learning rate over the first one's.
+        learns: whether it has a learned multiplier; without one the ordinary model has no optimizer of λ.
+    """
+    optimizers: list[dict[str, Any]] = []
+    for state in content["optimizer_states"][: 1 + learns]:
+        groups = [dict(group) for group in state["param_groups"]]
+        if not optimizers:
+            for group in groups:
+                group |= {key: group[key] * factor for key in ("lr", "initial_lr") if key in group}
+        own = {i: {n: slice_member(v, k) for n, v in values.items()} for i, values in state["state"].items()}
+        optimizers.append({"state": own, "param_groups": groups})
+    schedulers = copy.deepcopy(content["lr_schedulers"])
+    for scheduler in schedulers:
+        scheduler |= {key: [lr * factor for lr in scheduler[key]] for key in ("base_lrs", "_last_lr") if key in scheduler}
+    return content | {
+        "state_dict": {name: slice_member(value, k) for name, value in content["state_dict"].items()},
+        "optimizer_states": optimizers,
+        "lr_schedulers": schedulers,
+        "callbacks": {},
+    }
+
+
+def slice_member(value: Any, k: int) -> Any:
+    """The k-th part of a stacked tensor; scalars, such as a count of steps, belong to all cells."""
+    return value[k].detach().cpu().clone() if isinstance(value, Tensor) and value.dim() else value
+
+
+class EnsembleData(pl.LightningDataModule):
+    """The batches of a stack: those of each seed of batches, (B, …) where there is one, else (parts, B, …)."""
+
+    def __init__(self, parts: Sequence[DataModule]) -> None:
+        super().__init__()
+        self.parts = list(parts)
+
+    def train_dataloader(self) -> JoinedLoader:
+        trainer: Any = self.trainer
+        return JoinedLoader([d.train_loader(lambda: trainer.global_step, trainer.strategy.root_device) for d in self.parts])
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn stored samples into observed ones, each part with its own noise."""
+        if len(self.parts) == 1:
+            return self.parts[0].observed(batch, self.parts[0].noise("train"))
+        seen = [d.observed(Batch(x, i, batch.step), d.noise("train")) for d, x, i in zip(self.parts, *batch[:2], strict=True)]
+        return Batch(torch.stack([b.x for b in seen]), batch.index, batch.step)
+
+
+class JoinedLoader:
+    """Loaders that give their batches together."""
+
+    def __init__(self, loaders: Sequence[Any]) -> None:
+        self.loaders = list(loaders)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batches in zip(*self.loaders, strict=True):
+            if len(batches) == 1:
+                yield batches[0]
+            else:
+                yield Batch(torch.stack([b.x for b in batches]), torch.stack([b.index for b in batches]), batches[0].step)

@@ -1,0 +1,1 @@
+"""One run: from a config to objects, calibration, training, evaluation, summary and report."""

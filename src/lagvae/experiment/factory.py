@@ -1,0 +1,209 @@
+"""From a config to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from lagvae.algebra import classify, parse, total
+from lagvae.data import DataModule
+from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, make_encoder
+from lagvae.divergences import SymbolicObjective, check_preference
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.experiment.calibration import Calibration
+from lagvae.lagrangian import Constraint, Lagrangian, Preference
+from lagvae.model import LatentVariableModel, SchedulerFactory
+from lagvae.runs.layout import Run
+from lagvae.runs.loggers import wandb_logger
+from lagvae.runs.metrics_table import MetricsTable
+
+DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
+
+
+@contextmanager
+def error_context(key: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the setting: a SettingError that names it; our own errors come through."""
+    try:
+        yield
+    except LagvaeError:
+        raise
+    except Exception as error:
+        raise SettingError(f"{key} does not work: {(str(error).splitlines() or [repr(error)])[0]}") from error
+
+
+def instantiate(node: Any, **kwargs: Any) -> Any:
+    """Instantiate a config node; our own errors come through as they are."""
+    try:
+        return hydra_instantiate(node, **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, LagvaeError):
+            raise cause from None
+        raise SettingError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data, loaded, checked and split."""
+    data: DataModule = instantiate(cfg.data)
+    data.check()
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            instantiate(node)().check(data, f"callbacks.{part}.{name}")
+    data.interval = (cfg.training.interval, cfg.training.steps)
+    return data
+
+
+def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
+    """p(z), p(x|z), q(z|x) for the shape of the data, initialised from the seed."""
+    torch.manual_seed(cfg.seed)
+    model = cfg.model
+    kind = decoder_class(model.likelihood)
+    if kind is BernoulliDecoder and data.likelihood != "bernoulli":
+        raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
+    prior = build_prior(instantiate(model.prior), model.latent, data)
+    laws = JointModel(
+        prior,
+        make_encoder(instantiate(model.posterior), instantiate(model.encoder), data.shape, prior),
+        kind(instantiate(model.decoder), data.shape, prior.latent),
+    )
+    check_preference(cfg.alpha.q, cfg.alpha.p, laws)
+    return laws
+
+
+def decoder_class(node: Any) -> Any:
+    """The decoder's class, or a partial of it: a config node, or a name of `DECODERS`."""
+    if not isinstance(node, str):
+        return instantiate(node)
+    if node not in DECODERS:
+        raise SettingError(f"model.likelihood={node!r} is unknown; choose one of {', '.join(DECODERS)}.")
+    return DECODERS[node]
+
+
+def build_prior(kind: Any, latent: int, data: DataModule) -> Any:
+    """p(z); an empirical one of the data's second domain."""
+    if kind.func is not EmpiricalPrior:
+        return kind(latent)
+    rows = data.second("train")
+    if rows is None:
+        raise SettingError(
+            f"prior=data takes z from a second domain, which data={data.name} has not; use data=digits_pairs, or data=array "
+            'with an array "second" beside the samples.'
+        )
+    return kind(rows)
+
+
+def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
+    """Preference and constraints with their bounds."""
+    parts = merge_symbolic_penalties(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
+    return Lagrangian(*parts, simplex=simplex)
+
+
+def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
+    """Constraints with their bounds, as they are configured."""
+    constraints = []
+    for name, c in cfg.constraints.items():
+        bound = c.epsilon
+        if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
+            bound = calibration.bound(str(name), c.gamma, c.relative)
+        constraints.append(
+            Constraint(
+                name=str(name),
+                divergence=instantiate(c.divergence),
+                bound=bound,
+                multiplier=c.multiplier,
+                learned=c.learned,
+                unit=c.unit,
+                largest=c.largest,
+            )
+        )
+    return constraints
+
+
+def merge_symbolic_penalties(
+    alpha_q: float, alpha_p: float, constraints: list[Constraint]
+) -> tuple[Preference, list[Constraint]]:
+    """Preference and constraints; where α I + Σ λ D of what is written needs a smaller class than its parts, that sum instead.
+
+    Only penalties with fixed λ are summed: a learned one must be computable alone. The sum has I itself, not its bound.
+    """
+    penalties = [c for c in constraints if isinstance(c.divergence, SymbolicObjective) and not c.learned and c.bound is None]
+    if penalties:
+        whole = exact_fraction(alpha_q) * parse("I_q") + exact_fraction(alpha_p) * parse("I_p")
+        whole = whole + total((exact_fraction(c.multiplier), c.divergence.stated) for c in penalties)  # type: ignore[attr-defined]
+        if classify(whole) < max(c.divergence.form.level for c in penalties):  # type: ignore[attr-defined]
+            first = penalties[0]
+            together = replace(first, divergence=first.divergence.restated(whole), multiplier=1.0)  # type: ignore[attr-defined]
+            rest = [together if c is first else c for c in constraints if c is first or c not in penalties]
+            return Preference(0.0, 0.0), rest
+    return Preference(alpha_q, alpha_p), constraints
+
+
+def exact_fraction(value: float) -> Fraction:
+    """A setting as the decimal that was typed."""
+    return Fraction(repr(float(value)))
+
+
+def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
+    """The learning rate schedule: "cosine" over the length of training, a torch scheduler's config node, or none."""
+    schedule = cfg.model.schedule
+    if schedule is None:
+        return None
+    if schedule == "cosine":
+        return partial(CosineAnnealingLR, T_max=cfg.training.steps)
+    if isinstance(schedule, str):
+        raise SettingError(f"model.schedule={schedule!r} is unknown; use cosine, null, or a config node with _target_.")
+    factory: SchedulerFactory = instantiate(schedule)
+    return factory
+
+
+def build_model(
+    cfg: DictConfig, data: DataModule, calibration: Calibration | None = None, simplex: bool = False
+) -> LatentVariableModel:
+    """The LightningModule; `simplex` as of `Lagrangian`."""
+    laws, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
+    for c in lagrangian.constraints:
+        c.divergence.prepare(c.name, laws, data.shape)
+    return LatentVariableModel(
+        laws=laws,
+        lagrangian=lagrangian,
+        primal=instantiate(cfg.model.optimizer),
+        dual=instantiate(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
+        schedule=build_schedule(cfg),
+        gradient_clip=cfg.training.gradient_clip,
+        seed=cfg.seed,
+        log_every=cfg.training.log_every,
+        critic=instantiate(cfg.critic.optimizer),
+        critic_steps=cfg.critic.steps,
+        average=cfg.training.average,
+    )
+
+
+def build_loggers(cfg: DictConfig, run: Run, data: DataModule) -> list[Logger]:
+    """metrics.csv always, and what logger=… asks for; SettingError where its package is missing."""
+    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
+    target = cfg.logger.get("_target_")
+    if target is None:
+        return loggers
+    try:
+        if target.endswith("WandbLogger"):
+            settings: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+            del settings["_target_"]
+            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
+        elif target.endswith("TensorBoardLogger"):
+            loggers.append(instantiate(cfg.logger, save_dir=str(run.folder), name="", version="tensorboard"))
+        else:
+            loggers.append(instantiate(cfg.logger))
+    except (ImportError, ModuleNotFoundError) as error:
+        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
+    return loggers

@@ -1,0 +1,191 @@
+"""Everything that can be wrong with a setting is found here, before data are read or training starts."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pydoc import locate
+from types import UnionType
+from typing import Any, Union
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lagvae.data import SPLITS
+from lagvae.divergences import CriticDivergence
+from lagvae.errors import SettingError
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_lagrangian, build_schedule, error_context, instantiate
+from lagvae.experiment.schema import Config
+from lagvae.runs.layout import Run
+
+STARTS = ("calibrated", "scratch")
+
+SOURCES = ("calibrated", "explicit", "none")
+
+SILENT: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise SettingError for all that can be wrong with settings by themselves, before data are read or anything is made."""
+    with error_context("The config"):
+        typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
+        OmegaConf.to_container(cfg, resolve=True)
+    if missing:
+        raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
+    Run.check_name(cfg.name)
+    for key in (
+        "training.steps",
+        "training.interval",
+        "training.log_every",
+        "calibration.steps",
+        "model.latent",
+        "critic.steps",
+    ):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise SettingError(f"{key}={value} must be a whole number of at least 1.")
+    if cfg.training.start not in STARTS:
+        raise SettingError(f"training.start={cfg.training.start!r} is unknown; choose one of {', '.join(STARTS)}.")
+    if cfg.epsilon.source not in SOURCES:
+        raise SettingError(f"epsilon.source={cfg.epsilon.source!r} is unknown; choose one of {', '.join(SOURCES)}.")
+    if cfg.calibration.split not in SPLITS:
+        raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+    if cfg.training.threads is not None and cfg.training.threads < 1:
+        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null for all cores.")
+    for name, c in cfg.constraints.items():
+        key = f"constraints.{name}"
+        if OmegaConf.is_missing(c, "divergence"):
+            raise SettingError(
+                f"{key} has no divergence. Add {name} to divergence=[…], or give {key}.divergence._target_=CLASS."
+            )
+        if c.epsilon is not None and not isfinite(c.epsilon):
+            raise SettingError(f"{key}.epsilon={c.epsilon} must be a finite number.")
+        if not isfinite(c.gamma) or c.gamma < 0:
+            raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to what is attainable.")
+        if not (isfinite(c.calibration) and c.calibration >= 0):
+            raise SettingError(f"{key}.calibration={c.calibration} must be a number ≥ 0.")
+        if cfg.epsilon.source == "explicit" and c.epsilon is None:
+            raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
+    if needs_calibration(cfg):
+        if not any(c.calibration > 0 for c in cfg.constraints.values()):
+            raise SettingError(
+                "There is nothing to calibrate: no constraint has constraints.NAME.calibration above 0. Add one to "
+                "divergence=[…], or use epsilon=explicit training.start=scratch."
+            )
+    elif cfg.epsilon.calibration is not None:
+        raise SettingError(f"epsilon.calibration={cfg.epsilon.calibration} is not used here; add epsilon=calibrated.")
+    if cfg.multiplier.learned and cfg.multiplier.optimizer is None:
+        raise SettingError("multiplier.learned=true needs multiplier.optimizer; use multiplier=learned.")
+    check_nodes(OmegaConf.to_container(cfg))
+    dry_run(cfg)
+
+
+def needs_calibration(cfg: DictConfig) -> bool:
+    """Whether bounds or the start of training come from a calibration."""
+    bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
+    return bounds or cfg.training.start == "calibrated"
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """Build what needs no data, with bounds made up where calibration will find them, and throw it away."""
+    zeros = {str(name): 0.0 for name in cfg.constraints}
+    lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+    theta = torch.nn.Parameter(torch.zeros(1))
+    alone = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
+    if not alone and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
+        raise SettingError(
+            f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
+        )
+    with error_context("model.optimizer"):
+        primal = instantiate(cfg.model.optimizer)([theta])
+    with error_context("critic.optimizer"):
+        instantiate(cfg.critic.optimizer)([theta])
+    with error_context("model.schedule"):
+        schedule = build_schedule(cfg)
+        if schedule is not None:
+            schedule(primal)
+    if cfg.multiplier.optimizer is not None:
+        with error_context("multiplier.optimizer"):
+            dual = instantiate(cfg.multiplier.optimizer)([theta])
+        if not dual.param_groups[0].get("maximize", False):
+            raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            with error_context(f"callbacks.{part}.{name}"):
+                instantiate(node)()
+    with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
+        pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **SILENT)
+
+
+PLAIN: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def check_nodes(node: Any, key: str = "") -> None:
+    """Raise SettingError where a `_target_` does not exist, or does not take a setting beside it, by its name or its type.
+
+    Args:
+        node: a config or a part of one, as plain dicts and lists; interpolations are left to the place they point to.
+        key: where it stands.
+    """
+    if not isinstance(node, Mapping):
+        return
+    if (target := node.get("_target_")) is not None:
+        _check_node(node, str(target), key)
+    for name, value in node.items():
+        check_nodes(value, f"{key}.{name}" if key else str(name))
+
+
+def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
+    try:
+        taker: Any = locate(target)
+    except Exception as error:  # whatever a module does while it is imported
+        raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
+    if not callable(taker):
+        raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
+    parameters = inspect.signature(taker).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    try:
+        hints = typing.get_type_hints(taker.__init__ if inspect.isclass(taker) else taker)
+    except NameError:  # annotations that are only there for a type checker
+        hints = {}
+    for name, value in node.items():
+        if str(name).startswith("_"):
+            continue
+        if name not in parameters and not takes_all:
+            raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
+        if not fits(value, hints.get(name, Any)):
+            raise SettingError(f"{key}.{name}={value} must be {in_words(hints[name])}.")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value of a config may stand where the annotation says `hint`; True where that cannot be told."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("${")):
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, option) for option in options)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(any(fits(v, option) for option in options) for v in value)
+    if not isinstance(hint, type) or hint in (Any, object):
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def in_words(hint: Any) -> str:
+    """What a user may write where the annotation says `hint`."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each {in_words(options[0])}"
+    if origin in (Union, UnionType):
+        plain = [in_words(option) for option in options if option in PLAIN or option is type(None)]
+        return " or ".join(plain) or str(hint)
+    if hint is type(None):
+        return "null"
+    return PLAIN.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"

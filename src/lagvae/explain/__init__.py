@@ -1,0 +1,1 @@
+"""Members of the family as objectives: what they are, in words."""

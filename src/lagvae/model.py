@@ -1,0 +1,302 @@
+"""One LightningModule for every member of the family: θ descends the Lagrangian, λ ascends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lagvae.data import SPLITS, Batch, eval_splits
+from lagvae.distributions import JointModel, JointSamples, draw_noise
+from lagvae.errors import DivergedError, SettingError
+from lagvae.lagrangian import Lagrangian, Values
+from lagvae.noise import Noise
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class LatentVariableModel(pl.LightningModule):
+    """Trains the laws of both joints on a Lagrangian, by manual optimisation.
+
+    A step: sample the joints with noise that is a function of (seed, step); critics, where there are any, take theirs;
+    measure terms and divergences; θ descends L(θ, λ); λ ascends the violation, which is the same number on every rank.
+    `global_step` counts batches.
+
+    Args:
+        laws: p(z), p(x|z), q(z|x).
+        lagrangian: preference, constraints, multipliers.
+        primal: builds the optimizer of θ from parameters.
+        dual: builds the optimizer of λ (with maximize=True), used where a multiplier is learned.
+        schedule: builds a learning rate schedule, stepped once a batch; None for a constant rate.
+        gradient_clip: largest norm of ∇_θ L; None for no clipping.
+        critic: builds the optimizer of ψ, the parameters of all critics.
+        critic_steps: steps of the critics for each one of θ; the first on the samples of θ, further ones on new noise.
+        average: decay of an exponential mean of θ that evaluation and figures use instead of θ; None: θ itself.
+        seed: of all noise that training and evaluation draw.
+        log_every: steps between two logged rows, and between two looks for numbers that are not finite.
+
+    Raises: DivergedError where a term stopped being finite.
+    """
+
+    def __init__(
+        self,
+        laws: JointModel,
+        lagrangian: Lagrangian,
+        primal: OptimizerFactory,
+        dual: OptimizerFactory | None = None,
+        schedule: SchedulerFactory | None = None,
+        gradient_clip: float | None = None,
+        seed: int = 0,
+        log_every: int = 50,
+        critic: OptimizerFactory | None = None,
+        critic_steps: int = 1,
+        average: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise SettingError(f"training.gradient_clip={gradient_clip} must be positive, or null for none.")
+        if log_every < 1:
+            raise SettingError(f"training.log_every={log_every} must be at least 1.")
+        if dual is None and any(c.learned for c in lagrangian.constraints):
+            raise SettingError("A learned multiplier needs an optimizer; set multiplier=learned.")
+        self.laws, self.lagrangian = laws, lagrangian
+        self.primal, self.dual, self.schedule = primal, dual, schedule
+        self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
+        self.critics = nn.ModuleDict(
+            {c.name: c.divergence.critic for c in lagrangian.constraints if c.divergence.critic is not None}
+        )
+        if self.critics and critic is None:
+            raise SettingError("A divergence with a critic needs critic.optimizer.")
+        if critic_steps < 1:
+            raise SettingError(f"critic.steps={critic_steps} must be at least 1.")
+        if average is not None and not 0 < average < 1:
+            raise SettingError(f"training.average={average} must lie between 0 and 1, or be null for none.")
+        self.critic, self.critic_steps = critic, critic_steps
+        self.averaged: AveragedModel | None = None
+        if average is not None:
+            self.averaged = AveragedModel(laws, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
+        self.latest: dict[str, Tensor] = {}
+        self._noises: dict[str, Noise] = {}
+        self._watched: list[str] = []
+        self._broken = torch.zeros(0)
+
+    # ---- what a step is made of
+
+    def samples(self, batch: Batch, purpose: str) -> JointSamples:
+        """Lazy samples of both joints for an observed batch, with the noise of its step.
+
+        `purpose` names the stream of the noise. Samples of a split in evaluation are of `shown`; all others are of θ.
+        """
+        training = purpose.startswith("train") and self._attached and self.trainer.training
+        if purpose not in self._noises:
+            rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
+            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        # Evaluation may look at all samples; training draws what its objective takes.
+        needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p", "x_p"}
+        noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
+        laws = self.shown if purpose in SPLITS and not training else self.laws
+        return JointSamples(laws, batch.x, noise, self._gather if training else lambda t: t)
+
+    @property
+    def shown(self) -> JointModel:
+        """The laws that evaluation and figures look at: those of θ, or of its running mean."""
+        laws: Any = self.laws if self.averaged is None else self.averaged.module
+        return laws  # type: ignore[no-any-return]
+
+    def start(self) -> dict[str, Tensor]:
+        """What a run may start from: θ as it is shown, and the critics that know it."""
+        return self.shown.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start where another model of the same shapes ended; RuntimeError where the shapes are others."""
+        critics = {name.removeprefix("critics."): v for name, v in state.items() if name.startswith("critics.")}
+        self.laws.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
+        self.critics.load_state_dict(critics)
+
+    def measure(self, batch: Batch) -> Values:
+        """Terms and divergences of a training batch, after the critics have taken their steps."""
+        samples = self.samples(batch, "train")
+        if self.critics:
+            self.step_critics(batch, samples)
+        with frozen(self.critics):
+            return self.lagrangian.measure(samples)
+
+    def step_critics(self, batch: Batch, samples: JointSamples) -> None:
+        """Steps of ψ, on samples that are held fixed."""
+        estimators: list[Any] = [c.divergence for c in self.lagrangian.constraints if c.name in self.critics]
+        for k in range(self.critic_steps):
+            drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
+            with torch.set_grad_enabled(k == 0):
+                for estimator in estimators:
+                    estimator.pairs(drawn)  # samples are made once, for θ with their gradient
+            self._psi.zero_grad()
+            self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
+            self._psi.step()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        values = self.measure(batch)
+        loss = self.lagrangian(values)
+        self._theta.zero_grad()
+        self.manual_backward(self.total(loss))
+        self.descend()
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+        divergences = self._mean_over_ranks(values.divergences.detach())
+        violation = self.lagrangian.violation(divergences)
+        self._watch(values, loss)
+        if self._lambda is not None:
+            self.lagrangian.ascend(violation, self._lambda)
+        step = batch.step + 1
+        if step % self.log_every == 0 or step == self.trainer.max_steps:
+            self._report(values, divergences, violation, step)
+
+    def total(self, loss: Tensor) -> Tensor:
+        """What θ descends: L itself, shape ()."""
+        return loss
+
+    def descend(self) -> None:
+        """A step of θ."""
+        self._theta.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.laws)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.laws.parameters(), self.gradient_clip)
+
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> JointSamples:
+        """Samples of an evaluation batch, for the metrics."""
+        return self.samples(batch, eval_splits(self.trainer)[dataloader_idx])
+
+    test_step = validation_step  # type: ignore[assignment]
+
+    # ---- optimizers
+
+    def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
+        optimizers = [self.primal(self.laws.parameters())]
+        if self.lagrangian.learned.any():
+            assert self.dual is not None
+            dual = self.dual([self.lagrangian.scaled])
+            if not dual.param_groups[0].get("maximize", False):
+                raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+            optimizers.append(dual)
+        if self.critics:
+            assert self.critic is not None
+            optimizers.append(self.critic(self.critics.parameters()))
+        if self.schedule is None:
+            return optimizers
+        return optimizers, [self.schedule(optimizers[0])]
+
+    def on_fit_start(self) -> None:
+        wrapped = self.optimizers()
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        self._theta = wrapped[0]
+        # λ and ψ step through the bare optimizers: a wrapped step would count as a batch.
+        others: list[Any] = [o.optimizer for o in wrapped[1:]]
+        self._psi: Any = others.pop() if self.critics else None
+        self._lambda = others.pop() if others else None
+        schedulers = self.lr_schedulers()
+        self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+        self._noises.clear()
+        self._broken = torch.zeros(0)
+
+    # ---- several ranks
+
+    @property
+    def _attached(self) -> bool:
+        return self._trainer is not None
+
+    def _gather(self, t: Tensor) -> Tensor:
+        """Join the batches of all ranks, with gradient."""
+        if self.trainer.world_size == 1:
+            return t
+        gathered: Any = self.all_gather(t, sync_grads=True)
+        return gathered.flatten(0, 1)
+
+    def _mean_over_ranks(self, t: Tensor) -> Tensor:
+        """The mean over ranks, once a step: λ sees one violation everywhere and stays equal."""
+        if self.trainer.world_size == 1:
+            return t
+        reduced: Tensor = self.trainer.strategy.reduce(t.clone(), reduce_op="mean")
+        return reduced
+
+    # ---- numbers that leave the device, every `log_every` steps
+
+    def _watch(self, values: Values, loss: Tensor) -> None:
+        """Remember, without a sync, the first step at which each term was not finite."""
+        if not len(self._broken):
+            self._watched = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
+            self._broken = torch.full((*self.lagrangian.steps.shape, len(self._watched)), -1, device=self.device)
+        terms = torch.stack([*(values.terms[n] for n in sorted(values.terms)), *values.divergences.unbind(-1), loss], -1)
+        bad = (self._broken < 0) & ~terms.detach().isfinite()
+        self._broken = torch.where(bad, self.global_step, self._broken)
+
+    def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
+        self.raise_if_broken()
+        multiplier = self.lagrangian.multiplier
+        logged = {name: value.detach() for name, value in values.terms.items()}
+        logged["objective"] = self.lagrangian.preference(values.terms).detach()
+        for i, name in enumerate(self.lagrangian.names):
+            logged[name] = divergences[..., i]
+            logged[f"multiplier/{name}"] = multiplier[..., i]
+            if self.lagrangian.bounded[..., i].any():
+                logged[f"violation/{name}"] = (violation * self.lagrangian.unit)[..., i]
+        self.latest = logged
+        self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
+
+    def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
+        """Hand what was measured on a batch to the loggers."""
+        if self.trainer.logger is not None and self.trainer.is_global_zero:
+            row = {f"train/{name}": float(value) for name, value in logged.items()} | {"train/learning_rate": lr}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step)
+
+    def raise_if_broken(self, probe: float = 0.0) -> None:
+        """Raise DivergedError where a term of a step was not finite, or `probe`, measured after the last one, is not."""
+        error = divergence_error(self._broken.tolist(), self._watched, self.global_step, probe)
+        if error is not None:
+            raise error
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters that what is computed inside has no gradient to."""
+    parameters = list(module.parameters())
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def divergence_error(first: list[int], names: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
+    """What to tell of a model whose terms stopped being finite at the steps `first` (−1: never), or whose `probe` is not."""
+    if max(first, default=-1) >= 0:
+        when = min(f for f in first if f >= 0)
+        broken = [n for n, f in zip(names, first, strict=True) if f == when]
+    elif not isfinite(probe):
+        when, broken = step, ["−ELBO"]
+    else:
+        return None
+    what = "the gradient: all terms" if len(broken) == len(names) > 2 else broken[0]
+    return DivergedError(
+        f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
+        "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
+    )

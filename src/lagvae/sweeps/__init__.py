@@ -1,0 +1,1 @@
+"""Many runs: which are left to do, which train together, and where."""

@@ -1,0 +1,282 @@
+"""Where the jobs of a sweep run: here, on local devices, in local processes, on a SLURM or a Ray cluster.
+
+An engine takes job folders and returns, for each, the cells that failed, or the error that ended the whole job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lagvae.errors import LagvaeError, SettingError, Stopped
+from lagvae.sweeps.job import SweepJob, cores, run_job
+
+Outcome = dict[str, str] | Exception
+
+PATIENCE = 5.0
+"""Seconds without an answer after which there is no cluster at an address."""
+
+LOST = "The job ended without a word (killed, or out of memory?); its log is {log}."
+
+
+class Executor(ABC):
+    """Runs jobs."""
+
+    workers: int = 1
+    """Jobs that may run at once, where that is known: a sweep is cut into as many."""
+
+    @abstractmethod
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        """Run all jobs, in any order; outcomes in the order of the folders."""
+
+
+def import_extra(module: str, name: str) -> Any:
+    """A module of an extra; SettingError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SettingError(f"launcher={name} needs {module}: pip install -e '.[{name}]'.") from error
+
+
+class LocalExecutor(Executor):
+    """One job after another, in this process."""
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        found: list[Outcome] = []
+        for folder in folders:
+            try:
+                found.append(run_job(str(folder)))
+            except Stopped:
+                raise
+            except LagvaeError as error:
+                found.append(error)
+        return found
+
+
+class DeviceExecutor(Executor):
+    """A queue for local devices: a process per job, which sees one device only, and never more than asked on one.
+
+    Args:
+        devices: indices of GPUs; null for all there are.
+        per_device: jobs that may share a device.
+    """
+
+    def __init__(self, devices: list[int] | None = None, per_device: int = 1) -> None:
+        if devices is None:
+            import torch
+
+            devices = list(range(torch.cuda.device_count()))
+        if not devices:
+            raise SettingError(
+                "launcher=gpus found no GPU; name some with launcher.engine.devices=[0,1], or use launcher=stacked."
+            )
+        if per_device < 1:
+            raise SettingError(f"launcher.engine.per_device={per_device} must be at least 1.")
+        self.devices, self.per_device = devices, per_device
+        self.workers = len(devices) * per_device
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        free: queue.Queue[int] = queue.Queue()
+        for device in self.devices * self.per_device:
+            free.put(device)
+
+        def one(folder: Path) -> Outcome:
+            device = free.get()
+            try:
+                return run_in_subprocess(folder, {"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+            finally:
+                free.put(device)
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            futures = [pool.submit(one, folder) for folder in folders]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else a stop would start all that is queued
+                raise
+
+
+def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
+    """Run a job in a process of its own."""
+    job = SweepJob(folder)
+    with job.log.open("a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "lagvae.sweeps.job", str(folder)],
+            env=os.environ | environment | {"PYTHONPATH": search_path()},
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    return Stopped("Stopped.") if done.returncode == 130 else job_outcome(job)
+
+
+def job_outcome(job: SweepJob) -> Outcome:
+    """What a job that is over left."""
+    outcome = job.outcome()
+    return LagvaeError(LOST.format(log=job.log)) if outcome is None else outcome
+
+
+def search_path() -> str:
+    """Where this process finds its modules, so that another finds the same."""
+    return os.pathsep.join(p for p in sys.path if p)
+
+
+class ProcessExecutor(Executor):
+    """Local processes by joblib's pool.
+
+    Args:
+        jobs: processes; null for one per core. Each gets its share of the threads.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        if jobs is not None and jobs < 1:
+            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1, or null for one per core.")
+        self.workers = jobs or cores()
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        joblib = import_extra("joblib", "joblib")
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
+        run = joblib.delayed(run_in_subprocess)
+        # Threads wait for the processes that do the work: a process that is killed takes no other with it.
+        outcomes: list[Outcome] = joblib.Parallel(self.workers, backend="threading")(
+            run(folder, {"OMP_NUM_THREADS": threads}) for folder in folders
+        )
+        return outcomes
+
+
+class SlurmExecutor(Executor):
+    """A job array on a SLURM cluster, by submitit; the folder of the project must be shared with its nodes.
+
+    Args:
+        jobs: jobs that a sweep is cut into.
+        partition, timeout_min, cpus_per_task, mem_gb, gpus_per_node: what each asks for; null for the cluster's default.
+        setup: lines of shell that a job starts with.
+        additional: further parameters of sbatch, by name.
+        patience: seconds after which a job that left the queue without a result is lost.
+    """
+
+    def __init__(
+        self,
+        jobs: int = 1,
+        partition: str | None = None,
+        timeout_min: int = 1440,
+        cpus_per_task: int | None = None,
+        mem_gb: float | None = None,
+        gpus_per_node: int | None = None,
+        setup: list[str] | None = None,
+        additional: dict[str, Any] | None = None,
+        patience: float = 30.0,
+    ) -> None:
+        if jobs < 1:
+            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1.")
+        self.workers, self.patience = jobs, patience
+        asked = {
+            "timeout_min": timeout_min,
+            "slurm_partition": partition,
+            "cpus_per_task": cpus_per_task,
+            "mem_gb": mem_gb,
+            "gpus_per_node": gpus_per_node,
+            "slurm_setup": setup,
+            "slurm_additional_parameters": additional,
+        }
+        self.asked = {key: value for key, value in asked.items() if value is not None}
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        submitit = import_extra("submitit", "slurm")
+        logs = folders[0].parent / "slurm" / time.strftime("%Y%m%d-%H%M%S")
+        os.environ["PYTHONPATH"] = search_path()  # sbatch hands the environment on
+        try:
+            executor = submitit.AutoExecutor(folder=str(logs), cluster="slurm")
+            executor.update_parameters(name="lagvae", slurm_array_parallelism=len(folders), **self.asked)
+            jobs = executor.map_array(run_job, [str(folder) for folder in folders])
+        except (RuntimeError, submitit.core.utils.FailedJobError) as error:  # no SLURM here, or it will not have such a job
+            raise SettingError(f"SLURM takes no job: {str(error).strip().splitlines()[-1]}") from error
+        ids = {folder: str(job.job_id) for folder, job in zip(folders, jobs, strict=True)}
+        try:
+            return self._wait(ids)
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            raise
+
+    def _wait(self, ids: dict[Path, str]) -> list[Outcome]:
+        """Wait for results on the shared disk. What left the queue without one is lost: so no accounting is needed."""
+        gone: dict[Path, float] = {}
+        outcomes: dict[Path, Outcome] = {}
+        while len(outcomes) < len(ids):
+            queued = in_queue(sorted({name.partition("_")[0] for name in ids.values()}))
+            for folder in ids.keys() - outcomes.keys():
+                outcome = SweepJob(folder).outcome()
+                if outcome is not None:
+                    outcomes[folder] = outcome
+                elif queued is not None and ids[folder] not in queued:
+                    if time.monotonic() - gone.setdefault(folder, time.monotonic()) > self.patience:
+                        outcomes[folder] = LagvaeError(
+                            LOST.format(log=f"{SweepJob(folder).log}, and SLURM's in {folder.parent / 'slurm'}")
+                        )
+                else:
+                    gone.pop(folder, None)
+            time.sleep(1)
+        return [outcomes[folder] for folder in ids]
+
+
+def in_queue(arrays: Sequence[str]) -> set[str] | None:
+    """The tasks of job arrays that wait or run, as "array_task"; None where the queue did not answer."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(arrays)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode != 0:
+        # SLURM forgets arrays that are over, and then does not know their number
+        return set() if "Invalid job id" in asked.stderr else None
+    return set(asked.stdout.split())
+
+
+class RayExecutor(Executor):
+    """Tasks on a Ray cluster, or on one that is started here; the folder of the project must be shared with its nodes.
+
+    Args:
+        address: of the cluster, "auto" for the one that runs here; null starts one.
+        jobs: jobs that a sweep is cut into.
+        cpus, gpus: what each asks for.
+    """
+
+    def __init__(self, address: str | None = None, jobs: int = 1, cpus: float = 1, gpus: float = 0) -> None:
+        if jobs < 1:
+            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1.")
+        self.address, self.workers, self.cpus, self.gpus = address, jobs, cpus, gpus
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        ray = import_extra("ray", "ray")
+        started = {"include_dashboard": False} if self.address is None else {"address": self.address}
+        try:
+            if self.address is not None and "://" not in self.address and ":" in self.address:
+                host, _, port = self.address.rpartition(":")
+                socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself would try for minutes
+            ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": search_path()}}, **started)
+        except (OSError, ValueError) as error:
+            raise SettingError(f"launcher.engine.address={self.address}: no Ray cluster answers there ({error}).") from error
+        try:
+            run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(run_job)
+            refs = [run.remote(str(folder)) for folder in folders]
+            outcomes: list[Outcome] = []
+            for ref, folder in zip(refs, folders, strict=True):
+                try:
+                    outcomes.append(ray.get(ref))
+                except ray.exceptions.RayError:  # the job's own error, or the end of the process that ran it
+                    outcomes.append(job_outcome(SweepJob(folder)))
+            return outcomes
+        finally:
+            ray.shutdown()
