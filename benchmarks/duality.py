@@ -27,7 +27,7 @@ def row(seed: int, steps: int) -> tuple[Program, dict[str, float], list[str]]:
     program = random_program(seed)
     best, other = solve_program(program), solve_program(program, "SCS")
     ended = train_tables(program, steps)
-    price = shadow_price(program, 0.01 * program.units[0])
+    price = shadow_price(program, 0.01 * program.scales[0])
     numbers = {
         "solvers": abs(other.value - best.value),
         "price": abs(price / best.multipliers[0] - 1),

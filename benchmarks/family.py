@@ -227,12 +227,12 @@ def density(folder: Path) -> tuple[float, float]:
     x = data.probe("test", len(data.split["test"]))
     with torch.no_grad():
         s = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "test")
-        free = s.noise["z_q"][:, model.laws.latent :]
+        free = s.noise["z_q"][:, model.joint.latent :]
         e = torch.randn(DRAWS, *free.shape, generator=torch.Generator().manual_seed(0))
         rest = -s.p_z.log_prob(s.z_q).mean() + s.distortion.mean()
-        low = model.laws.encoder.log_density(x, s.z_q, e).mean() + rest
+        low = model.joint.encoder.log_density(x, s.z_q, e).mean() + rest
         e[0] = free
-        return float(low), float(model.laws.encoder.log_density(x, s.z_q, e).mean() + rest)
+        return float(low), float(model.joint.encoder.log_density(x, s.z_q, e).mean() + rest)
 
 
 def critics(runs: Runs) -> list[str]:

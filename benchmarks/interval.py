@@ -106,7 +106,7 @@ def measured(measure: Any, model: Any, data: Any, split: str, once: bool = False
     import torch
 
     noise = data.noise(split)
-    assert measure.defined(model.shown, data, split)
+    assert measure.is_applicable(model.eval_model, data, split)
     with torch.no_grad():
         for batch in data.eval_loader(split, torch.device("cpu"), 1 if once else data.passes(split)):
             observed = data.observed(batch, noise)

@@ -78,8 +78,8 @@ def products(cell: Any) -> float:
     """Floating point operations of the matrix products of one step of a cell: forward 2, backward 4 per weight and sample."""
     from lagvae.experiment.factory import build_data, build_joint
 
-    laws = build_joint(cell.cfg, build_data(cell.cfg))
-    weights = [m.weight.numel() for m in laws.modules() if isinstance(m, torch.nn.Linear)]
+    joint = build_joint(cell.cfg, build_data(cell.cfg))
+    weights = [m.weight.numel() for m in joint.modules() if isinstance(m, torch.nn.Linear)]
     return float(cell.cfg.data.batch * (6 * sum(weights) - 2 * weights[0]))  # nobody asks for the gradient of x
 
 

@@ -17,8 +17,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    from lagvae.experiment.schema import FeasibleConfig
-
     from lagvae.cli.entry import run_program
+    from lagvae.experiment.schema import FeasibleConfig
 
     run_program(ROOT, main, FeasibleConfig)

@@ -24,11 +24,11 @@ if __name__ == "__main__":
     spread = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}"] if devices > 1 else []
     cfg = compose([*TINY, *bounds, *descent, *spread, f"training.steps={steps}"])
     data, model, _ = setup(cfg)
-    before = {k: v.clone() for k, v in model.laws.state_dict().items()}
+    before = {k: v.clone() for k, v in model.joint.state_dict().items()}
     run = Run(folder / f"run-{devices}-{steps}")
     run.folder.mkdir(exist_ok=True)
     session = Fit(cfg, data, model, run, "ddp")
     session.fit()
     rank = session.trainer.global_rank
-    moved = {k: before[k] - v.cpu() for k, v in model.laws.state_dict().items()}
+    moved = {k: before[k] - v.cpu() for k, v in model.joint.state_dict().items()}
     torch.save({"moved": moved, "multiplier": model.lagrangian.scaled.data}, folder / f"{devices}-{steps}-{rank}.pt")

@@ -88,8 +88,8 @@ WRONG = {
     "constraints.mmd.gamma=-1": ["constraints.mmd.gamma=-1.0 must be a finite number ≥ 0"],
     "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is no value here"],
     "constraints.mmd.multiplier=-1": ["constraints.mmd.multiplier=-1.0 must be a number ≥ 0; a multiplier is never negative"],
-    "constraints.mmd.unit=0": ["constraints.mmd.unit=0.0 must be a positive number"],
-    "constraints.mmd.calibration=-1": ["constraints.mmd.calibration=-1.0 must be a number ≥ 0"],
+    "constraints.mmd.scale=0": ["constraints.mmd.scale=0.0 must be a positive number"],
+    "constraints.mmd.calibration_weight=-1": ["constraints.mmd.calibration_weight=-1.0 must be a number ≥ 0"],
     "alpha.q=nan": ["alpha.q=nan must be a finite number"],
     "training.steps=0": ["training.steps=0 must be a whole number of at least 1"],
     "training.interval=0": ["training.interval=0 must be a whole number of at least 1"],
@@ -135,14 +135,14 @@ TOGETHER = {
     "family=vae multiplier=learned": ["a learned multiplier needs a bound. Use epsilon=calibrated"],
     "epsilon=explicit": ["epsilon=explicit needs a number for every constraint: add constraints.neg_elbo.epsilon=NUMBER"],
     "multiplier=fixed multiplier.learned=true": ["multiplier.learned=true needs multiplier.optimizer; use multiplier=learned"],
-    "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration", "divergence=[…]"],
+    "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration_weight", "divergence=[…]"],
     "divergence=[]": ["nothing to calibrate"],
     "family=vae epsilon.calibration=somewhere": ["epsilon.calibration=somewhere is not used here; add epsilon=calibrated"],
     "data.batch=1": ["needs at least two samples of each law, not 1 and 1"],
     "model=conv": ["data of shape (channels, height, width), not (8,); use model=mlp"],
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],
-    "constraints.mmd.multiplier=1e9": ["constraints.mmd.multiplier=1e+09 starts above constraints.mmd.largest"],
+    "constraints.mmd.multiplier=1e9": ["constraints.mmd.multiplier=1e+09 starts above constraints.mmd.max_multiplier"],
 }
 
 
@@ -565,8 +565,8 @@ def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
     folder = calibration_of(root)
     rewrite(folder, lambda c: c["stderr"].update(mmd=None))
     found = Calibration.load(folder)
-    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(1.5 * found.epsilon["mmd"])
-    found.epsilon["mmd"] = -1e-4
+    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(1.5 * found.calibrated["mmd"])
+    found.calibrated["mmd"] = -1e-4
     assert found.bound("mmd", 0.5, relative=True) == -1e-4
     found.stderr["mmd"] = 2e-4
     assert found.bound("mmd", 0.5, relative=True) == pytest.approx(0.0)

@@ -62,14 +62,14 @@ def same_as_here(tmp_path: Path, *words: str) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_sweep_on_slurm_is_the_sweep_here(tmp_path: Path) -> None:
-    said = same_as_here(tmp_path, "launcher=slurm", "launcher.engine.jobs=2", "launcher.compile=false")
+    said = same_as_here(tmp_path, "launcher=slurm", "launcher.executor.jobs=2", "launcher.compile=false")
     assert "2 jobs of 2 cells" in said
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: Path) -> None:
-    words = (*CELLS, "launcher=slurm", "launcher.compile=false", "launcher.engine.patience=3", "training.steps=4000")
+    words = (*CELLS, "launcher=slurm", "launcher.compile=false", "launcher.executor.patience=3", "training.steps=4000")
     process = subprocess.Popen(
         [sys.executable, str(CLUSTERS.parents[1] / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
         env=os.environ | {"LAGVAE_ROOT": str(tmp_path)},
@@ -88,7 +88,7 @@ def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_partition_that_is_none_is_refused(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, *CELLS, "launcher=slurm", "launcher.engine.partition=nowhere")
+    outcome = sweep(tmp_path, *CELLS, "launcher=slurm", "launcher.executor.partition=nowhere")
     assert outcome.status == 1
     assert "SLURM takes no job" in outcome.err
     assert "partition" in outcome.err
@@ -97,7 +97,7 @@ def test_a_partition_that_is_none_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_a_sweep_on_ray_is_the_sweep_here(tmp_path: Path) -> None:
-    words = ("launcher=ray", f"launcher.engine.address='{os.environ['RAY_ADDRESS']}'", "launcher.engine.jobs=2")
+    words = ("launcher=ray", f"launcher.executor.address='{os.environ['RAY_ADDRESS']}'", "launcher.executor.jobs=2")
     said = same_as_here(tmp_path, *words, "launcher.compile=false")
     assert "2 jobs of 2 cells" in said
 
@@ -105,6 +105,6 @@ def test_a_sweep_on_ray_is_the_sweep_here(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_address_where_no_ray_is_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    outcome = sweep(tmp_path, *CELLS, "launcher=ray", "launcher.engine.address='127.0.0.1:1'")
+    outcome = sweep(tmp_path, *CELLS, "launcher=ray", "launcher.executor.address='127.0.0.1:1'")
     assert outcome.status == 1
     assert "no Ray cluster answers there" in outcome.err

@@ -191,7 +191,7 @@ def test_the_surrogate_changes_the_gradient_and_not_the_value() -> None:
     assert found["value"][0] == found["non_saturating"][0]
 
 
-def linear_laws() -> JointModel:
+def linear_joint() -> JointModel:
     torch.manual_seed(0)
     linear = partial(MLP, hidden=())
     encoder = GaussianEncoder(linear, (4,), 2)
@@ -201,14 +201,14 @@ def linear_laws() -> JointModel:
 
 
 def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
-    laws, noise = linear_laws(), Noise(0)
+    joint, noise = linear_joint(), Noise(0)
     estimator = AdversarialRate(partial(MLP, hidden=(32,)))
-    estimator.prepare("rate", laws, (4,))
+    estimator.prepare("rate", joint, (4,))
     optimizer = torch.optim.Adam(estimator.critic.parameters(), lr=1e-2)
 
     def samples(step: int, n: int) -> JointSamples:
         x = noise.normal("x", step, (n, 4))
-        return JointSamples(laws, x, draw_noise(estimator.needs, laws, noise, step, x))
+        return JointSamples(joint, x, draw_noise(estimator.required_noise, joint, noise, step, x))
 
     for step in range(400):
         for group in optimizer.param_groups:
@@ -233,7 +233,7 @@ def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
         (lambda: LogRatio(network, direction="up"), "divergence.direction='up'"),
         (lambda: Wasserstein(network, penalty=0.0), "slope is not held"),
         (
-            lambda: VariationalFDivergence(network, over="x").prepare("js_x", linear_laws(), (4,)),
+            lambda: VariationalFDivergence(network, over="x").prepare("js_x", linear_joint(), (4,)),
             "constraints.js_x needs samples of p",
         ),
         (

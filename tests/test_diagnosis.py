@@ -263,8 +263,8 @@ class Point(nn.Module):
         self.constant = nn.Parameter(torch.ones(2), requires_grad=False)
 
     def batch(self, f: Callable[[Tensor], Tensor]) -> Any:
-        laws = SimpleNamespace(has_rate=True, has_distortion=True)
-        return SimpleNamespace(x=self.x, laws=laws, rate=f(self.x), distortion=f(self.x))
+        joint = SimpleNamespace(has_rate=True, has_distortion=True)
+        return SimpleNamespace(x=self.x, joint=joint, rate=f(self.x), distortion=f(self.x))
 
 
 def at(x: float, multiplier: float, alpha: float = 1.0) -> float:
@@ -314,7 +314,7 @@ def test_no_gradient_at_all_is_stationary() -> None:
 
 
 def test_the_exact_posterior_is_a_kkt_point_of_a_latent_variable_model(
-    linear_laws: Callable[[LinearGaussian, Tensor, Tensor], JointModel],
+    linear_joint: Callable[[LinearGaussian, Tensor, Tensor], JointModel],
 ) -> None:
     # min rate s.t. distortion ≤ δ. With λ = 1 the Lagrangian is −ELBO, which is stationary where q(z|x) = p(z|x) and
     # p(x) = q(x): orthogonal columns of W let the encoder be the posterior. Rate and distortion each pull hard there.
@@ -324,13 +324,13 @@ def test_the_exact_posterior_is_a_kkt_point_of_a_latent_variable_model(
     data, noise = Noise(1, "data"), Noise(2)
 
     def look(mean: Tensor, multiplier: float) -> tuple[float, float]:
-        laws = linear_laws(world, mean, cov.diagonal().sqrt())
+        joint = linear_joint(world, mean, cov.diagonal().sqrt())
         lagrangian = Lagrangian(Preference(1.0), [Constraint("distortion", Distortion(), bound=1.0, multiplier=multiplier)])
         batches = []
         for step in range(20):
             x = world.sample(data.normal("z", step, (1000, 2)), data.normal("e", step, (1000, 4)))
-            batches.append(JointSamples(laws, x, draw_noise(lagrangian.needs, laws, noise, step, x)))
-        parameters = list(laws.parameters())
+            batches.append(JointSamples(joint, x, draw_noise(lagrangian.required_noise, joint, noise, step, x)))
+        parameters = list(joint.parameters())
 
         def gradient(value: Tensor) -> Tensor:
             found = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
@@ -340,7 +340,7 @@ def test_the_exact_posterior_is_a_kkt_point_of_a_latent_variable_model(
         distortion = multiplier * torch.stack([gradient(b.distortion.mean()) for b in batches])
         # The standard error of the mean gradient, as a length, in units of what the ratio divides by.
         error = (rate + distortion).var(0).sum().sqrt() / 20**0.5 / (rate.mean(0).norm() + distortion.mean(0).norm())
-        return stationarity(laws, lagrangian, batches), float(error)
+        return stationarity(joint, lagrangian, batches), float(error)
 
     value, error = look(a, 1.0)
     assert value <= 4 * error < 0.1

@@ -45,7 +45,7 @@ from lagvae.terminal import quiet_libraries
 EXACT = {"rel": 0, "abs": 1e-12}
 
 
-def laws_of(world: Tabular, drawn: bool) -> TableJoint:
+def noise_takers(world: Tabular, drawn: bool) -> TableJoint:
     n, k = world.q_z_given_x.shape
     return TableJoint(
         TablePrior(world.p_z.log(), learned=False, drawn=drawn),
@@ -63,13 +63,13 @@ def world() -> Tabular:
 
 
 def test_the_packages_terms_are_exact_on_tables(world: Tabular) -> None:
-    laws, x = laws_of(world, drawn=False), rows(world.q_x)
+    joint, x = noise_takers(world, drawn=False), rows(world.q_x)
     assert len(x) == 10
     kernel = torch.eye(4, dtype=torch.float64) + 0.3
     mmd = ExactSamples(lambda w: w.mmd(kernel, "z"), nats=False)
     constraints = [Constraint("neg_elbo", NegElbo()), Constraint("rate", Rate()), Constraint("d", Distortion())]
     lagrangian = Lagrangian(Preference(-0.5), [*constraints, Constraint("mmd", mmd, multiplier=3.0)])
-    samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
+    samples = JointSamples(joint, x, draw_noise(lagrangian.required_noise, joint, Noise(0), 0, x))
     values = lagrangian.measure(samples)
     known = [world.neg_elbo, world.rate, world.distortion, world.mmd(kernel, "z")]
     assert values.divergences.tolist() == pytest.approx([float(v) for v in known], **EXACT)
@@ -82,9 +82,9 @@ def test_the_packages_terms_are_exact_on_tables(world: Tabular) -> None:
 def test_sampled_estimates_converge_to_the_exact_values(
     world: Tabular, mean_is: Callable[[Tensor, float | Tensor], float]
 ) -> None:
-    laws, x = laws_of(world, drawn=True), rows(world.q_x).repeat(5000, 1)
+    joint, x = noise_takers(world, drawn=True), rows(world.q_x).repeat(5000, 1)
     with torch.no_grad():
-        samples = JointSamples(laws, x, draw_noise(frozenset({"z_q", "z_p", "x_p"}), laws, Noise(3), 0, x))
+        samples = JointSamples(joint, x, draw_noise(frozenset({"z_q", "z_p", "x_p"}), joint, Noise(3), 0, x))
         assert mean_is(samples.distortion, world.distortion) < 0.01
         assert mean_is(-samples.q_z_given_x_p.log_prob(samples.z_p), world.entropy("p", "z") - world.i_p_lower) < 0.01
         assert float(neg_i_p_lower(samples)) == pytest.approx(-float(samples.q_z_given_x_p.log_prob(samples.z_p).mean()))
@@ -93,7 +93,7 @@ def test_sampled_estimates_converge_to_the_exact_values(
         c = torch.exp(torch.tensor(-0.25, dtype=torch.float64))
         truth = world.mmd((1 - c) * torch.eye(4) + c, "z")
         order = Noise(4).permutation("mix", 0, len(x))
-        batches = [JointSamples(laws, x[i], {n: e[i] for n, e in samples.noise.items()}) for i in order.split(250)]
+        batches = [JointSamples(joint, x[i], {n: e[i] for n, e in samples.noise.items()}) for i in order.split(250)]
         assert mean_is(torch.stack([MMD(RBF())(batch) for batch in batches]), truth) < 0.01 * float(truth) + 1e-3
         # The leave-one-out bound on I_p lies above it, by less than 1/B for each value that is rare.
         upper = torch.stack([i_p_upper(batch) for batch in batches])
@@ -146,7 +146,7 @@ def test_two_solvers_agree_and_the_multiplier_is_the_shadow_price(seed: int) -> 
     assert other.value == pytest.approx(one.value, abs=2e-6)
     assert other.multipliers[0] == pytest.approx(one.multipliers[0], rel=2e-3)
     # A step of 1 % of the range of ε leaves an error of some 1e-4 of λ, its third derivative being of the scale of the range.
-    assert shadow_price(program, 0.01 * program.units[0]) == pytest.approx(one.multipliers[0], rel=2e-3)
+    assert shadow_price(program, 0.01 * program.scales[0]) == pytest.approx(one.multipliers[0], rel=2e-3)
     # The solution meets its bounds, spends them, and its λ certifies it: no gap.
     assert float(one.world.kl("x,z")) == pytest.approx(program.epsilon, abs=1e-6)
     assert dual_value(program, one.multipliers) == pytest.approx(one.value, abs=1e-6)
@@ -181,10 +181,10 @@ def test_the_model_of_a_program_is_the_packages(program: Program) -> None:
     x = rows(program.q_x)
     with torch.no_grad():
         values = model.measure(Batch(x, torch.arange(len(x)), 0))
-        world = model.laws.world(x)  # type: ignore[operator]
+        world = model.joint.world(x)  # type: ignore[operator]
     assert float(values.divergences[0]) == pytest.approx(float(world.neg_elbo), **EXACT)
     assert float(values.divergences[0] - world.entropy("q", "x")) == pytest.approx(float(world.kl("x,z")), **EXACT)
-    violation = float(model.lagrangian.violation(values.divergences)[0]) * program.units[0]
+    violation = float(model.lagrangian.violation(values.divergences)[0]) * program.scales[0]
     assert violation == pytest.approx(float(world.kl("x,z")) - program.epsilon, abs=1e-6)  # single precision
 
 

@@ -58,10 +58,10 @@ def test_bounds_are_calibrated_values_plus_slack(root: Path) -> None:
     assert (folder / "theta.pt").is_file()
     summary = train(compose([*TINY, "constraints.neg_elbo.gamma=0.7", "constraints.mmd.gamma=0.25"]))
     elbo, mmd = summary["constraints"]["neg_elbo"], summary["constraints"]["mmd"]
-    assert elbo["epsilon"] == calibration.epsilon["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
-    assert elbo["bound"] == pytest.approx(calibration.epsilon["neg_elbo"] + 0.7)
-    size = max(calibration.epsilon["mmd"], calibration.stderr["mmd"])
-    assert mmd["bound"] == pytest.approx(calibration.epsilon["mmd"] + 0.25 * size)
+    assert elbo["epsilon"] == calibration.calibrated["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
+    assert elbo["bound"] == pytest.approx(calibration.calibrated["neg_elbo"] + 0.7)
+    size = max(calibration.calibrated["mmd"], calibration.stderr["mmd"])
+    assert mmd["bound"] == pytest.approx(calibration.calibrated["mmd"] + 0.25 * size)
     assert len(list((root / "calibrations").iterdir())) == 1  # found, not made again
 
 
@@ -79,7 +79,7 @@ def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.Mon
     for seed in (0, 5):
         monkeypatch.setenv("LAGVAE_ROOT", str(root / str(seed)))
         calibration, folder = calibrate(compose([*TINY, f"seed={seed}"]))
-        found.append((calibration.epsilon, torch.load(folder / "theta.pt", weights_only=True)))
+        found.append((calibration.calibrated, torch.load(folder / "theta.pt", weights_only=True)))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(v, found[1][1][k]) for k, v in found[0][1].items())
 
@@ -96,9 +96,9 @@ def test_a_run_starts_from_the_calibrated_parameters() -> None:
     _, folder = calibrate(compose(TINY))
     _, model, _ = setup(compose(TINY))
     theta = torch.load(folder / "theta.pt", weights_only=True)
-    assert all(torch.equal(theta[k], v) for k, v in model.laws.state_dict().items())
+    assert all(torch.equal(theta[k], v) for k, v in model.joint.state_dict().items())
     _, scratch, _ = setup(compose([*TINY, "training.start=scratch"]))
-    assert not all(torch.equal(theta[k], v) for k, v in scratch.laws.state_dict().items())
+    assert not all(torch.equal(theta[k], v) for k, v in scratch.joint.state_dict().items())
 
 
 def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -
     c = summary["constraints"]["neg_elbo"]
     assert c["multiplier"] <= 100
     (message,) = [m for m in summary["messages"] if "neg_elbo" in m]
-    for part in ("neg_elbo ≤ 5", f"{c['best']:.4g}", f"{calibrated.epsilon['neg_elbo']:.4g}"):
+    for part in ("neg_elbo ≤ 5", f"{c['best']:.4g}", f"{calibrated.calibrated['neg_elbo']:.4g}"):
         assert part in message
 
 
@@ -152,7 +152,7 @@ def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
     Fit(cfg, data, model, Run(folder), "mixed").fit()
     assert model.lagrangian.scaled.dtype == torch.float32
     assert model.lagrangian.scaled.isfinite().all()
-    assert all(p.isfinite().all() for p in model.laws.parameters())
+    assert all(p.isfinite().all() for p in model.joint.parameters())
 
 
 def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
@@ -160,11 +160,11 @@ def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
     descent = ["model.optimizer._target_=torch.optim.SGD", "model.optimizer.lr=1", "model.schedule=null", "training.steps=1"]
     cfg = compose([*TINY, *EXPLICIT, *descent, "training.gradient_clip=0.01"])
     data, model, _ = setup(cfg)
-    before = [p.clone() for p in model.laws.parameters()]
+    before = [p.clone() for p in model.joint.parameters()]
     folder = Path(cfg.paths.runs) / "clip"
     folder.mkdir(parents=True)
     Fit(cfg, data, model, Run(folder), "clip").fit()
-    moved = torch.cat([(p - b).flatten() for p, b in zip(model.laws.parameters(), before, strict=True)]).norm()
+    moved = torch.cat([(p - b).flatten() for p, b in zip(model.joint.parameters(), before, strict=True)]).norm()
     assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
 
 

@@ -69,7 +69,7 @@ class By:
 
     def number(self, name: str) -> tuple[Tensor, Tensor]:
         divergence = next(c.divergence for c in self.model.lagrangian.constraints if c.name == name)
-        return divergence.numbers(self.s)
+        return divergence.scores(self.s)
 
     def js(self, name: str) -> Tensor:
         """½ E_q log D + ½ E_p log (1 − D) + log 2, D = σ(v) the probability of "from q"."""
@@ -112,7 +112,7 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "asvae": lambda a: a.number("kl_xz")[0].mean() - a.number("kl_xz")[1].mean(),
     "vae_gan": lambda a: (
         gaussian(
-            (a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), a.model.laws.decoder(a.s.z_q).base_dist.scale.flatten()[0]
+            (a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), a.model.joint.decoder(a.s.z_q).base_dist.scale.flatten()[0]
         ).mean()
         + a.rate()
         + 10 * a.js("js_x")
@@ -228,7 +228,7 @@ def test_what_is_written_is_summed_where_the_sum_needs_less() -> None:
     assert set(alone.critics["written"]) == {"z"}
     with torch.no_grad():
         divergence, s = alone.lagrangian.constraints[0].divergence, samples
-        v_q, _ = divergence.parts["z"].numbers(s)
+        v_q, _ = divergence.parts["z"].scores(s)
         log_q, log_p = s.q_z_given_x.log_prob(s.z_q), s.p_z.log_prob(s.z_q)
         by_hand = s.distortion.mean() - log_p.mean() + log_q.mean() - v_q.mean()
         assert float(divergence(s)) == pytest.approx(float(by_hand), rel=1e-5)

@@ -137,7 +137,7 @@ def test_one_constraint_has_no_others_to_meet(tmp_path: Path) -> None:
         (["posterior=point"], ["neg_elbo"]),
         (["feasible.optimizer.maximize=false"], ["must ascend"]),
         (["constraints.mmd.epsilon=nan"], ["constraints.mmd.epsilon=nan must be a finite number"]),
-        (["constraints.mmd.unit=0"], ["constraints.mmd.unit=0.0 must be a positive number"]),
+        (["constraints.mmd.scale=0"], ["constraints.mmd.scale=0.0 must be a positive number"]),
         (["feasible.optimizer.maximise=true"], ["feasible.optimizer.maximise is unknown"]),
         (["+feasible.optimizer.momentum=-1"], ["feasible.optimizer does not work", "momentum"]),
         (["feasible.rate=-1"], ["feasible.rate=-1 must be a finite number above 0"]),

@@ -239,9 +239,9 @@ def two_steps(
 def test_the_laws_of_images(generator: torch.Generator) -> None:
     n, t, d, draw, noise = 4000, 3, 2, 0.5, 0.3
     loc, _, _ = two_steps(generator, n, t, d, draw, noise)
-    laws = image_distributions(loc, torch.full_like(loc, noise))
-    torch.testing.assert_close(laws.mean, loc.mean(0))
-    covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT)
+    joint = image_distributions(loc, torch.full_like(loc, noise))
+    torch.testing.assert_close(joint.mean, loc.mean(0))
+    covariance = torch.linalg.inv(joint.whiten @ joint.whiten.mT)
     # A variance from n (t − 1) d.o.f. is off by less than 4 √(2 / (n (t − 1))) of itself, a covariance by less than that.
     expected = (draw**2 * (1 + 1 / t) + noise**2) * torch.eye(d, dtype=torch.float64)
     torch.testing.assert_close(covariance, expected, rtol=0, atol=4 * (2 / (n * (t - 1))) ** 0.5 * float(expected[0, 0]))
@@ -250,13 +250,13 @@ def test_the_laws_of_images(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("leave_out", [False, True])
 def test_bounds_of_images_equal_a_loop(leave_out: bool, generator: torch.Generator) -> None:
     loc, _, again = two_steps(generator, 7, 3, 2, 0.5, 0.3)
-    laws = image_distributions(loc, torch.rand(3, 7, 2, generator=generator, dtype=torch.float64))
+    joint = image_distributions(loc, torch.rand(3, 7, 2, generator=generator, dtype=torch.float64))
     image = torch.randint(7, (11,), generator=generator)
     z = again(image)
-    between, log_r = image_bounds(z, image, laws, leave_out, total=None if leave_out else 9)
-    covariance = torch.linalg.inv(laws.whiten @ laws.whiten.mT).numpy()
+    between, log_r = image_bounds(z, image, joint, leave_out, total=None if leave_out else 9)
+    covariance = torch.linalg.inv(joint.whiten @ joint.whiten.mT).numpy()
     for i, own in enumerate(image.tolist()):
-        law = [stats.multivariate_normal(mean.numpy(), covariance).logpdf(z[i].numpy()) for mean in laws.mean]
+        law = [stats.multivariate_normal(mean.numpy(), covariance).logpdf(z[i].numpy()) for mean in joint.mean]
         assert float(between[i]) == pytest.approx(law[own] - np.logaddexp.reduce(law) + log(7), abs=1e-9)
         others = law[:own] + law[own + 1 :] if leave_out else law
         assert float(log_r[i]) == pytest.approx(np.logaddexp.reduce(others) - log(6 if leave_out else 9), abs=1e-9)
@@ -266,11 +266,11 @@ def test_images_and_draws_hold_the_truth_where_log_k_does_not_reach(generator: t
     # 300 images that hardly overlap and draws that differ by 8 log(1 + 0.5²/0.02²)/2 = 25.8 nats: I is near log 300 + 25.8.
     n, t, d, draw, noise = 300, 10, 8, 0.5, 0.02
     loc, m, again = two_steps(generator, n, t, d, draw, noise)
-    laws = image_distributions(loc, torch.full_like(loc, noise))
+    joint = image_distributions(loc, torch.full_like(loc, noise))
     image = torch.arange(n).repeat(10)
     x = again(image)
     z = x + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    between, log_r = image_bounds(z, image, laws)
+    between, log_r = image_bounds(z, image, joint)
     own = gaussian_log_density(z, x, torch.full_like(x, noise))
     whole = torch.full_like(m, (draw**2 + noise**2) ** 0.5)
     log_q = (gaussian_log_density(z.unsqueeze(1), m, whole)).logsumexp(-1) - log(n)

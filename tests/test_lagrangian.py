@@ -38,25 +38,25 @@ B, PIXELS, LATENT = 12, 6, 2
 def batch(generator: torch.Generator) -> JointSamples:
     torch.manual_seed(0)
     network = partial(MLP, hidden=(5,), activation="tanh")
-    laws = JointModel(
+    joint = JointModel(
         StandardNormalPrior(LATENT),
         GaussianEncoder(network, (PIXELS,), LATENT),
         BernoulliDecoder(network, (PIXELS,), LATENT),
     )
-    for parameter in laws.parameters():
+    for parameter in joint.parameters():
         parameter.data.mul_(2)  # away from zero, where rate and distortion would hardly differ between members
     x = (torch.rand(B, PIXELS, generator=generator) < 0.5).float()
     noise = {name: torch.randn(B, LATENT, generator=generator) for name in ("z_q", "z_p")}
-    return JointSamples(laws, x, noise)
+    return JointSamples(joint, x, noise)
 
 
 def by_hand(batch: JointSamples) -> tuple[Tensor, Tensor, Tensor]:
     """Rate, distortion and MMD of a batch, in plain torch from what the networks put out."""
     x, noise = batch.x_q, batch.noise
-    out = batch.laws.encoder.network(x)
+    out = batch.joint.encoder.network(x)
     mean, scale = out[:, 0], torch.log(1 + torch.exp(out[:, 1])) + 1e-4
     z, w = mean + scale * noise["z_q"], noise["z_p"]
-    p = 1 / (1 + torch.exp(-batch.laws.decoder.network(z)))
+    p = 1 / (1 + torch.exp(-batch.joint.decoder.network(z)))
     distortion = -(x * torch.log(p) + (1 - x) * torch.log(1 - p)).sum(1).mean()
     rate = (0.5 * (mean**2 + scale**2 - 1) - torch.log(scale)).sum(1).mean()
 
@@ -111,7 +111,7 @@ def test_the_loss_and_its_gradient_are_the_papers(member: str, batch: JointSampl
     lagrangian = Lagrangian(Preference(alpha), constraints)
     loss, expected = lagrangian(lagrangian.measure(batch)), formula(*by_hand(batch))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    parameters = list(batch.laws.parameters())
+    parameters = list(batch.joint.parameters())
     for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
         # λ of up to 1000 multiplies sums of B² kernel values in single precision.
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3 if len(constraints) > 1 else 1e-5)
@@ -130,7 +130,7 @@ def test_the_loss_does_not_depend_on_the_unit(unit: float, batch: JointSamples) 
         chosen = [neg_elbo(bound=3.5, multiplier=1.5, unit=unit), mmd(bound=0.01, multiplier=20, unit=unit, largest=1e6)]
         lagrangian = Lagrangian(Preference(-1), chosen)
         loss = lagrangian(lagrangian.measure(batch))
-        return loss, torch.autograd.grad(loss, list(batch.laws.parameters()), retain_graph=True), lagrangian.multiplier
+        return loss, torch.autograd.grad(loss, list(batch.joint.parameters()), retain_graph=True), lagrangian.multiplier
 
     for ours, theirs in zip(of(unit), of(1.0), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -159,10 +159,10 @@ def test_the_loss_has_no_gradient_in_the_multipliers(batch: JointSamples) -> Non
 
 
 def test_what_is_drawn_is_what_the_objective_needs() -> None:
-    assert Lagrangian(Preference(0), [neg_elbo()]).needs == {"z_q"}
-    assert Lagrangian(Preference(1), [neg_elbo(), mmd()]).needs == {"z_q", "z_p"}
-    assert Lagrangian(Preference(0, 1), [neg_elbo()]).needs == {"z_q", "z_p", "x_p"}
-    assert Lagrangian(Preference(0), []).needs == {"z_q"}
+    assert Lagrangian(Preference(0), [neg_elbo()]).required_noise == {"z_q"}
+    assert Lagrangian(Preference(1), [neg_elbo(), mmd()]).required_noise == {"z_q", "z_p"}
+    assert Lagrangian(Preference(0, 1), [neg_elbo()]).required_noise == {"z_q", "z_p", "x_p"}
+    assert Lagrangian(Preference(0), []).required_noise == {"z_q"}
 
 
 @pytest.mark.parametrize(("alpha_p", "term"), [(2.0, "i_p_upper"), (-2.0, "neg_i_p_lower")])
@@ -170,10 +170,10 @@ def test_a_preference_on_the_models_information(alpha_p: float, term: str, gener
     torch.manual_seed(0)
     network = partial(MLP, hidden=())
     encoder, decoder = GaussianEncoder(network, (PIXELS,), LATENT), NormalDecoder(network, (PIXELS,), LATENT)
-    laws = JointModel(StandardNormalPrior(LATENT), encoder, decoder)
+    joint = JointModel(StandardNormalPrior(LATENT), encoder, decoder)
     x = torch.randn(B, PIXELS, generator=generator)
     lagrangian = Lagrangian(Preference(3.0, alpha_p), [neg_elbo()])
-    samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
+    samples = JointSamples(joint, x, draw_noise(lagrangian.required_noise, joint, Noise(0), 0, x))
     values = lagrangian.measure(samples)
     # By hand: z ∼ p(z), x = decoder mean + s · noise, log p(x_i|z_j) of every pair.
     z = samples.noise["z_p"]
@@ -230,14 +230,14 @@ def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generato
         def __init__(self, seed: int) -> None:
             super().__init__()
             torch.manual_seed(seed)
-            self.laws = JointModel(
+            self.joint = JointModel(
                 StandardNormalPrior(LATENT),
                 GaussianEncoder(network, (PIXELS,), LATENT),
                 BernoulliDecoder(network, (PIXELS,), LATENT),
             )
 
         def forward(self, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-            values = lagrangian.measure(JointSamples(self.laws, x, noise))
+            values = lagrangian.measure(JointSamples(self.joint, x, noise))
             return values.terms, values.divergences
 
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=3.0), mmd(bound=0.01, multiplier=10)])
@@ -282,8 +282,8 @@ def solve(
     lagrangian = Lagrangian(Preference(1.0), constraints)
     primal, ascent = SGD([x], lr=0.1), dual([lagrangian.scaled])
     for _ in range(steps):
-        laws = SimpleNamespace(has_rate=True, has_distortion=True)
-        values = lagrangian.measure(SimpleNamespace(x=x, laws=laws, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
+        joint = SimpleNamespace(has_rate=True, has_distortion=True)
+        values = lagrangian.measure(SimpleNamespace(x=x, joint=joint, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
         primal.zero_grad()
         lagrangian(values).backward()
         primal.step()

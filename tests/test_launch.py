@@ -174,8 +174,8 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
         return {}
 
     monkeypatch.setattr("lagvae.sweeps.executors.run_in_subprocess", pretend)
-    engine = DeviceExecutor([3, 5], per_device=2)
-    assert engine.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
+    executor = DeviceExecutor([3, 5], per_device=2)
+    assert executor.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
     running: dict[str, int] = {}
     most: dict[str, int] = {}
     for line in log.read_text().splitlines():
@@ -187,7 +187,7 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
 
 
 def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
-    words = ("launcher=gpus", "launcher.engine.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
+    words = ("launcher=gpus", "launcher.executor.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 2 cells" in outcome.out
@@ -195,7 +195,7 @@ def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
 
 
 def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, "launcher=joblib", "launcher.engine.jobs=2", "seed=0,1")
+    outcome = sweep(tmp_path, "launcher=joblib", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 cell" in outcome.out
     assert len(summaries(tmp_path / "runs" / "sweep")) == 2

@@ -32,7 +32,7 @@ SHAPE, LATENT = (1, 3, 2), 2
 ALL = frozenset({"z_q", "z_p", "x_p"})
 
 
-def laws_of(decoder: str, seed: int = 0) -> JointModel:
+def noise_takers(decoder: str, seed: int = 0) -> JointModel:
     torch.manual_seed(seed)
     network = partial(MLP, hidden=(8,), activation="tanh")
     kind = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}[decoder]
@@ -54,9 +54,9 @@ def test_the_prior_is_standard_normal(generator: torch.Generator) -> None:
 
 
 def test_the_encoder_is_a_diagonal_gaussian_of_its_network(generator: torch.Generator) -> None:
-    laws, x = laws_of("normal"), torch.randn(4, *SHAPE, generator=generator)
-    law = laws.encoder(x)
-    out = laws.encoder.network(x).detach()
+    joint, x = noise_takers("normal"), torch.randn(4, *SHAPE, generator=generator)
+    law = joint.encoder(x)
+    out = joint.encoder.network(x).detach()
     scale = np.log1p(np.exp(out[:, 1].double().numpy())) + 1e-4
     z = torch.randn(4, LATENT, generator=generator)
     expected = stats.norm(out[:, 0].numpy(), scale).logpdf(z.numpy()).sum(-1)
@@ -73,9 +73,9 @@ def test_the_scale_of_the_encoder_has_a_floor() -> None:
 
 
 def test_the_bernoulli_decoder_against_scipy(generator: torch.Generator) -> None:
-    laws, z = laws_of("bernoulli"), torch.randn(4, LATENT, generator=generator)
-    law = laws.decoder(z)
-    p = 1 / (1 + np.exp(-laws.decoder.network(z).detach().double().numpy()))
+    joint, z = noise_takers("bernoulli"), torch.randn(4, LATENT, generator=generator)
+    law = joint.decoder(z)
+    p = 1 / (1 + np.exp(-joint.decoder.network(z).detach().double().numpy()))
     x = binary(generator, 4)
     assert (law.batch_shape, law.event_shape) == ((4,), SHAPE)
     np.testing.assert_allclose(
@@ -109,10 +109,10 @@ def test_the_normal_decoder_against_scipy(shared: bool, generator: torch.Generat
 
 
 def test_a_sample_of_the_encoder_is_location_plus_scale_times_noise(generator: torch.Generator) -> None:
-    laws, x = laws_of("normal"), torch.randn(4, *SHAPE, generator=generator)
+    joint, x = noise_takers("normal"), torch.randn(4, *SHAPE, generator=generator)
     noise = torch.randn(4, LATENT, generator=generator)
-    law = laws.encoder(x)
-    z = laws.encoder.sample(law, noise)
+    law = joint.encoder(x)
+    z = joint.encoder.sample(law, noise)
     torch.testing.assert_close(z, law.mean + law.stddev * noise)
     # Gradients pass to both: d(sum z)/dμ = 1, d(sum z)/dσ = noise.
     d_loc, d_scale = torch.autograd.grad(z.sum(), (law.base_dist.loc, law.base_dist.scale))
@@ -123,15 +123,15 @@ def test_a_sample_of_the_encoder_is_location_plus_scale_times_noise(generator: t
 def test_samples_of_the_decoders_have_their_law(generator: torch.Generator, mean_is: MeanIs) -> None:
     n = 20_000
     z = torch.randn(1, LATENT, generator=generator).expand(n, -1)
-    laws = laws_of("bernoulli")
-    law = laws.decoder(z)
-    x = laws.decoder.sample(law, torch.rand(n, *SHAPE, generator=generator))
+    joint = noise_takers("bernoulli")
+    law = joint.decoder(z)
+    x = joint.decoder.sample(law, torch.rand(n, *SHAPE, generator=generator))
     assert set(x.unique().tolist()) == {0.0, 1.0}
     for pixel, p in zip(x.flatten(1).T, law.mean[0].flatten().tolist(), strict=True):
         mean_is(pixel, p)
-    laws = laws_of("normal")
-    law = laws.decoder(z)
-    x = laws.decoder.sample(law, torch.randn(n, *SHAPE, generator=generator)).detach()
+    joint = noise_takers("normal")
+    law = joint.decoder(z)
+    x = joint.decoder.sample(law, torch.randn(n, *SHAPE, generator=generator)).detach()
     standardised = ((x - law.mean) / law.stddev).detach()
     # 1e-4: by chance once in 10,000 seeds, and this seed is fixed.
     assert stats.kstest(standardised[:, 0, 0, 0].numpy(), "norm").pvalue > 1e-4
@@ -140,17 +140,17 @@ def test_samples_of_the_decoders_have_their_law(generator: torch.Generator, mean
 
 def test_noise_for_the_decoder_is_of_the_kind_it_takes(generator: torch.Generator) -> None:
     x = torch.zeros(2000, *SHAPE)
-    uniform = draw_noise(ALL, laws_of("bernoulli"), Noise(0), 3, x)["x_p"]
-    normal = draw_noise(ALL, laws_of("normal"), Noise(0), 3, x)["x_p"]
+    uniform = draw_noise(ALL, noise_takers("bernoulli"), Noise(0), 3, x)["x_p"]
+    normal = draw_noise(ALL, noise_takers("normal"), Noise(0), 3, x)["x_p"]
     assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-4
     assert stats.kstest(normal.flatten().numpy(), "norm").pvalue > 1e-4
 
 
 def test_asking_for_more_noise_leaves_the_rest_as_it_was() -> None:
-    laws, x = laws_of("normal"), torch.zeros(5, *SHAPE)
-    every = draw_noise(ALL, laws, Noise(0), 3, x)
+    joint, x = noise_takers("normal"), torch.zeros(5, *SHAPE)
+    every = draw_noise(ALL, joint, Noise(0), 3, x)
     for name in ALL:
-        alone = draw_noise(frozenset({name}), laws, Noise(0), 3, x)
+        alone = draw_noise(frozenset({name}), joint, Noise(0), 3, x)
         assert set(alone) == {name}
         assert torch.equal(alone[name], every[name])
     assert {name: tuple(t.shape) for name, t in every.items()} == {
@@ -165,41 +165,41 @@ def test_asking_for_more_noise_leaves_the_rest_as_it_was() -> None:
 
 
 def test_joint_samples_by_hand(generator: torch.Generator) -> None:
-    laws, x = laws_of("bernoulli"), binary(generator, 4)
-    noise = draw_noise(ALL, laws, Noise(0), 0, x)
-    batch = JointSamples(laws, x, noise)
-    mean, raw = laws.encoder.network(x).unbind(1)
+    joint, x = noise_takers("bernoulli"), binary(generator, 4)
+    noise = draw_noise(ALL, joint, Noise(0), 0, x)
+    batch = JointSamples(joint, x, noise)
+    mean, raw = joint.encoder.network(x).unbind(1)
     scale = torch.log1p(raw.exp()) + 1e-4
     z = mean + scale * noise["z_q"]
     torch.testing.assert_close(batch.z_q, z)
-    logits = laws.decoder.network(z)
+    logits = joint.decoder.network(z)
     torch.testing.assert_close(batch.distortion, (torch.log1p(logits.exp()) - x * logits).sum((1, 2, 3)))
     torch.testing.assert_close(batch.rate, 0.5 * (mean**2 + scale**2 - 1 - 2 * scale.log()).sum(-1))
     torch.testing.assert_close(batch.z_p, noise["z_p"])
-    torch.testing.assert_close(batch.x_p, (noise["x_p"] < laws.decoder.network(noise["z_p"]).sigmoid()).float())
-    torch.testing.assert_close(batch.q_z_given_x_p.mean, laws.encoder.network(batch.x_p)[:, 0])
-    torch.testing.assert_close(batch.p_x_given_z_p.mean, laws.decoder.network(noise["z_p"]).sigmoid())
+    torch.testing.assert_close(batch.x_p, (noise["x_p"] < joint.decoder.network(noise["z_p"]).sigmoid()).float())
+    torch.testing.assert_close(batch.q_z_given_x_p.mean, joint.encoder.network(batch.x_p)[:, 0])
+    torch.testing.assert_close(batch.p_x_given_z_p.mean, joint.decoder.network(noise["z_p"]).sigmoid())
 
 
 def test_the_rate_is_the_mean_of_the_log_ratio(generator: torch.Generator, mean_is: MeanIs) -> None:
-    laws, x = laws_of("bernoulli"), binary(generator, 1)
-    law, prior = laws.encoder(x), laws.prior()
-    rate = JointSamples(laws, x, {}).rate
-    z = laws.encoder.sample(law, torch.randn(20_000, LATENT, generator=generator))
+    joint, x = noise_takers("bernoulli"), binary(generator, 1)
+    law, prior = joint.encoder(x), joint.prior()
+    rate = JointSamples(joint, x, {}).rate
+    z = joint.encoder.sample(law, torch.randn(20_000, LATENT, generator=generator))
     mean_is(law.log_prob(z) - prior.log_prob(z), rate.detach())
 
 
 def test_nothing_is_computed_before_it_is_asked_for(generator: torch.Generator) -> None:
-    laws, x = laws_of("bernoulli"), binary(generator, 3)
+    joint, x = noise_takers("bernoulli"), binary(generator, 3)
     passes = {"encoder": 0, "decoder": 0}
     for name in passes:
 
         def count(*_: object, name: str = name) -> None:
             passes[name] += 1
 
-        getattr(laws, name).network.register_forward_hook(count)
+        getattr(joint, name).network.register_forward_hook(count)
     # A VAE is given no noise for p: it never draws from p(x,z), and everything is computed once.
-    batch = JointSamples(laws, x, draw_noise(frozenset({"z_q"}), laws, Noise(0), 0, x))
+    batch = JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(0), 0, x))
     assert passes == {"encoder": 0, "decoder": 0}
     _ = batch.rate
     assert passes == {"encoder": 1, "decoder": 0}
@@ -211,26 +211,26 @@ def test_nothing_is_computed_before_it_is_asked_for(generator: torch.Generator) 
 
 
 def test_a_stack_of_models_is_each_model(generator: torch.Generator) -> None:
-    models = [laws_of("bernoulli", seed) for seed in range(3)]
+    models = [noise_takers("bernoulli", seed) for seed in range(3)]
     x = binary(generator, 4)
     noise = torch.randn(3, 4, LATENT, generator=generator)
 
-    def terms(laws: JointModel, noise: Tensor) -> tuple[Tensor, Tensor]:
-        batch = JointSamples(laws, x, {"z_q": noise})
+    def terms(joint: JointModel, noise: Tensor) -> tuple[Tensor, Tensor]:
+        batch = JointSamples(joint, x, {"z_q": noise})
         return batch.rate.mean(), batch.distortion.mean()
 
     class Terms(torch.nn.Module):
-        def __init__(self, laws: JointModel) -> None:
+        def __init__(self, joint: JointModel) -> None:
             super().__init__()
-            self.laws = laws
+            self.joint = joint
 
         def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-            return terms(self.laws, noise)
+            return terms(self.joint, noise)
 
-    parameters, buffers = stack_module_state([Terms(laws) for laws in models])
-    base = Terms(laws_of("bernoulli", 9))
+    parameters, buffers = stack_module_state([Terms(joint) for joint in models])
+    base = Terms(noise_takers("bernoulli", 9))
     stacked = torch.vmap(lambda p, b, e: functional_call(base, (p, b), (e,)))(parameters, buffers, noise)
-    alone = [terms(laws, e) for laws, e in zip(models, noise, strict=True)]
+    alone = [terms(joint, e) for joint, e in zip(models, noise, strict=True)]
     for i in range(2):
         torch.testing.assert_close(stacked[i], torch.stack([value[i] for value in alone]))
 

@@ -45,7 +45,7 @@ def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
 
 
 @pytest.fixture
-def draw(linear_laws: LinearLaws) -> Draw:
+def draw(linear_joint: LinearLaws) -> Draw:
     """Batch number `step` of a world with an encoder; `x` in place of its own data."""
 
     def batch(world: LinearGaussian, a: Tensor, t: Tensor, size: int, step: int, x: Tensor | None = None) -> JointSamples:
@@ -53,8 +53,8 @@ def draw(linear_laws: LinearLaws) -> Draw:
         data = Noise(1, "data")
         if x is None:
             x = world.sample(data.normal("z", step, (size, d)), data.normal("e", step, (size, n)))
-        laws = linear_laws(world, a, t).requires_grad_(False)
-        return JointSamples(laws, x, draw_noise(frozenset({"z_q", "z_p"}), laws, Noise(2), step, x))
+        joint = linear_joint(world, a, t).requires_grad_(False)
+        return JointSamples(joint, x, draw_noise(frozenset({"z_q", "z_p"}), joint, Noise(2), step, x))
 
     return batch
 
@@ -287,52 +287,52 @@ class Observed:
     """Images m whose x = m + draw · u is new every time, where draw > 0; only what `Information` asks for is known."""
 
     def __init__(self, images: Tensor, draw: float) -> None:
-        self.images, self.draw, self.redrawn = images, draw, draw > 0
+        self.images, self.draw, self.is_stochastic = images, draw, draw > 0
 
     def size(self, split: str) -> int:
         return len(self.images)
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
         x = self.images[index].expand(times, -1, -1)
         return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))
 
 
 def images_of(
-    laws: JointModel, data: Observed, split: str, passes: int, **settings: object
+    joint: JointModel, data: Observed, split: str, passes: int, **settings: object
 ) -> tuple[Information, dict[str, float]]:
     """A metric that has seen a split some times, and what it says."""
     measure = Information(**settings)  # type: ignore[arg-type]
-    assert measure.defined(laws, data, split)  # type: ignore[arg-type]
+    assert measure.is_applicable(joint, data, split)  # type: ignore[arg-type]
     index = torch.arange(len(data.images))
     for step in range(passes):
-        x = data.again(split, index, 1, 10_000 + step)[0]
-        measure.update(JointSamples(laws, x, draw_noise(frozenset({"z_q"}), laws, Noise(2), step, x)), index)
+        x = data.reobserve(split, index, 1, 10_000 + step)[0]
+        measure.update(JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(2), step, x)), index)
     return measure, {name: float(value) for name, value in measure.compute().items()}
 
 
 def two_step_world(
-    linear_laws: LinearLaws, n: int, draw: float, t: float, generator: torch.Generator
+    linear_joint: LinearLaws, n: int, draw: float, t: float, generator: torch.Generator
 ) -> tuple[JointModel, Observed, float]:
     """N images in four dimensions that q(z|x) = N(x, t² I) takes as they are, and I(x;z) under the law of just these images."""
     d = 4
     images = 2 * torch.randn(n, d, generator=generator)
-    laws = linear_laws(LinearGaussian(torch.eye(d).double(), 0.1), torch.eye(d).double(), torch.full((d,), t).double())
+    joint = linear_joint(LinearGaussian(torch.eye(d).double(), 0.1), torch.eye(d).double(), torch.full((d,), t).double())
     s = (draw**2 + t**2) ** 0.5
     m = torch.randint(n, (20_000,), generator=generator)
     z = images[m] + s * torch.randn(20_000, d, generator=generator)
     apart = -torch.cdist(z.double(), images.double()).square() / (2 * s * s)
     between = apart.gather(1, m[:, None])[:, 0] - apart.logsumexp(-1) + log(n)
-    return laws.requires_grad_(False), Observed(images, draw), float(between.mean()) + d / 2 * log(1 + (draw / t) ** 2)
+    return joint.requires_grad_(False), Observed(images, draw), float(between.mean()) + d / 2 * log(1 + (draw / t) ** 2)
 
 
-def test_further_draws_of_the_images_lift_the_limit(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.2, generator)
-    seen, few = images_of(laws, data, "train", 2)
+def test_further_draws_of_the_images_lift_the_limit(linear_joint: LinearLaws, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.5, 0.2, generator)
+    seen, few = images_of(joint, data, "train", 2)
     z, loc, scale, _ = seen._all()
     # Of 120 draws, two of each image, 119 are left of which one is of the own image, not two: at most 120/119 of q(z).
     without = float(aggregate_bounds(z, loc, scale)[1].mean()) + log(120 / 119)
     assert few["i_q_upper_leave_one_out"] == pytest.approx(without, abs=1e-9)
-    many = images_of(laws, data, "train", 2, samples=6000, images=True, components=2)[1]
+    many = images_of(joint, data, "train", 2, samples=6000, images=True, components=2)[1]
     assert few["i_q_lower_limit"] == pytest.approx(log(120))
     assert many["i_q_lower_limit"] == pytest.approx(log(6000))
     assert many["i_q_lower_inclusive"] > few["i_q_lower_inclusive"] + 0.3
@@ -343,9 +343,9 @@ def test_further_draws_of_the_images_lift_the_limit(linear_laws: LinearLaws, gen
     assert many["i_q_upper"] - many["i_q_lower"] < (few["i_q_upper"] - few["i_q_lower"]) / 4
 
 
-def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.005, generator)
-    found = images_of(laws, data, "train", 2, samples=6000, images=True)[1]
+def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_joint: LinearLaws, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.5, 0.005, generator)
+    found = images_of(joint, data, "train", 2, samples=6000, images=True)[1]
     assert tightest(found) == {"i_q_lower_by": "nested", "i_q_upper_by": "images"}
     assert found["i_q_lower_inclusive"] <= log(6000) < found["i_q_lower"] - 2
     assert found["i_q_lower"] <= found["i_q_lower_limit"] == pytest.approx(log(60) + log(3750))
@@ -354,14 +354,14 @@ def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_laws: Li
     assert true - 4 * found["i_q_upper_stderr"] <= found["i_q_upper"] <= true + 0.2
 
 
-def test_held_out_images_are_draws_of_a_population(linear_laws: LinearLaws, generator: torch.Generator) -> None:
+def test_held_out_images_are_draws_of_a_population(linear_joint: LinearLaws, generator: torch.Generator) -> None:
     # m ∼ N(0, 4 I): q(z) = N(0, (4 + draw² + t²) I) over the population, with I = d/2 log((4 + draw² + t²) / t²); of the
     # 60 images alone I is less. A bound that is judged with the own image would be one on the latter.
     draw, t, d, repeats = 0.3, 0.25, 4, 10
     ends = []
     for _ in range(repeats):
-        laws, data, of_images = two_step_world(linear_laws, 60, draw, t, generator)
-        held, train = (images_of(laws, data, s, 2, samples=1500, images=True, components=2)[1] for s in ("test", "train"))
+        joint, data, of_images = two_step_world(linear_joint, 60, draw, t, generator)
+        held, train = (images_of(joint, data, s, 2, samples=1500, images=True, components=2)[1] for s in ("test", "train"))
         ends.append([held["i_q_lower"], held["i_q_upper"], train["i_q_upper"] - of_images, of_images])
     mean, error = torch.tensor(ends).mean(0), 4 * torch.tensor(ends).std(0) / repeats**0.5
     population = d / 2 * log((4 + draw**2 + t**2) / t**2)
@@ -371,22 +371,22 @@ def test_held_out_images_are_draws_of_a_population(linear_laws: LinearLaws, gene
     assert mean[3] < population - 0.5
 
 
-def test_x_that_never_changes_is_taken_once_and_known_whole(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.0, 0.8, generator)
-    found = images_of(laws, data, "train", 5, images=True)[1]
+def test_x_that_never_changes_is_taken_once_and_known_whole(linear_joint: LinearLaws, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.0, 0.8, generator)
+    found = images_of(joint, data, "train", 5, images=True)[1]
     assert found["i_q_lower_limit"] == pytest.approx(log(60))
     assert found["i_q_lower"] == found["i_q_upper"] == found["i_q_upper_whole"]
     assert tightest(found)["i_q_upper_by"] == "whole"
     assert found["i_q"] == pytest.approx(true, abs=4 * found["i_q_stderr"])
-    held = images_of(laws, data, "test", 5, images=True)[1]
+    held = images_of(joint, data, "test", 5, images=True)[1]
     assert "i_q_upper_whole" not in held
-    assert held == {**held, **images_of(laws, data, "test", 1)[1]}
+    assert held == {**held, **images_of(joint, data, "test", 1)[1]}
 
 
-def test_few_judged_samples_say_the_same_as_all(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, _ = two_step_world(linear_laws, 500, 0.3, 0.5, generator)
-    all_of_them = images_of(laws, data, "train", 10)[1]
-    some = images_of(laws, data, "train", 10, pairs=5000 * 400)[1]
+def test_few_judged_samples_say_the_same_as_all(linear_joint: LinearLaws, generator: torch.Generator) -> None:
+    joint, data, _ = two_step_world(linear_joint, 500, 0.3, 0.5, generator)
+    all_of_them = images_of(joint, data, "train", 10)[1]
+    some = images_of(joint, data, "train", 10, pairs=5000 * 400)[1]
     for name in ("i_q_lower", "i_q_upper"):
         error = (all_of_them[f"{name}_stderr"] ** 2 + some[f"{name}_stderr"] ** 2) ** 0.5
         assert 0 < abs(some[name] - all_of_them[name]) <= 4 * error
@@ -436,10 +436,10 @@ def test_the_posterior_as_proposal_is_exact(draw: Draw) -> None:
         assert feed(MarginalLikelihood(draws=draws), [batch])["nll"] == pytest.approx(float(true.mean()), abs=1e-3)
 
 
-def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_laws: LinearLaws) -> None:
+def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_joint: LinearLaws) -> None:
     world, a, t = some_world()
-    laws, measure = linear_laws(world, a, t), MarginalLikelihood(draws=3, samples=10)
-    assert measure.defined(laws, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
+    joint, measure = linear_joint(world, a, t), MarginalLikelihood(draws=3, samples=10)
+    assert measure.is_applicable(joint, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
     for step in range(6):
         measure.update(draw(world, a, t, 20, step), torch.arange(20) + 20 * (step % 2))
     assert torch.cat(measure.index).tolist() == list(range(0, 40, 4))
@@ -447,17 +447,19 @@ def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_laws: Li
         MarginalLikelihood(draws=0)
 
 
-def test_the_information_of_the_model_is_held_between_its_bounds(linear_laws: LinearLaws) -> None:
+def test_the_information_of_the_model_is_held_between_its_bounds(linear_joint: LinearLaws) -> None:
     world, a, t = some_world()
-    laws = linear_laws(world, a, t).requires_grad_(False)
+    joint = linear_joint(world, a, t).requires_grad_(False)
     x = torch.zeros(500, 4)
     known = SimpleNamespace(size=lambda split: 500)
     found = {}
     for draws in (0, 3, 300):
         measure = InformationOfModel(draws=draws, samples=1500)
-        assert measure.defined(laws, known, "train")  # type: ignore[arg-type]
-        needs = frozenset({"z_q", "z_p", "x_p"})
-        found[draws] = feed(measure, [JointSamples(laws, x, draw_noise(needs, laws, Noise(3), k, x)) for k in range(3)])
+        assert measure.is_applicable(joint, known, "train")  # type: ignore[arg-type]
+        required_noise = frozenset({"z_q", "z_p", "x_p"})
+        found[draws] = feed(
+            measure, [JointSamples(joint, x, draw_noise(required_noise, joint, Noise(3), k, x)) for k in range(3)]
+        )
     true = float(world.i_p)
     for draws in (3, 300):
         assert found[draws]["i_p_lower"] <= true + 4 * found[draws]["i_p_lower_stderr"]
@@ -503,7 +505,7 @@ def test_active_units(draw: Draw) -> None:
 
 def test_reconstruction_is_the_squared_error_of_the_mean(draw: Draw) -> None:
     batches = [draw(*some_world(), size, step) for step, size in enumerate((40, 25))]
-    error = torch.cat([(b.x_q - b.laws.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
+    error = torch.cat([(b.x_q - b.joint.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
     found = feed(ReconstructionError(), batches)
     assert found == pytest.approx({"reconstruction": error.mean(), "reconstruction_stderr": stderr(error)})
 
@@ -517,7 +519,7 @@ def test_the_cycle_of_a_second_domain_counts_its_rows_once(generator: torch.Gene
         row = torch.arange(6)
         z = prior.rows[row]
         samples = SimpleNamespace(
-            laws=SimpleNamespace(prior=prior),
+            joint=SimpleNamespace(prior=prior),
             noise={"z_p": (row + 0.5) / 6},
             x_q=2 * z,
             p_x_given_z_q=SimpleNamespace(mean=2 * z + 3),

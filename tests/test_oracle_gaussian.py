@@ -457,6 +457,6 @@ def test_an_unknown_statistic_is_refused_when_the_divergence_is_made() -> None:
 def test_what_a_divergence_says_of_itself(divergence: Divergence, samples: Callable[..., JointSamples]) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t, 8)
-    batch.noise = {name: batch.noise[name] for name in divergence.needs}  # nothing else is drawn on
+    batch.noise = {name: batch.noise[name] for name in divergence.required_noise}  # nothing else is drawn on
     assert divergence(batch).shape == ()
     assert divergence.nats == (not isinstance(divergence, MMD))

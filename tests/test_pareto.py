@@ -274,7 +274,7 @@ def test_a_curve_is_mean_and_spread_over_seeds(tmp_path: Path) -> None:
 def test_slack_is_what_the_settings_say_or_the_bound_less_what_was_calibrated(tmp_path: Path) -> None:
     write_run(tmp_path / "given", "lagvae", -1.0, (5.0, 23.0), gamma=0.7)
     key = "constraints.neg_elbo"
-    write_run(tmp_path / "share", "lagvae", -1.0, (5.0, 23.0), gamma=0.25, settings={f"{key}.relative": True})
+    write_run(tmp_path / "share", "lagvae", -1.0, (5.0, 23.0), gamma=0.25, settings={f"{key}.gamma_relative": True})
     change(tmp_path / "share" / "summary.json", f"{key}.bound", 27.5)  # ε̂ + 0.25 ε̂ with ε̂ = 22
     write_run(tmp_path / "number", "lagvae", -1.0, (5.0, 23.0), gamma=1.0, settings={f"{key}.epsilon": 23.0})
     write_run(tmp_path / "none", "infovae", -1.0, (5.0, 23.0), multipliers=(2.0, 5000.0))

@@ -144,12 +144,12 @@ def states(cells: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
     """Make a parameter of one cell NaN at a step."""
-    descend: Callable[[Ensemble], None] = Ensemble.descend
+    primal_step: Callable[[Ensemble], None] = Ensemble.primal_step
 
     def poison(self: Ensemble) -> None:
-        descend(self)
+        primal_step(self)
         if self.global_step == at:
-            next(self.laws.parameters()).data[victim] = float("nan")
+            next(self.joint.parameters()).data[victim] = float("nan")
 
     monkeypatch.setattr(Ensemble, "descend", poison)
 

@@ -72,7 +72,7 @@ def batches_of(made: Tensor, prior: EmpiricalPrior, noise: Noise, passes: int = 
     for step in range(2 * passes):
         index, drawn = torch.arange(20) + 20 * (step % 2), noise.uniform("z_p", step, (20,))
         samples = SimpleNamespace(
-            laws=SimpleNamespace(prior=prior), noise={"z_p": drawn}, z_q=made[index], z_p=prior.sample(drawn)
+            joint=SimpleNamespace(prior=prior), noise={"z_p": drawn}, z_q=made[index], z_p=prior.sample(drawn)
         )
         found.append((samples, index))
     return found
@@ -137,7 +137,7 @@ class Known:
         return self._images[:n]
 
 
-def codes_laws(k: int) -> JointModel:
+def codes_joint(k: int) -> JointModel:
     prior = CodesPrior(k, [k])
     return JointModel(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), nn.Identity())
 
@@ -147,7 +147,7 @@ def test_codes_agree_with_labels_whatever_they_are_called() -> None:
     called = torch.tensor([2, 0, 1])[labels]  # every label has a code of its own
     called[0] = (called[0] + 1) % 3  # one image in nine is told wrongly
     measure = CodeAgreement()
-    assert measure.defined(codes_laws(3), Known(labels), "test")
+    assert measure.is_applicable(codes_joint(3), Known(labels), "test")
     for part in (torch.arange(5), torch.arange(5, 9)):
         law = SimpleNamespace(code_logits=torch.nn.functional.one_hot(called[part], 3).float())
         measure.update(SimpleNamespace(q_z_given_x=law, x_q=torch.zeros(1)), part)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_codes_agree_with_labels_whatever_they_are_called() -> None:
     assert float(found["code_accuracy"]) == pytest.approx(8 / 9)
     assert float(found["code_accuracy_stderr"]) == pytest.approx(stats.sem([0] + [1] * 8))
     assert 0.5 < float(found["code_nmi"]) < 1
-    assert not CodeAgreement().defined(codes_laws(3), Known(), "test")
+    assert not CodeAgreement().is_applicable(codes_joint(3), Known(), "test")
 
 
 @pytest.mark.parametrize("used", [1, 2, 5])
@@ -166,7 +166,7 @@ def test_codes_may_be_fewer_or_more_than_labels(used: int) -> None:
     noise = Noise(3)
     labels, code = (noise.permutation(name, 0, 24) % k for name, k in (("labels", 3), ("code", used)))
     measure = CodeAgreement()
-    assert measure.defined(codes_laws(5), Known(labels), "test")
+    assert measure.is_applicable(codes_joint(5), Known(labels), "test")
     law = SimpleNamespace(code_logits=torch.nn.functional.one_hot(code, 5).float())
     for _ in range(3):
         measure.update(SimpleNamespace(q_z_given_x=law, x_q=torch.zeros(1)), torch.arange(24))  # type: ignore[arg-type]
@@ -183,17 +183,17 @@ def test_partners_are_found_by_a_true_translation(wrong: int) -> None:
     partners = 2 * x + 1
     told = partners.clone()
     told[:wrong] = partners[5 : 5 + wrong]
-    laws = JointModel(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
+    joint = JointModel(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
     measure = PairingAccuracy()
-    assert measure.defined(laws, Known(second=partners), "test")
+    assert measure.is_applicable(joint, Known(second=partners), "test")
     decoder: Any = lambda z: SimpleNamespace(mean=(z - 1) / 2)  # noqa: E731
-    samples = SimpleNamespace(x_q=x, q_z_given_x=SimpleNamespace(mean=told), laws=SimpleNamespace(decoder=decoder))
+    samples = SimpleNamespace(x_q=x, q_z_given_x=SimpleNamespace(mean=told), joint=SimpleNamespace(decoder=decoder))
     measure.update(samples, torch.arange(10))  # type: ignore[arg-type]
     found = {name: float(value) for name, value in measure.compute().items()}
     right = {"pairing_z": 1 - wrong / 10, "pairing_x": 1.0, "pairing_chance": 0.1}
     errors = {"pairing_z_stderr": stats.sem([0] * wrong + [1] * (10 - wrong)), "pairing_x_stderr": 0.0}
     assert found == pytest.approx(right | errors)
-    assert not PairingAccuracy().defined(laws, Known(second=partners), "train")
+    assert not PairingAccuracy().is_applicable(joint, Known(second=partners), "train")
 
 
 def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
@@ -207,7 +207,7 @@ def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
     found = {}
     for name, fake in {"data": images, "one class": images[labels == 0], "between": torch.full((50, 2), 2.0)}.items():
         measure = ClassifierScore()
-        assert measure.defined(codes_laws(2), Known(labels, images=images), "test")
+        assert measure.is_applicable(codes_joint(2), Known(labels, images=images), "test")
         measure.update(SimpleNamespace(x_p=fake, x_q=images), torch.arange(200))  # type: ignore[arg-type]
         found[name] = {key: float(value) for key, value in measure.compute().items()}
     assert found["data"]["class_accuracy"] == found["data"]["class_coverage"] == 1
@@ -217,7 +217,7 @@ def test_a_classifier_knows_data_from_one_class_and_from_noise() -> None:
     assert found["one class"]["class_entropy"] == pytest.approx(0, abs=1e-6)
     assert found["between"]["class_confidence"] < 0.7 < found["data"]["class_confidence"]
     assert found["data"]["class_confidence_pixels"] < found["data"]["class_confidence_real"] - 0.1
-    assert not ClassifierScore().defined(codes_laws(2), Known(torch.ones(200), images=images), "test")
+    assert not ClassifierScore().is_applicable(codes_joint(2), Known(torch.ones(200), images=images), "test")
 
 
 def test_pairs_are_never_seen_and_are_true() -> None:

@@ -64,12 +64,12 @@ def share_memory(cell: nn.Module, stack: nn.Module, k: int) -> None:
 class MeasuredObjective(nn.Module):
     """What the objective measures on given laws, as a function of x and noise alone, for vmap to map."""
 
-    def __init__(self, laws: JointModel, measure: Callable[[JointSamples], Values]) -> None:
+    def __init__(self, joint: JointModel, measure: Callable[[JointSamples], Values]) -> None:
         super().__init__()
-        self.laws, self.objective = laws, measure
+        self.joint, self.objective = joint, measure
 
     def forward(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        values = self.objective(JointSamples(self.laws, x, noise))
+        values = self.objective(JointSamples(self.joint, x, noise))
         return values.terms, values.divergences
 
 
@@ -99,7 +99,7 @@ class Ensemble(LatentVariableModel):
         first = cells[0]
         dual = next((c.dual for c in cells if c.lagrangian.learned.any()), None)
         super().__init__(
-            laws=stack_modules([c.laws for c in cells]),
+            joint=stack_modules([c.joint for c in cells]),
             lagrangian=stack_modules([c.lagrangian for c in cells]),
             primal=first.primal,
             dual=dual if dual is not None else first.dual,
@@ -116,7 +116,7 @@ class Ensemble(LatentVariableModel):
         self.failed: dict[int, DivergedError] = {}
         self.note = ""
         self.register_buffer("alive", torch.ones(len(cells), dtype=torch.bool), persistent=False)
-        measured = MeasuredObjective(self.laws, self.lagrangian.measure)
+        measured = MeasuredObjective(self.joint, self.lagrangian.measure)
         alike = None if len(self.parts) == 1 else 0
 
         def one(state: dict[str, Tensor], x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -127,27 +127,27 @@ class Ensemble(LatentVariableModel):
 
     alive: Tensor
 
-    def relink(self) -> None:
+    def link_members(self) -> None:
         """Make the cells views of the stack again, after its tensors were moved."""
         for k, cell in enumerate(self.cells):
-            share_memory(cell.laws, self.laws, k)
+            share_memory(cell.joint, self.joint, k)
             share_memory(cell.lagrangian, self.lagrangian, k)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.part = self.part.to(self.device)
-        self.relink()
+        self.link_members()
 
     # ---- the step
 
     def measure(self, batch: Batch) -> Values:
         """Terms, each (K,), and divergences, (K, m), of a training batch."""
-        needs = self.lagrangian.needs
+        required_noise = self.lagrangian.required_noise
         single = len(self.parts) == 1
         if "train" not in self._noises:
             self._noises |= {f"train {seed}": Noise(seed, "train") for seed, _ in self.parts} | {"train": Noise(0)}
         drawn = [
-            draw_noise(needs, self.laws, self._noises[f"train {seed}"], batch.step, batch.x if single else batch.x[i])
+            draw_noise(required_noise, self.joint, self._noises[f"train {seed}"], batch.step, batch.x if single else batch.x[i])
             for i, (seed, _) in enumerate(self.parts)
         ]
         if single:
@@ -155,7 +155,7 @@ class Ensemble(LatentVariableModel):
         else:
             x = batch.x[self.part]
             noise = {name: torch.stack([d[name] for d in drawn])[self.part] for name in drawn[0]}
-        state = {f"laws.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.laws)}
+        state = {f"laws.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.joint)}
         terms, divergences = self._mapped(state, x, noise)
         return Values(terms, divergences)
 
@@ -171,7 +171,7 @@ class Ensemble(LatentVariableModel):
         found: tuple[dict[str, Tensor], Tensor] = self._map(*inputs)
         return found
 
-    def total(self, loss: Tensor) -> Tensor:
+    def reduce_loss(self, loss: Tensor) -> Tensor:
         """The sum of L over the cells that train, shape ()."""
         return torch.where(self.alive, loss, 0.0).sum()
 
@@ -179,31 +179,31 @@ class Ensemble(LatentVariableModel):
         """Clip ∇_θ L of each cell by its own norm."""
         if self.gradient_clip is None:
             return
-        gradients = [p.grad for p in self.laws.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.joint.parameters() if p.grad is not None]
         norm = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factor = (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         for g in gradients:
             g.mul_(broadcast_along(factor, g))
 
-    def descend(self) -> None:
+    def primal_step(self) -> None:
         """A step of θ; cells with another learning rate than the first go their own share of it."""
         if bool((self.factors == 1).all()):
-            super().descend()
+            super().primal_step()
             return
-        parameters = list(self.laws.parameters())
+        parameters = list(self.joint.parameters())
         before = [p.detach().clone() for p in parameters]
-        super().descend()
+        super().primal_step()
         with torch.no_grad():
             for p, old in zip(parameters, before, strict=True):
                 factors = self.factors.to(p.device, p.dtype)
                 p.copy_(torch.lerp(old, p, broadcast_along(factors, p)))
 
-    def retire(self, k: int) -> None:
+    def deactivate(self, k: int) -> None:
         """Take a cell out of training: it is held at zero, so that nothing in it can stop being finite."""
         self.alive[k] = False
         self.lagrangian.learned[k] = False
         optimizers = [self._theta.optimizer, *([self._lambda] if self._lambda is not None else [])]
-        held = [p.data for p in (*self.laws.parameters(), self.lagrangian.scaled)]
+        held = [p.data for p in (*self.joint.parameters(), self.lagrangian.scaled)]
         held += [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
         for t in held:
             t[k].zero_()
@@ -228,7 +228,7 @@ class Ensemble(LatentVariableModel):
             error = divergence_error(broken[k], self._watched, self.global_step)
             if error is not None:
                 self.failed[k] = error
-                self.retire(k)
+                self.deactivate(k)
 
 
 def compile_step(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -44,23 +44,23 @@ class Constraint:
     bound: float | None = None
     multiplier: float = 1.0
     learned: bool = False
-    unit: float = 1.0
-    largest: float = 1000.0
+    scale: float = 1.0
+    max_multiplier: float = 1000.0
 
     def __post_init__(self) -> None:
         key = f"constraints.{self.name}"
         if self.bound is not None and not isfinite(self.bound):
             raise SettingError(f"{key}: the bound is {self.bound}; it must be a finite number.")
-        if not (isfinite(self.unit) and self.unit > 0):
-            raise SettingError(f"{key}.unit={self.unit} must be a positive number.")
+        if not (isfinite(self.scale) and self.scale > 0):
+            raise SettingError(f"{key}.scale={self.scale} must be a positive number.")
         if not (isfinite(self.multiplier) and self.multiplier >= 0):
             raise SettingError(f"{key}.multiplier={self.multiplier} must be a number ≥ 0; a multiplier is never negative.")
-        if not self.largest > 0:
-            raise SettingError(f"{key}.largest={self.largest} must be positive.")
-        if self.learned and self.multiplier * self.unit > self.largest:
+        if not self.max_multiplier > 0:
+            raise SettingError(f"{key}.max_multiplier={self.max_multiplier} must be positive.")
+        if self.learned and self.multiplier * self.scale > self.max_multiplier:
             raise SettingError(
-                f"{key}.multiplier={self.multiplier:g} starts above {key}.largest={self.largest:g} (in units of "
-                f"{self.unit:g}); lower the one or raise the other."
+                f"{key}.multiplier={self.multiplier:g} starts above {key}.max_multiplier={self.max_multiplier:g} (in units of "
+                f"{self.scale:g}); lower the one or raise the other."
             )
         if self.learned and self.bound is None:
             raise SettingError(
@@ -102,16 +102,16 @@ class Preference(nn.Module):
         self.sign_p = (alpha_p > 0) - (alpha_p < 0)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def required_noise(self) -> frozenset[str]:
         """Names of the noise that the terms draw on."""
         return frozenset({"z_q", "z_p", "x_p"}) if self.sign_p else frozenset({"z_q"})
 
     def terms(self, samples: JointSamples) -> dict[str, Tensor]:
         """The bounds' terms on a batch, each of shape ()."""
-        laws, terms = samples.laws, {}
-        if laws.has_rate:
+        joint, terms = samples.joint, {}
+        if joint.has_rate:
             terms["rate"] = samples.rate.mean()
-        if laws.has_distortion:
+        if joint.has_distortion:
             terms["distortion"] = samples.distortion.mean()
         if self.sign_p > 0:
             terms["i_p_upper"] = i_p_upper(samples)
@@ -149,11 +149,11 @@ class Lagrangian(nn.Module):
     Raises: SettingError for names that are not distinct, or a fixed multiplier on the simplex.
     """
 
-    unit: Tensor
+    scale: Tensor
     bound: Tensor
     bounded: Tensor
     learned: Tensor
-    largest: Tensor
+    max_multiplier: Tensor
     running: Tensor
     steps: Tensor
 
@@ -165,9 +165,9 @@ class Lagrangian(nn.Module):
         names = self.names
         if len(set(names)) != len(names):
             raise SettingError(f"Constraints need distinct names, not {', '.join(names)}.")
-        unit = torch.tensor([c.unit for c in self.constraints], dtype=torch.float32)
+        scale = torch.tensor([c.scale for c in self.constraints], dtype=torch.float32)
         start = torch.tensor([c.multiplier for c in self.constraints], dtype=torch.float32)
-        scaled = start * unit
+        scaled = start * scale
         if simplex:
             if not all(c.learned for c in self.constraints):
                 raise SettingError("simplex=True needs learned multipliers.")
@@ -176,11 +176,11 @@ class Lagrangian(nn.Module):
         self.register_buffer("running", scaled.clone())
         self.register_buffer("steps", torch.zeros(()))
         for name, values in {
-            "unit": unit,
+            "unit": scale,
             "bound": [0.0 if c.bound is None else c.bound for c in self.constraints],
             "bounded": [c.bound is not None for c in self.constraints],
             "learned": [c.learned for c in self.constraints],
-            "largest": [c.largest for c in self.constraints],
+            "largest": [c.max_multiplier for c in self.constraints],
         }.items():
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
@@ -190,19 +190,19 @@ class Lagrangian(nn.Module):
         return [c.name for c in self.constraints]
 
     @property
-    def needs(self) -> frozenset[str]:
+    def required_noise(self) -> frozenset[str]:
         """Names of the noise that the objective draws on."""
-        return self.preference.needs.union(*(c.divergence.needs for c in self.constraints))
+        return self.preference.required_noise.union(*(c.divergence.required_noise for c in self.constraints))
 
     @property
     def multiplier(self) -> Tensor:
         """λ, (m,), in nats per unit of each divergence."""
-        return self.scaled.detach() / self.unit
+        return self.scaled.detach() / self.scale
 
     @property
     def mean_multiplier(self) -> Tensor:
         """The mean of λ over its last `MEMORY` steps, (m,), in nats per unit of each divergence."""
-        return self.running / self.unit
+        return self.running / self.scale
 
     def measure(self, samples: JointSamples) -> Values:
         """Terms and divergences of a batch: what a stack maps over its models."""
@@ -217,7 +217,7 @@ class Lagrangian(nn.Module):
 
     def violation(self, divergences: Tensor) -> Tensor:
         """(D − bound) / unit, (m,); positive where a constraint is broken."""
-        return (divergences.float() - self.bound) / self.unit
+        return (divergences.float() - self.bound) / self.scale
 
     @torch.no_grad()
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
@@ -225,7 +225,7 @@ class Lagrangian(nn.Module):
         before = self.scaled.clone()
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
-        projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.largest)
+        projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.max_multiplier)
         self.scaled.copy_(torch.where(self.learned, projected, before))
         self.steps += self.learned.any(-1)
         self.running.lerp_(self.scaled, (1 / self.steps.clamp(min=1)).clamp(min=1 / MEMORY).unsqueeze(-1))

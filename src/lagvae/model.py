@@ -50,7 +50,7 @@ class LatentVariableModel(pl.LightningModule):
 
     def __init__(
         self,
-        laws: JointModel,
+        joint: JointModel,
         lagrangian: Lagrangian,
         primal: OptimizerFactory,
         dual: OptimizerFactory | None = None,
@@ -70,7 +70,7 @@ class LatentVariableModel(pl.LightningModule):
             raise SettingError(f"training.log_every={log_every} must be at least 1.")
         if dual is None and any(c.learned for c in lagrangian.constraints):
             raise SettingError("A learned multiplier needs an optimizer; set multiplier=learned.")
-        self.laws, self.lagrangian = laws, lagrangian
+        self.joint, self.lagrangian = joint, lagrangian
         self.primal, self.dual, self.schedule = primal, dual, schedule
         self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
         self.critics = nn.ModuleDict(
@@ -85,8 +85,8 @@ class LatentVariableModel(pl.LightningModule):
         self.critic, self.critic_steps = critic, critic_steps
         self.averaged: AveragedModel | None = None
         if average is not None:
-            self.averaged = AveragedModel(laws, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
-        self.latest: dict[str, Tensor] = {}
+            self.averaged = AveragedModel(joint, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
+        self.last_logged: dict[str, Tensor] = {}
         self._noises: dict[str, Noise] = {}
         self._watched: list[str] = []
         self._broken = torch.zeros(0)
@@ -103,25 +103,25 @@ class LatentVariableModel(pl.LightningModule):
             rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
             self._noises[purpose] = Noise(self.seed, purpose, rank, world)
         # Evaluation may look at all samples; training draws what its objective takes.
-        needs = self.lagrangian.needs if training else self.lagrangian.needs | {"z_q", "z_p", "x_p"}
-        noise = draw_noise(needs, self.laws, self._noises[purpose], batch.step, batch.x)
-        laws = self.shown if purpose in SPLITS and not training else self.laws
-        return JointSamples(laws, batch.x, noise, self._gather if training else lambda t: t)
+        required_noise = self.lagrangian.required_noise if training else self.lagrangian.required_noise | {"z_q", "z_p", "x_p"}
+        noise = draw_noise(required_noise, self.joint, self._noises[purpose], batch.step, batch.x)
+        joint = self.eval_model if purpose in SPLITS and not training else self.joint
+        return JointSamples(joint, batch.x, noise, self._gather if training else lambda t: t)
 
     @property
-    def shown(self) -> JointModel:
+    def eval_model(self) -> JointModel:
         """The laws that evaluation and figures look at: those of θ, or of its running mean."""
-        laws: Any = self.laws if self.averaged is None else self.averaged.module
-        return laws  # type: ignore[no-any-return]
+        joint: Any = self.joint if self.averaged is None else self.averaged.module
+        return joint  # type: ignore[no-any-return]
 
-    def start(self) -> dict[str, Tensor]:
+    def warm_start_state(self) -> dict[str, Tensor]:
         """What a run may start from: θ as it is shown, and the critics that know it."""
-        return self.shown.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
+        return self.eval_model.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
+    def warm_start(self, state: Mapping[str, Tensor]) -> None:
         """Start where another model of the same shapes ended; RuntimeError where the shapes are others."""
         critics = {name.removeprefix("critics."): v for name, v in state.items() if name.startswith("critics.")}
-        self.laws.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
+        self.joint.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
         self.critics.load_state_dict(critics)
 
     def measure(self, batch: Batch) -> Values:
@@ -139,7 +139,7 @@ class LatentVariableModel(pl.LightningModule):
             drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
             with torch.set_grad_enabled(k == 0):
                 for estimator in estimators:
-                    estimator.pairs(drawn)  # samples are made once, for θ with their gradient
+                    estimator.critic_inputs(drawn)  # samples are made once, for θ with their gradient
             self._psi.zero_grad()
             self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
             self._psi.step()
@@ -148,8 +148,8 @@ class LatentVariableModel(pl.LightningModule):
         values = self.measure(batch)
         loss = self.lagrangian(values)
         self._theta.zero_grad()
-        self.manual_backward(self.total(loss))
-        self.descend()
+        self.manual_backward(self.reduce_loss(loss))
+        self.primal_step()
         if self._scheduler is not None:
             self._scheduler.step()
 
@@ -162,20 +162,20 @@ class LatentVariableModel(pl.LightningModule):
         if step % self.log_every == 0 or step == self.trainer.max_steps:
             self._report(values, divergences, violation, step)
 
-    def total(self, loss: Tensor) -> Tensor:
+    def reduce_loss(self, loss: Tensor) -> Tensor:
         """What θ descends: L itself, shape ()."""
         return loss
 
-    def descend(self) -> None:
+    def primal_step(self) -> None:
         """A step of θ."""
         self._theta.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.laws)
+            self.averaged.update_parameters(self.joint)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
         if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.laws.parameters(), self.gradient_clip)
+            nn.utils.clip_grad_norm_(self.joint.parameters(), self.gradient_clip)
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -188,7 +188,7 @@ class LatentVariableModel(pl.LightningModule):
     # ---- optimizers
 
     def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
-        optimizers = [self.primal(self.laws.parameters())]
+        optimizers = [self.primal(self.joint.parameters())]
         if self.lagrangian.learned.any():
             assert self.dual is not None
             dual = self.dual([self.lagrangian.scaled])
@@ -255,8 +255,8 @@ class LatentVariableModel(pl.LightningModule):
             logged[name] = divergences[..., i]
             logged[f"multiplier/{name}"] = multiplier[..., i]
             if self.lagrangian.bounded[..., i].any():
-                logged[f"violation/{name}"] = (violation * self.lagrangian.unit)[..., i]
-        self.latest = logged
+                logged[f"violation/{name}"] = (violation * self.lagrangian.scale)[..., i]
+        self.last_logged = logged
         self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:

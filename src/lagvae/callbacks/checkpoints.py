@@ -31,7 +31,7 @@ def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
         if c.bound is None:
             f += c.multiplier * val[key]
         else:
-            f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.unit)
+            f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.scale)
     return f
 
 

@@ -43,7 +43,7 @@ class Evaluation(pl.Callback):
     def measures(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
         """What is measured of a model on a split: all that its laws and the data define, in the same order on every rank."""
         built = [build() for build in self.builders[final].values()]
-        return [measure.to(device) for measure in built if measure.defined(model.shown, data, split)]
+        return [measure.to(device) for measure in built if measure.is_applicable(model.eval_model, data, split)]
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ class Evaluation(pl.Callback):
         split = eval_splits(trainer)[dataloader_idx]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for measure in self._measures[split]:
-            if measure.each_image_once and split != "train" and batch.step >= data.batches_per_pass(split):
+            if measure.count_images_once and split != "train" and batch.step >= data.batches_per_pass(split):
                 continue
             measure.update(samples, batch.index)
 

@@ -50,9 +50,9 @@ class FeasibilityWatch(pl.Callback):
                 continue
             before = self.best.get(c.name, float("inf"))
             self.best[c.name] = min(before, value)
-            at_most = float(lagrangian.scaled[i]) >= 0.999 * float(lagrangian.largest[i])
-            broken = c.bound is not None and value > c.bound + TOLERANCE * c.unit
-            if c.learned and at_most and broken and value > before - TOLERANCE * c.unit:
+            at_most = float(lagrangian.scaled[i]) >= 0.999 * float(lagrangian.max_multiplier[i])
+            broken = c.bound is not None and value > c.bound + TOLERANCE * c.scale
+            if c.learned and at_most and broken and value > before - TOLERANCE * c.scale:
                 self.stuck[c.name] = self.stuck.get(c.name, 0) + 1
             else:
                 self.stuck[c.name] = 0

@@ -62,7 +62,7 @@ class Progress(pl.Callback):
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def _note(self, trainer: pl.Trainer, pl_module: Any) -> str:
-        latest = pl_module.latest
+        latest = pl_module.last_logged
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         notes = [f"epoch {trainer.global_step / data.per_epoch:.0f}"]
         if "rate" in latest and "distortion" in latest:

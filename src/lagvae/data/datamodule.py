@@ -196,11 +196,11 @@ class DataModule(pl.LightningDataModule):
         return len(self.split[split])
 
     @property
-    def redrawn(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether a stored sample is seen as something new each time: binarised anew."""
         return self.likelihood == "bernoulli"
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor:
         """Stored samples of a split, each observed `times` times anew with the noise of a step: (times, B, *shape)."""
         x = self._stores(torch.device(device))[split][self.split[split][index.cpu()]].to(device)
         noise = self.noise("again")

@@ -75,20 +75,20 @@ class Lazy(Generic[T]):
         return value
 
 
-def draw_noise(names: frozenset[str], laws: JointModel, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
+def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
     """Draw the noise that `names` ask for.
 
     "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q*8": eight further draws, (B, 8, …).
     "slices_x", "slices_z", "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform
     number for each. The streams are independent of each other, so adding one leaves the others as they were.
     """
-    n, sizes = x.shape[0], {"x": x[0].numel(), "z": laws.latent, "xz": x[0].numel() + laws.latent}
-    laws_of: dict[str, Any] = {"z_q": laws.encoder, "z_p": laws.prior, "x_p": laws.decoder}
+    n, sizes = x.shape[0], {"x": x[0].numel(), "z": joint.latent, "xz": x[0].numel() + joint.latent}
+    noise_takers: dict[str, Any] = {"z_q": joint.encoder, "z_p": joint.prior, "x_p": joint.decoder}
     drawn: dict[str, Tensor] = {}
     for name in sorted(names):
         one, _, times = name.partition("*")
-        if (law := laws_of.get(one)) is not None:
-            kind, shape = law.noise_kind, (*((int(times),) if times else ()), *law.noise_shape)
+        if (distribution := noise_takers.get(one)) is not None:
+            kind, shape = distribution.noise_kind, (*((int(times),) if times else ()), *distribution.noise_shape)
         else:
             kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
         draw = noise.normal if kind == "normal" else noise.uniform
@@ -112,12 +112,12 @@ class JointSamples:
 
     def __init__(
         self,
-        laws: JointModel,
+        joint: JointModel,
         x: Tensor,
         noise: Mapping[str, Tensor],
         gather: Callable[[Tensor], Tensor] = lambda t: t,
     ) -> None:
-        self.laws = laws
+        self.joint = joint
         self.x_q = x
         self.noise = noise
         self.gather = gather
@@ -125,17 +125,17 @@ class JointSamples:
     @Lazy
     def q_z_given_x(self) -> Any:
         """q(z|x_q)."""
-        return self.laws.encoder(self.x_q)
+        return self.joint.encoder(self.x_q)
 
     @Lazy
     def z_q(self) -> Tensor:
         """z ∼ q(z|x_q)."""
-        return self.laws.encoder.sample(self.q_z_given_x, self.noise["z_q"])
+        return self.joint.encoder.sample(self.q_z_given_x, self.noise["z_q"])
 
     @Lazy
     def p_x_given_z_q(self) -> Any:
         """p(x|z_q), the reconstruction."""
-        return self.laws.decoder(self.z_q)
+        return self.joint.decoder(self.z_q)
 
     @Lazy
     def distortion(self) -> Tensor:
@@ -150,29 +150,29 @@ class JointSamples:
     @Lazy
     def p_z(self) -> Any:
         """p(z)."""
-        return self.laws.prior()
+        return self.joint.prior()
 
     @Lazy
     def z_p(self) -> Tensor:
         """z ∼ p(z)."""
-        return self.laws.prior.sample(self.noise["z_p"])
+        return self.joint.prior.sample(self.noise["z_p"])
 
     @Lazy
     def p_x_given_z_p(self) -> Any:
         """p(x|z_p)."""
-        return self.laws.decoder(self.z_p)
+        return self.joint.decoder(self.z_p)
 
     @Lazy
     def x_p(self) -> Tensor:
         """x ∼ p(x|z_p)."""
-        return self.laws.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
+        return self.joint.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
 
     @Lazy
     def p_x_given_mean(self) -> Any:
         """p(x|E q(z|x_q)), the reconstruction without the encoder's noise."""
-        return self.laws.decoder(self.q_z_given_x.mean)
+        return self.joint.decoder(self.q_z_given_x.mean)
 
     @Lazy
     def q_z_given_x_p(self) -> Any:
         """q(z|x_p), the encoder on the model's own samples."""
-        return self.laws.encoder(self.x_p)
+        return self.joint.encoder(self.x_p)

@@ -15,7 +15,7 @@ from lagvae.errors import SettingError
 class Divergence(ABC):
     """A scalar estimate of a divergence from a batch of samples: its mean, in nats or without unit."""
 
-    needs: frozenset[str] = frozenset({"z_q"})
+    required_noise: frozenset[str] = frozenset({"z_q"})
     """Names of the noise that the estimate draws on (see `draw_noise`)."""
     nats: bool = True
     """Whether the value is in nats; otherwise it has no unit."""
@@ -30,7 +30,7 @@ class Divergence(ABC):
     def __call__(self, samples: JointSamples) -> Tensor:
         """The estimate, shape ()."""
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - most need nothing
         """Check that the laws give what the estimate takes, and make what depends on their shapes.
 
         Raises: SettingError that names the constraint, the law, and an estimator that would do.
@@ -40,7 +40,7 @@ class Divergence(ABC):
         return type(self).__name__
 
 
-def require(holds: bool, name: str, what: str, law: object, instead: str) -> None:
+def require(holds: bool, name: str, what: str, distribution: object, instead: str) -> None:
     """Raise SettingError unless `holds`: the constraint needs something that a law has not."""
     if not holds:
-        raise SettingError(f"constraints.{name} needs {what}, which {type(law).__name__} has not; {instead}.")
+        raise SettingError(f"constraints.{name} needs {what}, which {type(distribution).__name__} has not; {instead}.")

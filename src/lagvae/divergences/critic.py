@@ -51,7 +51,7 @@ class Critic(nn.Module):
             self.head: nn.Module = MLP((joined,), (1,), [4 * WIDTH, 4 * WIDTH], "leaky_relu")
         else:
             self.head = network(first, (1,))
-        self.pairs = bool(rest)
+        self.joins = bool(rest)
         if spectral:
             for layer in list(self.modules()):
                 if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -59,7 +59,7 @@ class Critic(nn.Module):
 
     def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
         """(B, …) → (B,)."""
-        joined = torch.cat([self.embed(first), *(r.flatten(1) for r in rest)], -1) if self.pairs else first
+        joined = torch.cat([self.embed(first), *(r.flatten(1) for r in rest)], -1) if self.joins else first
         out: Tensor = self.head(joined)
         return out.float().squeeze(-1)
 
@@ -85,39 +85,39 @@ class CriticDivergence(Divergence):
         if r1 < 0:
             raise SettingError(f"divergence.r1={r1} must be at least 0.")
         self.network, self.over, self.r1, self.spectral = network, over, r1, spectral
-        self.q_law, self.p_law, self.needs = OVER[over]
+        self.q_symbol, self.p_symbol, self.required_noise = OVER[over]
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
         if "x" in self.over:
             require(
-                bool(laws.decoder.differentiable_samples), name, "samples of p(x|z) with a gradient", laws.decoder,
+                bool(joint.decoder.differentiable_samples), name, "samples of p(x|z) with a gradient", joint.decoder,
                 "set likelihood=normal, likelihood=laplace or likelihood=generator",
             )  # fmt: skip
-        shapes: dict[str, list[Sequence[int]]] = {"x": [shape], "z": [(laws.latent,)], "xz": [shape, (laws.latent,)]}
+        shapes: dict[str, list[Sequence[int]]] = {"x": [shape], "z": [(joint.latent,)], "xz": [shape, (joint.latent,)]}
         self.critic = Critic(self.network, shapes[self.over], self.spectral)
 
-    def pairs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def critic_inputs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Samples of the two laws, each a tuple of variables."""
         names = {"x": ("x",), "z": ("z",), "xz": ("x", "z")}[self.over]
         q, p = ({n: getattr(samples, f"{n}_{side}") for n in names} for side in "qp")
         return tuple(q.values()), tuple(p.values())
 
-    def numbers(self, samples: JointSamples) -> tuple[Tensor, Tensor]:
+    def scores(self, samples: JointSamples) -> tuple[Tensor, Tensor]:
         """v on samples of q and of p, each (B,)."""
-        q, p = self.pairs(samples)
+        q, p = self.critic_inputs(samples)
         return self.critic(*q), self.critic(*p)
 
     def critic_loss(self, samples: JointSamples) -> Tensor:
         """What ψ descends, with samples held fixed: minus the bound, plus regularisation; shape ()."""
-        q, p = (tuple(detach(v, self.r1 > 0) for v in side) for side in self.pairs(samples))
+        q, p = (tuple(detach(v, self.r1 > 0) for v in side) for side in self.critic_inputs(samples))
         v_q, v_p = self.critic(*q), self.critic(*p)
-        loss = self.gap(v_q, v_p).neg()
+        loss = self.critic_objective(v_q, v_p).neg()
         if self.r1:
             loss = loss + 0.25 * self.r1 * (mean_squared_slope(v_q, q) + mean_squared_slope(v_p, p))
         return loss + self.regularisation(samples, q, p)
 
     @abstractmethod
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         """What the critic maximises of its numbers, shape ()."""
 
     def regularisation(self, samples: JointSamples, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor | float:

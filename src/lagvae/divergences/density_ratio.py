@@ -45,14 +45,14 @@ class LogRatio(CriticDivergence):
         if direction not in DIRECTIONS:
             raise SettingError(f"divergence.direction={direction!r} is unknown; choose one of {', '.join(DIRECTIONS)}.")
         self.direction = direction
-        forward, backward = f"KL({self.q_law}||{self.p_law})", f"KL({self.p_law}||{self.q_law})"
+        forward, backward = f"KL({self.q_symbol}||{self.p_symbol})", f"KL({self.p_symbol}||{self.q_symbol})"
         self.symbol = {"q_p": forward, "p_q": backward, "both": f"{forward} + {backward}"}[direction]
 
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return JensenShannon().lower(v_q, v_p)
 
     def __call__(self, samples: JointSamples) -> Tensor:
-        v_q, v_p = self.numbers(samples)
+        v_q, v_p = self.scores(samples)
         forward, backward = kl_of_ratio(v_q, v_p), kl_of_ratio(-v_p, -v_q)
         return {"q_p": forward, "p_q": backward, "both": forward + backward}[self.direction]
 
@@ -90,22 +90,22 @@ class AdversarialRate(CriticDivergence):
         super().__init__(network, "z", r1, spectral)
         self.draws = draws
         self.further = f"z_q*{draws}"
-        self.needs = frozenset({"z_q", "z_p", self.further})
+        self.required_noise = frozenset({"z_q", "z_p", self.further})
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
-        require(isinstance(laws.prior, StandardNormalPrior), name, "log p(z)", laws.prior, "set prior=normal")
-        if self.draws < laws.latent + 4:
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
+        require(isinstance(joint.prior, StandardNormalPrior), name, "log p(z)", joint.prior, "set prior=normal")
+        if self.draws < joint.latent + 4:
             raise SettingError(
-                f"constraints.{name}.divergence.draws={self.draws} tells no covariance of {laws.latent} numbers; make it at "
-                f"least {laws.latent + 4}, better {4 * laws.latent}."
+                f"constraints.{name}.divergence.draws={self.draws} tells no covariance of {joint.latent} numbers; make it at "
+                f"least {joint.latent + 4}, better {4 * joint.latent}."
             )
-        self.critic = Critic(self.network, [shape, (laws.latent,)], self.spectral)
+        self.critic = Critic(self.network, [shape, (joint.latent,)], self.spectral)
 
     def contrast(self, samples: JointSamples) -> tuple[Tensor, Tensor]:
         """Mean (B, d) and triangular root (B, d, d) of the covariance of r for each x, held fixed."""
-        law, sample = samples.q_z_given_x, samples.laws.encoder.sample
+        distribution, sample = samples.q_z_given_x, samples.joint.encoder.sample
         with torch.no_grad():
-            z = torch.vmap(lambda noise: sample(law, noise), in_dims=1, out_dims=1)(samples.noise[self.further])
+            z = torch.vmap(lambda noise: sample(distribution, noise), in_dims=1, out_dims=1)(samples.noise[self.further])
             centred = z - z.mean(1, keepdim=True)
             m, d = z.shape[1:]
             covariance = centred.mT @ centred * (inflation(m, d) / (m - 1)) + TINY**2 * torch.eye(d, device=z.device)
@@ -113,9 +113,9 @@ class AdversarialRate(CriticDivergence):
 
     def critic_loss(self, samples: JointSamples) -> Tensor:
         v_q = self.critic(samples.x_q, whitened(samples.z_q.detach(), *self.contrast(samples)))
-        return -self.gap(v_q, self.critic(samples.x_q, samples.z_p))
+        return -self.critic_objective(v_q, self.critic(samples.x_q, samples.z_p))
 
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return JensenShannon().lower(v_q, v_p)
 
     def rate(self, samples: JointSamples) -> Tensor:
@@ -161,9 +161,9 @@ class AdversarialNegElbo(AdversarialRate):
 
     symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
-        super().prepare(name, laws, shape)
-        require(laws.has_distortion, name, DISTORTION, laws.decoder, "set likelihood=normal or likelihood=laplace")
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
+        super().prepare(name, joint, shape)
+        require(joint.has_distortion, name, DISTORTION, joint.decoder, "set likelihood=normal or likelihood=laplace")
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return (self.rate(samples) + samples.distortion).mean()

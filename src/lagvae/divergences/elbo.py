@@ -28,9 +28,9 @@ class NegElbo(Divergence):
 
     symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
-        require(laws.has_rate, name, RATE, laws.encoder, "estimate it with a critic: divergence=[adversarial_neg_elbo]")
-        require(laws.has_distortion, name, DISTORTION, laws.decoder, "compare joints instead: divergence=[js_xz]")
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
+        require(joint.has_rate, name, RATE, joint.encoder, "estimate it with a critic: divergence=[adversarial_neg_elbo]")
+        require(joint.has_distortion, name, DISTORTION, joint.decoder, "compare joints instead: divergence=[js_xz]")
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return (samples.rate + samples.distortion).mean()
@@ -41,8 +41,8 @@ class Rate(Divergence):
 
     symbol = "E_q[log q(z|x) - log p(z)]"
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
-        require(laws.has_rate, name, RATE, laws.encoder, "bound KL(q(z)‖p(z)) with a critic instead: divergence=[kl_z]")
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
+        require(joint.has_rate, name, RATE, joint.encoder, "bound KL(q(z)‖p(z)) with a critic instead: divergence=[kl_z]")
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.rate.mean()
@@ -53,8 +53,8 @@ class Distortion(Divergence):
 
     symbol = "-E_q[log p(x|z)]"
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
-        require(laws.has_distortion, name, DISTORTION, laws.decoder, "set likelihood=normal or likelihood=laplace")
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
+        require(joint.has_distortion, name, DISTORTION, joint.decoder, "set likelihood=normal or likelihood=laplace")
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.distortion.mean()
@@ -70,45 +70,45 @@ def i_p_upper(samples: JointSamples) -> Tensor:
 
     E_p [log p(x_i|z_i) − log 1/(B−1) Σ_{j≠i} p(x_i|z_j)]
     """
-    law, x = samples.p_x_given_z_p, samples.x_p
-    pairs: Tensor = torch.vmap(lambda one: law.log_prob(one.expand_as(x)))(x)  # [i, j] = log p(x_i | z_j)
+    distribution, x = samples.p_x_given_z_p, samples.x_p
+    pairs: Tensor = torch.vmap(lambda one: distribution.log_prob(one.expand_as(x)))(x)  # [i, j] = log p(x_i | z_j)
     n = pairs.shape[-1]
     own = pairs.diagonal(dim1=-2, dim2=-1)
     others = pairs.masked_fill(torch.eye(n, dtype=torch.bool, device=pairs.device), float("-inf"))
     return (own - others.logsumexp(-1) + log(n - 1)).mean()
 
 
-def check_preference(alpha_q: float, alpha_p: float, laws: JointModel) -> None:
+def check_preference(alpha_q: float, alpha_p: float, joint: JointModel) -> None:
     """Raise SettingError where the bound that a preference takes is not given by the laws, or has no gradient."""
-    encoder, decoder = type(laws.encoder).__name__, type(laws.decoder).__name__
-    if alpha_q > 0 and not laws.has_rate:
+    encoder, decoder = type(joint.encoder).__name__, type(joint.decoder).__name__
+    if alpha_q > 0 and not joint.has_rate:
         raise SettingError(
-            f"alpha.q={alpha_q:g} minimises {RATE}, which {encoder} with {type(laws.prior).__name__} has not; set "
+            f"alpha.q={alpha_q:g} minimises {RATE}, which {encoder} with {type(joint.prior).__name__} has not; set "
             "posterior=gaussian, or alpha.q ≤ 0."
         )
-    if alpha_q < 0 and not laws.has_distortion:
+    if alpha_q < 0 and not joint.has_distortion:
         raise SettingError(
             f"alpha.q={alpha_q:g} maximises E_q {DISTORTION}, which {decoder} has not; set likelihood=normal or "
             "likelihood=laplace, or alpha.q=0."
         )
     if alpha_p == 0:
         return
-    if not decoder_has_gradient(laws):
+    if not decoder_has_gradient(joint):
         raise SettingError(
             f"alpha.p={alpha_p:g} needs samples of p(x|z) with a gradient, which {decoder} has not; "
             "set model.likelihood=normal, or alpha.p=0."
         )
-    if alpha_p < 0 and not laws.encoder.has_density:
+    if alpha_p < 0 and not joint.encoder.has_density:
         raise SettingError(
             f"alpha.p={alpha_p:g} maximises E_p log q(z|x), which {encoder} has not; set posterior=gaussian, or alpha.p=0."
         )
-    if alpha_p > 0 and not laws.has_distortion:
+    if alpha_p > 0 and not joint.has_distortion:
         raise SettingError(
             f"alpha.p={alpha_p:g} minimises a bound by {DISTORTION}, which {decoder} has not; set likelihood=normal, or "
             "alpha.p=0."
         )
 
 
-def decoder_has_gradient(laws: JointModel) -> bool:
+def decoder_has_gradient(joint: JointModel) -> bool:
     """Whether samples of p(x|z) have a gradient."""
-    return bool(getattr(laws.decoder, "differentiable_samples", False))
+    return bool(getattr(joint.decoder, "differentiable_samples", False))

@@ -203,14 +203,14 @@ class VariationalFDivergence(CriticDivergence):
             raise SettingError(f"divergence.gradient={gradient!r} with f={f}: use value, or non_saturating with f=js.")
         self.name, self.f, self.gradient = f, F_DIVERGENCES[f](), gradient
         self.nats, self.largest = self.f.nats, self.f.largest
-        laws = (self.p_law, self.q_law) if f == "reverse_kl" else (self.q_law, self.p_law)
-        self.symbol = f"{SYMBOLS[f]}({laws[0]}||{laws[1]})"
+        joint = (self.p_symbol, self.q_symbol) if f == "reverse_kl" else (self.q_symbol, self.p_symbol)
+        self.symbol = f"{SYMBOLS[f]}({joint[0]}||{joint[1]})"
 
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return self.f.lower(v_q, v_p)
 
     def __call__(self, samples: JointSamples) -> Tensor:
-        v_q, v_p = self.numbers(samples)
+        v_q, v_p = self.scores(samples)
         value = self.f.lower(v_q, v_p)
         if self.gradient == "value":
             return value

@@ -180,7 +180,7 @@ class MMD(Divergence):
     Over several ranks the samples of all of them are joined first: it is the MMD of the global batch.
     """
 
-    needs = frozenset({"z_q", "z_p"})
+    required_noise = frozenset({"z_q", "z_p"})
     nats = False
     symbol = "MMD(q(z)||p(z))"
 

@@ -38,7 +38,7 @@ class SlicedWasserstein(Divergence):
     See `lagvae.divergences.sliced_wasserstein`: ≥ 0, without unit, biased upwards by finite batches.
     """
 
-    needs = frozenset({"z_q", "z_p", "slices_z"})
+    required_noise = frozenset({"z_q", "z_p", "slices_z"})
     nats = False
     symbol = "SW(q(z)||p(z))"
 

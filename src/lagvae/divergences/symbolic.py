@@ -48,31 +48,31 @@ class SymbolicObjective(CriticDivergence):
         self.form = computable_form(self.stated, levels[within], name="divergence.objective")
         self.symbol = objective
         self.ratios = [over for text, over in RATIOS.items() if any(text in str(term) for _, term in self.form.terms)]
-        self.needs = frozenset({"z_q", "z_p", "x_p"})
+        self.required_noise = frozenset({"z_q", "z_p", "x_p"})
 
     def restated(self, objective: Objective) -> SymbolicObjective:
         """The same estimator of another objective."""
         return SymbolicObjective(str(objective), self.network, r1=self.r1, spectral=self.spectral)
 
-    def prepare(self, name: str, laws: JointModel, shape: Sequence[int]) -> None:
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
         told = " ".join(str(term) for _, term in self.form.terms)
-        require("p(x|z)" not in told or laws.has_distortion, name, "log p(x|z)", laws.decoder, "set likelihood=normal")
-        require("q(z|x)" not in told or laws.encoder.has_density, name, "log q(z|x)", laws.encoder, "set posterior=gaussian")
-        known = isinstance(laws.prior, StandardNormalPrior)
-        require("log p(z)" not in told or known, name, "log p(z)", laws.prior, "set prior=normal")
+        require("p(x|z)" not in told or joint.has_distortion, name, "log p(x|z)", joint.decoder, "set likelihood=normal")
+        require("q(z|x)" not in told or joint.encoder.has_density, name, "log q(z|x)", joint.encoder, "set posterior=gaussian")
+        known = isinstance(joint.prior, StandardNormalPrior)
+        require("log p(z)" not in told or known, name, "log p(z)", joint.prior, "set prior=normal")
         self.parts = {over: LogRatio(self.network, over, r1=self.r1, spectral=self.spectral) for over in self.ratios}
         for part in self.parts.values():
-            part.prepare(name, laws, shape)
+            part.prepare(name, joint, shape)
         self.critic = nn.ModuleDict({over: part.critic for over, part in self.parts.items()}) if self.parts else None
 
-    def pairs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        found = [part.pairs(samples) for part in self.parts.values()]
+    def critic_inputs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        found = [part.critic_inputs(samples) for part in self.parts.values()]
         return found[0] if found else ((), ())
 
     def critic_loss(self, samples: JointSamples) -> Tensor:
         return torch.stack([part.critic_loss(samples) for part in self.parts.values()]).sum()
 
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         raise NotImplementedError("each part has its own")
 
     def term(self, symbol: str, samples: JointSamples) -> Tensor:
@@ -80,15 +80,15 @@ class SymbolicObjective(CriticDivergence):
         s, log = symbol[2], symbol[4:-1]
         z = samples.z_q if s == "q" else samples.z_p
         if log in RATIOS:
-            v_q, v_p = self.parts[RATIOS[log]].numbers(samples)
+            v_q, v_p = self.parts[RATIOS[log]].scores(samples)
             return kl_of_ratio(v_q, v_p) if s == "q" else -kl_of_ratio(-v_p, -v_q)
         if log == "log p(x|z)":
-            law, at = (samples.p_x_given_z_q, samples.x_q) if s == "q" else (samples.p_x_given_z_p, samples.x_p)
+            distribution, at = (samples.p_x_given_z_q, samples.x_q) if s == "q" else (samples.p_x_given_z_p, samples.x_p)
         elif log == "log q(z|x)":
-            law, at = (samples.q_z_given_x if s == "q" else samples.q_z_given_x_p), z
+            distribution, at = (samples.q_z_given_x if s == "q" else samples.q_z_given_x_p), z
         else:
-            law, at = samples.p_z, z
-        value: Tensor = law.log_prob(at).mean()
+            distribution, at = samples.p_z, z
+        value: Tensor = distribution.log_prob(at).mean()
         return value
 
     def __call__(self, samples: JointSamples) -> Tensor:

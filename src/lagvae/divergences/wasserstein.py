@@ -33,10 +33,10 @@ class Wasserstein(CriticDivergence):
                 f"divergence.penalty={penalty}: the critic's slope is not held; give penalty > 0 or spectral=true."
             )
         self.penalty = penalty
-        self.needs = self.needs | ({"mix"} if penalty else frozenset())
-        self.symbol = f"W1({self.q_law}||{self.p_law})"
+        self.required_noise = self.required_noise | ({"mix"} if penalty else frozenset())
+        self.symbol = f"W1({self.q_symbol}||{self.p_symbol})"
 
-    def gap(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return v_q.mean() - v_p.mean()
 
     def regularisation(self, samples: JointSamples, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor | float:
@@ -52,7 +52,7 @@ class Wasserstein(CriticDivergence):
         return self.penalty * (slope - 1).clamp(min=0).square().mean()
 
     def __call__(self, samples: JointSamples) -> Tensor:
-        return self.gap(*self.numbers(samples))
+        return self.critic_objective(*self.scores(samples))
 
     def __repr__(self) -> str:
         return f"{self.symbol.replace('||', '‖')} by a critic"

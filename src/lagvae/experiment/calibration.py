@@ -29,11 +29,11 @@ from lagvae.io import write_atomically, write_json
 class Calibration:
     """What calibration found.
 
-    epsilon: constraint → ε̂, on the split `split`, with stderr: constraint → standard error.
+    calibrated: constraint → ε̂, on the split `split`, with stderr: constraint → standard error.
     splits: split → name → value, the full evaluation. settings: what the hash is of.
     """
 
-    epsilon: dict[str, float]
+    calibrated: dict[str, float]
     stderr: dict[str, float]
     split: str
     splits: dict[str, dict[str, float]]
@@ -64,8 +64,8 @@ class Calibration:
             content = json.loads(file.read_text(encoding="utf-8"))
             written = content.pop("hash")
             found = cls(**content)
-            found.epsilon = {name: float(value) for name, value in found.epsilon.items()}
-            found.stderr = {name: nan if found.stderr[name] is None else float(found.stderr[name]) for name in found.epsilon}
+            found.calibrated = {name: float(value) for name, value in found.calibrated.items()}
+            found.stderr = {name: nan if found.stderr[name] is None else float(found.stderr[name]) for name in found.calibrated}
             if found.hash != written:
                 raise ValueError("its settings are not those that it was written with")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -98,15 +98,15 @@ class Calibration:
 
         A relative slack is of max(ε̂, its standard error, 0): an unbiased estimate of a divergence may fall below zero.
         """
-        if name not in self.epsilon:
+        if name not in self.calibrated:
             raise CalibrationError(
-                f"The calibration has no ε̂ for constraint {name!r}, only for {', '.join(self.epsilon) or 'none'}. "
+                f"The calibration has no ε̂ for constraint {name!r}, only for {', '.join(self.calibrated) or 'none'}. "
                 f"Give constraints.{name}.epsilon=NUMBER."
             )
-        epsilon = self.epsilon[name]
+        calibrated = self.calibrated[name]
         stderr = self.stderr[name]
-        slack = gamma * max(epsilon, 0.0 if isnan(stderr) else stderr, 0.0) if relative else gamma
-        return epsilon + slack
+        slack = gamma * max(calibrated, 0.0 if isnan(stderr) else stderr, 0.0) if relative else gamma
+        return calibrated + slack
 
 
 def calibration_config(cfg: DictConfig) -> DictConfig:
@@ -121,7 +121,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.training.steps = cfg.calibration.steps
     derived.training.start = "scratch"
     for c in derived.constraints.values():
-        c.epsilon, c.learned, c.multiplier = None, False, c.calibration
+        c.epsilon, c.learned, c.multiplier = None, False, c.calibration_weight
     return derived
 
 
@@ -140,7 +140,7 @@ def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
     constraints = {
         str(name): {
             "divergence": OmegaConf.to_container(c.divergence, resolve=True),
-            "weight": c.calibration,
+            "weight": c.calibration_weight,
         }
         for name, c in derived.constraints.items()
     }

@@ -70,7 +70,7 @@ def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: 
     The tolerance is `TOLERANCE` units, or two standard errors where D is a noisy estimate without unit (MMD).
     """
     c = constraint
-    tolerance = TOLERANCE * c.unit
+    tolerance = TOLERANCE * c.scale
     if not c.divergence.nats and isfinite(stderr):
         tolerance = max(tolerance, 2 * stderr)
     best = min(best, divergence)
@@ -86,14 +86,14 @@ def judge(constraint: Constraint, divergence: float, stderr: float, multiplier: 
     elif violation < 0:
         settled = not c.learned or -complementarity <= TOLERANCE * size
         verdict = Verdict.INACTIVE if settled else Verdict.NOT_CONVERGED
-    elif c.learned and multiplier * c.unit >= DOMINANT * size:
+    elif c.learned and multiplier * c.scale >= DOMINANT * size:
         verdict = Verdict.INFEASIBLE
     else:
         verdict = Verdict.NOT_CONVERGED
     return Finding(c.name, divergence, stderr, c.bound, multiplier, violation, tolerance, complementarity, best, verdict)
 
 
-def sensitivity(finding: Finding, unit: float, alpha_q: float, alpha_p: float) -> float | None:
+def sensitivity(finding: Finding, scale: float, alpha_q: float, alpha_p: float) -> float | None:
     """Change of the preferred bound on I, in nats, per unit of slack more on a constraint: −λ · unit / α.
 
     λ is the shadow price: with V(ε) the least α · (bound on I), dV/dε = −λ. It holds for small changes. None where the
@@ -102,7 +102,7 @@ def sensitivity(finding: Finding, unit: float, alpha_q: float, alpha_p: float) -
     alphas = [a for a in (alpha_q, alpha_p) if a != 0]
     if finding.verdict is not Verdict.ACTIVE or len(alphas) != 1:
         return None
-    return -finding.multiplier * unit / alphas[0]
+    return -finding.multiplier * scale / alphas[0]
 
 
 def overall(findings: Iterable[Finding]) -> str:
@@ -138,7 +138,7 @@ def regime(constraints: Iterable[Constraint], findings: Iterable[Finding], alpha
     return None
 
 
-def stationarity(laws: JointModel, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float | None:
+def stationarity(joint: JointModel, lagrangian: Lagrangian, samples: Iterable[JointSamples]) -> float | None:
     """‖∇f + Σ λ_i ∇D_i‖ / (‖∇f‖ + Σ λ_i ‖∇D_i‖) over θ, gradients averaged over batches; 0 at a KKT point, at most 1.
 
     Noise of the batches adds to it: it does not reach 0 on a finite number of them. None for a problem of a single term.
@@ -146,7 +146,7 @@ def stationarity(laws: JointModel, lagrangian: Lagrangian, samples: Iterable[Joi
     preference = lagrangian.preference
     if not (preference.alpha_q or preference.alpha_p) and len(lagrangian.constraints) < 2:
         return None  # one term has nothing to balance: the ratio of a gradient to itself is 1
-    parameters = [p for p in laws.parameters() if p.requires_grad]
+    parameters = [p for p in joint.parameters() if p.requires_grad]
     parts: list[Tensor] = []
     count = 0
     for batch in samples:

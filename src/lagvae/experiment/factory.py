@@ -72,13 +72,13 @@ def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
     if kind is BernoulliDecoder and data.likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
     prior = build_prior(instantiate(model.prior), model.latent, data)
-    laws = JointModel(
+    joint = JointModel(
         prior,
         make_encoder(instantiate(model.posterior), instantiate(model.encoder), data.shape, prior),
         kind(instantiate(model.decoder), data.shape, prior.latent),
     )
-    check_preference(cfg.alpha.q, cfg.alpha.p, laws)
-    return laws
+    check_preference(cfg.alpha.q, cfg.alpha.p, joint)
+    return joint
 
 
 def decoder_class(node: Any) -> Any:
@@ -115,7 +115,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
     for name, c in cfg.constraints.items():
         bound = c.epsilon
         if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
-            bound = calibration.bound(str(name), c.gamma, c.relative)
+            bound = calibration.bound(str(name), c.gamma, c.gamma_relative)
         constraints.append(
             Constraint(
                 name=str(name),
@@ -123,8 +123,8 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 bound=bound,
                 multiplier=c.multiplier,
                 learned=c.learned,
-                unit=c.unit,
-                largest=c.largest,
+                scale=c.scale,
+                max_multiplier=c.max_multiplier,
             )
         )
     return constraints
@@ -171,11 +171,11 @@ def build_model(
     cfg: DictConfig, data: DataModule, calibration: Calibration | None = None, simplex: bool = False
 ) -> LatentVariableModel:
     """The LightningModule; `simplex` as of `Lagrangian`."""
-    laws, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
+    joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
     for c in lagrangian.constraints:
-        c.divergence.prepare(c.name, laws, data.shape)
+        c.divergence.prepare(c.name, joint, data.shape)
     return LatentVariableModel(
-        laws=laws,
+        joint=joint,
         lagrangian=lagrangian,
         primal=instantiate(cfg.model.optimizer),
         dual=instantiate(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,

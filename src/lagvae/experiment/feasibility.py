@@ -53,7 +53,7 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     least: dict[str, tuple[Calibration, Path]] = {}
     for name in names:
         least[name] = calibrate(singles[name], data, f"Least {name} on")
-    reference = {n: least[n][0].epsilon[n] if asked[n] is None else float(asked[n]) for n in names}
+    reference = {n: least[n][0].calibrated[n] if asked[n] is None else float(asked[n]) for n in names}
     found, folder = least[names[0]]
     if len(names) > 1:
         derived = together_config(cfg, reference, optimizer)
@@ -94,19 +94,19 @@ def feasibility_result(
     for name, c in cfg.constraints.items():
         name = str(name)
         divergence = instantiate(c.divergence)
-        value, error = together.epsilon[name], together.stderr[name]
+        value, error = together.calibrated[name], together.stderr[name]
         rows[name] = {
-            "unit": c.unit,
+            "scale": c.scale,
             "nats": divergence.nats,
             "critic": isinstance(divergence, CriticDivergence),
-            "alone": least[name].epsilon[name],
+            "alone": least[name].calibrated[name],
             "alone_stderr": least[name].stderr[name],
             "asked": c.epsilon,
             "reference": reference[name],
             "together": value,
             "together_stderr": error,
-            "excess": (value - reference[name]) / c.unit,
-            "excess_stderr": error / c.unit,
+            "excess": (value - reference[name]) / c.scale,
+            "excess_stderr": error / c.scale,
         }
     largest = max(rows, key=lambda name: rows[name]["excess"])
     return {
@@ -131,7 +131,7 @@ def single_constraint_config(cfg: DictConfig, name: str) -> DictConfig:
     single: DictConfig = copy.deepcopy(cfg)
     single.epsilon.calibration = None
     for other, c in single.constraints.items():
-        c.calibration = (c.calibration or 1 / c.unit) if other == name else 0.0
+        c.calibration_weight = (c.calibration_weight or 1 / c.scale) if other == name else 0.0
     return single
 
 
@@ -148,7 +148,7 @@ def together_config(cfg: DictConfig, reference: Mapping[str, float], optimizer: 
 
 def together_settings(cfg: DictConfig, derived: DictConfig, data: DataModule) -> dict[str, Any]:
     """The settings that matter to it: those of a calibration, the references, and how the weights ascend."""
-    of_each = {str(name): {"reference": c.epsilon, "unit": c.unit} for name, c in derived.constraints.items()}
+    of_each = {str(name): {"reference": c.epsilon, "scale": c.scale} for name, c in derived.constraints.items()}
     return calibration_settings(cfg, data) | {
         "together": {"constraints": of_each, "optimizer": OmegaConf.to_container(derived.multiplier.optimizer, resolve=True)}
     }

@@ -35,12 +35,12 @@ def draw_run(
         if images:
             figures["samples"] = samples(model, x)
             figures["reconstructions"] = reconstructions(model, x)
-            if isinstance(model.shown.encoder, GaussianEncoder):
+            if isinstance(model.eval_model.encoder, GaussianEncoder):
                 figures["traversal"] = traversal(model, x)
-            if isinstance(model.shown.prior, CodesPrior) and model.shown.prior.categorical:
+            if isinstance(model.eval_model.prior, CodesPrior) and model.eval_model.prior.categorical:
                 figures["codes"] = codes(model, x)
             partners = data.second("test")
-            if isinstance(model.shown.prior, EmpiricalPrior) and partners is not None:
+            if isinstance(model.eval_model.prior, EmpiricalPrior) and partners is not None:
                 figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
         if metrics.is_file():
             figures["constraints"] = constraints_over_steps(metrics, summary)
@@ -83,12 +83,12 @@ def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
 
 def samples(model: LatentVariableModel, x: Tensor) -> Figure:
     """Means of p(x|z) at 100 draws of the prior."""
-    prior = model.shown.prior
+    prior = model.eval_model.prior
     noise = Noise(model.seed, "figures")
     draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
     z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
     figure, axes = _figure(4.6, 4.9)
-    _show(axes[0, 0], tile(mean_of(model.shown.decoder(z)), 10))
+    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(z)), 10))
     axes[0, 0].set_title("Samples: E[x|z], z ∼ p(z)", loc="left")
     return figure
 
@@ -96,11 +96,11 @@ def samples(model: LatentVariableModel, x: Tensor) -> Figure:
 def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
     """Test samples as the model sees them, above the means of p(x|z) at z ∼ q(z|x)."""
     x = x[: len(x) // 2 * 2]
-    encoder = model.shown.encoder
+    encoder = model.eval_model.encoder
     stream = Noise(model.seed, "figures")
     draw = stream.normal if encoder.noise_kind == "normal" else stream.uniform
     noise = draw("reconstructions", 0, (len(x), *encoder.noise_shape), x.device)
-    again = mean_of(model.shown.decoder(encoder.sample(encoder(x), noise)))
+    again = mean_of(model.eval_model.decoder(encoder.sample(encoder(x), noise)))
     half = len(x) // 2
     rows = torch.cat([x[:half], again[:half], x[half:], again[half:]])
     figure, axes = _figure(5.2, 2.5)
@@ -111,12 +111,12 @@ def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
 
 def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
     """A row for each value of the first categorical code, a column for one draw of all else."""
-    prior = model.shown.prior
+    prior = model.eval_model.prior
     k = prior.categorical[0]
     noise = Noise(model.seed, "figures").uniform("codes", 0, (columns, *prior.noise_shape), x.device).repeat(k, 1)
     noise[:, 0] = (torch.arange(k, device=x.device).repeat_interleave(columns) + 0.5) / k
     figure, axes = _figure(5.0, 0.42 * k + 0.4)
-    _show(axes[0, 0], tile(mean_of(model.shown.decoder(prior.sample(noise))), columns))
+    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(prior.sample(noise))), columns))
     axes[0, 0].set_title("Codes: one value a row, the same noise down a column", loc="left")
     return figure
 
@@ -124,8 +124,8 @@ def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
 def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, columns: int = 10) -> Figure:
     """Test samples, their translations and true partners; then the partners translated back to the first domain."""
     x, partners = x[:columns], partners[:columns]
-    there = mean_of(model.shown.encoder(x)).reshape(partners.shape)
-    back = mean_of(model.shown.decoder(partners.flatten(1)))
+    there = mean_of(model.eval_model.encoder(x)).reshape(partners.shape)
+    back = mean_of(model.eval_model.decoder(partners.flatten(1)))
     figure, axes = _figure(5.2, 2.6)
     _show(axes[0, 0], tile(torch.cat([x, there, partners, back]), columns))
     axes[0, 0].set_title("x, its translation E[z|x], the true partner z, its translation E[x|z]", loc="left")
@@ -134,14 +134,14 @@ def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, column
 
 def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int = 9, span: float = 2.5) -> Figure:
     """One code, with one coordinate at a time moved over ±`span`; coordinates in the order of their rate."""
-    base = model.shown.encoder(x).base_dist
+    base = model.eval_model.encoder(x).base_dist
     rate = (base.loc.square() + base.scale.square() - 1 - 2 * base.scale.log()).mean(0) / 2
-    order = rate.argsort(descending=True)[: min(rows, model.shown.latent)]
+    order = rate.argsort(descending=True)[: min(rows, model.eval_model.latent)]
     grid = torch.linspace(-span, span, steps, device=x.device)
     z = base.loc[:1].repeat(len(order) * steps, 1)
     for r, k in enumerate(order.tolist()):
         z[r * steps : (r + 1) * steps, k] = grid
-    pictures = tile(mean_of(model.shown.decoder(z)), steps)
+    pictures = tile(mean_of(model.eval_model.decoder(z)), steps)
     figure, axes = _figure(5.2, 0.55 * len(order) + 0.9)
     axis = axes[0, 0]
     _show(axis, pictures)

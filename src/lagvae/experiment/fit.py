@@ -96,7 +96,7 @@ class Fit:
         noise = self.data.noise("stationarity")
         batches = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
         with torch.enable_grad():
-            return stationarity(self.model.laws, self.model.lagrangian, batches)
+            return stationarity(self.model.joint, self.model.lagrangian, batches)
 
 
 def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:

@@ -21,7 +21,7 @@ COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible":
 
 def print_calibration(found: Calibration, folder: Path, fresh: bool) -> None:
     """ε̂, and where it is kept."""
-    values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, found.stderr[n])}" for n, v in found.epsilon.items())
+    values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, found.stderr[n])}" for n, v in found.calibrated.items())
     took = f" in {found.seconds:.0f} s" if fresh else ""
     print_line(
         f"{'Calibrated' if fresh else 'Calibration found'}{took}: ε̂ = {values} (on {found.split}), in {short_path(folder)}"
@@ -46,7 +46,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibrat
         setting = cfg.constraints[c.name]
         origin = "given"
         if setting.epsilon is None and calibrated is not None:
-            epsilon = calibrated.epsilon[c.name]
+            epsilon = calibrated.calibrated[c.name]
             origin = f"{format_number(epsilon, c.divergence.nats)} + {format_number(c.bound - epsilon, c.divergence.nats)}"
         bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
@@ -147,7 +147,7 @@ def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
     """What each constraint can be alone, and what all can be together."""
     rows, largest = result["constraints"], result["largest"]
     table = _table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
-    for name in ("unit", "alone", "asked", "together", "above"):
+    for name in ("scale", "alone", "asked", "together", "above"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, c in rows.items():
         nats = c["nats"]
@@ -156,7 +156,7 @@ def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
             format_number(c["together"], nats, c["together_stderr"]),
             format_number(c["excess"], True, c["excess_stderr"]),
         ]
-        table.add_row(name, f"{c['unit']:g}", *cells)
+        table.add_row(name, f"{c['scale']:g}", *cells)
     out = console()
     out.print(table)
     if len(rows) > 1:
@@ -200,7 +200,7 @@ def slack_buys(summary: Mapping[str, Any]) -> list[str]:
         if (change := c.get("sensitivity")) is None:
             continue
         side = "q" if summary["alpha"]["q"] else "p"
-        more = "1 nat" if c["nats"] and c["unit"] == 1 else f"{c['unit']:g}"
+        more = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
         bound, way = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
         lines.append(f"{more} more of slack on {name}: the {bound} bound on I_{side} {way} by about {abs(change):.2g} nats.")
     return lines

@@ -86,7 +86,7 @@ def run_calibration(
     at = splits[cfg.calibration.split]
     names = [str(name) for name in cfg.constraints]
     calibration = Calibration(
-        epsilon={name: at[f"constraint/{name}"] for name in names},
+        calibrated={name: at[f"constraint/{name}"] for name in names},
         stderr={name: at[f"constraint/{name}_stderr"] for name in names},
         split=cfg.calibration.split,
         splits=splits,
@@ -96,7 +96,7 @@ def run_calibration(
         seconds=round(time.perf_counter() - start, 2),
     )
     if session.trainer.is_global_zero:
-        calibration.save(folder, model.start())
+        calibration.save(folder, model.warm_start_state())
     session.trainer.strategy.barrier()
     return calibration, folder
 
@@ -129,7 +129,7 @@ def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel,
     model = build_model(cfg, data, calibration)
     if cfg.training.start == "calibrated":
         try:
-            model.start_from(Calibration.theta(folder))
+            model.warm_start(Calibration.theta(folder))
         except RuntimeError as error:
             raise CalibrationError(
                 f"{folder / 'theta.pt'} is of another model. Remove {folder} and calibrate again."

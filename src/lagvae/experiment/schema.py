@@ -40,12 +40,12 @@ class ConstraintConfig:
     divergence: Any = MISSING
     epsilon: float | None = None
     gamma: float = 0.0
-    relative: bool = False
+    gamma_relative: bool = False
     multiplier: float = 1.0
     learned: bool = "${multiplier.learned}"  # type: ignore[assignment]
-    unit: float = 1.0
-    largest: float = 100.0
-    calibration: float = 1.0
+    scale: float = 1.0
+    max_multiplier: float = 100.0
+    calibration_weight: float = 1.0
 
 
 @dataclass
@@ -74,7 +74,7 @@ class CalibrationConfig:
 class LauncherConfig:
     """Where the cells of a sweep train, and how many in one job."""
 
-    engine: Any = None
+    executor: Any = None
     cells_per_job: Any = "auto"
     compile: bool = True
 

@@ -77,7 +77,7 @@ MEASURES = ("callbacks.final.terms", "callbacks.final.information", "trainer.pre
 FREE = ("data.seed", "data.workers", "data.source.root")
 """Of those sections: `data.seed` follows `seed`; workers and the place of a download decide about no number."""
 
-SWEPT = ("epsilon", "gamma", "relative", "multiplier", "learned")
+SWEPT = ("epsilon", "gamma", "gamma_relative", "multiplier", "learned")
 """What tells the cells of a sweep apart, of each constraint."""
 
 

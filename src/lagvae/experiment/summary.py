@@ -39,7 +39,7 @@ def summarise(
             max(abs(cfg.alpha.q), abs(cfg.alpha.p)),
             best.get(c.name, float("inf")),
         )
-        epsilon = None if calibration is None else calibration.epsilon.get(c.name)
+        epsilon = None if calibration is None else calibration.calibrated.get(c.name)
         findings.append(finding)
         message = explain_violation(finding, epsilon, " nats" if c.divergence.nats else "")
         messages += [message] if message else []
@@ -49,8 +49,8 @@ def summarise(
             "epsilon": c.bound if epsilon is None or cfg.constraints[c.name].epsilon is not None else epsilon,
             "calibrated": epsilon,
             "learned": c.learned,
-            "unit": c.unit,
-            "sensitivity": sensitivity(finding, c.unit, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
+            "scale": c.scale,
+            "sensitivity": sensitivity(finding, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
             **{split: splits[split][key] for split in SPLITS},
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
             **finding.as_dict(),

@@ -67,14 +67,14 @@ def validate(cfg: DictConfig) -> None:
             raise SettingError(f"{key}.epsilon={c.epsilon} must be a finite number.")
         if not isfinite(c.gamma) or c.gamma < 0:
             raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to what is attainable.")
-        if not (isfinite(c.calibration) and c.calibration >= 0):
-            raise SettingError(f"{key}.calibration={c.calibration} must be a number ≥ 0.")
+        if not (isfinite(c.calibration_weight) and c.calibration_weight >= 0):
+            raise SettingError(f"{key}.calibration_weight={c.calibration_weight} must be a number ≥ 0.")
         if cfg.epsilon.source == "explicit" and c.epsilon is None:
             raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
     if needs_calibration(cfg):
-        if not any(c.calibration > 0 for c in cfg.constraints.values()):
+        if not any(c.calibration_weight > 0 for c in cfg.constraints.values()):
             raise SettingError(
-                "There is nothing to calibrate: no constraint has constraints.NAME.calibration above 0. Add one to "
+                "There is nothing to calibrate: no constraint has constraints.NAME.calibration_weight above 0. Add one to "
                 "divergence=[…], or use epsilon=explicit training.start=scratch."
             )
     elif cfg.epsilon.calibration is not None:

@@ -53,7 +53,7 @@ def image_distributions(loc: Tensor, scale: Tensor, tiny: float = 1e-6) -> Image
 
 
 def image_bounds(
-    z: Tensor, image: Tensor, laws: ImageDistributions, leave_out: bool = False, total: int | None = None
+    z: Tensor, image: Tensor, joint: ImageDistributions, leave_out: bool = False, total: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The bound "between" on I(m;z), and log r(z) = log 1/N Σ_m r(z|m) for the bound "density" on I(x;z).
 
@@ -66,9 +66,9 @@ def image_bounds(
 
     Returns: between and log r(z), (n,), in nats.
     """
-    n = len(laws.mean)
-    shift = laws.whiten.diagonal().log().sum()  # log |det A|; A is triangular
-    z, mean = z.double() @ laws.whiten, laws.mean @ laws.whiten
+    n = len(joint.mean)
+    shift = joint.whiten.diagonal().log().sum()  # log |det A|; A is triangular
+    z, mean = z.double() @ joint.whiten, joint.mean @ joint.whiten
     mixture = Mixture(mean, torch.ones_like(mean))
     own, every = gaussian_log_density(z, mean[image], torch.ones_like(z)), mixture(z)
     some = mixture(z, image, torch.arange(n, device=z.device)) if leave_out else every

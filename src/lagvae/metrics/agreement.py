@@ -23,7 +23,7 @@ class CodeAgreement(LatentMetric):
         of codes to labels (chance is a little above 1/K). code_nmi: normalised mutual information, in [0, 1].
     """
 
-    each_image_once = True
+    count_images_once = True
     code: list[Tensor]
     label: list[Tensor]
     index: list[Tensor]
@@ -33,9 +33,9 @@ class CodeAgreement(LatentMetric):
         for name in ("code", "label", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         self._labels = data.labels(split)
-        return isinstance(laws.encoder, CodesEncoder) and bool(laws.prior.categorical) and self._labels is not None
+        return isinstance(joint.encoder, CodesEncoder) and bool(joint.prior.categorical) and self._labels is not None
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         assert self._labels is not None
@@ -65,7 +65,7 @@ class PairingAccuracy(LatentMetric):
         distance); pairing_x: the share of partners z whose translation E[x|z] is nearest to the own x. Chance is 1/n.
     """
 
-    each_image_once = True
+    count_images_once = True
     x: list[Tensor]
     z: list[Tensor]
     to_x: list[Tensor]
@@ -76,9 +76,9 @@ class PairingAccuracy(LatentMetric):
         for name in ("x", "z", "to_x", "to_z"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         self._partners = data.second(split) if split != "train" else None
-        return isinstance(laws.prior, EmpiricalPrior) and self._partners is not None
+        return isinstance(joint.prior, EmpiricalPrior) and self._partners is not None
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         assert self._partners is not None
@@ -86,7 +86,7 @@ class PairingAccuracy(LatentMetric):
         self.x.append(samples.x_q.flatten(1))
         self.z.append(partner)
         self.to_z.append(samples.q_z_given_x.mean)
-        self.to_x.append(samples.laws.decoder(partner).mean.flatten(1))
+        self.to_x.append(samples.joint.decoder(partner).mean.flatten(1))
 
     def compute(self) -> dict[str, Tensor]:
         x, z, to_x, to_z = (dim_zero_cat(each) for each in (self.x, self.z, self.to_x, self.to_z))
@@ -128,7 +128,7 @@ class ClassifierScore(LatentMetric):
         training: images that the classifier (a multinomial logistic regression) learns from, at most.
     """
 
-    each_image_once = True
+    count_images_once = True
     fake: list[Tensor]
     real: list[Tensor]
     label: list[Tensor]
@@ -139,7 +139,7 @@ class ClassifierScore(LatentMetric):
         for name in ("fake", "real", "label"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         labels, self._labels = data.labels("train"), data.labels(split)
         if labels is None or self._labels is None or len((labels := labels[: self.training_images]).unique()) < 2:
             return False

@@ -28,19 +28,19 @@ class EvaluationData(Protocol):
     def size(self, split: str) -> int: ...
 
     @property
-    def redrawn(self) -> bool: ...
+    def is_stochastic(self) -> bool: ...
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
 
 
 class LatentMetric(Metric):
     """Base of the metrics here: samples in, named values out."""
 
     full_state_update = False
-    each_image_once = False
+    count_images_once = False
     """Whether a held-out image may count only once (on the training split q(x) *is* its images, drawn anew)."""
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
         return True
 

@@ -17,7 +17,7 @@ AT_ONCE = 4096
 IMAGES = 8
 """Images whose own draws are told from each other."""
 
-JUDGED = 256
+EVALUATED = 256
 """Draws of each of them that are judged by all."""
 
 
@@ -41,7 +41,7 @@ class Redraw:
 
     def _some(self, index: Tensor, times: int) -> tuple[Tensor, Tensor]:
         self.step += 1
-        x = self.data.again(self.split, index, times, self.step, index.device)
+        x = self.data.reobserve(self.split, index, times, self.step, index.device)
         base = self.encoder(x.flatten(0, 1)).base_dist
         return base.loc.unflatten(0, (times, -1)), base.scale.unflatten(0, (times, -1))
 
@@ -68,9 +68,9 @@ def between(z: Tensor, index: Tensor, held: Tensor, redraw: Redraw, times: int, 
     mean = loc.double().mean(0)
     for half in (0, 1):
         other = torch.arange(1 - half, len(held), 2, device=z.device)
-        laws = ImageDistributions(mean, image_distributions(loc[:, other], scale[:, other]).whiten)
+        joint = ImageDistributions(mean, image_distributions(loc[:, other], scale[:, other]).whiten)
         mine = image % 2 == half
-        which[mine], log_r[mine] = image_bounds(z[mine], image[mine], laws, leave_out=True)
+        which[mine], log_r[mine] = image_bounds(z[mine], image[mine], joint, leave_out=True)
     return which, log_r
 
 
@@ -80,7 +80,7 @@ def within(held: Tensor, redraw: Redraw, times: int, seed: int) -> Tensor:
     values = []
     for step, image in enumerate(held[noise.permutation("image", 0, len(held))[:IMAGES].to(held.device)]):
         loc, scale = (each.squeeze(1) for each in redraw(image.unsqueeze(0), times))
-        own = torch.arange(min(JUDGED, times), device=held.device)
+        own = torch.arange(min(EVALUATED, times), device=held.device)
         z = loc[own] + scale[own] * noise.normal("z", step, tuple(loc[own].shape), held.device)
         values.append(aggregate_bounds(z, loc, scale, own)[0].mean())
     return torch.stack(values)

@@ -19,7 +19,7 @@ from lagvae.noise import Noise
 FITTED, KDE = 5_000, 10_000
 """Samples that a Gaussian mixture is fitted to, and that a kernel density estimate is made of, at most."""
 
-JUDGED = 256
+EVALUATED = 256
 """Samples that are judged by all K draws, at least."""
 
 TIMES = 32
@@ -46,8 +46,8 @@ class PosteriorSamples(LatentMetric):
         for name in ("z", "loc", "scale", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
-        return isinstance(laws.encoder, GaussianEncoder) and laws.has_rate
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        return isinstance(joint.encoder, GaussianEncoder) and joint.has_rate
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         room = self.most - self._held
@@ -120,51 +120,53 @@ class Information(PosteriorSamples):
 
     def check(self, data: EvaluationData, key: str) -> None:
         there = max(data.size(split) for split in ("train", "val", "test"))
-        if self.asked is not None and self.asked > there and not (self.images and data.redrawn):
-            more = f"set {key}.images=true" if data.redrawn else "the same x again would say nothing new"
+        if self.asked is not None and self.asked > there and not (self.images and data.is_stochastic):
+            more = f"set {key}.images=true" if data.is_stochastic else "the same x again would say nothing new"
             raise SettingError(
                 f"{key}.samples={self.asked} is more than the {there} samples that there are of x ({more}); lower it, or set "
                 f"{key}.samples=null to take what is there."
             )
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
-        if not super().defined(laws, data, split):
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        if not super().is_applicable(joint, data, split):
             return False
         self._size = data.size(split)
         self._everything = self._size if split == "train" else None
-        self._redrawn = data.redrawn
-        self._redraw = Redraw(data, split, laws.encoder) if self.images and data.redrawn else None
+        self._redrawn = data.is_stochastic
+        self._redraw = Redraw(data, split, joint.encoder) if self.images and data.is_stochastic else None
         return True
 
     def compute(self) -> dict[str, Tensor]:
         z, loc, scale, index = self._draws()
         k, everything = len(z), self._everything
-        judged = Noise(self.seed, "judged").permutation("judged", 0, k)[: max(JUDGED, self.pairs // k)].sort()[0].to(z.device)
-        own, inclusive, others = aggregate(z[judged], loc, scale, judged, index if everything is None else None)
+        evaluated = (
+            Noise(self.seed, "judged").permutation("judged", 0, k)[: max(EVALUATED, self.pairs // k)].sort()[0].to(z.device)
+        )
+        own, inclusive, others = aggregate(z[evaluated], loc, scale, evaluated, index if everything is None else None)
         # Of all images alike, others than the own are not quite draws of q(x): at most K/(K − 1) of its density.
         fitted = {"leave_one_out": others if everything is None else others + log1p(-1 / k)}
         if self.components:
-            fitted["density"] = self._density(z, index, judged)
+            fitted["density"] = self._density(z, index, evaluated)
         rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
 
         def mean(values: Tensor) -> tuple[Tensor, Tensor]:
             """Of the judged samples, with what is known of all draws without sampling z: E log q(z|x) and E log p(z)."""
-            if len(judged) < k:
+            if len(evaluated) < k:
                 entropy = 0.5 * z.shape[1] * (1 + log(2 * pi)) + scale.double().log().sum(-1)
-                log_p = gaussian_log_density(z[judged].double(), torch.zeros_like(z[0]), torch.ones_like(z[0]))
+                log_p = gaussian_log_density(z[evaluated].double(), torch.zeros_like(z[0]), torch.ones_like(z[0]))
                 known = torch.stack([-entropy, -entropy - rate], -1).mean(0)
                 values = controlled(values, torch.stack([own, log_p], -1) - known)
-            return mean_and_stderr(values, index[judged])
+            return mean_and_stderr(values, index[evaluated])
 
         lowers, limit = {"inclusive": mean(own - inclusive)}, log(k)
         if self._redraw is not None:
             held = index.unique()
             times = min(max(2, -(-k // len(held))), TIMES)
-            which, fitted["images"] = between(z[judged], index[judged], held, self._redraw, times, everything)
+            which, fitted["images"] = between(z[evaluated], index[evaluated], held, self._redraw, times, everything)
             if log(k) - float(lowers["inclusive"][0]) < NEAR:
                 each = max(2, 5 * k // IMAGES)
                 inside = within(held, self._redraw, each, self.seed)
-                lowers["nested"] = add(mean_and_stderr(which, index[judged]), mean_and_stderr(inside))
+                lowers["nested"] = add(mean_and_stderr(which, index[evaluated]), mean_and_stderr(inside))
                 if lowers["nested"][0] > lowers["inclusive"][0]:
                     limit = log(len(held)) + log(each)
         if len(fitted) > 1:
@@ -206,7 +208,7 @@ class Information(PosteriorSamples):
         breaks = excess > 2 * torch.maximum(stderr, found["i_q_stderr"])
         return {"i_q_kde": value, "i_q_kde_stderr": stderr, "i_q_kde_breaks_bound": breaks.double()}
 
-    def _density(self, z: Tensor, index: Tensor, judged: Tensor) -> Tensor:
+    def _density(self, z: Tensor, index: Tensor, evaluated: Tensor) -> Tensor:
         """log r(z) of the judged samples, each half under a Gaussian mixture fitted on the other.
 
         Halves are of images, and of the draws of each where these are all images that there are.
@@ -217,17 +219,17 @@ class Information(PosteriorSamples):
         from threadpoolctl import threadpool_limits
 
         half = (index + (earlier(index) if self._everything is not None else 0)) % 2
-        log_r = torch.empty(len(judged), dtype=torch.float64, device=z.device)
+        log_r = torch.empty(len(evaluated), dtype=torch.float64, device=z.device)
         for fit in (0, 1):
             training = z[thinned((half == fit).nonzero()[:, 0], FITTED)].double().cpu().numpy()
-            other = half[judged] != fit
+            other = half[evaluated] != fit
             components = max(1, min(self.components, len(training) // (2 * z.shape[1] + 2)))
             mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=50)
             # As many threads as torch was given: more would wait for each other where several runs share a machine.
             with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
                 warnings.simplefilter("ignore")  # a mixture that has not converged is still a density
                 mixture.fit(training)
-                scores = mixture.score_samples(z[judged][other].double().cpu().numpy())
+                scores = mixture.score_samples(z[evaluated][other].double().cpu().numpy())
             log_r[other] = torch.from_numpy(scores).to(z.device)
         return log_r
 

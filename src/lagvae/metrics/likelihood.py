@@ -17,21 +17,21 @@ AT_ONCE = 4096
 """Pairs of x and z that are decoded at once."""
 
 
-def log_weights(laws: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
+def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
     """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
-    posterior, prior = laws.encoder(x), laws.prior()
+    posterior, prior = joint.encoder(x), joint.prior()
     found = []
-    drawn = noise.normal("z", step, (draws, len(x), laws.latent), x.device)
+    drawn = noise.normal("z", step, (draws, len(x), joint.latent), x.device)
     for some in drawn.split(max(1, AT_ONCE // len(x))):
-        z = laws.encoder.sample(posterior, some)
-        log_p = laws.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
+        z = joint.encoder.sample(posterior, some)
+        log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
         found.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
     return torch.cat(found)
 
 
-def has_weights(laws: JointModel) -> bool:
+def has_weights(joint: JointModel) -> bool:
     """Whether all three densities have a value, of z that are drawn as the law says."""
-    return laws.has_rate and laws.has_distortion
+    return joint.has_rate and joint.has_distortion
 
 
 class MarginalLikelihood(LatentMetric):
@@ -57,16 +57,16 @@ class MarginalLikelihood(LatentMetric):
         for name in ("value", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         self._every = max(1, -(-data.size(split) // self.samples))
-        return has_weights(laws)
+        return has_weights(joint)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self._step += 1
         spaced = [i for i, name in enumerate(index.tolist()) if name % self._every == 0]
         new = self._once([int(index[i]) for i in spaced])
         if some := [spaced[i] for i in new]:
-            weights = log_weights(samples.laws, samples.x_q[some], self.draws, self.noise, self._step)
+            weights = log_weights(samples.joint, samples.x_q[some], self.draws, self.noise, self._step)
             self.value.append(-marginal_bounds(weights)[0])
             self.index.append(index[some].to(samples.x_q.device))
 
@@ -109,20 +109,20 @@ class InformationOfModel(LatentMetric):
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
         self.entropy, self.codes, self.weighs, self._weighed = 0.0, False, False, 0
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
-        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
-        self.weighs = bool(self.draws) and has_weights(laws) and not getattr(laws.decoder, "means", False)
-        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        self.entropy, self.codes = joint.prior.entropy, isinstance(joint.prior, CodesPrior)
+        self.weighs = bool(self.draws) and has_weights(joint) and not getattr(joint.decoder, "means", False)
+        return bool(joint.encoder.has_density) and not isinstance(joint.prior, EmpiricalPrior)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
         if not self.weighs or self._weighed >= self.samples:
             return
         n = min(len(index), self.samples - self._weighed)
-        x, z, laws = samples.x_p[:n], samples.z_p[:n], samples.laws
-        log_p = laws.decoder(z).log_prob(x).double()
-        own = laws.prior().log_prob(z).double() + log_p - laws.encoder(x).log_prob(z).double()
-        below, above = marginal_bounds(log_weights(laws, x, self.draws, self.noise, self._weighed), own)
+        x, z, joint = samples.x_p[:n], samples.z_p[:n], samples.joint
+        log_p = joint.decoder(z).log_prob(x).double()
+        own = joint.prior().log_prob(z).double() + log_p - joint.encoder(x).log_prob(z).double()
+        below, above = marginal_bounds(log_weights(joint, x, self.draws, self.noise, self._weighed), own)
         assert above is not None
         self.above.append(log_p - below)
         self.below.append(log_p - above)

@@ -27,9 +27,9 @@ class Terms(LatentMetric):
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
-        if samples.laws.has_rate:
+        if samples.joint.has_rate:
             self.rate.append(samples.rate)
-        if samples.laws.has_distortion:
+        if samples.joint.has_distortion:
             self.distortion.append(samples.distortion)
 
     def compute(self) -> dict[str, Tensor]:
@@ -98,8 +98,8 @@ class ActiveUnits(LatentMetric):
             self.add_state(name, torch.zeros(latent, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def defined(self, laws: JointModel, data: EvaluationData, split: str) -> bool:
-        return isinstance(laws.prior, StandardNormalPrior)
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        return isinstance(joint.prior, StandardNormalPrior)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         mean = samples.q_z_given_x.mean.double()
@@ -131,7 +131,7 @@ class ReconstructionError(LatentMetric):
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
         self.value.append((samples.x_q - samples.p_x_given_z_q.mean).flatten(1).square().mean(1))
-        if isinstance(prior := samples.laws.prior, EmpiricalPrior):
+        if isinstance(prior := samples.joint.prior, EmpiricalPrior):
             self.row.append(prior.row(samples.noise["z_p"]))
             self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1))
 

@@ -76,7 +76,7 @@ class TwoSampleTest(LatentMetric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        prior = samples.laws.prior
+        prior = samples.joint.prior
         if self.variable == "z" and isinstance(prior, EmpiricalPrior):
             drawn = prior.row(samples.noise["z_p"]).tolist()
         else:

@@ -58,7 +58,7 @@ class Program:
     epsilon: float
     kernel: Tensor | None = None
     epsilon_mmd: float | None = None
-    units: tuple[float, float] = (1.0, 1.0)
+    scales: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         n, k = len(self.q_x), len(self.base)
@@ -72,8 +72,8 @@ class Program:
             number = getattr(self, name)
             if number is not None and not isfinite(number):
                 raise SettingError(f"{name}={number} must be a finite number.")
-        if not all(isfinite(unit) and unit > 0 for unit in self.units):
-            raise SettingError(f"units={self.units} must be finite numbers above 0.")
+        if not all(isfinite(unit) and unit > 0 for unit in self.scales):
+            raise SettingError(f"units={self.scales} must be finite numbers above 0.")
         if not self.alpha > 0:
             raise SettingError(
                 f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising)."
@@ -244,10 +244,10 @@ def random_program(seed: int) -> Program:
     )
     least, most = least_kl(program), kl_without_information(program)
     epsilon = least + (0.2 + 0.4 * float(uniform(1))) * (most - least)
-    program = replace(program, epsilon=epsilon, units=(most - least, 1.0))
+    program = replace(program, epsilon=epsilon, scales=(most - least, 1.0))
     if seed % 4 == 3 and program.p_z is not None:
         root = uniform(k, k) - 0.5
         kernel = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
         found = float(solve_program(program).world.mmd(kernel, "z"))
-        program = replace(program, kernel=kernel, epsilon_mmd=found / 2, units=(most - least, 4 * found))
+        program = replace(program, kernel=kernel, epsilon_mmd=found / 2, scales=(most - least, 4 * found))
     return program

@@ -73,9 +73,9 @@ class TableEncoder(_Table):
     def forward(self, x: Tensor) -> MeasureCategorical:
         return MeasureCategorical(probs=x @ self.logits.softmax(-1), validate_args=False)
 
-    def sample(self, law: MeasureCategorical, noise: Tensor) -> Tensor:
+    def sample(self, distribution: MeasureCategorical, noise: Tensor) -> Tensor:
         """z, (B, k)."""
-        return self.of(law.probs, noise)
+        return self.of(distribution.probs, noise)
 
 
 class TablePrior(_Table):
@@ -120,9 +120,9 @@ class TableDecoder(_Table):
     def forward(self, z: Tensor) -> ReconstructionMeasure:
         return ReconstructionMeasure(z, self.table)
 
-    def sample(self, law: ReconstructionMeasure, noise: Tensor) -> Tensor:
+    def sample(self, distribution: ReconstructionMeasure, noise: Tensor) -> Tensor:
         """x, (B, n)."""
-        return self.of(law.z @ law.table, noise)
+        return self.of(distribution.z @ distribution.table, noise)
 
 
 @dataclass
@@ -161,9 +161,9 @@ class ExactSamples(Divergence):
         self.quantity, self.nats, self.symbol = quantity, nats, symbol
 
     def __call__(self, samples: JointSamples) -> Tensor:
-        if not isinstance(samples.laws, TableJoint):
-            raise SettingError(f"Exactly takes the laws of tables, not {type(samples.laws).__name__}.")
-        return self.quantity(samples.laws.world(samples.x_q))
+        if not isinstance(samples.joint, TableJoint):
+            raise SettingError(f"Exactly takes the laws of tables, not {type(samples.joint).__name__}.")
+        return self.quantity(samples.joint.world(samples.x_q))
 
 
 def rows(q_x: Tensor, most: int = 1000) -> Tensor:
@@ -204,19 +204,19 @@ def model_of(program: Program, steps: int = 3000, seed: int = 0) -> LatentVariab
         return 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
 
     fixed = program.p_z is not None
-    laws = TableJoint(
+    joint = TableJoint(
         TablePrior(program.p_z.log() if program.p_z is not None else torch.zeros(k), learned=not fixed),
         TableEncoder(start(n, k)),
         TableDecoder(program.base, program.share, start(k, n)),
     )
     entropy = float(-torch.special.xlogy(program.q_x, program.q_x).sum())
-    constraints = [Constraint("neg_elbo", NegElbo(), program.epsilon + entropy, learned=True, unit=program.units[0])]
+    constraints = [Constraint("neg_elbo", NegElbo(), program.epsilon + entropy, learned=True, scale=program.scales[0])]
     if program.kernel is not None:
         kernel = program.kernel
         mmd = ExactSamples(lambda world: world.mmd(kernel, "z"), nats=False, symbol="MMD(q(z)||p(z))")
-        constraints.append(Constraint("mmd", mmd, program.epsilon_mmd, learned=True, unit=program.units[1]))
+        constraints.append(Constraint("mmd", mmd, program.epsilon_mmd, learned=True, scale=program.scales[1]))
     return LatentVariableModel(
-        laws,
+        joint,
         Lagrangian(Preference(program.alpha), constraints),
         # Under two constraints λ feels the steps that Adam keeps taking where the gradient vanishes; AMSGrad's shrink.
         primal=lambda parameters: torch.optim.Adam(parameters, lr=0.1, betas=(0.9, 0.99), amsgrad=len(constraints) > 1),
@@ -252,5 +252,5 @@ def train_tables(program: Program, steps: int = 3000, seed: int = 0) -> Ended:
     )
     trainer.fit(model, train_dataloaders=_Same(x, steps))
     with torch.no_grad():
-        world = model.laws.world(x)  # type: ignore[operator]
+        world = model.joint.world(x)  # type: ignore[operator]
     return Ended(program.alpha * float(world.rate), tuple(model.lagrangian.multiplier.tolist()), world)

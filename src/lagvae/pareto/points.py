@@ -150,7 +150,7 @@ def _bound(config: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[float
     bound, setting = _number(summary, f"{key}.bound"), select(config, key)
     if select(config, "epsilon.source") != "calibrated" or setting.get("epsilon") is not None:
         return bound, None
-    if setting.get("relative"):
+    if setting.get("gamma_relative"):
         return bound, round(bound - _number(summary, f"{key}.calibrated"), 6)
     return bound, _number(config, f"{key}.gamma", "config.yaml")
 

@@ -103,7 +103,7 @@ class EnsembleCheckpoint(pl.Callback):
         self._from = trainer.global_step
         for k, member in enumerate(self.members):
             if member.over is not None:
-                stack.retire(k)
+                stack.deactivate(k)
         trainer.should_stop = not bool(stack.alive.any())
         self.tell(trainer.global_step, stack.note)
 
@@ -123,7 +123,7 @@ class EnsembleCheckpoint(pl.Callback):
             self._give_up(k, str(error))
         self._save(trainer)
         for k in self._ended:
-            stack.retire(k)
+            stack.deactivate(k)
         if not bool(stack.alive.any()):
             trainer.should_stop = True
 
@@ -134,7 +134,7 @@ class EnsembleCheckpoint(pl.Callback):
         probe = probe_value(member.evaluation.results["train"])
         if (error := divergence_error([], [], step, probe)) is not None:
             stack.failed[k] = error
-            stack.retire(k)
+            stack.deactivate(k)
             return
         stop = member.watch.look(member.model)
         member.table.save()
@@ -266,7 +266,7 @@ def footprint(member: EnsembleMember, device: torch.device) -> int:
     batch = next(iter(data.train_loader(lambda: 0, torch.device("cpu"))))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         model.lagrangian.measure(model.samples(data.observed(batch, data.noise("train")), "train"))
-    parameters = sum(p.nbytes for p in model.laws.parameters())
+    parameters = sum(p.nbytes for p in model.joint.parameters())
     return 5 * parameters + 2 * sum(kept.values())
 
 

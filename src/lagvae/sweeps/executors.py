@@ -78,10 +78,10 @@ class DeviceExecutor(Executor):
             devices = list(range(torch.cuda.device_count()))
         if not devices:
             raise SettingError(
-                "launcher=gpus found no GPU; name some with launcher.engine.devices=[0,1], or use launcher=stacked."
+                "launcher=gpus found no GPU; name some with launcher.executor.devices=[0,1], or use launcher=stacked."
             )
         if per_device < 1:
-            raise SettingError(f"launcher.engine.per_device={per_device} must be at least 1.")
+            raise SettingError(f"launcher.executor.per_device={per_device} must be at least 1.")
         self.devices, self.per_device = devices, per_device
         self.workers = len(devices) * per_device
 
@@ -140,7 +140,7 @@ class ProcessExecutor(Executor):
 
     def __init__(self, jobs: int | None = None) -> None:
         if jobs is not None and jobs < 1:
-            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1, or null for one per core.")
+            raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1, or null for one per core.")
         self.workers = jobs or cores()
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
@@ -178,7 +178,7 @@ class SlurmExecutor(Executor):
         patience: float = 30.0,
     ) -> None:
         if jobs < 1:
-            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1.")
+            raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1.")
         self.workers, self.patience = jobs, patience
         asked = {
             "timeout_min": timeout_min,
@@ -255,7 +255,7 @@ class RayExecutor(Executor):
 
     def __init__(self, address: str | None = None, jobs: int = 1, cpus: float = 1, gpus: float = 0) -> None:
         if jobs < 1:
-            raise SettingError(f"launcher.engine.jobs={jobs} must be at least 1.")
+            raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1.")
         self.address, self.workers, self.cpus, self.gpus = address, jobs, cpus, gpus
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
@@ -267,7 +267,7 @@ class RayExecutor(Executor):
                 socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself would try for minutes
             ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": search_path()}}, **started)
         except (OSError, ValueError) as error:
-            raise SettingError(f"launcher.engine.address={self.address}: no Ray cluster answers there ({error}).") from error
+            raise SettingError(f"launcher.executor.address={self.address}: no Ray cluster answers there ({error}).") from error
         try:
             run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(run_job)
             refs = [run.remote(str(folder)) for folder in folders]

@@ -65,14 +65,14 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
                 "launcher=gpus, or train one model on several with trainer=ddp and without -m."
             )
     settings = config.launcher
-    engine: Executor = instantiate(settings.engine, _convert_="all")
+    executor: Executor = instantiate(settings.executor, _convert_="all")
     waiting = [cell for cell in cells if not cell.finished]
     already = len(cells) - len(waiting)
     if waiting:
         missing = missing_calibrations(waiting)
-        jobs = plan_jobs(waiting, runs / ".jobs", settings, engine.workers)
+        jobs = plan_jobs(waiting, runs / ".jobs", settings, executor.workers)
         print_sweep_plan(cells, already, jobs, missing)
-        failed = run_all(engine, missing, jobs, lambda left: plan_jobs(left, runs / ".jobs", settings, engine.workers))
+        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, runs / ".jobs", settings, executor.workers))
     else:
         failed = {}
     print_outcome(cells, already, failed, time.perf_counter() - started)
@@ -88,7 +88,7 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
 
 
 def run_all(
-    engine: Executor, missing: Sequence[list[SweepRun]], jobs: Jobs, replan: Callable[[Sequence[SweepRun]], Jobs]
+    executor: Executor, missing: Sequence[list[SweepRun]], jobs: Jobs, replan: Callable[[Sequence[SweepRun]], Jobs]
 ) -> dict[str, str]:
     """Calibrate, then train; cell → what went wrong. Cells whose calibration failed are left out."""
     failed: dict[str, str] = {}
@@ -96,11 +96,11 @@ def run_all(
     try:
         with show_progress(jobs, len(missing) > 0) as watch:
             if missing:
-                failed = calibrate_first(engine, missing, jobs[0][0].folder.parent)
+                failed = calibrate_first(executor, missing, jobs[0][0].folder.parent)
                 if failed:
                     watch.jobs = jobs = replan([cell for cell in waiting if cell.name not in failed])
                 watch.training()
-            failed |= failures_by_run(jobs, engine.run([job.folder for job, _ in jobs]) if jobs else [])
+            failed |= failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]) if jobs else [])
     except (Stopped, KeyboardInterrupt):
         done = sum(cell.finished for cell in waiting)
         told = f"Stopped; {done} of {len(waiting)} cells are finished. Type the same command again to go on."
@@ -108,13 +108,13 @@ def run_all(
     return failed
 
 
-def calibrate_first(engine: Executor, missing: Sequence[list[SweepRun]], folder: Path) -> dict[str, str]:
+def calibrate_first(executor: Executor, missing: Sequence[list[SweepRun]], folder: Path) -> dict[str, str]:
     """Make each calibration once, before the jobs that need it; cell → why it has none."""
     made: Jobs = []
     for cells in missing:
         name = f"calibrate-{fingerprint(cells[0].content)}"
         made.append((SweepJob.create(folder / name, "calibrate", cells[:1], {}), cells[:1]))
-    problems = failures_by_run(made, engine.run([job.folder for job, _ in made]))
+    problems = failures_by_run(made, executor.run([job.folder for job, _ in made]))
     lost = [cells for cells in missing if cells[0].name in problems]
     return {c.name: f"Its calibration failed. {problems[cells[0].name]}" for cells in lost for c in cells}
 
