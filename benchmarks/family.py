@@ -22,7 +22,7 @@ from lagvae.cli.entry import register
 from lagvae.data import Batch
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.run import read_config
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {
@@ -219,7 +219,7 @@ def listed(values: Sequence[float]) -> str:
 def density(folder: Path) -> tuple[float, float]:
     """Bounds on the true −ELBO of a run with an implicit encoder, from many draws of its noise, on test data."""
     register(ROOT)
-    run = Run(folder)
+    run = RunFolder(folder)
     cfg = read_config(run)
     data = build_data(cfg)
     model = build_model(cfg, data)

@@ -42,19 +42,19 @@ def train(overrides: list[str], root: str) -> dict[str, Any]:
     os.environ["LAGVAE_ROOT"] = root
     os.environ.pop("LAGVAE_RUN", None)
     from lagvae.experiment.run import train
-    from lagvae.runs.layout import Run
+    from lagvae.runs.layout import RunFolder
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()
     name = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:12]
-    run = Run(Path(root) / "runs" / name)
+    run = RunFolder(Path(root) / "runs" / name)
     if run.finished:
         summary = run.read_summary()
     else:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        shutil.rmtree(run.path, ignore_errors=True)
         with open(os.devnull, "w") as hole, contextlib.redirect_stdout(hole), contextlib.redirect_stderr(hole):
             summary = train(compose(["training.threads=1", f"name={name}", *overrides]))
-    return summary | {"folder": str(run.folder), "overrides": overrides}
+    return summary | {"folder": str(run.path), "overrides": overrides}
 
 
 def run(jobs: Iterable[list[str]], root: str, processes: int) -> list[dict[str, Any]]:

@@ -70,9 +70,9 @@ def rows_of(name: str, folder: Path) -> list[str]:
     from lagvae.experiment.fit import read_checkpoint
     from lagvae.experiment.run import build_start, read_config
     from lagvae.metrics import Information, tightest
-    from lagvae.runs.layout import Run
+    from lagvae.runs.layout import RunFolder
 
-    run = Run(folder)
+    run = RunFolder(folder)
     cfg = read_config(run)
     data = build_data(cfg)
     model = build_start(cfg, data)[0]

@@ -92,7 +92,7 @@ def through_trainer(cfg: Any, steps: int) -> float:
 
     from lagvae.experiment.factory import build_data, build_model
     from lagvae.experiment.fit import Fit
-    from lagvae.runs.layout import Run
+    from lagvae.runs.layout import RunFolder
 
     class Clock(pl.Callback):
         def on_train_start(self, *_: Any) -> None:
@@ -103,7 +103,7 @@ def through_trainer(cfg: Any, steps: int) -> float:
 
     data = build_data(cfg)
     model = build_model(cfg, data)
-    run = Run.create(Path(cfg.paths.runs), "bench")
+    run = RunFolder.create(Path(cfg.paths.runs), "bench")
     session = Fit(cfg, data, model, run, "bench")
     clock = Clock()
     session.trainer.callbacks.append(clock)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from small import TINY, compose
 
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import setup
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.terminal import quiet_libraries
 
 if __name__ == "__main__":
@@ -25,8 +25,8 @@ if __name__ == "__main__":
     cfg = compose([*TINY, *bounds, *descent, *spread, f"training.steps={steps}"])
     data, model, _ = setup(cfg)
     before = {k: v.clone() for k, v in model.joint.state_dict().items()}
-    run = Run(folder / f"run-{devices}-{steps}")
-    run.folder.mkdir(exist_ok=True)
+    run = RunFolder(folder / f"run-{devices}-{steps}")
+    run.path.mkdir(exist_ok=True)
     session = Fit(cfg, data, model, run, "ddp")
     session.fit()
     rank = session.trainer.global_rank

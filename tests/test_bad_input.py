@@ -29,7 +29,7 @@ from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.fit import read_checkpoint
 from lagvae.experiment.validate import validate
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 VAE = (*QUICK, "family=vae")
 
@@ -359,7 +359,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_be_resumed(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(pl.Trainer, "save_checkpoint", fills_up)
         said = program(tmp_path, *VAE, "name=a", "training.steps=60")
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert said.status == 1
     assert "Error: The disk is full: " in said.err
     assert "checkpoints/last.ckpt could not be written. Free some space; a stopped run can be resumed." in said.err
@@ -378,9 +378,9 @@ def test_a_loss_that_is_nan_stops_training_and_names_the_term(tmp_path: Path) ->
     assert "Traceback" not in said.err
     assert "became NaN or infinite at step" in said.err
     assert "Lower model.optimizer.lr" in said.err
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert not run.finished
-    assert files(run.folder) <= {"config.yaml", "metrics.csv"}
+    assert files(run.path) <= {"config.yaml", "metrics.csv"}
 
 
 @pytest.mark.parametrize(("log_every", "calm"), [(5, 25), (50, 25), (5, 19)])
@@ -389,7 +389,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: 
     late = f"{{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: {calm}, gamma: 1e15}}"
     said = program(tmp_path, *VAE, "name=a", f"model.schedule={late}", f"training.log_every={log_every}", "training.steps=100")
     assert said.status == 1
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert not run.finished
     if calm < 20:
         assert not run.last.exists()
@@ -466,7 +466,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     damage, piece = CHECKPOINTS[kind]
-    run = Run(root / "runs" / "done")
+    run = RunFolder(root / "runs" / "done")
     damage(run.last)
     refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
     run.summary.unlink()  # as if it had been stopped
@@ -502,7 +502,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_damaged_config_of_a_run_is_named(root: Path, kind: str) -> None:
     damage, piece = CONFIGS[kind]
-    run = Run(root / "runs" / "done")
+    run = RunFolder(root / "runs" / "done")
     run.summary.unlink()
     run.config.write_text(damage(run.config.read_text()))
     said = program(root, "resume=done")

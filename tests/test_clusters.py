@@ -50,12 +50,12 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def same_as_here(tmp_path: Path, *words: str) -> str:
     """The sweep there ends with the summaries of the sweep here; what was said there."""
-    assert sweep(tmp_path / "here", *CELLS, "launcher.cells_per_job=2").status == 0
+    assert sweep(tmp_path / "here", *CELLS, "launcher.runs_per_job=2").status == 0
     there = sweep(tmp_path / "there", *CELLS, *words)
     assert there.status == 0, there.err
     assert summaries(tmp_path / "there" / "runs") == summaries(tmp_path / "here" / "runs")
     again = sweep(tmp_path / "there", *CELLS, *words)
-    assert "4 of 4 cells finished (4 before)" in again.out
+    assert "4 of 4 runs finished (4 before)" in again.out
     return there.out
 
 
@@ -63,7 +63,7 @@ def same_as_here(tmp_path: Path, *words: str) -> str:
 @pytest.mark.usefixtures("slurm")
 def test_a_sweep_on_slurm_is_the_sweep_here(tmp_path: Path) -> None:
     said = same_as_here(tmp_path, "launcher=slurm", "launcher.executor.jobs=2", "launcher.compile=false")
-    assert "2 jobs of 2 cells" in said
+    assert "2 jobs of 2 runs" in said
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: 
         stdout=subprocess.DEVNULL,
         stderr=(said := (tmp_path / "said").open("w")),
     )
-    until(lambda: any(tmp_path.rglob("stack.ckpt")), process)
+    until(lambda: any(tmp_path.rglob("ensemble.ckpt")), process)
     subprocess.run(["scancel", "--name=lagvae"], check=True)
     assert process.wait(120) == 1
     said.close()
@@ -99,7 +99,7 @@ def test_a_partition_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_sweep_on_ray_is_the_sweep_here(tmp_path: Path) -> None:
     words = ("launcher=ray", f"launcher.executor.address='{os.environ['RAY_ADDRESS']}'", "launcher.executor.jobs=2")
     said = same_as_here(tmp_path, *words, "launcher.compile=false")
-    assert "2 jobs of 2 cells" in said
+    assert "2 jobs of 2 runs" in said
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from lagvae.data import SPLITS, Arrays, DataModule, sources
 from lagvae.data.datamodule import content_digest, observe
 from lagvae.errors import DataError, SettingError
 from lagvae.oracles import LinearGaussian
+from lagvae.oracles.source import linear_gaussian_source
 
 CPU = torch.device("cpu")
 
@@ -379,11 +380,11 @@ def test_digits_are_grey_levels() -> None:
 def test_linear_gaussian_has_the_covariance_of_its_world() -> None:
     """Cov x = W Wᵀ + s² I. With n samples an entry of the estimate is off by √((C_ii C_jj + C_ij²)/n), one sigma."""
     n, dim, latent, noise = 40_000, 3, 2, 0.5
-    x = sources.linear_gaussian(n, dim, latent, noise, seed=4).x
+    x = linear_gaussian_source(n, dim, latent, noise, seed=4).x
     assert isinstance(x, Tensor)
     truth = LinearGaussian.random(dim, latent, noise, seed=4).cov_x.float()
     sigma = ((truth.diagonal().outer(truth.diagonal()) + truth.square()) / n).sqrt()
     assert ((x.mT.cov() - truth).abs() <= 4 * sigma).all()
-    assert x.equal(sources.linear_gaussian(n, dim, latent, noise, seed=4).x)
+    assert x.equal(linear_gaussian_source(n, dim, latent, noise, seed=4).x)
     with pytest.raises(SettingError, match=r"noise=0"):
-        sources.linear_gaussian(noise=0)
+        linear_gaussian_source(noise=0)

@@ -17,7 +17,7 @@ from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
 from lagvae.model import LatentVariableModel
 from lagvae.oracles import LinearGaussian
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.grid import expand
 
 EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
@@ -33,14 +33,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
     summary = train(compose([*TINY, "name=one", "callbacks.figures=true"]))
-    run = Run(root / "runs" / "one")
-    assert (root / "runs" / "latest").resolve() == run.folder
+    run = RunFolder(root / "runs" / "one")
+    assert (root / "runs" / "latest").resolve() == run.path
     assert json.loads(run.summary.read_text())["family"] == "lagvae"
     for path in (run.config, run.metrics, run.last, run.checkpoints / "best.ckpt"):
         assert path.is_file()
     pictures = {p.stem for p in run.figures.glob("*.png")}
     assert pictures == {"samples", "reconstructions", "traversal", "constraints", "multipliers", "rate_distortion"}
-    assert not list(run.folder.rglob(".*"))  # nothing half-written
+    assert not list(run.path.rglob(".*"))  # nothing half-written
     assert set(summary["splits"]) == {"train", "val", "test"}
     for values in summary["splits"].values():
         assert {"neg_elbo", "rate", "distortion", "mmd", "i_q_lower", "i_q_upper", "i_q_kde", "active_units"} <= set(values)
@@ -86,7 +86,7 @@ def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.Mon
 
 def test_a_run_stopped_after_training_is_finished_by_resume(root: Path) -> None:
     whole = train(compose([*TINY, "name=one"]))
-    run = Run(root / "runs" / "one")
+    run = RunFolder(root / "runs" / "one")
     run.summary.unlink()
     again = resume(run)
     assert again["splits"] == whole["splits"]
@@ -103,14 +103,14 @@ def test_a_run_starts_from_the_calibrated_parameters() -> None:
 
 def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -> None:
     summary = train(compose([*TINY, "name=one"]))
-    again = evaluate(Run(root / "runs" / "one"))
+    again = evaluate(RunFolder(root / "runs" / "one"))
     assert again["splits"] == summary["splits"]
     assert again["constraints"].keys() == summary["constraints"].keys()
     for name, c in again["constraints"].items():
         assert c["train"] == summary["constraints"][name]["train"]
         assert c["multiplier"] == summary["constraints"][name]["multiplier"]
     assert (root / "runs" / "one" / "evaluation" / "summary.json").is_file()
-    assert evaluate(Run(root / "runs" / "one"), "best")["steps"] <= summary["steps"]
+    assert evaluate(RunFolder(root / "runs" / "one"), "best")["steps"] <= summary["steps"]
 
 
 def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -> None:
@@ -149,7 +149,7 @@ def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
     data, model, _ = setup(cfg)
     folder = Path(cfg.paths.runs) / "mixed"
     folder.mkdir(parents=True)
-    Fit(cfg, data, model, Run(folder), "mixed").fit()
+    Fit(cfg, data, model, RunFolder(folder), "mixed").fit()
     assert model.lagrangian.scaled.dtype == torch.float32
     assert model.lagrangian.scaled.isfinite().all()
     assert all(p.isfinite().all() for p in model.joint.parameters())
@@ -163,7 +163,7 @@ def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
     before = [p.clone() for p in model.joint.parameters()]
     folder = Path(cfg.paths.runs) / "clip"
     folder.mkdir(parents=True)
-    Fit(cfg, data, model, Run(folder), "clip").fit()
+    Fit(cfg, data, model, RunFolder(folder), "clip").fit()
     moved = torch.cat([(p - b).flatten() for p, b in zip(model.joint.parameters(), before, strict=True)]).norm()
     assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
 

@@ -18,7 +18,7 @@ from lagvae.data import Batch
 from lagvae.distributions import JointSamples
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.oracles import LinearGaussian
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 SMALL = (
     "trainer=cpu",
@@ -161,7 +161,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(family: str, tm
     (parts / "runs" / "run" / "summary.json").unlink()
     said = program(parts, "resume=run")
     assert said.status == 0, said.err
-    summary = Run(whole / "runs" / "run").read_summary()
+    summary = RunFolder(whole / "runs" / "run").read_summary()
     assert all(c["learned"] and c["bound"] is not None for c in summary["constraints"].values())
     a, b = (torch.load(root / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True) for root in (whole, parts))
     assert a["global_step"] == b["global_step"] == 6
@@ -192,10 +192,10 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(family: str, tm
         (("family=aae", "training.average=1.5"), ["training.average=1.5"]),
         (("family=aae", "trainer.devices=2"), ["trainer.devices=2", "one device"]),
         (
-            ("family=vae", "divergence=[written]", "constraints.written.divergence.objective='KL(q||r)'"),
+            ("family=vae", "divergence=[symbolic]", "constraints.symbolic.divergence.objective='KL(q||r)'"),
             ["divergence.objective"],
         ),
-        (("family=vae", "divergence=[written]", "constraints.written.divergence.within=likelihood"), ["it needs", "Closest"]),
+        (("family=vae", "divergence=[symbolic]", "constraints.symbolic.divergence.within=likelihood"), ["it needs", "Closest"]),
     ],
 )
 def test_what_does_not_fit_is_named_before_training(words: tuple[str, ...], pieces: list[str], tmp_path: Path) -> None:
@@ -218,14 +218,14 @@ def test_a_running_mean_of_the_model_is_what_is_measured(tmp_path: Path) -> None
 
 def test_what_is_written_is_summed_where_the_sum_needs_less() -> None:
     """−I_q + KL(q(x|z)‖p(x|z)) is the distortion up to a constant: no critic; with a learned λ each is computed alone."""
-    words = ("divergence=[written]", "constraints.written.divergence.objective='KL(q(x|z)||p(x|z))'", "alpha.q=-1")
+    words = ("divergence=[symbolic]", "constraints.symbolic.divergence.objective='KL(q(x|z)||p(x|z))'", "alpha.q=-1")
     _, model, samples = member("vae", *words)
     assert not model.critics
     with torch.no_grad():
         values = model.lagrangian.measure(samples)
         assert float(model.lagrangian(values)) == pytest.approx(float(values.terms["distortion"]), rel=1e-6)
     _, alone, samples = member("vae", *words[:2])
-    assert set(alone.critics["written"]) == {"z"}
+    assert set(alone.critics["symbolic"]) == {"z"}
     with torch.no_grad():
         divergence, s = alone.lagrangian.constraints[0].divergence, samples
         v_q, _ = divergence.parts["z"].scores(s)

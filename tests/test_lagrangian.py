@@ -191,7 +191,7 @@ def test_a_preference_on_the_models_information(alpha_p: float, term: str, gener
     torch.testing.assert_close(lagrangian(values), total, rtol=1e-5, atol=1e-4)
 
 
-# ---- a leading axis: stacks of models
+# ---- a leading axis: ensembles of models
 
 
 def test_a_stack_of_preferences_has_its_own_signs(generator: torch.Generator) -> None:
@@ -250,7 +250,7 @@ def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generato
     for k, cell in enumerate(cells):
         alone = Values(*cell({name: value[k] for name, value in noise.items()}))
         torch.testing.assert_close(losses[k], lagrangian(alone))
-    # Summed over the stack, each cell's gradient is its own.
+    # Summed over the ensemble, each cell's gradient is its own.
     gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
     alone = lagrangian(Values(*cells[1]({name: value[1] for name, value in noise.items()})))
     for ours, theirs in zip(gradients, torch.autograd.grad(alone, list(cells[1].parameters())), strict=True):

@@ -178,7 +178,7 @@ def test_who_dominates_whom(sweep: Path) -> None:
     minimising = {("train", f"info-min-s{s}", f"lag-q1-g0.5-s{s}") for s in (0, 1)}
     minimising |= {("test", f"lag-q1-g{g:g}-s{s}", f"info-min-s{s}") for s in (0, 1) for g in (0.5, 1.5, 3.0)}
     assert told == maximising | minimising
-    counts = {(g.family, g.sign, g.split): (len(g.dominated), len(g.compared), len(g.cells)) for g in analysis.groups}
+    counts = {(g.family, g.sign, g.split): (len(g.dominated), len(g.compared), len(g.runs)) for g in analysis.groups}
     assert counts == {
         ("lagvae", MAXIMISE, "train"): (0, 6, 6),
         ("infovae", MAXIMISE, "train"): (1, 2, 2),
@@ -278,9 +278,9 @@ def test_slack_is_what_the_settings_say_or_the_bound_less_what_was_calibrated(tm
     change(tmp_path / "share" / "summary.json", f"{key}.bound", 27.5)  # ε̂ + 0.25 ε̂ with ε̂ = 22
     write_run(tmp_path / "number", "lagvae", -1.0, (5.0, 23.0), gamma=1.0, settings={f"{key}.epsilon": 23.0})
     write_run(tmp_path / "none", "infovae", -1.0, (5.0, 23.0), multipliers=(2.0, 5000.0))
-    cells = {cell.name: cell for cell in collect([tmp_path]).cells}
-    assert {name: cell.gamma for name, cell in cells.items()} == {"given": 0.7, "share": 5.5, "number": None, "none": None}
-    assert {name: cell.setting for name, cell in cells.items()} == {
+    runs = {run.name: run for run in collect([tmp_path]).runs}
+    assert {name: run.gamma for name, run in runs.items()} == {"given": 0.7, "share": 5.5, "number": None, "none": None}
+    assert {name: run.setting for name, run in runs.items()} == {
         "given": "γ₁ = 0.7",
         "share": "γ₁ = 5.5",
         "number": "ε₁ = 23",
@@ -299,15 +299,15 @@ def test_what_is_no_run_of_its_own_is_passed_by(sweep: Path) -> None:
     (sweep / "back").symlink_to(sweep, target_is_directory=True)
     shutil.copytree(first, sweep / "calibrations" / "digits")
     (sweep / "calibrations" / "digits" / "calibration.json").write_text("{}")
-    assert collect([sweep, first]) == Collection([sweep, first], "i_q", before.cells)
-    assert len(before.cells) == 16
+    assert collect([sweep, first]) == Collection([sweep, first], "i_q", before.runs)
+    assert len(before.runs) == 16
 
 
 def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
     (sweep / "lag-q1-g3-s0" / "summary.json").unlink()
     found = collect([sweep])
     assert found.unfinished == ["lag-q1-g3-s0"]
-    assert len(found.cells) == 15
+    assert len(found.runs) == 15
     assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in comparison_markdown(analyse(found))
 
 
@@ -334,7 +334,7 @@ def test_a_damaged_run_is_skipped_with_the_reason(sweep: Path, damage: str) -> N
     found = collect([sweep])
     assert list(found.skipped) == ["lag-q1-g3-s0"]
     assert reason in found.skipped["lag-q1-g3-s0"]
-    assert len(found.cells) == 15
+    assert len(found.runs) == 15
     assert "## Skipped: 1\n\n- `lag-q1-g3-s0`: " in comparison_markdown(analyse(found))
 
 
@@ -346,7 +346,7 @@ def test_a_run_without_a_preference_and_a_twin_are_left_out_by_name(sweep: Path)
     assert set(found.left_out) == {"vae", "p"}
     assert "α = 0" in found.left_out["vae"]
     assert found.skipped == {"info-max-s0-2": "it has the settings and the seed of info-max-s0, which is counted"}
-    assert len(found.cells) == 16
+    assert len(found.runs) == 16
 
 
 @pytest.mark.parametrize(
@@ -386,16 +386,16 @@ def test_runs_of_another_calibration_are_refused(sweep: Path) -> None:
 def test_what_decides_about_no_number_may_differ(sweep: Path) -> None:
     free = {"training.interval": 10, "data.workers": 0, "data.batch": 128.0}
     write_run(sweep / "same", "lagvae", -4.0, (5.0, 23.0), seed=5, gamma=2.0, settings=free)
-    assert "same" in {cell.name for cell in collect([sweep]).cells}
+    assert "same" in {run.name for run in collect([sweep]).runs}
 
 
 def test_another_estimate_of_information_can_be_asked_for(sweep: Path) -> None:
     for name in ("lag-q-1-g3-s0", "lag-q1-g3-s0"):
         change(sweep / name / "summary.json", "splits.train.rate", 12.0)
         change(sweep / name / "summary.json", "splits.train.i_q_kde_breaks_bound", 1.0)
-    cells = {cell.name: cell for cell in collect([sweep], "rate").cells}
-    assert cells["lag-q1-g3-s0"].points["train"].information == 12.0
-    assert cells["lag-q1-g3-s1"].points["train"].information == 1.0
+    runs = {run.name: run for run in collect([sweep], "rate").runs}
+    assert runs["lag-q1-g3-s0"].points["train"].information == 12.0
+    assert runs["lag-q1-g3-s1"].points["train"].information == 1.0
     kde = analyse(collect([sweep], "i_q_kde"))
     assert any(note.startswith("In 2 of 16 runs this estimate") for note in notes(kde))
     assert not any("this estimate" in note for note in notes(analyse(collect([sweep]))))
@@ -482,5 +482,5 @@ def test_runs_that_were_really_trained_can_be_compared(tmp_path: Path) -> None:
         assert program(tmp_path, *QUICK, *words, *start).status == 0
     outcome = program(tmp_path, "s", script="pareto")
     assert outcome.status == 0, outcome.err
-    cells = {cell.name: cell for cell in collect([tmp_path / "runs" / "s"]).cells}
-    assert (cells["lag"].setting, cells["info"].setting) == ("γ₁ = 1.5", "λ = 1, 1000")
+    runs = {run.name: run for run in collect([tmp_path / "runs" / "s"]).runs}
+    assert (runs["lag"].setting, runs["info"].setting) == ("γ₁ = 1.5", "λ = 1, 1000")

@@ -18,7 +18,7 @@ from small import ROOT, TINY, compose
 from lagvae.errors import Stopped
 from lagvae.experiment.run import resume, train
 from lagvae.model import LatentVariableModel
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 STEPS = 70  # two intervals and a shorter one
 RUN = [*TINY, f"training.steps={STEPS}", "training.interval=30", "training.log_every=10"]
@@ -37,7 +37,7 @@ def same(a: Any, b: Any, at: str = "") -> list[str]:
     return [] if a == b or a is b else [at]
 
 
-def assert_identical(one: Run, two: Run) -> None:
+def assert_identical(one: RunFolder, two: RunFolder) -> None:
     a, b = (torch.load(run.last, weights_only=True) for run in (one, two))
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert same(a[key], b[key], key) == []
@@ -66,10 +66,10 @@ def test_resume_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(LatentVariableModel, "training_step", interrupted)
         with pytest.raises(Stopped, match="resume=stopped"):
             train(compose([*settings, "name=stopped"]))
-    stopped = Run(tmp_path / "runs" / "stopped")
+    stopped = RunFolder(tmp_path / "runs" / "stopped")
     assert not stopped.finished
     resume(stopped)
-    assert_identical(Run(tmp_path / "runs" / "whole"), stopped)
+    assert_identical(RunFolder(tmp_path / "runs" / "whole"), stopped)
 
 
 def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
         return [sys.executable, str(ROOT / "src" / "train.py"), *words]
 
     subprocess.run(command(*settings, "name=whole"), env=environment, check=True, capture_output=True)
-    run = Run(tmp_path / "runs" / "killed")
+    run = RunFolder(tmp_path / "runs" / "killed")
     process = subprocess.Popen(
         command(*settings, "name=killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -94,7 +94,7 @@ def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
     assert not run.finished
     done = subprocess.run(command("resume=killed"), env=environment, check=True, capture_output=True, text=True)
     assert "Verdict" in done.stdout
-    assert_identical(Run(tmp_path / "runs" / "whole"), run)
+    assert_identical(RunFolder(tmp_path / "runs" / "whole"), run)
 
 
 def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 def test_metrics_have_one_row_per_step_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
     train(compose([*RUN, "name=rows", "training.start=scratch", "family=vae"]))
-    run = Run(tmp_path / "runs" / "rows")
+    run = RunFolder(tmp_path / "runs" / "rows")
     lines = run.metrics.read_text().splitlines()
     keys = [line.rsplit(",", 1)[0] for line in lines]
     assert len(keys) == len(set(keys))

@@ -18,7 +18,7 @@ from helpers import files
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.io import check_writable, write_atomically, write_json
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
 
 
@@ -93,7 +93,7 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder\). Set paths\.root"):
         write_atomically(tmp_path / "runs" / "a" / "b.txt", stopped)
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
-        Run.create(tmp_path / "runs", "a")
+        RunFolder.create(tmp_path / "runs", "a")
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
         check_writable(tmp_path / "runs")
 
@@ -185,7 +185,7 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # ---- runs
 
 
-def config(run: Run, age: float = 0.0) -> Run:
+def config(run: RunFolder, age: float = 0.0) -> RunFolder:
     run.config.write_text("seed: 0\n")
     os.utime(run.config, (1e9 - age, 1e9 - age))
     return run
@@ -193,7 +193,7 @@ def config(run: Run, age: float = 0.0) -> Run:
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    made = [Run.create(runs, name).folder for name in ("a", "a", "b", "a", "grid/cell", "grid/cell")]
+    made = [RunFolder.create(runs, name).path for name in ("a", "a", "b", "a", "grid/cell", "grid/cell")]
     assert [str(folder.relative_to(runs)) for folder in made] == ["a", "a-2", "b", "a-3", "grid/cell", "grid/cell-2"]
     assert all(folder.is_dir() for folder in made)
 
@@ -201,9 +201,9 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
 def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("a", "b", "grid/cell"):
-        run = Run.create(runs, name)
+        run = RunFolder.create(runs, name)
         assert (runs / "latest").is_symlink()
-        assert (runs / "latest").resolve() == run.folder.resolve()
+        assert (runs / "latest").resolve() == run.path.resolve()
         assert not Path(os.readlink(runs / "latest")).is_absolute()  # the folder of runs may move
     assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "grid", "latest"]
 
@@ -211,34 +211,34 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])
 def test_a_name_that_is_no_place_for_a_run_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match=r"name=.* cannot be a folder under runs/"):
-        Run.create(tmp_path / "runs", name)
+        RunFolder.create(tmp_path / "runs", name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_found_by_name_by_path_and_as_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
-    a, cell = (config(Run.create(runs, name)) for name in ("a", "grid/cell"))
-    for which, run in {"a": a, "grid/cell": cell, "latest": cell, str(a.folder): a}.items():
-        assert Run.find(runs, which).folder == run.folder.resolve()
+    a, cell = (config(RunFolder.create(runs, name)) for name in ("a", "grid/cell"))
+    for which, run in {"a": a, "grid/cell": cell, "latest": cell, str(a.path): a}.items():
+        assert RunFolder.find(runs, which).path == run.path.resolve()
     monkeypatch.chdir(runs)
-    assert Run.find(tmp_path / "elsewhere", "a").folder == a.folder.resolve()
+    assert RunFolder.find(tmp_path / "elsewhere", "a").path == a.path.resolve()
 
 
 def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with pytest.raises(CheckpointError, match=r"'latest' is no run.*Make one with python src/train\.py"):
-        Run.find(runs, "latest")
+        RunFolder.find(runs, "latest")
     for age, name in enumerate(("f", "e", "d", "c", "b", "grid/a")):
-        config(Run.create(runs, name), age)
-    Run.create(runs, "without-config")
+        config(RunFolder.create(runs, name), age)
+    RunFolder.create(runs, "without-config")
     with pytest.raises(CheckpointError, match=r"'x' is no run: .* The newest there: b, c, d, e, f\."):
-        Run.find(runs, "x")
+        RunFolder.find(runs, "x")
     with pytest.raises(CheckpointError, match="is no run"):
-        Run.find(runs, "without-config")
+        RunFolder.find(runs, "without-config")
 
 
 def test_a_summary_says_that_a_run_is_finished(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "runs", "a")
+    run = RunFolder.create(tmp_path / "runs", "a")
     assert not run.finished
     with pytest.raises(CheckpointError, match="did not finish"):
         run.read_summary()
@@ -251,7 +251,7 @@ def test_a_summary_says_that_a_run_is_finished(tmp_path: Path) -> None:
 
 
 def test_the_places_of_a_run(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     places: dict[str, Any] = {name: getattr(run, name) for name in ("config", "summary", "metrics", "last", "figures")}
     assert {name: str(path.relative_to(tmp_path)) for name, path in places.items()} == {
         "config": "config.yaml",

@@ -1,4 +1,4 @@
-"""A sweep is a union of grids: which cells a command line asks for, and what is refused."""
+"""A sweep is a union of grids: which runs a command line asks for, and what is refused."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def grids_of(name: str) -> list[dict[str, object]]:
     return found
 
 
-def words(cell: list[str]) -> set[str]:
-    return {word for word in cell if not word.startswith(("label=", "name="))}
+def words(run: list[str]) -> set[str]:
+    return {word for word in run if not word.startswith(("label=", "name="))}
 
 
 def test_a_union_is_the_sum_of_products() -> None:
@@ -34,7 +34,7 @@ def test_a_union_is_the_sum_of_products() -> None:
     assert len(found) == 2 * 3 + 2 * 2
     assert words(found[0]) == {"family=lagvae", "alpha.q=-1", "c.gamma=0.1"}
     assert words(found[-1]) == {"family=infovae", "a.m=2", "b.m=6"}
-    assert len({frozenset(cell) for cell in found}) == len(found)
+    assert len({frozenset(run) for run in found}) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_union_is_the_sum_of_products() -> None:
 )
 def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) -> None:
     found = expand(grids_of(name), [])
-    count = sum("family=infovae" in cell for cell in found)
+    count = sum("family=infovae" in run for run in found)
     assert (len(found) - count, count) == (lagvae, infovae)
 
 
@@ -65,7 +65,7 @@ def test_a_word_filters_or_multiplies(typed: list[str], left: int) -> None:
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
 def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
-    with pytest.raises(SettingError, match="picks no cell: the sweep has"):
+    with pytest.raises(SettingError, match="picks no run: the sweep has"):
         expand(GRIDS, [typed])
 
 
@@ -79,21 +79,21 @@ def test_a_grid_that_is_none_is_refused(grid: object, message: str) -> None:
 
 
 def test_names_tell_cells_apart_and_do_not_depend_on_the_filter() -> None:
-    labels = [next(w for w in cell if w.startswith("label=")) for cell in expand(GRIDS, [])]
+    labels = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, [])]
     assert labels[0] == "label=-q-1-gamma0.1"
     assert labels[-1] == "label=-a2-b6", "keys that end alike are told apart by what comes before"
-    filtered = [next(w for w in cell if w.startswith("label=")) for cell in expand(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
+    filtered = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
     assert filtered[0] == labels[0]
     assert "label=-model_conv" in expand([], ["model=mlp,conv"])[1]
 
 
 def test_a_name_that_is_given_stays() -> None:
-    assert not any(NAME in cell for cell in expand(GRIDS, ["name=mine"]))
+    assert not any(NAME in run for run in expand(GRIDS, ["name=mine"]))
 
 
 def test_an_agent_of_wandb_starts_the_same_cells() -> None:
-    values = for_wandb("x", GRIDS)["parameters"]["cell"]["values"]
-    assert [expand_word(f"cell={value}") for value in values] == expand(GRIDS, [])
+    values = for_wandb("x", GRIDS)["parameters"]["run"]["values"]
+    assert [expand_word(f"run={value}") for value in values] == expand(GRIDS, [])
     assert expand_word("seed=1") == ["seed=1"]
 
 

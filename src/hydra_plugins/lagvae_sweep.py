@@ -1,4 +1,4 @@
-"""Hydra's plugins: a sweeper for a union of grids, and a launcher that trains cells together.
+"""Hydra's plugins: a sweeper for a union of grids, and a launcher that trains runs together.
 
 Hydra imports this at every start, so it imports little; and it runs it outside sys.modules, where annotations must be real.
 """
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class UnionSweeperConf:
-    """grids: a list, each key → value or list of values; the cells are the union of their products."""
+    """grids: a list, each key → value or list of values; the runs are the union of their products."""
 
     _target_: str = "hydra_plugins.lagvae_sweep.UnionSweeper"
     grids: list[Any] = field(default_factory=list)
@@ -32,7 +32,7 @@ class CellsLauncherConf:
 
 
 class UnionSweeper(Sweeper):
-    """Makes the cells of a union of grids, and hands all of them to the launcher at once."""
+    """Makes the runs of a union of grids, and hands all of them to the launcher at once."""
 
     def __init__(self, grids: Sequence[Any] = ()) -> None:
         self.grids = OmegaConf.to_container(OmegaConf.create(list(grids)))
@@ -53,7 +53,7 @@ class UnionSweeper(Sweeper):
 
 
 class CellsLauncher(Launcher):
-    """Trains all cells of a sweep by way of the engine that `launcher` names; other programs' jobs run one after another."""
+    """Trains all runs of a sweep by way of the engine that `launcher` names; other programs' jobs run one after another."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
@@ -74,4 +74,4 @@ class CellsLauncher(Launcher):
 
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="union", node=UnionSweeperConf, provider="lagvae")
-store.store(group="hydra/launcher", name="cells", node=CellsLauncherConf, provider="lagvae")
+store.store(group="hydra/launcher", name="runs", node=CellsLauncherConf, provider="lagvae")

@@ -1,7 +1,7 @@
-"""A stack: K models of one shape that train as one, by vmap over their parameters.
+"""An ensemble: K models of one shape that train as one, by vmap over their parameters.
 
-Everything that differs between the cells of a stack (α, bounds, λ, what is learned, seeds, learning rates) is a tensor
-with a leading axis; everything else is the ordinary module. A cell trains as it would alone: same batches, same noise.
+Everything that differs between the members of an ensemble (α, bounds, λ, what is learned, seeds, learning rates) is a tensor
+with a leading axis; everything else is the ordinary module. A member trains as it would alone: same batches, same noise.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
@@ -23,12 +24,11 @@ from lagvae.errors import DivergedError
 from lagvae.lagrangian import Values
 from lagvae.model import LatentVariableModel, divergence_error
 from lagvae.noise import Noise
-from lagvae.runs.metrics_table import MetricsTable
 
 M = TypeVar("M", bound=nn.Module)
 
 Seeds = tuple[int, int]
-"""The seed of a cell's noise, the seed of its batches."""
+"""The seed of a member's noise, the seed of its batches."""
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -51,10 +51,10 @@ def stack_modules(modules: Sequence[M]) -> M:
     return one
 
 
-def share_memory(cell: nn.Module, stack: nn.Module, k: int) -> None:
-    """Make the parameters and buffers of a cell views of its part of the stack: what the stack learns, the cell knows."""
-    whole = {name: getattr(owner, leaf) for owner, leaf, name in named_tensors(stack)}
-    for owner, leaf, name in list(named_tensors(cell)):
+def share_memory(member: nn.Module, ensemble: nn.Module, k: int) -> None:
+    """Make the parameters and buffers of a member views of its part of the ensemble's, so that it follows all training."""
+    whole = {name: getattr(owner, leaf) for owner, leaf, name in named_tensors(ensemble)}
+    for owner, leaf, name in list(named_tensors(member)):
         if leaf in owner._parameters:
             getattr(owner, leaf).data = whole[name].data[k]
         else:
@@ -76,31 +76,31 @@ class MeasuredObjective(nn.Module):
 class Ensemble(LatentVariableModel):
     """K models that train as one: the ordinary module, with a leading axis.
 
-    L is the sum over cells, so that each descends its own. A cell that was retired (its numbers stopped being finite, or
-    its training is over) is held at zero and counts for nothing; no cell sees another.
+    L is the sum over members, so that each descends its own. A member that was retired (its numbers stopped being finite, or
+    its training is over) is held at zero and counts for nothing; no member sees another.
 
     Args:
-        cells: ordinary models of one shape; they become views of the stack, live ones.
-        seeds: of the noise and of the batches of each cell.
-        tables: where the rows of each cell go.
+        members: ordinary models of one shape; they become views of the ensemble, live ones.
+        seeds: of the noise and of the batches of each member.
+        tables: where the rows of each member go.
         compile: whether to compile the step; where that does not work it runs as it is, and `note` says so.
 
     Attributes:
-        alive: (K,), the cells that train. failed: cell → why it stopped.
+        alive: (K,), the members that train. failed: member → why it stopped.
     """
 
     def __init__(
         self,
-        cells: Sequence[LatentVariableModel],
+        members: Sequence[LatentVariableModel],
         seeds: Sequence[Seeds],
-        tables: Sequence[MetricsTable],
+        tables: Sequence[Logger],
         compile: bool = False,
     ) -> None:
-        first = cells[0]
-        dual = next((c.dual for c in cells if c.lagrangian.learned.any()), None)
+        first = members[0]
+        dual = next((c.dual for c in members if c.lagrangian.learned.any()), None)
         super().__init__(
-            joint=stack_modules([c.joint for c in cells]),
-            lagrangian=stack_modules([c.lagrangian for c in cells]),
+            joint=stack_modules([c.joint for c in members]),
+            lagrangian=stack_modules([c.lagrangian for c in members]),
             primal=first.primal,
             dual=dual if dual is not None else first.dual,
             schedule=first.schedule,
@@ -108,14 +108,14 @@ class Ensemble(LatentVariableModel):
             seed=first.seed,
             log_every=first.log_every,
         )
-        self.cells, self.tables = tuple(cells), tuple(tables)  # a tuple is no submodule
+        self.members, self.tables = tuple(members), tuple(tables)  # a tuple is no submodule
         self.parts = sorted(set(seeds))
         self.part = torch.tensor([self.parts.index(s) for s in seeds])
-        rates = torch.tensor([learning_rate(c) for c in cells], dtype=torch.float64)
+        rates = torch.tensor([learning_rate(c) for c in members], dtype=torch.float64)
         self.factors = rates / rates[0]
         self.failed: dict[int, DivergedError] = {}
         self.note = ""
-        self.register_buffer("alive", torch.ones(len(cells), dtype=torch.bool), persistent=False)
+        self.register_buffer("alive", torch.ones(len(members), dtype=torch.bool), persistent=False)
         measured = MeasuredObjective(self.joint, self.lagrangian.measure)
         alike = None if len(self.parts) == 1 else 0
 
@@ -128,10 +128,10 @@ class Ensemble(LatentVariableModel):
     alive: Tensor
 
     def link_members(self) -> None:
-        """Make the cells views of the stack again, after its tensors were moved."""
-        for k, cell in enumerate(self.cells):
-            share_memory(cell.joint, self.joint, k)
-            share_memory(cell.lagrangian, self.lagrangian, k)
+        """Make the members views of the ensemble again, after its tensors were moved."""
+        for k, member in enumerate(self.members):
+            share_memory(member.joint, self.joint, k)
+            share_memory(member.lagrangian, self.lagrangian, k)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -172,11 +172,11 @@ class Ensemble(LatentVariableModel):
         return found
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
-        """The sum of L over the cells that train, shape ()."""
+        """The sum of L over the members that train, shape ()."""
         return torch.where(self.alive, loss, 0.0).sum()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip ∇_θ L of each cell by its own norm."""
+        """Clip ∇_θ L of each member by its own norm."""
         if self.gradient_clip is None:
             return
         gradients = [p.grad for p in self.joint.parameters() if p.grad is not None]
@@ -186,7 +186,7 @@ class Ensemble(LatentVariableModel):
             g.mul_(broadcast_along(factor, g))
 
     def primal_step(self) -> None:
-        """A step of θ; cells with another learning rate than the first go their own share of it."""
+        """A step of θ; members with another learning rate than the first go their own share of it."""
         if bool((self.factors == 1).all()):
             super().primal_step()
             return
@@ -199,7 +199,7 @@ class Ensemble(LatentVariableModel):
                 p.copy_(torch.lerp(old, p, broadcast_along(factors, p)))
 
     def deactivate(self, k: int) -> None:
-        """Take a cell out of training: it is held at zero, so that nothing in it can stop being finite."""
+        """Take a member out of training: it is held at zero, so that nothing in it can stop being finite."""
         self.alive[k] = False
         self.lagrangian.learned[k] = False
         optimizers = [self._theta.optimizer, *([self._lambda] if self._lambda is not None else [])]
@@ -211,7 +211,7 @@ class Ensemble(LatentVariableModel):
     # ---- numbers that leave the device
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
-        """Hand the numbers of each cell to its own table."""
+        """Hand the numbers of each member to its own table."""
         columns = {name: value.tolist() for name, value in logged.items()}
         bounded = self.lagrangian.bounded.tolist()
         own = {f"violation/{name}": i for i, name in enumerate(self.lagrangian.names)}
@@ -220,7 +220,7 @@ class Ensemble(LatentVariableModel):
             self.tables[k].log_metrics(row | {"train/learning_rate": lr * float(self.factors[k])}, step)
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
-        """Retire the cells whose terms stopped being finite; nothing is raised, the others go on."""
+        """Retire the members whose terms stopped being finite; nothing is raised, the others go on."""
         if not len(self._broken):
             return
         broken = self._broken.tolist()
@@ -254,10 +254,10 @@ def learning_rate(model: LatentVariableModel) -> float:
 
 
 def member_checkpoint(content: dict[str, Any], k: int, factor: float, learns: bool) -> dict[str, Any]:
-    """The part of a stack's checkpoint that belongs to a cell, as the checkpoint of an ordinary run.
+    """The part of an ensemble's checkpoint that belongs to a member, as the checkpoint of an ordinary run.
 
     Args:
-        content: a checkpoint of a Stack. k: the cell. factor: its learning rate over the first one's.
+        content: a checkpoint of a Stack. k: the member. factor: its learning rate over the first one's.
         learns: whether it has a learned multiplier; without one the ordinary model has no optimizer of λ.
     """
     optimizers: list[dict[str, Any]] = []
@@ -280,12 +280,12 @@ def member_checkpoint(content: dict[str, Any], k: int, factor: float, learns: bo
 
 
 def slice_member(value: Any, k: int) -> Any:
-    """The k-th part of a stacked tensor; scalars, such as a count of steps, belong to all cells."""
+    """The k-th part of a ensemble tensor; scalars, such as a count of steps, belong to all members."""
     return value[k].detach().cpu().clone() if isinstance(value, Tensor) and value.dim() else value
 
 
 class EnsembleData(pl.LightningDataModule):
-    """The batches of a stack: those of each seed of batches, (B, …) where there is one, else (parts, B, …)."""
+    """The batches of an ensemble: those of each seed of batches, (B, …) where there is one, else (parts, B, …)."""
 
     def __init__(self, parts: Sequence[DataModule]) -> None:
         super().__init__()

@@ -31,6 +31,10 @@ class DivergedError(LagvaeError, ArithmeticError):
     """A term of the objective stopped being a finite number."""
 
 
+class FailedRunsError(LagvaeError):
+    """Some runs of a sweep failed; the others finished."""
+
+
 class Stopped(LagvaeError):
     """The user stopped a run that can be resumed."""
 

@@ -4,7 +4,7 @@
     L(θ, λ) = f + Σ_i λ_i (D_i − bound_i),   θ descends, λ ≥ 0 ascends.
 
 Everything here is elementwise over a leading axis: for one model the values have shapes () and (m,),
-for a stack of K models (K,) and (K, m).
+for an ensemble of K models (K,) and (K, m).
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Preference(nn.Module):
 
     α > 0 minimises the upper bound (the rate), α < 0 maximises the lower one (minus the distortion, up to a
     constant of the data): f = max(α, 0) · rate + max(−α, 0) · distortion. No branch on a value, so that signs may
-    differ within a stack. Of the terms on p, which draw from p(x,z), only the one that the sign of α_p takes is computed; one
-    that the laws do not have is left out (`check_preference` refuses the α that would take it).
+    differ within an ensemble. Of the terms on p, which draw from p(x,z), only the one that the sign of α_p takes is
+    computed; one that the model does not have is left out (`check_preference` refuses the α that would take it).
     """
 
     alpha_q: Tensor
@@ -205,7 +205,7 @@ class Lagrangian(nn.Module):
         return self.running / self.scale
 
     def measure(self, samples: JointSamples) -> Values:
-        """Terms and divergences of a batch: what a stack maps over its models."""
+        """Terms and divergences of a batch: what an ensemble maps over its models."""
         terms = self.preference.terms(samples)
         divergences = [c.divergence(samples) for c in self.constraints]
         return Values(terms, torch.stack(divergences) if divergences else self.scaled.new_zeros(0))

@@ -2,7 +2,7 @@
 
 Every random number that training or evaluation uses is drawn here and handed to the laws as an
 argument. Step `t` of a run draws the same numbers whether the run is plain, resumed, split over
-ranks or one cell of a stack, so nothing random has to be saved with a checkpoint.
+ranks or one member of an ensemble, so nothing random has to be saved with a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Noise:
     """Named streams of random numbers, indexed by step.
 
     Args:
-        seed: the seed of the run (or of the cell of a stack).
+        seed: the seed of the run (or of the member of an ensemble).
         purpose: keeps apart users of one seed, e.g. "train" and "val".
         rank, world: of `world` processes that share every batch, this one draws the whole batch's numbers and
             keeps the `rank`-th part of axis 0, so that together they hold what one process would.

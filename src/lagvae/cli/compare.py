@@ -57,11 +57,3 @@ def find_folder(runs: Path, name: str) -> Path:
     there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
     hint = f"There are {', '.join(there[:10])}." if there else "A sweep makes some: python src/train.py -m sweep=NAME."
     raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")
-
-
-def default_out(folders: Sequence[Path]) -> Path:
-    """`pareto-analysis` in the one folder, or in the one that several have in common. SettingError where that is the root."""
-    common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    if common == Path(common.anchor):
-        raise SettingError("The folders of runs have none in common: say where to write with --out FOLDER.")
-    return common / ANALYSIS

@@ -1,11 +1,13 @@
-"""Around the entry points: schemas and resolvers for Hydra, and errors as one line instead of a wall."""
+"""Around the entry points: schemas and resolvers for Hydra, and errors as one paragraph instead of a traceback."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -13,10 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lagvae.cli.messages import readable_message
+from lagvae.cli.messages import group_message, readable_message
 from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.experiment.schema import Config, EvaluateConfig
 from lagvae.sweeps.grid import NAME
+from lagvae.terminal import print_error, quiet_libraries
+
+_failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
+"""The failed jobs of Hydra's own launcher, in the process that the user started; None in a process that a launcher started."""
 
 
 def register(root: Path, schema: type[Config] = Config) -> None:
@@ -34,18 +40,18 @@ def register(root: Path, schema: type[Config] = Config) -> None:
 
 
 def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config) -> None:
-    """Run a Hydra program; what a user can act on is printed as one paragraph, with exit status 1 (130 if stopped)."""
-    from lagvae.terminal import print_error, quiet_libraries
+    """Run a Hydra program; an error that a user can act on is printed as one paragraph, with exit status 1 (130 if stopped).
 
-    full = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
-    HERE.clear()
-    sys.argv[1:] = [each for word in sys.argv[1:] for each in expand_word(word)]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
+    Args:
+        root: of the project. run: a function that `hydra.main` has decorated. schema: of its config.
+    """
     quiet_libraries()
-    failed = FAILED["here"] = []
+    failed: list[str] = []
+    token = _failures.set(failed)
     try:
-        register(root, schema)
-        run()
+        with command_line(sys.argv[1:]):
+            register(root, schema)
+            run()
     except KeyboardInterrupt as stop:
         print_error(readable_message(stop, root) or "Stopped.")
         sys.exit(130)
@@ -53,21 +59,35 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
         print_error(readable_message(error, root))
         sys.exit(1)
     except ValueError as error:
-        if not str(error).startswith("Config group override"):
+        if (message := group_message(error, root, sys.argv[1:])) is None:
             raise
-        words = [(word, root / "conf" / word.partition("=")[0], word.partition("=")[2]) for word in sys.argv[1:]]
-        odd = [word for word, group, name in words if group.is_dir() and not (group / f"{name}.yaml").is_file()]
-        print_error(f"{', '.join(odd)}: a group takes the name of an option.")
+        print_error(message)
         sys.exit(1)
     finally:
-        os.environ["HYDRA_FULL_ERROR"] = full
+        _failures.reset(token)
     if failed:
         print_error("\n".join([f"{len(failed)} of the jobs failed, the others finished:", *failed]))
         sys.exit(1)
 
 
+@contextmanager
+def command_line(words: Sequence[str]) -> Iterator[None]:
+    """Hand the words of a command line to Hydra as it takes them, and its errors to us; afterwards all is as it was."""
+    before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    expanded = [each for word in words for each in expand_word(word)]
+    sys.argv[1:] = sorted(expanded, key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
 def expand_word(word: str) -> list[str]:
-    """cell='A B' as the words A and B of one cell of a sweep: how an agent of W&B, which knows no unions, names it.
+    """overrides='A B' as the words A and B of one run of a sweep: how an agent of W&B, which knows no unions, names it.
 
     An objective is quoted for Hydra, which would take its parentheses for a call.
     """
@@ -75,17 +95,9 @@ def expand_word(word: str) -> list[str]:
     if equals and key == "objective" and not value.startswith(("'", '"')):
         escaped = value.replace("'", r"\'")
         return [f"objective='{escaped}'"]
-    if not equals or key != "cell":
+    if not equals or key != "overrides":
         return [word]
-    HERE["cell"] = value
     return [*shlex.split(value.strip("'\"")), NAME]
-
-
-HERE: dict[str, str] = {}
-"""Under "cell" the one cell of a sweep that this program was started for."""
-
-FAILED: dict[str, list[str]] = {}
-"""Under "here" the jobs of a sweep that failed, with what went wrong, in the process that the user started."""
 
 
 def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
@@ -93,11 +105,10 @@ def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from lagvae.terminal import print_error
-
     hydra = HydraConfig.get()
     try:
-        if hydra.mode == RunMode.RUN and "cell" not in HERE and (sweep := hydra.runtime.choices.get("sweep")):
+        alone = hydra.mode == RunMode.RUN and NAME not in hydra.overrides.task
+        if alone and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
         task(cfg)
     except LagvaeError as error:
@@ -106,11 +117,11 @@ def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
         if hydra.mode == RunMode.RUN:
             print_error(readable_message(error))
             sys.exit(130 if isinstance(error, Stopped) else 1)
-        told = f"job {hydra.job.num} ({_swept(hydra.overrides.task)}): {readable_message(error)}"
-        print_error(told)
-        if "here" not in FAILED:  # a launcher's own process tells by raising
+        message = f"job {hydra.job.num} ({_swept(hydra.overrides.task)}): {readable_message(error)}"
+        print_error(message)
+        if (failed := _failures.get()) is None:
             raise
-        FAILED["here"].append(told)
+        failed.append(message)
 
 
 def _swept(overrides: Iterable[str]) -> str:

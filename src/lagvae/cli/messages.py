@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -52,3 +53,12 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     near = get_close_matches(name, there, 1)
     hint = f"did you mean {parent}{dot}{near[0]}?" if near else f"{parent or 'a config'} has {', '.join(there)}."
     return f"{error.full_key} is unknown; {hint}"
+
+
+def group_message(error: ValueError, root: Path, words: Sequence[str]) -> str | None:
+    """What to tell of a group that was given something that is no name of an option; None for any other error."""
+    if not str(error).startswith("Config group override"):
+        return None
+    options = [(word, root / "conf" / word.partition("=")[0], word.partition("=")[2]) for word in words]
+    odd = [word for word, group, name in options if group.is_dir() and not (group / f"{name}.yaml").is_file()]
+    return f"{', '.join(odd)}: a group takes the name of an option."

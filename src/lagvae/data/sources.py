@@ -265,17 +265,3 @@ def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 
     from rich.progress import track
 
     return Arrays(torch.cat([store[torch.tensor([i])] for i in track(range(len(store)), "Reading images", transient=True)]))
-
-
-def linear_gaussian(n: int = 4000, dim: int = 8, latent: int = 2, noise: float = 0.5, seed: int = 0) -> Arrays:
-    """x = W z + noise · e with z, e standard normal: the world in which every quantity has a closed form.
-
-    W is fixed by `seed` (see `lagvae.oracles.gaussian`).
-    """
-    if min(n, dim, latent) < 1 or not noise > 0:
-        raise SettingError(f"data.source: n={n}, dim={dim}, latent={latent} must be ≥ 1 and noise={noise} > 0.")
-    from lagvae.oracles import LinearGaussian
-
-    world = LinearGaussian.random(dim, latent, noise, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    return Arrays(world.sample(torch.randn(n, latent, generator=generator), torch.randn(n, dim, generator=generator)))

@@ -24,7 +24,7 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.model import LatentVariableModel, SchedulerFactory
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
 
@@ -189,7 +189,7 @@ def build_model(
     )
 
 
-def build_loggers(cfg: DictConfig, run: Run, data: DataModule) -> list[Logger]:
+def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
     """metrics.csv always, and what logger=… asks for; SettingError where its package is missing."""
     loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
     target = cfg.logger.get("_target_")
@@ -201,7 +201,7 @@ def build_loggers(cfg: DictConfig, run: Run, data: DataModule) -> list[Logger]:
             del settings["_target_"]
             loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
         elif target.endswith("TensorBoardLogger"):
-            loggers.append(instantiate(cfg.logger, save_dir=str(run.folder), name="", version="tensorboard"))
+            loggers.append(instantiate(cfg.logger, save_dir=str(run.path), name="", version="tensorboard"))
         else:
             loggers.append(instantiate(cfg.logger))
     except (ImportError, ModuleNotFoundError) as error:

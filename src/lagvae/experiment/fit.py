@@ -18,7 +18,7 @@ from lagvae.experiment.diagnostics import stationarity
 from lagvae.experiment.factory import build_loggers, instantiate
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable
 
 STATIONARITY_BATCHES = 20
@@ -38,11 +38,11 @@ def interrupted(trainer: pl.Trainer) -> Iterator[None]:
 class Fit:
     """One fit: the model, the data, the Lightning trainer and the callbacks around them."""
 
-    def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, run: Run, title: str) -> None:
+    def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, run: RunFolder, title: str) -> None:
         if cfg.training.threads is not None:
             torch.set_num_threads(cfg.training.threads)
         self.cfg, self.data, self.model, self.run = cfg, data, model, run
-        self.stack: dict[str, Any] | None = None  # of the stack that trained the model so far, if one did
+        self.ensemble: dict[str, Any] | None = None  # of the ensemble that trained the model so far, if one did
         data.interval = (cfg.training.interval, cfg.training.steps)
         named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
         constraints = {"constraints": lambda: DivergenceValues(named)}
@@ -68,13 +68,13 @@ class Fit:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             log_every_n_steps=cfg.training.log_every,
-            default_root_dir=str(run.folder),
+            default_root_dir=str(run.path),
         )
 
     def fit(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint where one is given. Stopped where the user stops it."""
         content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
-        step, self.stack = content.get("global_step", 0), content.get("stack")
+        step, self.ensemble = content.get("global_step", 0), content.get("ensemble")
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
                 logger.cut(step)

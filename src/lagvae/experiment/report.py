@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lagvae.experiment.calibration import Calibration
 from lagvae.model import LatentVariableModel
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.terminal import console, format_number, print_line, short_path
 
 COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
@@ -33,7 +33,7 @@ def preference_in_words(alpha: float) -> str:
     return "maximise" if alpha < 0 else "minimise" if alpha > 0 else "no preference on"
 
 
-def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibration | None, run: Run) -> None:
+def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibration | None, run: RunFolder) -> None:
     """What a run is about to do."""
     goals = [
         f"{preference_in_words(a)} I_{side} (α = {a:+g})" for side, a in (("q", cfg.alpha.q), ("p", cfg.alpha.p)) if a != 0
@@ -53,7 +53,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibrat
     print_line(
         f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}"
     )
-    print_line(f"{cfg.training.steps} steps, start: {cfg.training.start}, folder: {short_path(run.folder)}")
+    print_line(f"{cfg.training.steps} steps, start: {cfg.training.start}, folder: {short_path(run.path)}")
 
 
 ROWS = (  # label, key, whether in nats
@@ -91,7 +91,7 @@ def _table(title: str, first: str) -> Table:
     return table
 
 
-def print_summary(summary: Mapping[str, Any], run: Run) -> None:
+def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     """What was asked, what was reached, and the verdicts."""
     out = console()
     splits = summary["splits"]
@@ -140,7 +140,7 @@ def print_summary(summary: Mapping[str, Any], run: Run) -> None:
         out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")
     seconds = f" in {summary['seconds']['all']:.0f} s" if "seconds" in summary else ""
-    out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {short_path(run.folder)}")
+    out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {short_path(run.path)}")
 
 
 def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:

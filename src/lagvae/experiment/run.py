@@ -24,7 +24,7 @@ from lagvae.experiment.summary import critic_messages, summarise
 from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, write_atomically, write_json
 from lagvae.model import LatentVariableModel
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture, replay
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import print_line
@@ -74,7 +74,7 @@ def run_calibration(
     folder = calibration_folder(cfg, settings)
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data, simplex=simplex)
-    run = Run(folder)
+    run = RunFolder(folder)
     write_atomically(run.config, lambda part: OmegaConf.save(derived, part, resolve=True))
     start = time.perf_counter()
     session = Fit(derived, data, model, run, f"{title} {cfg.data.name}")
@@ -145,33 +145,31 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return fit_and_summarise(cfg, data, model, calibration, run, None)
 
 
-def create_run(cfg: DictConfig) -> Run:
+def create_run(cfg: DictConfig) -> RunFolder:
     """The run's new folder: made by the first process, which tells the others, whether they run already or not yet."""
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0
     if first:
-        run = Run.create(Path(cfg.paths.runs), cfg.name)
+        run = RunFolder.create(Path(cfg.paths.runs), cfg.name)
         write_atomically(run.config, lambda part: OmegaConf.save(cfg, part, resolve=True))
-        os.environ["LAGVAE_RUN"] = str(run.folder)
+        os.environ["LAGVAE_RUN"] = str(run.path)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         told: list[Any] = [os.environ.get("LAGVAE_RUN")]
         torch.distributed.broadcast_object_list(told, src=0)
         os.environ["LAGVAE_RUN"] = told[0]
-    return Run(Path(os.environ["LAGVAE_RUN"]))
+    return RunFolder(Path(os.environ["LAGVAE_RUN"]))
 
 
-def resume(run: Run) -> dict[str, Any]:
+def resume(run: RunFolder) -> dict[str, Any]:
     """Go on with an interrupted run, with its own settings, from its last checkpoint."""
     if run.finished:
-        print_line(
-            f"{run.folder} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.folder}."
-        )
+        print_line(f"{run.path} has finished; there is nothing to resume. See it with python src/evaluate.py run={run.path}.")
         return run.read_summary()
     cfg = read_config(run)
     data, model, calibration = setup(cfg)
     return fit_and_summarise(cfg, data, model, calibration, run, run.last if run.last.is_file() else None)
 
 
-def read_config(run: Run) -> DictConfig:
+def read_config(run: RunFolder) -> DictConfig:
     """The config of a run; CheckpointError where it is damaged."""
     try:
         cfg = OmegaConf.load(run.config)
@@ -187,7 +185,7 @@ def fit_and_summarise(
     data: DataModule,
     model: LatentVariableModel,
     calibration: Calibration | None,
-    run: Run,
+    run: RunFolder,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     start = time.perf_counter()
@@ -197,14 +195,14 @@ def fit_and_summarise(
     try:
         session.fit(checkpoint)
         trained = time.perf_counter() - start
-        if session.stack is not None:
+        if session.ensemble is not None:
             for logger in session.loggers:
                 replay(run.metrics, logger)
         splits = session.evaluate()
     except Stopped as stop:
         for logger in session.loggers:
             close(logger, failed=True)
-        name = os.path.relpath(run.folder.resolve(), Path(cfg.paths.runs).resolve())
+        name = os.path.relpath(run.path.resolve(), Path(cfg.paths.runs).resolve())
         raise Stopped(f"{stop} Go on with: python src/train.py resume={name}") from None
     except LagvaeError:
         for logger in session.loggers:
@@ -220,8 +218,8 @@ def fit_and_summarise(
         "versions": versions(),
         "seconds": {"training": round(trained, 2), "all": round(time.perf_counter() - start, 2)},
     }
-    if session.stack is not None:
-        summary["stack"] = session.stack
+    if session.ensemble is not None:
+        summary["ensemble"] = session.ensemble
     if session.trainer.is_global_zero:
         finish(cfg, run, data, model, summary, session.loggers)
         print_summary(summary, run)
@@ -230,7 +228,12 @@ def fit_and_summarise(
 
 
 def finish(
-    cfg: DictConfig, run: Run, data: DataModule, model: LatentVariableModel, summary: dict[str, Any], loggers: list[Logger]
+    cfg: DictConfig,
+    run: RunFolder,
+    data: DataModule,
+    model: LatentVariableModel,
+    summary: dict[str, Any],
+    loggers: list[Logger],
 ) -> None:
     """Write figures, then the summary, whose presence says that the run is whole."""
     for logger in loggers:
@@ -250,7 +253,7 @@ def finish(
     write_json(run.summary, summary)
 
 
-def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
+def evaluate(run: RunFolder, which: str = "last") -> dict[str, Any]:
     """Measure and draw a run again, from a checkpoint; writes evaluation/ in the run's folder."""
     named = {"last": run.last, "best": run.checkpoints / "best.ckpt"}
     checkpoint = named.get(which, Path(which).expanduser())
@@ -262,7 +265,7 @@ def evaluate(run: Run, which: str = "last") -> dict[str, Any]:
     data = build_data(cfg)
     calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
     model = build_model(cfg, data, calibration)
-    target = Run(run.folder / "evaluation")
+    target = RunFolder(run.path / "evaluation")
     session = Fit(cfg, data, model, target, "Evaluating")
     content = read_checkpoint(checkpoint, model)
     model.load_state_dict(content["state_dict"])
@@ -294,4 +297,4 @@ def calibrate_command(cfg: DictConfig) -> None:
 
 def evaluate_command(cfg: DictConfig) -> None:
     """What src/evaluate.py runs."""
-    evaluate(Run.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
+    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)

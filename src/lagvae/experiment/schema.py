@@ -75,7 +75,7 @@ class LauncherConfig:
     """Where the cells of a sweep train, and how many in one job."""
 
     executor: Any = None
-    cells_per_job: Any = "auto"
+    runs_per_job: Any = "auto"
     compile: bool = True
 
 

@@ -45,7 +45,7 @@ ASIDE = (
 """Settings that do not decide about the numbers of a run, or about where they are written."""
 
 OWN = ("family", "alpha", "epsilon", "seed", "data.seed", "calibration", "multiplier", "training.start", "model.optimizer.lr")
-"""Settings in which the cells of a stack may differ, beside numbers of constraints."""
+"""Settings in which the runs of an ensemble may differ, beside numbers of constraints."""
 
 SHARED_OF_CONSTRAINTS = ("divergence",)
 
@@ -78,7 +78,7 @@ FREE = ("data.seed", "data.workers", "data.source.root")
 """Of those sections: `data.seed` follows `seed`; workers and the place of a download decide about no number."""
 
 SWEPT = ("epsilon", "gamma", "gamma_relative", "multiplier", "learned")
-"""What tells the cells of a sweep apart, of each constraint."""
+"""What tells the runs of a sweep apart, of each constraint."""
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -100,7 +100,7 @@ def select(config: Mapping[str, Any], key: str) -> Any:
 class ComparedSettings:
     """The settings of a run, flat, by who must share them.
 
-    shared: all runs of a comparison. own: beyond that, the runs of one method. varied: nobody; they tell its cells apart.
+    shared: all runs of a comparison. own: beyond that, the runs of one method. varied: nobody; they tell its runs apart.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from lagvae.errors import SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_lagrangian, build_schedule, error_context, instantiate
 from lagvae.experiment.schema import Config
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
 
@@ -37,7 +37,7 @@ def validate(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True)
     if missing:
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
-    Run.check_name(cfg.name)
+    RunFolder.check_name(cfg.name)
     for key in (
         "training.steps",
         "training.interval",

@@ -31,13 +31,13 @@ class Group:
 
     compared: runs that have a rival, a run of another method with the same seed. dominated: those that some rival dominates.
     beaten: those that some rival is better than in both objectives, whatever the noise (z = 0).
-    fronts: seed → cells that no run of the group beats, by −ELBO upwards. hypervolumes: seed → nats².
+    fronts: seed → runs that no run of the group beats, by −ELBO upwards. hypervolumes: seed → nats².
     """
 
     sign: int
     split: str
     family: str
-    cells: list[RunPoint]
+    runs: list[RunPoint]
     compared: list[RunPoint]
     dominated: list[RunPoint]
     beaten: list[RunPoint]
@@ -97,9 +97,9 @@ class Analysis:
     dominations: list[Domination]
     curves: list[SlackCurve]
 
-    def dominators(self, cell: RunPoint, split: str) -> list[RunPoint]:
+    def dominators(self, run: RunPoint, split: str) -> list[RunPoint]:
         """The runs of other methods that dominate a run on a split."""
-        return [found.better for found in self.dominations if found.split == split and found.worse.name == cell.name]
+        return [found.better for found in self.dominations if found.split == split and found.worse.name == run.name]
 
 
 def analyse(
@@ -119,55 +119,55 @@ def analyse(
     groups: list[Group] = []
     dominations: list[Domination] = []
     for sign in (MAXIMISE, MINIMISE):
-        cells = [cell for cell in collection.cells if cell.sign == sign]
-        if not cells:
+        runs = [run for run in collection.runs if run.sign == sign]
+        if not runs:
             continue
         for split in SPLITS:
-            found[sign, split] = (references or {}).get((sign, split)) or worst([c.points[split] for c in cells], sign)
-            dominations += (pairs := _dominations(cells, split, z))
+            found[sign, split] = (references or {}).get((sign, split)) or worst([c.points[split] for c in runs], sign)
+            dominations += (pairs := _dominations(runs, split, z))
             groups += [
-                _group(cells, family, split, pairs, found[sign, split])
+                _group(runs, family, split, pairs, found[sign, split])
                 for family in collection.families
-                if any(cell.family == family for cell in cells)
+                if any(run.family == family for run in runs)
             ]
     curves = [curve for split in SPLITS for curve in _curves(collection, split)]
     return Analysis(collection, z, found, groups, dominations, curves)
 
 
-def _rivals(cell: RunPoint, cells: list[RunPoint]) -> list[RunPoint]:
-    return [other for other in cells if other.seed == cell.seed and other.family != cell.family]
+def _rivals(run: RunPoint, runs: list[RunPoint]) -> list[RunPoint]:
+    return [other for other in runs if other.seed == run.seed and other.family != run.family]
 
 
-def _dominations(cells: list[RunPoint], split: str, z: float) -> list[Domination]:
+def _dominations(runs: list[RunPoint], split: str, z: float) -> list[Domination]:
     return [
-        Domination(split, rival, cell)
-        for cell in cells
-        for rival in _rivals(cell, cells)
-        if dominates(rival.points[split], cell.points[split], cell.sign, z)
+        Domination(split, rival, run)
+        for run in runs
+        for rival in _rivals(run, runs)
+        if dominates(rival.points[split], run.points[split], run.sign, z)
     ]
 
 
 def _group(
-    cells: list[RunPoint], family: str, split: str, dominations: list[Domination], reference: tuple[float, float]
+    runs: list[RunPoint], family: str, split: str, dominations: list[Domination], reference: tuple[float, float]
 ) -> Group:
-    """The group of a method among the cells of one sign."""
+    """The group of a method among the runs of one sign."""
     losers = {pair.worse.name for pair in dominations}
-    beaten = {pair.worse.name for pair in _dominations(cells, split, z=0.0)}
-    members = [cell for cell in cells if cell.family == family]
+    beaten = {pair.worse.name for pair in _dominations(runs, split, z=0.0)}
+    members = [run for run in runs if run.family == family]
     sign, fronts, hypervolumes = members[0].sign, {}, {}
-    for seed in sorted({cell.seed for cell in members}):
-        here = [cell for cell in members if cell.seed == seed]
-        points = [cell.points[split] for cell in here]
+    for seed in sorted({run.seed for run in members}):
+        here = [run for run in members if run.seed == seed]
+        points = [run.points[split] for run in here]
         fronts[seed] = [here[k] for k in front(points, sign)]
         hypervolumes[seed] = hypervolume(points, sign, reference)
     return Group(
         sign=sign,
         split=split,
         family=family,
-        cells=members,
-        compared=[cell for cell in members if _rivals(cell, cells)],
-        dominated=[cell for cell in members if cell.name in losers],
-        beaten=[cell for cell in members if cell.name in beaten],
+        runs=members,
+        compared=[run for run in members if _rivals(run, runs)],
+        dominated=[run for run in members if run.name in losers],
+        beaten=[run for run in members if run.name in beaten],
         fronts=fronts,
         hypervolumes=hypervolumes,
     )
@@ -175,14 +175,14 @@ def _group(
 
 def _curves(collection: Collection, split: str) -> list[SlackCurve]:
     """A curve per method and α; none where γ₁ has a single value."""
-    slack = [(cell, cell.gamma) for cell in collection.cells if cell.gamma is not None]
+    slack = [(run, run.gamma) for run in collection.runs if run.gamma is not None]
     if len({gamma for _, gamma in slack}) < 2:
         return []
     curves = []
-    for family, alpha in sorted({(cell.family, cell.alpha) for cell, _ in slack}):
-        own = [(cell, gamma) for cell, gamma in slack if (cell.family, cell.alpha) == (family, alpha)]
+    for family, alpha in sorted({(run.family, run.alpha) for run, _ in slack}):
+        own = [(run, gamma) for run, gamma in slack if (run.family, run.alpha) == (family, alpha)]
         gammas = sorted({gamma for _, gamma in own})
-        points = [[cell.points[split] for cell, at in own if at == gamma] for gamma in gammas]
+        points = [[run.points[split] for run, at in own if at == gamma] for gamma in gammas]
         values = [[point.information for point in at] for at in points]
         spreads = [stdev(v) if len(v) > 1 else at[0].information_stderr for v, at in zip(values, points, strict=True)]
         counts = [len(v) for v in values]

@@ -79,7 +79,7 @@ def fronts(analysis: Analysis) -> Figure:
 
 def _draw_group(axis: Axes, group: Group, colour: str, marker: str) -> None:
     """Points with their standard errors, and a front per seed."""
-    points = [cell.points[group.split] for cell in group.cells]
+    points = [run.points[group.split] for run in group.runs]
     axis.errorbar(
         [p.neg_elbo for p in points],
         [p.information for p in points],
@@ -95,8 +95,8 @@ def _draw_group(axis: Axes, group: Group, colour: str, marker: str) -> None:
         ecolor=(colour, 0.45),
         zorder=3,
     )
-    for cells in group.fronts.values():
-        corners = [cell.points[group.split] for cell in cells]
+    for runs in group.fronts.values():
+        corners = [run.points[group.split] for run in runs]
         x, y = [p.neg_elbo for p in corners], [p.information for p in corners]
         axis.step(x, y, where="post", color=colour, linewidth=0.9, alpha=0.6, zorder=2)
 
@@ -112,7 +112,7 @@ def _keys(analysis: Analysis, looks: dict[str, tuple[str, str]]) -> Iterator[Lin
         if any(group.sign == sign for group in analysis.groups):
             face = "0.3" if sign == MAXIMISE else "white"
             yield Line2D([], [], linestyle="none", color="0.3", marker="o", markersize=5, markerfacecolor=face, label=label)
-    seeds = len({cell.seed for cell in analysis.collection.cells})
+    seeds = len({run.seed for run in analysis.collection.runs})
     yield Line2D([], [], color="0.3", linewidth=0.9, label="front" if seeds == 1 else f"fronts of {seeds} seeds")
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from lagvae.errors import CheckpointError, ComparisonError, LagvaeError, SettingError
 from lagvae.experiment.settings import ComparedSettings, disagreements, select
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point
-from lagvae.runs.layout import LATEST, Run
+from lagvae.runs.layout import LATEST, RunFolder
 
 SPLITS = ("train", "test")
 """What is compared: the data that the constraints are on, and data that were not seen."""
@@ -76,8 +76,8 @@ class RunPoint:
         return "λ = " + ", ".join(f"{value:g}" for value in self.multipliers.values()) if self.multipliers else ""
 
 
-def read_point(run: Run, name: str, information: str) -> RunPoint:
-    """A finished run as a cell, with the estimate of information that is meant.
+def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
+    """A finished run as a run, with the estimate of information that is meant.
 
     Raises: Unusable where its files are damaged or lack something; CheckpointError where summary.json cannot be read.
     """
@@ -116,7 +116,7 @@ def read_point(run: Run, name: str, information: str) -> RunPoint:
     )
 
 
-def _config(run: Run) -> dict[str, Any]:
+def _config(run: RunFolder) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(OmegaConf.load(run.config), resolve=True)
     except Exception as error:  # YAML and OmegaConf fail in many ways
@@ -165,7 +165,7 @@ class Collection:
 
     folders: list[Path]
     information: str
-    cells: list[RunPoint] = field(default_factory=list)
+    runs: list[RunPoint] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -173,7 +173,7 @@ class Collection:
     @property
     def families(self) -> list[str]:
         """The methods, LagVAE first."""
-        return sorted({cell.family for cell in self.cells}, key=lambda family: (family != "lagvae", family))
+        return sorted({run.family for run in self.runs}, key=lambda family: (family != "lagvae", family))
 
 
 def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
@@ -193,29 +193,29 @@ def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
             raise SettingError(f"{folder} is no folder. Name one that holds run folders, such as runs/pareto.")
     found = Collection(list(folders), information)
     roots, seen = [folder.resolve() for folder in folders], set[Path]()
-    for run in (run for root in roots for run in runs_below(root, seen)):
-        name = os.path.relpath(run.folder, os.path.commonpath(roots))
-        name = run.folder.name if name == "." else name
-        if not run.finished:
-            found.unfinished.append(f"{name} (it failed)" if run.failure.is_file() else name)
+    for place in (place for root in roots for place in runs_below(root, seen)):
+        name = os.path.relpath(place.path, os.path.commonpath(roots))
+        name = place.path.name if name == "." else name
+        if not place.finished:
+            found.unfinished.append(f"{name} (it failed)" if place.failure.is_file() else name)
             continue
         try:
-            cell = read_point(run, name, information)
+            run = read_point(place, name, information)
         except (CheckpointError, Unusable) as error:
             found.skipped[name] = str(error)
             continue
-        if cell.alpha == 0:
+        if run.alpha == 0:
             found.left_out[name] = "α = 0: it prefers neither more nor less information"
-        elif cell.settings.varied["alpha.p"] != 0:
-            found.left_out[name] = f"alpha.p = {cell.settings.varied['alpha.p']:g}: its preference is not of I_q alone"
+        elif run.settings.varied["alpha.p"] != 0:
+            found.left_out[name] = f"alpha.p = {run.settings.varied['alpha.p']:g}: its preference is not of I_q alone"
         else:
-            found.cells.append(cell)
+            found.runs.append(run)
     _drop_twins(found)
     _check(found)
     return found
 
 
-def runs_below(folder: Path, seen: set[Path]) -> Iterator[Run]:
+def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
     """The run folders at and below a folder that were not seen before; not what a run itself keeps in folders.
 
     Calibrations, `latest`, hidden folders and earlier comparisons are passed by. SettingError where a folder cannot be read.
@@ -223,7 +223,7 @@ def runs_below(folder: Path, seen: set[Path]) -> Iterator[Run]:
     if folder.resolve() in seen:
         return  # named twice, or a link that leads back
     seen.add(folder.resolve())
-    run = Run(folder)
+    run = RunFolder(folder)
     passed = {LATEST, ANALYSIS}
     if run.config.is_file():
         passed |= {"evaluation", run.checkpoints.name, run.figures.name}
@@ -241,18 +241,18 @@ def runs_below(folder: Path, seen: set[Path]) -> Iterator[Run]:
 def _drop_twins(found: Collection) -> None:
     """Of runs with the same settings and seed only the first one counts."""
     first: dict[str, str] = {}
-    for cell in list(found.cells):
-        mark = repr((cell.family, cell.seed, cell.settings.shared, cell.settings.own, cell.settings.varied))
+    for run in list(found.runs):
+        mark = repr((run.family, run.seed, run.settings.shared, run.settings.own, run.settings.varied))
         if mark in first:
-            found.cells.remove(cell)
-            found.skipped[cell.name] = f"it has the settings and the seed of {first[mark]}, which is counted"
-        first.setdefault(mark, cell.name)
+            found.runs.remove(run)
+            found.skipped[run.name] = f"it has the settings and the seed of {first[mark]}, which is counted"
+        first.setdefault(mark, run.name)
 
 
 def _check(found: Collection) -> None:
     """Raise ComparisonError where nothing is left to compare, or what is left does not belong together."""
     where = ", ".join(str(folder) for folder in found.folders)
-    if not found.cells:
+    if not found.runs:
         groups = {"unfinished": found.unfinished, "skipped": found.skipped, "left out": found.left_out}
         told = "; ".join(f"{len(names)} {word}, such as {next(iter(names))}" for word, names in groups.items() if names)
         why = next((f" ({reason})" for reason in (found.skipped | found.left_out).values()), "")
@@ -261,9 +261,9 @@ def _check(found: Collection) -> None:
             + (f"{told}{why}. Finish or repair them, or name another folder." if told else "it holds no run folder.")
             + " A sweep makes runs: python src/train.py -m sweep=NAME."
         )
-    differ = disagreements({cell.name: cell.settings.shared for cell in found.cells})
+    differ = disagreements({run.name: run.settings.shared for run in found.runs})
     for family in found.families:
-        own = {cell.name: cell.settings.own for cell in found.cells if cell.family == family}
+        own = {run.name: run.settings.own for run in found.runs if run.family == family}
         differ += [f"{told} (both {title(family)})" for told in disagreements(own)]
     if differ:
         more = f"\n  and {len(differ) - 5} more settings differ" if len(differ) > 5 else ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
 
-from lagvae.cli.compare import default_out
+from lagvae.errors import SettingError
 from lagvae.experiment.report import _table
 from lagvae.io import check_writable
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
-from lagvae.pareto.points import collect
+from lagvae.pareto.points import ANALYSIS, collect
 from lagvae.pareto.tables import SLACK, SUMMARY, loser_rows, notes, slack_rows, summary_rows, write_csv, write_markdown
 from lagvae.terminal import console, short_path
 
@@ -53,7 +54,7 @@ def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for column in head[1:]:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(run) for run in row))
     console().print(table)
 
 
@@ -76,3 +77,11 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
     write_markdown(analysis, text, [file.name for file in figures if file.suffix == ".png"])
     print_comparison(analysis, [text, table, *figures])
     return analysis
+
+
+def default_out(folders: Sequence[Path]) -> Path:
+    """`pareto-analysis` in the one folder, or in the one that several have in common. SettingError where that is the root."""
+    common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    if common == Path(common.anchor):
+        raise SettingError("The folders of runs have none in common: say where to write with --out FOLDER.")
+    return common / ANALYSIS

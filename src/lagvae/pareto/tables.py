@@ -39,7 +39,7 @@ def summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
             GOALS[group.sign],
             group.split,
             title(group.family),
-            str(len(group.cells)),
+            str(len(group.runs)),
             str(len(group.fronts)),
             f"{len(group.dominated)} of {len(group.compared)}" if group.compared else "no rival",
             f"{len(group.beaten)} of {len(group.compared)}" if group.compared else "no rival",
@@ -63,7 +63,7 @@ def domination_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """A row of `DOMINATIONS` per pair of runs of which one dominates the other."""
     rows = []
     for pair in analysis.dominations:
-        better, worse = (cell.points[pair.split].costs(cell.sign) for cell in (pair.better, pair.worse))
+        better, worse = (run.points[pair.split].costs(run.sign) for run in (pair.better, pair.worse))
         gains = (_nats(b - a) for a, b in zip(better, worse, strict=True))
         rows.append((GOALS[pair.worse.sign], pair.split, str(pair.worse.seed), _name(pair.worse), _name(pair.better), *gains))
     return rows
@@ -82,8 +82,8 @@ def loser_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     return chosen
 
 
-def _name(cell: RunPoint) -> str:
-    return f"{cell.name} ({title(cell.family)}, {cell.setting})" if cell.setting else f"{cell.name} ({title(cell.family)})"
+def _name(run: RunPoint) -> str:
+    return f"{run.name} ({title(run.family)}, {run.setting})" if run.setting else f"{run.name} ({title(run.family)})"
 
 
 def slack_rows(analysis: Analysis) -> list[tuple[str, ...]]:
@@ -102,9 +102,9 @@ def _slack_table(analysis: Analysis) -> list[str]:
     for split in SPLITS:
         curves = [curve for curve in analysis.curves if curve.split == split]
         head = [f"γ₁ ({split})", *(f"{title(c.family)}, α = {c.alpha:+g}" for c in curves)]
-        cells = [{g: f"{_nats(m)} ± {_nats(s)}" for g, m, s in zip(c.gammas, c.means, c.spreads, strict=True)} for c in curves]
-        gammas = sorted({gamma for column in cells for gamma in column})
-        lines += [*_table(head, [[f"{gamma:g}", *(column.get(gamma, "–") for column in cells)] for gamma in gammas]), ""]
+        runs = [{g: f"{_nats(m)} ± {_nats(s)}" for g, m, s in zip(c.gammas, c.means, c.spreads, strict=True)} for c in curves]
+        gammas = sorted({gamma for column in runs for gamma in column})
+        lines += [*_table(head, [[f"{gamma:g}", *(column.get(gamma, "–") for column in runs)] for gamma in gammas]), ""]
     return lines
 
 
@@ -121,24 +121,24 @@ def monotone(curve: SlackCurve, z: float) -> str:
 
 def notes(analysis: Analysis) -> list[str]:
     """What a reader must know to trust the numbers, where there is such a thing."""
-    cells, found = analysis.collection.cells, []
-    if broken := [cell.name for cell in cells if cell.breaks_bound]:
-        found.append(f"In {len(broken)} of {len(cells)} runs this estimate of I lies outside of bounds that I_q must obey.")
-    lonely = sorted({(g.family, c.seed) for g in analysis.groups for c in g.cells if c not in g.compared})
+    runs, found = analysis.collection.runs, []
+    if broken := [run.name for run in runs if run.breaks_bound]:
+        found.append(f"In {len(broken)} of {len(runs)} runs this estimate of I lies outside of bounds that I_q must obey.")
+    lonely = sorted({(g.family, c.seed) for g in analysis.groups for c in g.runs if c not in g.compared})
     if lonely and len(analysis.collection.families) > 1:
         told = ", ".join(f"{title(family)} seed {seed}" for family, seed in lonely)
         found.append(f"Without a run of another method with the same seed and sign of α, and so not compared: {told}.")
     for group in (group for group in analysis.groups if group.split == SPLITS[0]):
-        sizes = Counter(cell.seed for cell in group.cells)
+        sizes = Counter(run.seed for run in group.runs)
         if len(set(sizes.values())) > 1:
             each = ", ".join(f"{n} of seed {seed}" for seed, n in sorted(sizes.items()))
             found.append(f"{title(group.family)}, {GOALS[group.sign]}, has {each}: its hypervolumes are of unequal sets.")
-    several = Counter((c.family, c.alpha, c.gamma, c.seed) for c in cells if c.gamma is not None)
+    several = Counter((c.family, c.alpha, c.gamma, c.seed) for c in runs if c.gamma is not None)
     if analysis.curves and max(several.values()) > 1:
         found.append(
             "Runs with the same α, γ₁ and seed that differ in other settings are averaged over in the table of I over γ₁."
         )
-    verdicts = {family: Counter(c.verdict for c in cells if c.family == family) for family in analysis.collection.families}
+    verdicts = {family: Counter(c.verdict for c in runs if c.family == family) for family in analysis.collection.families}
     told = "; ".join(f"{title(f)}: " + ", ".join(f"{n} {v}" for v, n in sorted(count.items())) for f, count in verdicts.items())
     return [*found, f"Verdicts of the runs: {told}."]
 
@@ -149,32 +149,32 @@ def write_csv(analysis: Analysis, path: Path) -> None:
     on_front: 1 where no run of its method, sign of α and seed beats it. dominated_by: the runs of other methods that
     dominate it.
     """
-    front = {(g.split, cell.name) for g in analysis.groups for cells in g.fronts.values() for cell in cells}
+    front = {(g.split, run.name) for g in analysis.groups for runs in g.fronts.values() for run in runs}
 
-    def row(cell: RunPoint, split: str) -> list[object]:
-        at = cell.points[split]
-        multipliers = " ".join(f"{name}={value:g}" for name, value in cell.multipliers.items())
-        dominators = " ".join(other.name for other in analysis.dominators(cell, split))
+    def row(run: RunPoint, split: str) -> list[object]:
+        at = run.points[split]
+        multipliers = " ".join(f"{name}={value:g}" for name, value in run.multipliers.items())
+        dominators = " ".join(other.name for other in analysis.dominators(run, split))
         return [
-            *(cell.name, cell.family, cell.alpha, cell.gamma, cell.bound, multipliers, cell.seed, cell.verdict, split),
+            *(run.name, run.family, run.alpha, run.gamma, run.bound, multipliers, run.seed, run.verdict, split),
             *(analysis.collection.information, at.information, at.information_stderr, at.neg_elbo, at.neg_elbo_stderr),
-            *(int((split, cell.name) in front), dominators),
+            *(int((split, run.name) in front), dominators),
         ]
 
     def write(part: Path) -> None:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            writer.writerows(row(cell, split) for cell in analysis.collection.cells for split in SPLITS)
+            writer.writerows(row(run, split) for run in analysis.collection.runs for split in SPLITS)
 
     write_atomically(path, write)
 
 
 def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
     """The report; `figures` are names of pictures beside it."""
-    collection, shared = analysis.collection, analysis.collection.cells[0].settings.shared
-    counts = Counter(cell.family for cell in collection.cells)
-    seeds = sorted({cell.seed for cell in collection.cells})
+    collection, shared = analysis.collection, analysis.collection.runs[0].settings.shared
+    counts = Counter(run.family for run in collection.runs)
+    seeds = sorted({run.seed for run in collection.runs})
     lines = [
         "# Information against −ELBO",
         "",
@@ -221,7 +221,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table; nothing where there are no rows."""
     if not rows:
         return []
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return [f"| {' | '.join(runs)} |" for runs in (head, ["---"] * len(head), *rows)]
 
 
 def write_markdown(analysis: Analysis, path: Path, figures: Sequence[str] = ()) -> None:

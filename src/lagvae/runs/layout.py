@@ -16,35 +16,35 @@ from lagvae.io import storage_error
 LATEST = "latest"
 
 
-class Run:
+class RunFolder:
     """A run folder and the files in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @property
     def config(self) -> Path:
         """The resolved config, enough to run again."""
-        return self.folder / "config.yaml"
+        return self.path / "config.yaml"
 
     @property
     def summary(self) -> Path:
         """What was reached; its presence says that the run finished."""
-        return self.folder / "summary.json"
+        return self.path / "summary.json"
 
     @property
     def failure(self) -> Path:
         """Why the run failed, where it did; gone when it is tried again."""
-        return self.folder / "failure.json"
+        return self.path / "failure.json"
 
     @property
     def metrics(self) -> Path:
         """Long table: step, epoch, split, name, value."""
-        return self.folder / "metrics.csv"
+        return self.path / "metrics.csv"
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.path / "checkpoints"
 
     @property
     def last(self) -> Path:
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def figures(self) -> Path:
-        return self.folder / "figures"
+        return self.path / "figures"
 
     @property
     def finished(self) -> bool:
@@ -75,7 +75,7 @@ class Run:
             raise SettingError(f"name={name!r} cannot be a folder under runs/; use one such as name=first or name=a/b.")
 
     @classmethod
-    def create(cls, runs: Path, name: str) -> Run:
+    def create(cls, runs: Path, name: str) -> RunFolder:
         """Make a new folder; a name that is taken gets a number. `runs/latest` points at it from now on.
 
         Raises: SettingError for a name that cannot be used, or where the folder cannot be made.
@@ -102,7 +102,7 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def find(cls, runs: Path, which: str) -> Run:
+    def find(cls, runs: Path, which: str) -> RunFolder:
         """The run that a user named: "latest", a name under runs/, or a path. CheckpointError where there is none."""
         for folder in (Path(which).expanduser(), runs / which):
             if (folder / "config.yaml").is_file():

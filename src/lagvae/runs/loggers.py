@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
 
 
@@ -23,12 +23,12 @@ def has_key(host: str = "api.wandb.ai") -> bool:
         return False
 
 
-def wandb_logger(run: Run, config: Any, mode: str | None = None, **settings: Any) -> WandbLogger:
+def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **settings: Any) -> WandbLogger:
     """A WandbLogger that writes into the run's folder; it goes offline by itself without a key or an answer."""
     import wandb
 
     mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-    settings = {"save_dir": str(run.folder), "config": config, "settings": wandb.Settings(quiet=True), **settings}
+    settings = {"save_dir": str(run.path), "config": config, "settings": wandb.Settings(quiet=True), **settings}
     try:
         logger = WandbLogger(mode=mode, **settings)
         _ = logger.experiment  # connects now, before training
@@ -53,7 +53,7 @@ def log_picture(logger: Logger, path: Path) -> None:
 
 
 def replay(table: Path, logger: Logger) -> None:
-    """Tell a logger what metrics.csv holds: a stack trains many runs at once, and a logger hears of each when it is over."""
+    """Tell a logger what metrics.csv holds: an ensemble trains many runs at once; a logger hears of each when it is over."""
     if isinstance(logger, MetricsTable):
         return
     rows: dict[int, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Train cells as one stack, each into its own run folder, with a checkpoint of all in every interval."""
+"""Train runs as one ensemble, each into its own run folder, with a checkpoint of all in every interval."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.run import SweepRun
 
 ProgressCallback = Callable[[int, str], None]
-"""Hears the step that a stack has reached, and a remark."""
+"""Hears the step that an ensemble has reached, and a remark."""
 
 EVAL_SPLITS = ("train", "val")
 
 
 @dataclass
 class EnsembleMember:
-    """A cell in training: its model, a live view of the stack, and what an ordinary run has around it."""
+    """A run in training: its model, a live view of the ensemble, and what an ordinary run has around it."""
 
-    cell: SweepRun
+    run: SweepRun
     model: LatentVariableModel
     data: DataModule
     table: MetricsTable
@@ -60,26 +60,26 @@ class EnsembleMember:
         return {Checkpoints.__qualname__: {"best": self.best}, FeasibilityWatch.__qualname__: self.watch.state_dict()}
 
 
-def make_member(cell: SweepRun, data: DataModule) -> EnsembleMember:
-    """Build what a cell needs for training."""
-    cfg = cell.cfg
+def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
+    """Build what a run needs for training."""
+    cfg = run.cfg
     own = data.reseeded(cfg.data.seed)
     model, _ = build_start(cfg, own)
     named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
     evaluation = Evaluation(dict(instantiate(cfg.callbacks.training)) | {"constraints": lambda: DivergenceValues(named)}, {})
     return EnsembleMember(
-        cell, model, own, MetricsTable(cell.run.metrics, own.per_epoch), evaluation, FeasibilityWatch(evaluation)
+        run, model, own, MetricsTable(run.folder.metrics, own.per_epoch), evaluation, FeasibilityWatch(evaluation)
     )
 
 
 @dataclass(eq=False)
 class EnsembleCheckpoint(pl.Callback):
-    """After every interval: measures each cell, keeps its best, and saves the whole stack in one file.
+    """After every interval: measures each run, keeps its best, and saves the whole ensemble in one file.
 
-    One file, moved into place in one step, so that a kill at any moment leaves all cells at the same step.
+    One file, moved into place in one step, so that a kill at any moment leaves all runs at the same step.
     """
 
-    stack: Ensemble
+    ensemble: Ensemble
     members: Sequence[EnsembleMember]
     file: Path
     steps: int
@@ -98,43 +98,43 @@ class EnsembleCheckpoint(pl.Callback):
             member.load(state)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stack = self.stack
+        ensemble = self.ensemble
         self._start = time.perf_counter()
         self._from = trainer.global_step
         for k, member in enumerate(self.members):
             if member.over is not None:
-                stack.deactivate(k)
-        trainer.should_stop = not bool(stack.alive.any())
-        self.tell(trainer.global_step, stack.note)
+                ensemble.deactivate(k)
+        trainer.should_stop = not bool(ensemble.alive.any())
+        self.tell(trainer.global_step, ensemble.note)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step % self.stack.log_every == 0:
-            self.tell(trainer.global_step, self.stack.note)
+        if trainer.global_step % self.ensemble.log_every == 0:
+            self.tell(trainer.global_step, self.ensemble.note)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stack = self.stack
+        ensemble = self.ensemble
         step = trainer.global_step
         if step == self._from and step > 0:
-            return  # a resumed stack closes the interval of its checkpoint once more, without a batch
-        stack.raise_if_broken()
-        for k in stack.alive.nonzero().flatten().tolist():
-            self._close_interval(stack, k, step)
-        for k, error in stack.failed.items():
+            return  # a resumed ensemble closes the interval of its checkpoint once more, without a batch
+        ensemble.raise_if_broken()
+        for k in ensemble.alive.nonzero().flatten().tolist():
+            self._close_interval(ensemble, k, step)
+        for k, error in ensemble.failed.items():
             self._give_up(k, str(error))
         self._save(trainer)
         for k in self._ended:
-            stack.deactivate(k)
-        if not bool(stack.alive.any()):
+            ensemble.deactivate(k)
+        if not bool(ensemble.alive.any()):
             trainer.should_stop = True
 
-    def _close_interval(self, stack: Ensemble, k: int, step: int) -> None:
+    def _close_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
         member = self.members[k]
-        self._measure(member, stack.device)
+        self._measure(member, ensemble.device)
         member.table.log_metrics(member.evaluation.row(), step)
         probe = probe_value(member.evaluation.results["train"])
         if (error := divergence_error([], [], step, probe)) is not None:
-            stack.failed[k] = error
-            stack.deactivate(k)
+            ensemble.failed[k] = error
+            ensemble.deactivate(k)
             return
         stop = member.watch.look(member.model)
         member.table.save()
@@ -165,16 +165,16 @@ class EnsembleCheckpoint(pl.Callback):
         member.model.train()
 
     def _give_up(self, k: int, message: str) -> None:
-        """Keep what a failed cell had at the last checkpoint."""
+        """Keep what a failed run had at the last checkpoint."""
         member = self.members[k]
         if member.over is not None:
             return
         member.over = message
         member.table.forget()
-        member.cell.fail(message)
+        member.run.fail(message)
         if self.file.is_file():
             before = torch.load(self.file, map_location="cpu", weights_only=True)
-            self._write(before, k, member.cell.run.last)
+            self._write(before, k, member.run.folder.last)
 
     def _save(self, trainer: pl.Trainer) -> None:
         part = self.file.with_suffix(".part")
@@ -188,44 +188,44 @@ class EnsembleCheckpoint(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         for k in sorted(self._better | self._ended):
-            run = self.members[k].cell.run
+            folder = self.members[k].run.folder
             if k in self._better:
-                self._write(checkpoint, k, run.checkpoints / "best.ckpt")
+                self._write(checkpoint, k, folder.checkpoints / "best.ckpt")
             if k in self._ended:
-                self._write(checkpoint, k, run.last)
+                self._write(checkpoint, k, folder.last)
         self._better.clear()
 
     def _write(self, content: dict[str, Any], k: int, path: Path) -> None:
         member = self.members[k]
         own = member_checkpoint(
-            content, k, float(self.stack.factors[k]), any(c.learned for c in member.model.lagrangian.constraints)
+            content, k, float(self.ensemble.factors[k]), any(c.learned for c in member.model.lagrangian.constraints)
         )
         own["callbacks"] = member.callbacks()
-        own["stack"] = {"cells": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
+        own["ensemble"] = {"runs": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
         write_atomically(path, lambda part: torch.save(own, part))
 
 
-def train_ensemble(cells: Sequence[SweepRun], folder: Path, tell: ProgressCallback, compile: bool = False) -> dict[str, str]:
-    """Train cells as one stack, from where its checkpoint in `folder` stands; cell → what went wrong with it.
+def train_ensemble(runs: Sequence[SweepRun], folder: Path, tell: ProgressCallback, compile: bool = False) -> dict[str, str]:
+    """Train runs as one ensemble, from where its checkpoint in `folder` stands; run → what went wrong with it.
 
-    Every cell that was trained has its last.ckpt, as an ordinary run has at its end. Stopped where the user stops it.
+    Every run that was trained has its last.ckpt, as an ordinary run has at its end. Stopped where the user stops it.
     """
-    cfg = cells[0].cfg
+    cfg = runs[0].cfg
     if cfg.training.threads is not None:
         torch.set_num_threads(cfg.training.threads)
     data = build_data(cfg)
-    for cell in cells:
-        cell.claim()
-    members = [make_member(cell, data) for cell in cells]
+    for run in runs:
+        run.claim()
+    members = [make_member(run, data) for run in runs]
     seeds = [(m.model.seed, m.data.seed) for m in members]
-    stack = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
+    ensemble = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
     datas = {m.data.seed: m.data for m in members}
-    file = folder / "stack.ckpt"
+    file = folder / "ensemble.ckpt"
     checkpoint = file if file.is_file() else None
-    step = read_checkpoint(file, stack)["global_step"] if checkpoint else 0
+    step = read_checkpoint(file, ensemble)["global_step"] if checkpoint else 0
     for m in members:
         m.table.cut(step)
-    keeper = EnsembleCheckpoint(stack, members, file, cfg.training.steps, tell)
+    keeper = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, tell)
     trainer = pl.Trainer(
         **{str(key): value for key, value in cfg.trainer.items()},
         max_steps=cfg.training.steps,
@@ -240,18 +240,20 @@ def train_ensemble(cells: Sequence[SweepRun], folder: Path, tell: ProgressCallba
         default_root_dir=str(folder),
     )
     with interrupted(trainer):
-        trainer.fit(stack, EnsembleData([datas[seed] for _, seed in stack.parts]), ckpt_path=checkpoint, weights_only=True)
-    failed = {m.cell.name: m.over for m in members if m.over not in (None, "trained")}
+        trainer.fit(
+            ensemble, EnsembleData([datas[seed] for _, seed in ensemble.parts]), ckpt_path=checkpoint, weights_only=True
+        )
+    failed = {m.run.name: m.over for m in members if m.over not in (None, "trained")}
     file.unlink(missing_ok=True)
     return {name: message for name, message in failed.items() if message is not None}
 
 
 SHARE = 0.6
-"""The share of free memory that a stack may fill."""
+"""The share of free memory that an ensemble may fill."""
 
 
 def footprint(member: EnsembleMember, device: torch.device) -> int:
-    """Bytes that one cell takes in a stack, from one measured step.
+    """Bytes that one run takes in an ensemble, from one measured step.
 
     Its parameters five times (their gradient, two moments of the optimizer, a copy while saving) and twice what a step
     keeps for the gradient (the other half for what comes and goes).
@@ -280,14 +282,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def train_in_chunks(
-    cells: Sequence[SweepRun], folder: Path, size: int | None, tell: Callable[[int, str], None], compile: bool = False
+    runs: Sequence[SweepRun], folder: Path, size: int | None, tell: Callable[[int, str], None], compile: bool = False
 ) -> dict[str, str]:
-    """Train cells in as few stacks as fit the device, one after another; cell → what went wrong with it.
+    """Train runs in as few ensembles as fit the device, one after another; run → what went wrong with it.
 
-    The first measure of what fits is remembered in `folder`, so that a job that was killed goes on in the same stacks.
+    The first measure of what fits is remembered in `folder`, so that a job that was killed goes on in the same ensembles.
 
     Args:
-        size: cells of a stack; None for as many as fit. tell: hears the cell-steps that are done, and a remark.
+        size: runs of an ensemble; None for as many as fit. tell: hears the run-steps that are done, and a remark.
     """
     remembered = folder / "chunks.json"
     note = ""
@@ -295,21 +297,21 @@ def train_in_chunks(
         size = int(json.loads(remembered.read_text(encoding="utf-8"))["size"])
     elif size is None:
         accelerator = pl.Trainer(
-            accelerator=cells[0].cfg.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
+            accelerator=runs[0].cfg.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         device = accelerator.strategy.root_device
-        one, free = footprint(make_member(cells[0], build_data(cells[0].cfg)), device), free_memory(device)
-        size = max(1, min(len(cells), int(SHARE * free / one)))
-        print(f"A cell takes about {one / 2**20:.0f} MiB; {size} of {len(cells)} at once in {free / 2**30:.1f} GiB.")
-    if size < len(cells):
+        one, free = footprint(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
+        size = max(1, min(len(runs), int(SHARE * free / one)))
+        print(f"A run takes about {one / 2**20:.0f} MiB; {size} of {len(runs)} at once in {free / 2**30:.1f} GiB.")
+    if size < len(runs):
         note = f"{size} at once"
     write_json(remembered, {"size": size})
     failed: dict[str, str] = {}
     done = 0
-    for start in range(0, len(cells), size):
-        chunk = cells[start : start + size]
-        if not all(cell.finished or cell.trained for cell in chunk):
+    for start in range(0, len(runs), size):
+        chunk = runs[start : start + size]
+        if not all(run.finished or run.trained for run in chunk):
 
             def told(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
                 tell(base + count * step, ", ".join(filter(None, (note, remark))))
@@ -319,9 +321,9 @@ def train_in_chunks(
             except torch.OutOfMemoryError:
                 if size == 1 or start > 0:
                     raise
-                print(f"{size} cells at once are more than the memory holds; trying {size // 2}.")
+                print(f"{size} runs at once are more than the memory holds; trying {size // 2}.")
                 remembered.unlink()
                 shutil.rmtree(folder / f"from{start}", ignore_errors=True)
-                return train_in_chunks(cells, folder, size // 2, tell, compile)
+                return train_in_chunks(runs, folder, size // 2, tell, compile)
         done += len(chunk) * int(chunk[0].cfg.training.steps)
     return failed

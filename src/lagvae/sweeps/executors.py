@@ -1,6 +1,6 @@
 """Where the jobs of a sweep run: here, on local devices, in local processes, on a SLURM or a Ray cluster.
 
-An engine takes job folders and returns, for each, the cells that failed, or the error that ended the whole job.
+An engine takes job folders and returns, for each, the runs that failed, or the error that ended the whole job.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DeviceExecutor(Executor):
             devices = list(range(torch.cuda.device_count()))
         if not devices:
             raise SettingError(
-                "launcher=gpus found no GPU; name some with launcher.executor.devices=[0,1], or use launcher=stacked."
+                "launcher=gpus found no GPU; name some with launcher.executor.devices=[0,1], or use launcher=ensemble."
             )
         if per_device < 1:
             raise SettingError(f"launcher.executor.per_device={per_device} must be at least 1.")
@@ -146,10 +146,10 @@ class ProcessExecutor(Executor):
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
         joblib = import_extra("joblib", "joblib")
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
-        run = joblib.delayed(run_in_subprocess)
+        start = joblib.delayed(run_in_subprocess)
         # Threads wait for the processes that do the work: a process that is killed takes no other with it.
         outcomes: list[Outcome] = joblib.Parallel(self.workers, backend="threading")(
-            run(folder, {"OMP_NUM_THREADS": threads}) for folder in folders
+            start(folder, {"OMP_NUM_THREADS": threads}) for folder in folders
         )
         return outcomes
 
@@ -269,8 +269,8 @@ class RayExecutor(Executor):
         except (OSError, ValueError) as error:
             raise SettingError(f"launcher.executor.address={self.address}: no Ray cluster answers there ({error}).") from error
         try:
-            run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(run_job)
-            refs = [run.remote(str(folder)) for folder in folders]
+            remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=1)(run_job)
+            refs = [remote.remote(str(folder)) for folder in folders]
             outcomes: list[Outcome] = []
             for ref, folder in zip(refs, folders, strict=True):
                 try:

@@ -15,23 +15,23 @@ from lagvae.errors import SettingError
 Grid = Mapping[str, Any]
 
 NAME = "name='${folder}/${family}${label}-seed${seed}'"
-"""Where a cell is kept: label is made of what tells it apart."""
+"""Where a run is kept: label is made of what tells it apart."""
 
 UNLABELLED = ("family", "seed")
 
 
 def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
-    """The overrides of each cell of a sweep.
+    """The overrides of each run of a sweep.
 
-    A cell takes one value of every key of its grid; the grids' cells follow each other. Words of the command line are
-    for all cells; with several values, KEY=a,b, they multiply the cells. Where a grid sweeps the key of a word, the word
-    is a *filter*: of that grid those cells stay whose value it names; grids that do not sweep the key stay as they are.
+    A run takes one value of every key of its grid; the grids' runs follow each other. Words of the command line are
+    for all runs; with several values, KEY=a,b, they multiply the runs. Where a grid sweeps the key of a word, the word
+    is a *filter*: of that grid those runs stay whose value it names; grids that do not sweep the key stay as they are.
 
     Args:
         grids: key → value or list of values, each.
         words: overrides of the command line.
 
-    Raises: SettingError for an empty grid, a value that is not plain, or a filter that no cell fits.
+    Raises: SettingError for an empty grid, a value that is not plain, or a filter that no run fits.
     """
     checked = [_checked(grid, i) for i, grid in enumerate(grids)] or [{}]
     swept = {key for grid in checked for key in grid}
@@ -47,7 +47,7 @@ def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
         known = list(dict.fromkeys(v for grid in checked for v in grid.get(key, [])))
         if odd := [a for a in typed[key] if not any(same_value(a, b) for b in known)]:
             raise SettingError(
-                f"{key}={','.join(odd)} picks no cell: the sweep has {key} in {', '.join(known)}. Name some of these, or leave "
+                f"{key}={','.join(odd)} picks no run: the sweep has {key} in {', '.join(known)}. Name some of these, or leave "
                 "it out."
             )
     found: list[list[str]] = []
@@ -65,7 +65,7 @@ def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
 
 
 def run_label(pairs: Mapping[str, str]) -> str:
-    """What tells a cell apart, for the name of its folder: the last part of each key, or the one before where two share it."""
+    """What tells a run apart, for the name of its folder: the last part of each key, or the one before where two share it."""
     keys = [key for key in pairs if key not in UNLABELLED]
     last = [key.rpartition(".")[2] for key in keys]
     text = ""

@@ -1,7 +1,7 @@
-"""A job of a sweep: cells that one process trains, as one stack where it can, and measures. What an engine runs, anywhere.
+"""A job of a sweep: runs that one process trains, as one ensemble where it can, and measures. What an engine runs, anywhere.
 
 A job is a folder: task.json says what to do, progress.json how far it is, result.json what went wrong, log.txt what was
-printed. Its cells' run folders are what it leaves.
+printed. Its runs' run folders are what it leaves.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lagvae.sweeps.run import SweepRun, to_config
 from lagvae.terminal import quiet_libraries
 
 FEW = 4
-"""Cells that are measured sooner than new processes would have started."""
+"""Runs that are measured sooner than new processes would have started."""
 
 EVERY = 0.5
 """Seconds between two notes of progress."""
@@ -53,12 +53,12 @@ class SweepJob:
         return self.folder / "log.txt"
 
     @classmethod
-    def create(cls, folder: Path, kind: str, cells: Sequence[SweepRun], options: Mapping[str, Any]) -> SweepJob:
+    def create(cls, folder: Path, kind: str, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> SweepJob:
         """Write down what to do. kind: "train" or "calibrate"."""
         job = cls(folder)
         job.forget()
-        configs = [OmegaConf.to_container(cell.cfg) for cell in cells]
-        write_json(job.task, {"kind": kind, "cells": configs, "options": dict(options)})
+        configs = [OmegaConf.to_container(run.cfg) for run in runs]
+        write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
         return job
 
     def forget(self) -> None:
@@ -69,10 +69,10 @@ class SweepJob:
 
     def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
         content = json.loads(self.task.read_text(encoding="utf-8"))
-        return content["kind"], [SweepRun(to_config(c)) for c in content["cells"]], content["options"]
+        return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
 
     def tell(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
-        """Note how far the job is: cell-steps trained, cells measured."""
+        """Note how far the job is: run-steps trained, runs measured."""
         if now or time.monotonic() - self._told > EVERY:
             self._told = time.monotonic()
             write_json(self.folder / "progress.json", {"steps": steps, "measured": measured, "note": note})
@@ -90,7 +90,7 @@ class SweepJob:
         return self.folder / "result.json"
 
     def outcome(self) -> dict[str, str] | LagvaeError | None:
-        """The cells that failed, or what ended the job; None while there is neither."""
+        """The runs that failed, or what ended the job; None while there is neither."""
         try:
             content = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -107,23 +107,23 @@ class SweepJob:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise LagvaeError(
-                    "Another process trains these cells now. Wait for it, or stop it, and type the same command again."
+                    "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
                 ) from error
             yield
 
 
 def run_job(folder: str) -> dict[str, str]:
-    """Do a job; cell → what went wrong with it. A cell that fails leaves the others to go on.
+    """Do a job; run → what went wrong with it. A run that fails leaves the others to go on.
 
     Raises: LagvaeError where the whole job cannot be done. Either is left in result.json.
     """
     job = SweepJob(Path(folder))
     quiet_libraries()
     with job.locked():
-        kind, cells, options = job.read()
+        kind, runs, options = job.read()
         try:
             with redirect_output(job.log):
-                failed = calibrate_all(cells) if kind == "calibrate" else train_all(job, cells, options)
+                failed = calibrate_all(runs) if kind == "calibrate" else train_all(job, runs, options)
         except Stopped:
             raise
         except LagvaeError as error:
@@ -147,49 +147,49 @@ def redirect_output(path: Path) -> Iterator[None]:
         yield
 
 
-def calibrate_all(cells: Sequence[SweepRun]) -> dict[str, str]:
-    """Make the calibrations of cells, one each."""
+def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
+    """Make the calibrations of runs, one each."""
     failed: dict[str, str] = {}
-    for cell in cells:
-        with record_failure(cell, failed):
-            calibrate(cell.cfg)
+    for run in runs:
+        with record_failure(run, failed):
+            calibrate(run.cfg)
     return failed
 
 
 @contextlib.contextmanager
-def record_failure(cell: SweepRun, failed: dict[str, str]) -> Iterator[None]:
-    """Whatever goes wrong is the cell's alone, and remembered in its folder; a stop by the user is not caught."""
+def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
+    """Whatever goes wrong is the run's alone, and remembered in its folder; a stop by the user is not caught."""
     try:
         yield
     except Stopped:
         raise
     except LagvaeError as error:
-        failed[cell.name] = str(error)
+        failed[run.name] = str(error)
     except Exception as error:
         traceback.print_exc()
-        failed[cell.name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    if cell.name in failed:
+        failed[run.name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if run.name in failed:
         with contextlib.suppress(LagvaeError, OSError):
-            cell.fail(failed[cell.name])
+            run.fail(failed[run.name])
 
 
-def train_all(job: SweepJob, cells: Sequence[SweepRun], options: Mapping[str, Any]) -> dict[str, str]:
-    """Train what is not trained, in stacks that fit the device; then measure, in as many processes as there are cores."""
+def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> dict[str, str]:
+    """Train what is not trained, in ensembles that fit the device; then measure, in as many processes as there are cores."""
     failed: dict[str, str] = {}
     total = 0
-    if len(cells) > 1 and not all(cell.finished or cell.trained for cell in cells):
+    if len(runs) > 1 and not all(run.finished or run.trained for run in runs):
         from lagvae.sweeps.ensemble_training import train_in_chunks
 
         failed |= train_in_chunks(
-            cells, job.folder, options.get("size"), lambda steps, note: job.tell(steps, 0, note), bool(options.get("compile"))
+            runs, job.folder, options.get("size"), lambda steps, note: job.tell(steps, 0, note), bool(options.get("compile"))
         )
-    total = sum(int(cell.cfg.training.steps) for cell in cells)
-    waiting = [cell for cell in cells if cell.name not in failed and not cell.finished]
-    measured = len(cells) - len(waiting) - len(failed)
-    if len(cells) == 1:
-        for cell in waiting:
-            with record_failure(cell, failed):
-                finish_run(cell)
+    total = sum(int(run.cfg.training.steps) for run in runs)
+    waiting = [run for run in runs if run.name not in failed and not run.finished]
+    measured = len(runs) - len(waiting) - len(failed)
+    if len(runs) == 1:
+        for run in waiting:
+            with record_failure(run, failed):
+                finish_run(run)
     else:
         job.tell(total, measured, now=True)
         for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
@@ -197,29 +197,29 @@ def train_all(job: SweepJob, cells: Sequence[SweepRun], options: Mapping[str, An
                 failed[name] = message
             measured += 1
             job.tell(total, measured)
-    job.tell(total, len(cells), now=True)
+    job.tell(total, len(runs), now=True)
     return failed
 
 
-def finish_run(cell: SweepRun) -> dict[str, Any]:
-    """The summary of a cell: read where it is there, else trained from where its last checkpoint stands."""
-    if cell.finished:
-        return cell.run.read_summary()
-    cell.check_folder()
-    cell.claim()
-    return resume(cell.run)
+def finish_run(run: SweepRun) -> dict[str, Any]:
+    """The summary of a run: read where it is there, else trained from where its last checkpoint stands."""
+    if run.finished:
+        return run.folder.read_summary()
+    run.check_folder()
+    run.claim()
+    return resume(run.folder)
 
 
-def evaluate_all(cells: Sequence[SweepRun], processes: int) -> Iterator[tuple[str, str | None]]:
-    """Evaluate and draw trained cells, several at once; yields (cell, what went wrong). A few are done here."""
-    if len(cells) <= FEW:
+def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str, str | None]]:
+    """Evaluate and draw trained runs, several at once; yields (run, what went wrong). A few are done here."""
+    if len(runs) <= FEW:
         threads = torch.get_num_threads()
-        for cell in cells:
-            yield cell.name, evaluate_one(OmegaConf.to_container(cell.cfg))
+        for run in runs:
+            yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
         torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(min(processes, len(cells)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
-        futures = {pool.submit(evaluate_one, OmegaConf.to_container(cell.cfg)): cell for cell in cells}
+    with ProcessPoolExecutor(min(processes, len(runs)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+        futures = {pool.submit(evaluate_one, OmegaConf.to_container(run.cfg)): run for run in runs}
         try:
             for future in as_completed(futures):
                 try:
@@ -232,14 +232,14 @@ def evaluate_all(cells: Sequence[SweepRun], processes: int) -> Iterator[tuple[st
 
 
 def evaluate_one(config: Any) -> str | None:
-    """Evaluate and draw one trained cell, on one thread; what went wrong, or None."""
+    """Evaluate and draw one trained run, on one thread; what went wrong, or None."""
     quiet_libraries()
     torch.set_num_threads(1)
-    cell = SweepRun(to_config(config))
+    run = SweepRun(to_config(config))
     failed: dict[str, str] = {}
-    with redirect_output(Path(os.devnull)), record_failure(cell, failed):
-        finish_run(cell)
-    return failed.get(cell.name)
+    with redirect_output(Path(os.devnull)), record_failure(run, failed):
+        finish_run(run)
+    return failed.get(run.name)
 
 
 def cores() -> int:

@@ -13,49 +13,49 @@ from lagvae.experiment.factory import build_data, build_joint
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import OWN, SHARED_OF_CONSTRAINTS, differences, fingerprint, without
 from lagvae.experiment.validate import needs_calibration
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.run import SweepRun
 from lagvae.terminal import print_line, short_path
 
 
-def trains_alone(cell: SweepRun) -> bool:
-    """Whether a cell trains by itself: a critic, or an average of θ, is no part of a stack."""
-    return uses_critics(cell.cfg) or cell.cfg.training.average is not None
+def trains_alone(run: SweepRun) -> bool:
+    """Whether a run trains by itself: a critic, or an average of θ, is no part of an ensemble."""
+    return uses_critics(run.cfg) or run.cfg.training.average is not None
 
 
-def ensemble_key(cell: SweepRun) -> dict[str, Any]:
-    """What cells must share to train as one stack."""
-    shared = without(cell.content, OWN)
-    constraints = cell.content["constraints"].items()
+def ensemble_key(run: SweepRun) -> dict[str, Any]:
+    """What runs must share to train as one ensemble."""
+    shared = without(run.content, OWN)
+    constraints = run.content["constraints"].items()
     shared["constraints"] = {name: {key: c[key] for key in SHARED_OF_CONSTRAINTS} for name, c in constraints}
-    if trains_alone(cell):
-        shared["alone"] = cell.name
-    p = cell.content["alpha"]["p"]
+    if trains_alone(run):
+        shared["alone"] = run.name
+    p = run.content["alpha"]["p"]
     shared["preference on I_p"] = (p > 0) - (p < 0)
     return shared
 
 
-def dual_optimizer_of(cell: SweepRun) -> str | None:
-    """The optimizer of λ of a cell, as text; None where nothing is learned."""
-    optimizer = cell.content["multiplier"]["optimizer"]
-    learns = any(c["learned"] for c in cell.content["constraints"].values())
+def dual_optimizer_of(run: SweepRun) -> str | None:
+    """The optimizer of λ of a run, as text; None where nothing is learned."""
+    optimizer = run.content["multiplier"]["optimizer"]
+    learns = any(c["learned"] for c in run.content["constraints"].values())
     return json.dumps(optimizer, sort_keys=True) if learns else None
 
 
-def group_runs(cells: Sequence[SweepRun]) -> list[list[SweepRun]]:
-    """Cells that can train as one stack, together; cells without learned multipliers go with any optimizer of λ."""
+def group_runs(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """Runs that can train as one ensemble, together; runs without learned multipliers go with any optimizer of λ."""
     keys: dict[str, list[SweepRun]] = {}
-    for cell in cells:
-        keys.setdefault(fingerprint(ensemble_key(cell)), []).append(cell)
+    for run in runs:
+        keys.setdefault(fingerprint(ensemble_key(run)), []).append(run)
     found: list[list[SweepRun]] = []
     for alike in keys.values():
         duals: dict[str | None, list[SweepRun]] = {}
-        for cell in alike:
-            duals.setdefault(dual_optimizer_of(cell), []).append(cell)
+        for run in alike:
+            duals.setdefault(dual_optimizer_of(run), []).append(run)
         fixed = duals.pop(None, [])
         parts = list(duals.values()) or [[]]
-        parts[0] = sorted(parts[0] + fixed, key=lambda cell: alike.index(cell))
+        parts[0] = sorted(parts[0] + fixed, key=lambda run: alike.index(run))
         found += parts
     return found
 
@@ -71,99 +71,99 @@ def differing_settings(groups: Sequence[Sequence[SweepRun]]) -> list[str]:
     return list(dict.fromkeys(apart))
 
 
-def check_runs(cells: Sequence[SweepRun]) -> None:
-    """Raise SettingError for cells that are the same, or would be written to the same folder."""
-    if not cells:
-        raise SettingError("The sweep has no cells: its grids are empty, or no cell of them fits your overrides.")
+def check_runs(runs: Sequence[SweepRun]) -> None:
+    """Raise SettingError for runs that are the same, or would be written to the same folder."""
+    if not runs:
+        raise SettingError("The sweep has no runs: its grids are empty, or no run of them fits your overrides.")
     contents: dict[str, str] = {}
     names: set[str] = set()
-    for cell in cells:
-        Run.check_name(cell.name)
-        mark = fingerprint(cell.content)
+    for run in runs:
+        RunFolder.check_name(run.name)
+        mark = fingerprint(run.content)
         if mark in contents:
             raise SettingError(
-                f"The sweep has a cell twice: {contents[mark]} and {cell.name} have the same settings. A value stands twice in "
-                "a grid, or an override makes cells alike."
+                f"The sweep has a run twice: {contents[mark]} and {run.name} have the same settings. A value stands twice in "
+                "a grid, or an override makes runs alike."
             )
-        contents[mark] = cell.name
-        if cell.name in names:
+        contents[mark] = run.name
+        if run.name in names:
             raise SettingError(
-                f"Two cells of the sweep would be kept in the same folder, {cell.name}. Add what tells them apart to name, "
+                f"Two runs of the sweep would be kept in the same folder, {run.name}. Add what tells them apart to name, "
                 "as in 'name=${folder}/${family}${label}-seed${seed}'."
             )
-        names.add(cell.name)
+        names.add(run.name)
 
 
 Jobs = list[tuple[SweepJob, list[SweepRun]]]
-"""Jobs, each with its cells."""
+"""Jobs, each with its runs."""
 
 
-def missing_calibrations(cells: Sequence[SweepRun]) -> list[list[SweepRun]]:
-    """The cells of each calibration that is not there yet; everything that does not fit the data is found here."""
+def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """The runs of each calibration that is not there yet; everything that does not fit the data is found here."""
     datas: dict[str, Any] = {}
     found: dict[Path, list[SweepRun]] = {}
-    for cell in cells:
-        key = json.dumps({k: v for k, v in cell.content["data"].items() if k != "seed"}, sort_keys=True)
+    for run in runs:
+        key = json.dumps({k: v for k, v in run.content["data"].items() if k != "seed"}, sort_keys=True)
         if key not in datas:
-            datas[key] = build_data(cell.cfg)
-        build_joint(cell.cfg, datas[key])
-        if needs_calibration(cell.cfg) and find_calibration(cell.cfg, datas[key]) is None:
-            folder = calibration_folder(cell.cfg, calibration_settings(cell.cfg, datas[key]))
-            found.setdefault(folder, []).append(cell)
+            datas[key] = build_data(run.cfg)
+        build_joint(run.cfg, datas[key])
+        if needs_calibration(run.cfg) and find_calibration(run.cfg, datas[key]) is None:
+            folder = calibration_folder(run.cfg, calibration_settings(run.cfg, datas[key]))
+            found.setdefault(folder, []).append(run)
     return list(found.values())
 
 
 def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers: int) -> Jobs:
-    """Jobs with their cells: stacks that were interrupted go on as they are, the rest is grouped anew."""
-    size = settings.cells_per_job
+    """Jobs with their runs: ensembles that were interrupted go on as they are, the rest is grouped anew."""
+    size = settings.runs_per_job
     if size != "auto" and (not isinstance(size, int) or size < 1):
-        raise SettingError(f"launcher.cells_per_job={size} must be auto, or a whole number of at least 1.")
-    left = {cell.name: cell for cell in waiting}
+        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
+    left = {run.name: run for run in waiting}
     jobs: Jobs = []
-    for job, cells in interrupted_jobs(folder):
-        mine = [left[cell.name] for cell in cells if cell.name in left and cell.content == left[cell.name].content]
+    for job, runs in interrupted_jobs(folder):
+        mine = [left[run.name] for run in runs if run.name in left and run.content == left[run.name].content]
         if mine:
             job.forget()
-            jobs.append((job, cells))
-            for cell in mine:
-                del left[cell.name]
+            jobs.append((job, runs))
+            for run in mine:
+                del left[run.name]
     options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
     for alike in group_runs(list(left.values())):
         most = -(-len(alike) // workers) if size == "auto" else size
         for start in range(0, len(alike), most):
             part = alike[start : start + most]
-            mark = fingerprint({cell.name: cell.content for cell in part})
+            mark = fingerprint({run.name: run.content for run in part})
             jobs.append((SweepJob.create(folder / mark, "train", part, options), part))
     return jobs
 
 
 def interrupted_jobs(folder: Path) -> Iterator[tuple[SweepJob, list[SweepRun]]]:
-    """Jobs that hold a checkpoint of a stack. Whoever removed the folder of a run wants it anew: then it counts no more."""
-    for file in sorted(folder.glob("*/*/stack.ckpt")):
+    """Jobs that hold a checkpoint of an ensemble. Whoever removed the folder of a run wants it anew: then it counts no more."""
+    for file in sorted(folder.glob("*/*/ensemble.ckpt")):
         job = SweepJob(file.parent.parent)
         try:
-            _, cells, _ = job.read()
+            _, runs, _ = job.read()
         except (OSError, ValueError, KeyError):
-            cells = []
-        if cells and all(cell.run.config.is_file() for cell in cells):
-            yield job, cells
+            runs = []
+        if runs and all(run.folder.config.is_file() for run in runs):
+            yield job, runs
         else:
             file.unlink()
 
 
-def print_sweep_plan(cells: Sequence[SweepRun], already: int, jobs: Jobs, missing: Sequence[Sequence[SweepRun]]) -> None:
+def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing: Sequence[Sequence[SweepRun]]) -> None:
     """What the sweep is about to do."""
     done = f", {already} of them finished before" if already else ""
     sizes = sorted({len(part) for _, part in jobs}, reverse=True)
     each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
-    what = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {each} cell{'s' if sizes[0] > 1 else ''}"
-    print_line(f"{len(cells)} cells{done}; {what}, in {short_path(Path(cells[0].cfg.paths.runs))}")
-    todo = [cell for _, part in jobs for cell in part]
+    what = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {each} run{'s' if sizes[0] > 1 else ''}"
+    print_line(f"{len(runs)} runs{done}; {what}, in {short_path(Path(runs[0].cfg.paths.runs))}")
+    todo = [run for _, part in jobs for run in part]
     if single := sum(map(trains_alone, todo)):
         print_line(f"{single} of them train one by one, for they have critics or an average of their weights")
-    groups = group_runs([cell for cell in todo if not trains_alone(cell)])
+    groups = group_runs([run for run in todo if not trains_alone(run)])
     if len(groups) > 1:
         apart = differing_settings(groups)
-        print_line(f"{len(groups)} stacks, for these differ: {'; '.join(apart[:3])}{' …' if len(apart) > 3 else ''}")
+        print_line(f"{len(groups)} ensembles, for these differ: {'; '.join(apart[:3])}{' …' if len(apart) > 3 else ''}")
     if missing:
         print_line(f"Calibrating first, {len(missing)} time{'s' if len(missing) > 1 else ''}.")

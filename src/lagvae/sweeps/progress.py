@@ -14,11 +14,11 @@ from lagvae.sweeps.plan import Jobs
 from lagvae.sweeps.run import SweepRun
 
 MEASURING = 0.5
-"""The work of measuring a cell, as a share of that of training it; for the bar's time left."""
+"""The work of measuring a run, as a share of that of training it; for the bar's time left."""
 
 
 class SweepProgress:
-    """The progress of all jobs in one bar: cells done, step, time left; plain lines where there is no terminal."""
+    """The progress of all jobs in one bar: runs done, step, time left; plain lines where there is no terminal."""
 
     def __init__(self, jobs: Jobs, calibrating: bool) -> None:
         self.jobs, self.calibrating = jobs, calibrating
@@ -37,14 +37,14 @@ class SweepProgress:
             self.bar.start()
 
     @property
-    def cells(self) -> int:
-        """The cells of all jobs."""
-        return sum(len(cells) for _, cells in self.jobs)
+    def runs(self) -> int:
+        """The runs of all jobs."""
+        return sum(len(runs) for _, runs in self.jobs)
 
     @property
     def total(self) -> float:
-        """The work of all jobs, in cell-steps."""
-        return (1 + MEASURING) * sum(steps_of(cells) * len(cells) for _, cells in self.jobs)
+        """The work of all jobs, in run-steps."""
+        return (1 + MEASURING) * sum(steps_of(runs) * len(runs) for _, runs in self.jobs)
 
     def training(self) -> None:
         """Calibrations are made; from here on time is counted anew."""
@@ -56,17 +56,17 @@ class SweepProgress:
         """Read what the jobs noted, and show it."""
         if self.calibrating:
             return
-        told = [(job, cells, job.told()) for job, cells in self.jobs]
+        told = [(job, runs, job.told()) for job, runs in self.jobs]
         steps = sum(note.get("steps", 0) for _, _, note in told)
         measured = sum(note.get("measured", 0) for _, _, note in told)
-        done = steps + sum(MEASURING * steps_of(cells) * note.get("measured", 0) for _, cells, note in told)
+        done = steps + sum(MEASURING * steps_of(runs) * note.get("measured", 0) for _, runs, note in told)
         remarks = {note["note"] for _, _, note in told if note.get("note")}
-        text = f"{measured}/{self.cells} cells  "
+        text = f"{measured}/{self.runs} runs  "
         if len(self.jobs) == 1 and steps:
             most = steps_of(told[0][1])
-            text += f"step {min(steps // self.cells, most)}/{most}"
+            text += f"step {min(steps // self.runs, most)}/{most}"
         else:
-            text += f"{steps:,} cell-steps"
+            text += f"{steps:,} run-steps"
         text += "".join(f"  {remark}" for remark in sorted(remarks))
         if self.bar is not None:
             self.bar.update(self.task, completed=done, description=text)
@@ -80,9 +80,9 @@ class SweepProgress:
             self.bar.stop()
 
 
-def steps_of(cells: Sequence[SweepRun]) -> int:
-    """The steps of each cell of a job."""
-    return int(cells[0].cfg.training.steps)
+def steps_of(runs: Sequence[SweepRun]) -> int:
+    """The steps of each run of a job."""
+    return int(runs[0].cfg.training.steps)
 
 
 @contextmanager

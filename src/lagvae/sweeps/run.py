@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.settings import deciding_settings, differences
 from lagvae.io import write_atomically, write_json
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class SweepRun:
         return str(self.cfg.name)
 
     @property
-    def run(self) -> Run:
-        return Run(Path(self.cfg.paths.runs) / self.name)
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.cfg.paths.runs) / self.name)
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class SweepRun:
     def finished(self) -> bool:
         """Whether the run is whole; a damaged summary is made again."""
         try:
-            self.run.read_summary()
+            self.folder.read_summary()
         except CheckpointError:
             return False
         return True
@@ -48,36 +48,38 @@ class SweepRun:
     @property
     def trained(self) -> bool:
         """Whether nothing is left but to measure the run."""
-        step, stopped = progress_of(self.run)
+        step, stopped = progress_of(self.folder)
         return stopped or step >= int(self.cfg.training.steps)
 
     def check_folder(self) -> None:
-        """Raise where the folder of this cell holds a run with other settings."""
-        if not self.run.config.is_file():
+        """Raise where the folder of this run holds a run with other settings."""
+        if not self.folder.config.is_file():
             return
         try:
-            there = OmegaConf.load(self.run.config)
+            there = OmegaConf.load(self.folder.config)
             assert isinstance(there, DictConfig)
             found = differences(deciding_settings(there), self.content)
         except Exception as error:  # YAML and OmegaConf fail in many ways
-            raise CheckpointError(f"{self.run.config} is damaged ({error}). Remove {self.run.folder} and run again.") from error
+            raise CheckpointError(
+                f"{self.folder.config} is damaged ({error}). Remove {self.folder.path} and run again."
+            ) from error
         if found:
             raise SettingError(
-                f"{self.run.folder} holds a run of another sweep (there → here: {'; '.join(found[:3])}). Keep both with "
+                f"{self.folder.path} holds a run of another sweep (there → here: {'; '.join(found[:3])}). Keep both with "
                 "folder=NAME, or remove the old one."
             )
 
     def claim(self) -> None:
         """Make the folder of the run, with its config."""
-        write_atomically(self.run.config, lambda part: OmegaConf.save(self.cfg, part))
-        self.run.failure.unlink(missing_ok=True)
+        write_atomically(self.folder.config, lambda part: OmegaConf.save(self.cfg, part))
+        self.folder.failure.unlink(missing_ok=True)
 
     def fail(self, message: str) -> None:
         """Remember why the run failed; it is tried again with the next sweep."""
-        write_json(self.run.failure, {"error": message})
+        write_json(self.folder.failure, {"error": message})
 
 
-def progress_of(run: Run) -> tuple[int, bool]:
+def progress_of(run: RunFolder) -> tuple[int, bool]:
     """The step of the last checkpoint of a run (0 where there is none that can be read), and whether it stopped for good."""
     try:
         content = torch.load(run.last, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Run the cells of a sweep: find what is left to do, calibrate once, group, hand jobs to an engine, watch, report."""
+"""Run the runs of a sweep: find what is left to do, calibrate once, group, hand jobs to an engine, watch, report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from lagvae.cli.entry import FAILED
-from lagvae.errors import LagvaeError, SettingError, Stopped
+from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.run import resume, train
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
 from lagvae.io import check_writable, write_json
-from lagvae.runs.layout import Run
+from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob, finish_run
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
@@ -26,7 +25,7 @@ from lagvae.terminal import print_line, short_path
 
 
 def train_command(cfg: DictConfig) -> None:
-    """What src/train.py runs: a new run, resume=…, or a cell of a sweep, which does only what is left of it."""
+    """What src/train.py runs: a new run, resume=…, or a run of a sweep, which does only what is left of it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -42,44 +41,44 @@ def train_command(cfg: DictConfig) -> None:
         raise SettingError(
             f"resume={cfg.resume} goes on with the run's own settings; leave out {', '.join(others)}, or start a new run."
         )
-    resume(Run.find(Path(cfg.paths.runs), cfg.resume))
+    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
 
 
 def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
-    """Run all cells of a sweep that are not finished."""
+    """Run all runs of a sweep that are not finished."""
     started = time.perf_counter()
-    cells = [compose_run(compose) for compose in composers]
-    check_runs(cells)
-    for cell in cells:
+    runs = [compose_run(compose) for compose in composers]
+    check_runs(runs)
+    for run in runs:
         try:
-            validate(cell.cfg)
+            validate(run.cfg)
         except LagvaeError as error:
-            raise SettingError(f"The cell {cell.name}: {error}") from error
-    runs = Path(cells[0].cfg.paths.runs)
-    check_writable(runs)
-    for cell in cells:
-        cell.check_folder()
-        if str(cell.cfg.trainer.devices) not in ("1", "auto") or cell.cfg.trainer.num_nodes != 1:
+            raise SettingError(f"The run {run.name}: {error}") from error
+    root = Path(runs[0].cfg.paths.runs)
+    check_writable(root)
+    for run in runs:
+        run.check_folder()
+        if str(run.cfg.trainer.devices) not in ("1", "auto") or run.cfg.trainer.num_nodes != 1:
             raise SettingError(
-                f"trainer.devices={cell.cfg.trainer.devices}: a cell of a sweep trains on one device; share cells out with "
+                f"trainer.devices={run.cfg.trainer.devices}: a run of a sweep trains on one device; share runs out with "
                 "launcher=gpus, or train one model on several with trainer=ddp and without -m."
             )
     settings = config.launcher
     executor: Executor = instantiate(settings.executor, _convert_="all")
-    waiting = [cell for cell in cells if not cell.finished]
-    already = len(cells) - len(waiting)
+    waiting = [run for run in runs if not run.finished]
+    already = len(runs) - len(waiting)
     if waiting:
         missing = missing_calibrations(waiting)
-        jobs = plan_jobs(waiting, runs / ".jobs", settings, executor.workers)
-        print_sweep_plan(cells, already, jobs, missing)
-        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, runs / ".jobs", settings, executor.workers))
+        jobs = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
+        print_sweep_plan(runs, already, jobs, missing)
+        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers))
     else:
         failed = {}
-    print_outcome(cells, already, failed, time.perf_counter() - started)
+    print_outcome(runs, already, failed, time.perf_counter() - started)
 
 
 def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """A cell from what Hydra composes of its overrides."""
+    """A run from what Hydra composes of its overrides."""
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
@@ -90,70 +89,70 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
 def run_all(
     executor: Executor, missing: Sequence[list[SweepRun]], jobs: Jobs, replan: Callable[[Sequence[SweepRun]], Jobs]
 ) -> dict[str, str]:
-    """Calibrate, then train; cell → what went wrong. Cells whose calibration failed are left out."""
+    """Calibrate, then train; run → what went wrong. Runs whose calibration failed are left out."""
     failed: dict[str, str] = {}
-    waiting = [cell for _, cells in jobs for cell in cells]
+    waiting = [run for _, runs in jobs for run in runs]
     try:
         with show_progress(jobs, len(missing) > 0) as watch:
             if missing:
                 failed = calibrate_first(executor, missing, jobs[0][0].folder.parent)
                 if failed:
-                    watch.jobs = jobs = replan([cell for cell in waiting if cell.name not in failed])
+                    watch.jobs = jobs = replan([run for run in waiting if run.name not in failed])
                 watch.training()
             failed |= failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]) if jobs else [])
     except (Stopped, KeyboardInterrupt):
-        done = sum(cell.finished for cell in waiting)
-        told = f"Stopped; {done} of {len(waiting)} cells are finished. Type the same command again to go on."
+        done = sum(run.finished for run in waiting)
+        told = f"Stopped; {done} of {len(waiting)} runs are finished. Type the same command again to go on."
         raise KeyboardInterrupt from Stopped(told)
     return failed
 
 
 def calibrate_first(executor: Executor, missing: Sequence[list[SweepRun]], folder: Path) -> dict[str, str]:
-    """Make each calibration once, before the jobs that need it; cell → why it has none."""
+    """Make each calibration once, before the jobs that need it; run → why it has none."""
     made: Jobs = []
-    for cells in missing:
-        name = f"calibrate-{fingerprint(cells[0].content)}"
-        made.append((SweepJob.create(folder / name, "calibrate", cells[:1], {}), cells[:1]))
+    for runs in missing:
+        name = f"calibrate-{fingerprint(runs[0].content)}"
+        made.append((SweepJob.create(folder / name, "calibrate", runs[:1], {}), runs[:1]))
     problems = failures_by_run(made, executor.run([job.folder for job, _ in made]))
-    lost = [cells for cells in missing if cells[0].name in problems]
-    return {c.name: f"Its calibration failed. {problems[cells[0].name]}" for cells in lost for c in cells}
+    lost = [runs for runs in missing if runs[0].name in problems]
+    return {c.name: f"Its calibration failed. {problems[runs[0].name]}" for runs in lost for c in runs}
 
 
 def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Cell → what went wrong; where a whole job ended, its unfinished cells are to blame."""
+    """Run → what went wrong; where a whole job ended, its unfinished runs are to blame."""
     failed: dict[str, str] = {}
-    for (_, cells), outcome in zip(jobs, outcomes, strict=True):
+    for (_, runs), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Stopped):
             raise outcome
         if isinstance(outcome, Exception):
-            for cell in cells:
-                if not cell.finished:
-                    failed[cell.name] = str(outcome)
+            for run in runs:
+                if not run.finished:
+                    failed[run.name] = str(outcome)
         else:
             failed |= outcome
     return failed
 
 
-def print_outcome(cells: Sequence[SweepRun], already: int, failed: dict[str, str], seconds: float) -> None:
-    """Say what became of every cell, and write it beside them."""
-    runs = Path(cells[0].cfg.paths.runs)
-    states = {cell.name: "finished" if cell.finished else "failed" if cell.name in failed else "unfinished" for cell in cells}
+def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str], seconds: float) -> None:
+    """Say what became of every run, and write it beside them."""
+    root = Path(runs[0].cfg.paths.runs)
+    states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
     lost = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
     failed = {name: message for name, message in (failed | lost).items() if states.get(name) != "finished"}
-    folders = {cell.run.folder.parent for cell in cells}
+    folders = {run.folder.path.parent for run in runs}
     for folder in folders if len(folders) == 1 else ():
-        write_json(folder / "sweep.json", {"cells": states, "failed": failed, "seconds": round(seconds, 1)})
+        write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
     done = sum(state == "finished" for state in states.values())
     minutes = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
     verdicts: dict[str, int] = {}
-    for cell in cells:
-        if states[cell.name] == "finished":
-            verdict = str(cell.run.read_summary()["verdict"])
+    for run in runs:
+        if states[run.name] == "finished":
+            verdict = str(run.folder.read_summary()["verdict"])
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
-    where = folders.pop() if len(folders) == 1 else runs
+    where = folders.pop() if len(folders) == 1 else root
     before = f" ({already} before)" if already else ""
-    print_line(
-        f"{done} of {len(cells)} cells finished{before} in {minutes}: {counts or 'none'}. They are in {short_path(where)}"
-    )
-    FAILED.setdefault("here", []).extend(f"{name}: {message}" for name, message in failed.items())
+    print_line(f"{done} of {len(runs)} runs finished{before} in {minutes}: {counts or 'none'}. They are in {short_path(where)}")
+    if failed:
+        lines = [f"{name}: {message}" for name, message in failed.items()]
+        raise FailedRunsError("\n".join([f"{len(lines)} of the runs failed, the others finished:", *lines]))

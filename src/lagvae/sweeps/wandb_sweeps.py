@@ -12,12 +12,12 @@ from lagvae.sweeps.grid import NAME, Grid, expand
 
 
 def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
-    """The sweep as one of W&B: one parameter, `cell`, whose values are the cells, so that the union survives."""
-    words = [" ".join(w for w in cell if w != NAME) for cell in expand(grids, [])]
+    """The sweep as one of W&B: one parameter, `overrides`, whose values are the runs, so that the union survives."""
+    words = [" ".join(w for w in run if w != NAME) for run in expand(grids, [])]
     return {
         "program": "src/train.py",
         "method": "grid",
-        "parameters": {"cell": {"values": words}},
+        "parameters": {"overrides": {"values": words}},
         "command": ["${env}", "${interpreter}", "${program}", f"sweep={name}", "logger=wandb", "${args_no_hyphens}"],
     }
 

@@ -1,4 +1,4 @@
-"""A cell of a stack is the cell alone: parameters, multipliers, optimizer states, metrics, checkpoints."""
+"""A run of an ensemble is the run alone: parameters, multipliers, optimizer states, metrics, checkpoints."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CELLS: dict[str, tuple[str, ...]] = {
 STEPS = 50
 
 
-def cell(root: Path, name: str, *overrides: str) -> SweepRun:
+def run(root: Path, name: str, *overrides: str) -> SweepRun:
     cfg = settings(root, *QUICK, f"training.steps={STEPS}", "training.interval=25", f"name={name}", *overrides)
     return SweepRun(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
 
@@ -45,17 +45,17 @@ def silence(step: int, note: str) -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same cells, alone and in one stack, each measured to the end."""
-    roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "stack")}
+    """The same runs, alone and in one ensemble, each measured to the end."""
+    roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "ensemble")}
     for root in roots.values():
         for name, overrides in CELLS.items():
-            calibrate(cell(root, name, *overrides).cfg)
+            calibrate(run(root, name, *overrides).cfg)
     for name, overrides in CELLS.items():
-        train(cell(roots["alone"], name, *overrides).cfg)
-    cells = [cell(roots["stack"], name, *overrides) for name, overrides in CELLS.items()]
-    assert train_ensemble(cells, roots["stack"] / "job", silence) == {}
-    for one in cells:
-        resume(one.run)
+        train(run(roots["alone"], name, *overrides).cfg)
+    runs = [run(roots["ensemble"], name, *overrides) for name, overrides in CELLS.items()]
+    assert train_ensemble(runs, roots["ensemble"] / "job", silence) == {}
+    for one in runs:
+        resume(one.folder)
     return roots
 
 
@@ -72,25 +72,25 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize("name", CELLS)
 def test_parameters_and_multipliers_are_those_of_the_cell_alone(both: dict[str, Path], name: str, which: str) -> None:
-    alone, stack = (checkpoint(root, name, which)["state_dict"] for root in both.values())
-    assert alone.keys() == stack.keys()
+    alone, ensemble = (checkpoint(root, name, which)["state_dict"] for root in both.values())
+    assert alone.keys() == ensemble.keys()
     for key, value in alone.items():
-        assert far(stack[key], value) < 1e-5, key
+        assert far(ensemble[key], value) < 1e-5, key
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_checkpoint_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
-    alone, stack = (checkpoint(root, name) for root in both.values())
-    assert alone["global_step"] == stack["global_step"] == STEPS
-    assert len(alone["optimizer_states"]) == len(stack["optimizer_states"])
-    for a, b in zip(alone["optimizer_states"], stack["optimizer_states"], strict=True):
+    alone, ensemble = (checkpoint(root, name) for root in both.values())
+    assert alone["global_step"] == ensemble["global_step"] == STEPS
+    assert len(alone["optimizer_states"]) == len(ensemble["optimizer_states"])
+    for a, b in zip(alone["optimizer_states"], ensemble["optimizer_states"], strict=True):
         assert a["param_groups"] == b["param_groups"]
         for i, values in a["state"].items():
             for key, value in values.items():
                 assert far(torch.as_tensor(b["state"][i][key]), torch.as_tensor(value)) < 1e-4, key
-    assert alone["lr_schedulers"] == stack["lr_schedulers"]
+    assert alone["lr_schedulers"] == ensemble["lr_schedulers"]
     for callback, state in alone["callbacks"].items():
-        assert state.keys() == stack["callbacks"][callback].keys()
+        assert state.keys() == ensemble["callbacks"][callback].keys()
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -103,47 +103,47 @@ def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
     assert rows[0].keys() == rows[1].keys()
     for key, value in rows[0].items():
         assert rows[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), key
-    alone, stack = (json.loads((f / "summary.json").read_text()) for f in folders)
-    assert stack.keys() - alone.keys() == {"stack"}
-    assert stack["stack"]["cells"] == len(CELLS)
-    assert stack["verdict"] == alone["verdict"]
+    alone, ensemble = (json.loads((f / "summary.json").read_text()) for f in folders)
+    assert ensemble.keys() - alone.keys() == {"ensemble"}
+    assert ensemble["ensemble"]["runs"] == len(CELLS)
+    assert ensemble["verdict"] == alone["verdict"]
     for split, values in alone["splits"].items():
         for key, value in values.items():  # null where there is no number, such as the error of a single batch; names of bounds
             expected = pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float | int) else value
-            assert stack["splits"][split][key] == expected, key
+            assert ensemble["splits"][split][key] == expected, key
 
 
 def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Path], tmp_path: Path) -> None:
-    """From the best checkpoint of a stack, which is of its middle or end, the ordinary module ends where the stack did."""
-    name = next((n for n in CELLS if checkpoint(both["stack"], n, "best")["global_step"] < STEPS), None)
+    """From the best checkpoint of an ensemble, of its middle or end, the ordinary module ends where the ensemble did."""
+    name = next((n for n in CELLS if checkpoint(both["ensemble"], n, "best")["global_step"] < STEPS), None)
     if name is None:
-        pytest.skip("every cell was best at its end")
-    there = cell(both["stack"], name, *CELLS[name])
-    content = checkpoint(both["stack"], name, "best")
+        pytest.skip("every run was best at its end")
+    there = run(both["ensemble"], name, *CELLS[name])
+    content = checkpoint(both["ensemble"], name, "best")
     cfg = there.cfg.copy()
     cfg.name = "again"
     again = SweepRun(cfg)
     again.claim()
-    again.run.checkpoints.mkdir()
-    torch.save(content, again.run.last)
-    resume(again.run)
-    for key, value in checkpoint(both["stack"], name)["state_dict"].items():
-        assert far(checkpoint(both["stack"], "again")["state_dict"][key], value) < 1e-5, key
+    again.folder.checkpoints.mkdir()
+    torch.save(content, again.folder.last)
+    resume(again.folder)
+    for key, value in checkpoint(both["ensemble"], name)["state_dict"].items():
+        assert far(checkpoint(both["ensemble"], "again")["state_dict"][key], value) < 1e-5, key
 
 
 def members(root: Path, *names: str) -> list[SweepRun]:
-    cells = [cell(root, name, *CELLS[name]) for name in names]
-    for each in cells:
+    runs = [run(root, name, *CELLS[name]) for name in names]
+    for each in runs:
         calibrate(each.cfg)
-    return cells
+    return runs
 
 
-def states(cells: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
-    return [torch.load(c.run.last, weights_only=True)["state_dict"] for c in cells]
+def states(runs: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(c.folder.last, weights_only=True)["state_dict"] for c in runs]
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
-    """Make a parameter of one cell NaN at a step."""
+    """Make a parameter of one run NaN at a step."""
     primal_step: Callable[[Ensemble], None] = Ensemble.primal_step
 
     def poison(self: Ensemble) -> None:
@@ -165,8 +165,8 @@ def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
     failed = train_ensemble(sick, tmp_path / "b", silence)
     assert list(failed) == ["minimize"]
     assert "became NaN or infinite at step 31" in failed["minimize"]
-    assert json.loads(sick[1].run.failure.read_text())["error"] == failed["minimize"]
-    assert torch.load(sick[1].run.last, weights_only=True)["global_step"] == 25, "the checkpoint from before is kept"
+    assert json.loads(sick[1].folder.failure.read_text())["error"] == failed["minimize"]
+    assert torch.load(sick[1].folder.last, weights_only=True)["global_step"] == 25, "the checkpoint from before is kept"
     for k in (0, 2):
         for key, value in states([healthy[k]])[0].items():
             assert torch.equal(states([sick[k]])[0][key], value), key
@@ -188,9 +188,9 @@ def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> Non
         each.cfg.training.log_every = 10
     with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
         train_ensemble(cut, tmp_path / "b", stop)
-    assert (tmp_path / "b" / "stack.ckpt").is_file()
+    assert (tmp_path / "b" / "ensemble.ckpt").is_file()
     train_ensemble(cut, tmp_path / "b", silence)
-    assert not (tmp_path / "b" / "stack.ckpt").exists()
+    assert not (tmp_path / "b" / "ensemble.ckpt").exists()
     for a, b in zip(states(whole), states(cut), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -200,48 +200,48 @@ def test_gradients_are_clipped_by_the_norm_of_each_cell(tmp_path: Path) -> None:
     root = tmp_path / "alone"
     overrides = {name: (*CELLS[name], clip) for name in ("maximize", "fixed-maximize")}
     for name, words in overrides.items():
-        calibrate(cell(root, name, *words).cfg)
-        train(cell(root, name, *words).cfg)
-    cells = [cell(tmp_path / "stack", name, *words) for name, words in overrides.items()]
-    for each in cells:
+        calibrate(run(root, name, *words).cfg)
+        train(run(root, name, *words).cfg)
+    runs = [run(tmp_path / "ensemble", name, *words) for name, words in overrides.items()]
+    for each in runs:
         calibrate(each.cfg)
-    train_ensemble(cells, tmp_path / "job", silence)
-    for name, state in zip(overrides, states(cells), strict=True):
+    train_ensemble(runs, tmp_path / "job", silence)
+    for name, state in zip(overrides, states(runs), strict=True):
         for key, value in checkpoint(root, name)["state_dict"].items():
             assert far(state[key], value) < 1e-5, key
 
 
 def test_a_stack_larger_than_asked_is_trained_in_chunks(tmp_path: Path) -> None:
-    cells = members(tmp_path, "maximize", "minimize", "fixed-maximize")
+    runs = members(tmp_path, "maximize", "minimize", "fixed-maximize")
     heard: list[int] = []
-    assert train_in_chunks(cells, tmp_path / "job", 2, lambda steps, note: heard.append(steps)) == {}
-    assert all(each.trained for each in cells)
+    assert train_in_chunks(runs, tmp_path / "job", 2, lambda steps, note: heard.append(steps)) == {}
+    assert all(each.trained for each in runs)
     assert heard == sorted(heard)
     assert heard[-1] == 3 * STEPS
-    assert torch.load(cells[2].run.last, weights_only=True)["stack"]["cells"] == 1
+    assert torch.load(runs[2].folder.last, weights_only=True)["ensemble"]["runs"] == 1
 
 
 def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
+    runs = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
     measure = Ensemble.measure
 
     def small(self: Ensemble, batch: Any) -> Any:
-        if len(self.cells) > 2:
+        if len(self.runs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(self, batch)
 
     monkeypatch.setattr(Ensemble, "measure", small)
-    assert train_in_chunks(cells, tmp_path / "job", None, lambda steps, note: None) == {}
-    assert [torch.load(c.run.last, weights_only=True)["stack"]["cells"] for c in cells] == [2, 2, 2, 2]
+    assert train_in_chunks(runs, tmp_path / "job", None, lambda steps, note: None) == {}
+    assert [torch.load(c.folder.last, weights_only=True)["ensemble"]["runs"] for c in runs] == [2, 2, 2, 2]
 
 
 def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
-    cells = members(tmp_path, "maximize", "fixed-minimize", "seed")
-    for each in cells:
+    runs = members(tmp_path, "maximize", "fixed-minimize", "seed")
+    for each in runs:
         each.cfg.trainer.precision = "bf16-mixed"
         calibrate(each.cfg)
-    assert train_ensemble(cells, tmp_path / "job", silence) == {}
-    for state in states(cells):
+    assert train_ensemble(runs, tmp_path / "job", silence) == {}
+    for state in states(runs):
         assert all(value.isfinite().all() for value in state.values())
         assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
 
@@ -262,15 +262,15 @@ def test_without_a_compiler_a_stack_trains_as_it_is(tmp_path: Path, monkeypatch:
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    cells, notes = members(tmp_path, "maximize", "minimize"), set()
-    assert train_ensemble(cells, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
+    runs, notes = members(tmp_path, "maximize", "minimize"), set()
+    assert train_ensemble(runs, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
     assert "not compiled, so slower" in notes
-    assert all(each.trained for each in cells)
+    assert all(each.trained for each in runs)
 
 
 def test_stacking_joins_every_tensor_and_leaves_the_modules(tmp_path: Path) -> None:
-    cells = members(tmp_path, "maximize", "minimize")
-    models = [build_start(c.cfg, build_data(c.cfg))[0] for c in cells]
+    runs = members(tmp_path, "maximize", "minimize")
+    models = [build_start(c.cfg, build_data(c.cfg))[0] for c in runs]
     one: Lagrangian = stack_modules([m.lagrangian for m in models])
     assert one.preference.alpha_q.tolist() == [-1.0, 1.0]
     assert one.scaled.shape == (2, 2)

@@ -1,11 +1,11 @@
-"""Cell-steps per second of a stack, against the same cells one after another and against a plain hand-written loop.
+"""Run-steps per second of an ensemble, against the same runs one after another and against a plain hand-written loop.
 
-    python benchmarks/stack.py [--cells 58] [--rounds 3] [--out results/stack.md] [--device cpu|gpu]
+    python benchmarks/stack.py [--runs 58] [--rounds 3] [--out results/stack.md] [--device cpu|gpu]
 
 All three train the network of a case on the same data with the same objective, optimizer and batch, in turns within one
-process. The stack and the single cell are timed through their own trainers, with logging and the evaluation and checkpoint
-of every interval; the final evaluation is left out of both. A stack is timed from its 20th step on, when it is compiled;
-compiling is given apart. The cells are those of sweeps/pareto.yaml: every third of the grid at the paper's size on a CPU.
+process. The ensemble and the single run are timed through their own trainers, with logging and the evaluation and checkpoint
+of every interval; the final evaluation is left out of both. An ensemble is timed from its 20th step on, when it is compiled;
+compiling is given apart. The runs are those of sweeps/pareto.yaml: every third of the grid at the paper's size on a CPU.
 
 The share of the machine is the arithmetic of the matrix products of a step over what a large matrix product reaches.
 """
@@ -24,7 +24,7 @@ import step as single
 import torch
 
 WARM = 20
-"""The step from which a stack is timed."""
+"""The step from which an ensemble is timed."""
 CASES = {  # name: overrides, steps
     "digits (mlp, 128 units)": (["data=digits", "model=mlp"], 300),
     "paper's network (mlp_paper, MNIST shape)": (
@@ -36,7 +36,7 @@ EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=24", "constraints.
 
 
 def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
-    """Cells of the Pareto grid, half of each method, as a sweep would compose them."""
+    """Runs of the Pareto grid, half of each method, as a sweep would compose them."""
     from omegaconf import OmegaConf
 
     from lagvae.sweeps.run import SweepRun
@@ -52,7 +52,7 @@ def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
                 f"alpha.q={sign}",
                 *own,
                 f"training.steps={steps}",
-                f"name=cell{k}",
+                f"name=run{k}",
                 f"training.log_every={WARM // 2}",
             ]
         )
@@ -62,7 +62,7 @@ def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
 
 
 def through_stack(cells: list[Any], compile: bool) -> tuple[float, float]:
-    """Seconds per step of the whole stack from step `WARM` on, and seconds before that."""
+    """Seconds per step of the whole ensemble from step `WARM` on, and seconds before that."""
     from lagvae.sweeps.ensemble_training import train_ensemble
 
     seen: dict[int, float] = {}
@@ -75,7 +75,7 @@ def through_stack(cells: list[Any], compile: bool) -> tuple[float, float]:
 
 
 def products(cell: Any) -> float:
-    """Floating point operations of the matrix products of one step of a cell: forward 2, backward 4 per weight and sample."""
+    """Floating point operations of the matrix products of one step of a run: forward 2, backward 4 per weight and sample."""
     from lagvae.experiment.factory import build_data, build_joint
 
     joint = build_joint(cell.cfg, build_data(cell.cfg))
@@ -98,7 +98,7 @@ def peak(device: str, n: int = 2048, repeats: int = 20) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=58)
+    parser.add_argument("--runs", type=int, default=58)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="also write the table there (results/stack.md)")
@@ -120,9 +120,9 @@ def main() -> None:
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {options.rounds} rounds; medians. "
         f"A {2048}³ matrix product reaches {most / 1e9:.0f} GFLOP/s.",
         "",
-        "Cell-steps per second, and ratios of the compiled stack.",
+        "Run-steps per second, and ratios of the compiled ensemble.",
         "",
-        "| case | cells | plain loop | train.py, one by one | stack | compiled stack | over the plain loop: median "
+        "| case | runs | plain loop | train.py, one by one | ensemble | compiled ensemble | over the plain loop: median "
         "(min – max) | over train.py | share of the peak | compiling (s) |",
         "|" + "---|" * 10,
     ]
@@ -135,12 +135,12 @@ def main() -> None:
         cfg = single.compose([*words, *EXPLICIT, f"training.steps={steps}"])
         assert isinstance(x, torch.Tensor)
         single.plain_loop(cfg, x.to(device), 20)
-        rates: dict[str, list[float]] = {"plain": [], "single": [], "stack": [], "compiled": []}
+        rates: dict[str, list[float]] = {"plain": [], "single": [], "ensemble": [], "compiled": []}
         compiling = []
         for _ in track(range(options.rounds), name, transient=True):
             rates["plain"].append(1 / single.plain_loop(cfg, x.to(device), steps))
             rates["single"].append(1 / single.through_trainer(cfg, steps))
-            rates["stack"].append(count / through_stack(fresh(cells, root), False)[0])
+            rates["ensemble"].append(count / through_stack(fresh(cells, root), False)[0])
             seconds, before = through_stack(fresh(cells, root), True)
             rates["compiled"].append(count / seconds)
             compiling.append(before - WARM * seconds)
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def fresh(cells: list[Any], root: str) -> list[Any]:
-    """The same cells, with new folders."""
+    """The same runs, with new folders."""
     from lagvae.sweeps.run import SweepRun
 
     again = []
