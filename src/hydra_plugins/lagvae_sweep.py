@@ -25,10 +25,10 @@ class UnionSweeperConf:
 
 
 @dataclass
-class CellsLauncherConf:
+class SweepLauncherConf:
     """What it does is set in the config's own node `launcher`."""
 
-    _target_: str = "hydra_plugins.lagvae_sweep.CellsLauncher"
+    _target_: str = "hydra_plugins.lagvae_sweep.SweepLauncher"
 
 
 class UnionSweeper(Sweeper):
@@ -52,7 +52,7 @@ class UnionSweeper(Sweeper):
         return [returned]
 
 
-class CellsLauncher(Launcher):
+class SweepLauncher(Launcher):
     """Trains all runs of a sweep by way of the engine that `launcher` names; other programs' jobs run one after another."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -74,4 +74,4 @@ class CellsLauncher(Launcher):
 
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="union", node=UnionSweeperConf, provider="lagvae")
-store.store(group="hydra/launcher", name="runs", node=CellsLauncherConf, provider="lagvae")
+store.store(group="hydra/launcher", name="lagvae", node=SweepLauncherConf, provider="lagvae")

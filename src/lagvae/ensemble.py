@@ -155,7 +155,7 @@ class Ensemble(LatentVariableModel):
         else:
             x = batch.x[self.part]
             noise = {name: torch.stack([d[name] for d in drawn])[self.part] for name in drawn[0]}
-        state = {f"laws.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.joint)}
+        state = {f"joint.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.joint)}
         terms, divergences = self._mapped(state, x, noise)
         return Values(terms, divergences)
 

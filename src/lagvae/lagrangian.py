@@ -176,11 +176,11 @@ class Lagrangian(nn.Module):
         self.register_buffer("running", scaled.clone())
         self.register_buffer("steps", torch.zeros(()))
         for name, values in {
-            "unit": scale,
+            "scale": scale,
             "bound": [0.0 if c.bound is None else c.bound for c in self.constraints],
             "bounded": [c.bound is not None for c in self.constraints],
             "learned": [c.learned for c in self.constraints],
-            "largest": [c.max_multiplier for c in self.constraints],
+            "max_multiplier": [c.max_multiplier for c in self.constraints],
         }.items():
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
@@ -232,7 +232,7 @@ class Lagrangian(nn.Module):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but keep λ and its bounds in fp32 under every precision."""
-        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("unit", "bound", "largest", "running", "steps")}
+        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps")}
         super()._apply(fn, recurse)
         for name, before in kept.items():
             now = getattr(self, name)

@@ -73,7 +73,7 @@ class Program:
             if number is not None and not isfinite(number):
                 raise SettingError(f"{name}={number} must be a finite number.")
         if not all(isfinite(unit) and unit > 0 for unit in self.scales):
-            raise SettingError(f"units={self.scales} must be finite numbers above 0.")
+            raise SettingError(f"scales={self.scales} must be finite numbers above 0.")
         if not self.alpha > 0:
             raise SettingError(
                 f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising)."
