@@ -107,7 +107,7 @@ def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     try:
-        alone = hydra.mode == RunMode.RUN and NAME not in hydra.overrides.task
+        alone = hydra.mode == RunMode.RUN and NAME not in OmegaConf.to_container(hydra.overrides.task, resolve=False)
         if alone and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
         task(cfg)
