@@ -355,7 +355,7 @@ def test_two_active_constraints(dual: str) -> None:
 
 @each_dual
 def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further(dual: str) -> None:
-    # x² ≤ −1 has no solution; the other constraint is solved around it. largest bounds λ · scale = 4, so λ = 8.
+    # x² ≤ −1 has no solution; the other constraint is solved around it. max_multiplier bounds λ · scale = 4, so λ = 8.
     make, _ = DUALS[dual]
     x, lagrangian = solve(
         lambda x: (x - 1).square(),
@@ -403,7 +403,7 @@ def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer],
     constraints = [
         neg_elbo(multiplier=0.7, bound=1.0),
         learned("moves", torch.sum),
-        mmd(multiplier=1e7),  # above `largest`, which bounds ascent and not a weight that a user chose
+        mmd(multiplier=1e7),  # above `max_multiplier`, which bounds ascent and not a weight that a user chose
         Constraint("off", Of(torch.sum), multiplier=0.0),
     ]
     lagrangian = Lagrangian(Preference(0), constraints)
@@ -478,8 +478,8 @@ def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
         ({"scale": float("inf")}, "scale"),
         ({"multiplier": -1.0}, "never negative"),
         ({"multiplier": float("nan")}, "≥ 0"),
-        ({"largest": 0.0}, "largest"),
-        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "largest": 10.0}, "starts above"),
+        ({"max_multiplier": 0.0}, "max_multiplier"),
+        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "max_multiplier": 10.0}, "starts above"),
     ],
 )
 def test_constraints_that_cannot_work_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
