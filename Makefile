@@ -35,10 +35,10 @@ train: $(READY) ## Train; calibrates first where no calibration fits
 evaluate: $(READY) ## Measure and draw a run again: ARGS="run=NAME"
 	@$(PY) src/evaluate.py $(ARGS)
 
-pareto: $(READY) ## The paper's Figure 2, 58 cells; on digits about nine minutes on two cores
+pareto: $(READY) ## The paper's Figure 2, 58 runs; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=pareto $(ARGS)
 
-figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits about nine minutes on two cores
+figure1: $(READY) ## The paper's Figure 1, 48 runs; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=figure1 $(ARGS)
 
 figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
@@ -66,9 +66,9 @@ lint: $(READY) ## Check style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-bench: $(READY) ## Time a step and a stack of cells over a plain loop: results/step.md, stack.md (ten minutes)
+bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: results/step.md, ensemble.md (ten minutes)
 	@$(PY) benchmarks/step.py --out results/step.md
-	@$(PY) benchmarks/stack.py --out results/stack.md $(ARGS)
+	@$(PY) benchmarks/ensemble.py --out results/ensemble.md $(ARGS)
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
