@@ -38,8 +38,8 @@ for the four K), in nats. (≤) marks a lower and (≥) an upper bound.
 
 CLUSTERS = """## Clusters
 
-The same channel with d = 16 around each of eight distant points: I is log 8 plus the information of the channel. q(z) is not the prior,
-so the rate is loose."""
+The same channel with d = 16 around each of eight distant points: I is log 8 plus the information of the channel. q(z)
+is not the prior, so the rate is loose."""
 
 TIME = """## Time
 
