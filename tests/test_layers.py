@@ -70,6 +70,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "PIL": frozenset({"data", "runs"}),
     "numpy": frozenset({"data", "metrics", "oracles", "runs"}),
     "psutil": frozenset({"sweeps"}),
+    "filelock": frozenset({"sweeps"}),
 }
 """Third-party tool → the rooms that know it; torch is known to all."""
 
