@@ -128,7 +128,7 @@ def main() -> None:
     ]
     for name, (words, steps) in CASES.items():
         paper = "paper" in name
-        count = options.cells // 3 if paper and device == "cpu" else options.cells
+        count = options.runs // 3 if paper and device == "cpu" else options.runs
         words = [*words, f"trainer={options.device}", *([f"data.source.path={root}/x.pt"] if paper else [])]
         cells = cells_of(words, count, steps, root)
         x = torch.load(f"{root}/x.pt", weights_only=True) if paper else digits().x

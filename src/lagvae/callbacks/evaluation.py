@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -44,6 +44,19 @@ class Evaluation(pl.Callback):
         """What is measured of a model on a split: all that its laws and the data define, in the same order on every rank."""
         built = [build() for build in self.builders[final].values()]
         return [measure.to(device) for measure in built if measure.is_applicable(model.eval_model, data, split)]
+
+    @torch.no_grad()
+    def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
+        """The light evaluation of an interval without a trainer, on batches that were observed before: split → batches."""
+        model.eval()
+        measures = {split: self.measures(False, model, model.device, data, split) for split in batches}
+        for split, observed in batches.items():
+            for batch in observed:
+                samples = model.samples(batch, split)
+                for measure in measures[split]:
+                    measure.update(samples, batch.index)
+        self.results = compute_all(measures)
+        model.train()
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -107,7 +108,8 @@ def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     try:
-        alone = hydra.mode == RunMode.RUN and NAME not in hydra.overrides.task
+        words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation may lead nowhere
+        alone = hydra.mode == RunMode.RUN and NAME not in words
         if alone and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
         task(cfg)

@@ -71,13 +71,13 @@ class SweepJob:
         content = json.loads(self.task.read_text(encoding="utf-8"))
         return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
 
-    def tell(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
+    def report_progress(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
         """Note how far the job is: run-steps trained, runs measured."""
         if now or time.monotonic() - self._told > EVERY:
             self._told = time.monotonic()
-            write_json(self.folder / "progress.json", {"steps": steps, "measured": measured, "note": note})
+            write_json(self.folder / "progress.json", {"steps": steps, "evaluated": measured, "note": note})
 
-    def told(self) -> dict[str, Any]:
+    def read_progress(self) -> dict[str, Any]:
         """What was noted last; empty before."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
@@ -181,7 +181,11 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
         from lagvae.sweeps.ensemble_training import train_in_chunks
 
         failed |= train_in_chunks(
-            runs, job.folder, options.get("size"), lambda steps, note: job.tell(steps, 0, note), bool(options.get("compile"))
+            runs,
+            job.folder,
+            options.get("size"),
+            lambda steps, note: job.report_progress(steps, 0, note),
+            bool(options.get("compile")),
         )
     total = sum(int(run.cfg.training.steps) for run in runs)
     waiting = [run for run in runs if run.name not in failed and not run.finished]
@@ -191,13 +195,13 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
             with record_failure(run, failed):
                 finish_run(run)
     else:
-        job.tell(total, measured, now=True)
+        job.report_progress(total, measured, now=True)
         for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
             if message is not None:
                 failed[name] = message
             measured += 1
-            job.tell(total, measured)
-    job.tell(total, len(runs), now=True)
+            job.report_progress(total, measured)
+    job.report_progress(total, len(runs), now=True)
     return failed
 
 
