@@ -45,8 +45,8 @@ figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="F
 	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
 
 family: $(READY) ## Train every member, three seeds: results/family.md (an hour on two cores)
-	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=joblib training.threads=1
-	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=joblib training.threads=1
+	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=processes training.threads=1
+	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=processes training.threads=1
 	@$(PY) benchmarks/family.py runs/family runs/family_learned --out results/family.md
 
 explain: $(READY) ## Explain an objective: ARGS="family=infovae"; no training, no data
