@@ -125,7 +125,8 @@ def program() -> Program:
 
 def test_a_program_with_a_closed_form() -> None:
     # x and the prior are uniform, the decoder is a symmetric channel of error e. By symmetry q(z|x) is correct with some
-    # probability w, the rate is log 2 − h(w) and KL is Σ q log q/p = −h(w) − w log(1−e) − (1−w) log e. λ* = −α (dR/dw)/(dKL/dw).
+    # probability w, the rate is log 2 − h(w) and KL is Σ q log q/p = −h(w) − w log(1−e) − (1−w) log e.
+    # λ* = −α (dR/dw) / (dKL/dw).
     e, w, alpha = 0.1, 0.7, 2.0
     half, channel = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([[1 - e, e], [e, 1 - e]], dtype=torch.float64)
     h = -w * log(w) - (1 - w) * log(1 - w)

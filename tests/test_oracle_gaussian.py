@@ -54,7 +54,7 @@ def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
 
 
 def mismatched_world() -> tuple[LinearGaussian, Tensor, Tensor]:
-    """The same joint, on data that are not the model's own."""
+    """The same model and encoder, on data from another distribution."""
     world, a, t = some_world()
     return LinearGaussian(world.weight, world.noise, covariance(4, torch.Generator().manual_seed(5))), a, t
 
@@ -269,7 +269,7 @@ def test_samples_of_the_world_have_its_covariance(generator: torch.Generator) ->
 
 @pytest.fixture
 def samples(linear_joint: LinearJoint) -> Callable[..., JointSamples]:
-    """Draws a batch of both joints from joint that equal a world and an encoder."""
+    """Draws a batch from the joint model that equals a linear-Gaussian model and an encoder."""
 
     def draw(world: LinearGaussian, a: Tensor, t: Tensor, size: int = N, step: int = 0) -> JointSamples:
         n, d = world.weight.shape

@@ -251,7 +251,7 @@ def test_names_have_the_values_of_the_oracle(world: Tabular) -> None:
 
 
 def all_forms_hold(one: Objective, worlds: list[Values]) -> int:
-    """Check every form of an objective that the algebra gives against its value, up to the stated constants; returns their number."""
+    """Check every form that the algebra gives of an objective, up to the stated constants; returns the number of forms."""
     form = computable_form(one)
     ways = [form.objective, *(way.objective for way in symbolic_lagrangians(one))]
     assert form.objective.coefficients == one.coefficients, "a form includes its constant"

@@ -59,7 +59,7 @@ def test_the_optimum_meets_its_bound_and_its_multiplier_is_the_shadow_price(alph
     epsilon = exact.least.neg_elbo + slack
     best = exact.optimum(alpha, epsilon)
     assert best.neg_elbo == pytest.approx(epsilon, abs=1e-9)
-    # The error of central differences is step² V‴/6. V‴ is largest at small slack, where V ∼ √slack: 1e-8 · slack^(−5/2) ≤ 2e-5.
+    # Central differences have the error step² V‴/6. V‴ is largest at small slack, where V ∼ √slack: 1e-8 · slack^(−5/2) ≤ 2e-5.
     slope = -(value(exact, alpha, epsilon + step) - value(exact, alpha, epsilon - step)) / (2 * step)
     assert best.multiplier == pytest.approx(slope, rel=2e-5)
     # The solution depends on λ and α only through their ratio.

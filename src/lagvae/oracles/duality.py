@@ -6,10 +6,10 @@ over joint tables q(x,z) and p(x,z). The decoder is a mixture of a given table a
 p(x|z) = (1 − s) base(x|z) + s r(x|z), where r is any table. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has
 V = 0 at every ε ≥ 0.
 
-α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both tables, since p(z) is linear in p(x,z); so is the squared
-MMD of the two marginals. The constraint p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's condition asks
-for one point strictly within both bounds; then there is no duality gap, and λ* is the shadow price −dV/dε wherever V is
-differentiable (the minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
+α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both tables, since p(z) is linear in p(x,z). So is the
+squared MMD of the two marginals. The constraint p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's
+condition asks for one point strictly within both bounds; then there is no duality gap, and λ* is the shadow price −dV/dε
+wherever V is differentiable (the minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Tables:
             program = self.program
             second = "" if program.epsilon_mmd is None else f", or epsilon_mmd={program.epsilon_mmd:g}"
             raise SolverError(
-                f"{solver} ended with status {problem.status!r}, so that its dual values are meaningless. If it is 'infeasible', "
+                f"{solver} ended with status {problem.status!r}, so its dual values are meaningless. If it is 'infeasible', "
                 f"raise epsilon={program.epsilon:g} above the value of least_kl{second}; otherwise try another solver."
             )
         q, p = (torch.from_numpy(table.value).clamp(min=TINY) for table in (self.q, self.p))
@@ -227,8 +227,8 @@ def random_program(seed: int) -> Program:
     """A random program whose bounds are active.
 
     q(x) consists of multiples of 1/20. The prior is free where seed mod 3 = 2; otherwise MMD is constrained where
-    seed mod 4 = 3. ε lies between the smallest KL and the smallest KL without information; ε' is half of the MMD of the solution
-    without the MMD constraint.
+    seed mod 4 = 3. ε lies between the smallest KL and the smallest KL without information; ε' is half of the MMD of the
+    solution without the MMD constraint.
     """
     generator = torch.Generator().manual_seed(seed)
 

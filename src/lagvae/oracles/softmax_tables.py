@@ -35,7 +35,7 @@ class SoftOneHotCategorical(OneHotCategorical):
 
 
 def one_hot_from(probs: Tensor, uniform: Tensor) -> Tensor:
-    """One-hot samples of the distributions `probs` (B, m) from uniform numbers (B,), by inverting the cumulative distribution."""
+    """One-hot samples of the distributions `probs` (B, m) from uniform numbers (B,), by inverse transform sampling."""
     index = (uniform.unsqueeze(-1) >= probs.cumsum(-1)[..., :-1]).sum(-1)
     return nn.functional.one_hot(index, probs.shape[-1]).to(probs.dtype)
 

@@ -1,1 +1,4 @@
-"""The run folder: its layout, its table of metrics, and loggers beside it."""
+"""The run folder: its layout, the table of metrics in it, and the loggers that are used beside that table.
+
+This room may import only rooms below it; it needs little more than the errors and atomic writing. It knows nothing of configs.
+"""
