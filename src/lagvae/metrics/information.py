@@ -157,7 +157,7 @@ class Information(PosteriorSamples):
         rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
 
         def mean(values: Tensor) -> tuple[Tensor, Tensor]:
-            """The mean over the evaluated samples, with control variates: E log q(z|x) and E log p(z) are known for all draws."""
+            """The mean over the evaluated samples, with E log q(z|x) and E log p(z) over all draws as control variates."""
             if len(evaluated) < k:
                 entropy = 0.5 * z.shape[1] * (1 + log(2 * pi)) + scale.double().log().sum(-1)
                 log_p = gaussian_log_density(z[evaluated].double(), torch.zeros_like(z[0]), torch.ones_like(z[0]))
