@@ -284,7 +284,7 @@ def test_presets_on_tables(worlds: list[Values]) -> None:
 
     register(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        members = list(presets(all_of_them=True))
+        members = list(presets(strict=True))
     assert len(members) >= 17
     for one in members:
         assert all_forms_hold(one.stated, worlds) >= 4, one.family

@@ -124,7 +124,7 @@ class DataModule(pl.LightningDataModule):
         if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
                 f"data={self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
-                "rescale them, save grey as_float 0 … 255 as uint8, or set data.likelihood=normal."
+                "rescale them, save grey levels 0 … 255 as uint8, or set data.likelihood=normal."
             )
 
     @cached_property
