@@ -198,7 +198,7 @@ def test_arrays_are_found_by_key_with_their_test_set(tmp_path: Path, ending: str
 
 
 @pytest.mark.parametrize("ending", [".npz", ".pt"])
-def test_arrays_come_with_labels_and_a_second_domain(tmp_path: Path, ending: str) -> None:
+def test_arrays_may_have_labels_and_a_second_domain(tmp_path: Path, ending: str) -> None:
     x, second = np.zeros((50, 3), "f4"), np.full((20, 2), 255, "u1")
     content = {"x": x, "test": x[:9], "y": np.arange(50) % 4, "test_y": np.arange(9.0), "second": second, "z": np.ones(50)}
     file = tmp_path / f"own{ending}"
@@ -223,14 +223,14 @@ def test_arrays_come_with_labels_and_a_second_domain(tmp_path: Path, ending: str
 @pytest.mark.parametrize(
     "y", [np.arange(49), np.zeros((50, 1), int), np.full(50, 0.5), np.full(50, np.nan), np.full(50, "cat")]
 )
-def test_labels_that_are_none_are_named(tmp_path: Path, y: np.ndarray) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, y: np.ndarray) -> None:
     np.savez(tmp_path / "own.npz", x=np.zeros((50, 3), "f4"), y=y)
     with pytest.raises(DataError, match=r"own\.npz: y is .* each of the 50 samples.*data\.source\.labels=null"):
         sources.array(str(tmp_path / "own.npz"))
     assert sources.array(str(tmp_path / "own.npz"), labels=None).labels is None
 
 
-def test_a_second_domain_decides_about_a_calibration_and_labels_do_not() -> None:
+def test_the_digest_depends_on_a_second_domain_but_not_on_labels() -> None:
     x, labels, second = torch.zeros(50, 3), torch.arange(50), torch.ones(20, 2)
     alone, labelled, paired, other = (
         content_digest(data_of(lambda kw=kw: Arrays(x, **kw)))
@@ -240,7 +240,7 @@ def test_a_second_domain_decides_about_a_calibration_and_labels_do_not() -> None
     assert len({alone, paired, other}) == 3
 
 
-def test_arrays_of_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
+def test_arrays_with_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
     x = np.arange(12.0).reshape(4, 3)
     for name, stored in {"big": x.astype(">f8"), "columns": np.asfortranarray(x), "half": x.astype("f2")}.items():
         np.save(tmp_path / f"{name}.npy", stored)
@@ -271,16 +271,16 @@ def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_images_are_those_in_memory(images: Path, workers: int) -> None:
-    held, streamed = read(images), read(images, workers, mib=0)
-    assert (held.streams, streamed.streams) == (False, True)
-    assert held.shape == streamed.shape == (3, 8, 8)
-    for data in (held, streamed):
+def test_streamed_images_equal_those_in_memory(images: Path, workers: int) -> None:
+    in_memory, streamed = read(images), read(images, workers, mib=0)
+    assert (in_memory.streams, streamed.streams) == (False, True)
+    assert in_memory.shape == streamed.shape == (3, 8, 8)
+    for data in (in_memory, streamed):
         data.check()
         data.interval = (100, 9)
     for split in (None, "val", "test"):
         pairs = zip(
-            *(d.train_loader(lambda: 0, CPU) if split is None else d.eval_loader(split, CPU) for d in (held, streamed)),
+            *(d.train_loader(lambda: 0, CPU) if split is None else d.eval_loader(split, CPU) for d in (in_memory, streamed)),
             strict=True,
         )
         count = 0
@@ -298,7 +298,7 @@ def test_images_may_be_grey(images: Path) -> None:
     assert data.split["train"].numel() == 48
 
 
-def test_images_come_in_a_fixed_order(images: Path) -> None:
+def test_images_have_a_fixed_order(images: Path) -> None:
     files = [str(file.relative_to(images)) for file in sources.image_files(str(images))]
     assert files == sorted(files)
     assert len(files) == 60
