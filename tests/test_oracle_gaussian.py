@@ -137,7 +137,7 @@ def test_rbf_mmd_in_several_dimensions_against_samples(generator: torch.Generato
     assert float(rbf_mmd(mean_q, cov_q, mean_q, cov_q, 4.0)) == pytest.approx(0, abs=1e-14)
 
 
-def test_the_world_by_its_joint_covariances() -> None:
+def test_the_quantities_of_a_model_agree_with_its_joint_covariances() -> None:
     world, a, t = some_world()
     q, p = joint_covariances(world, a, t)
     n = 4
@@ -158,7 +158,7 @@ def test_the_world_by_its_joint_covariances() -> None:
     assert float(world.distortion(a, t)) == pytest.approx(distortion, abs=1e-9)
     assert float(world.rate(a, t)) == pytest.approx(rate, abs=1e-9)
     assert float(world.kl_q_z(a, t)) == pytest.approx(cross(q[n:, n:], np.eye(2)) - h_z_q, abs=1e-9)
-    # The two gaps of the field.
+    # The gaps between information and its two bounds.
     assert float(world.rate(a, t) - world.i_q(a, t)) == pytest.approx(float(world.kl_q_z(a, t)), abs=1e-9)
     assert float(world.neg_elbo(a, t)) - h_x == pytest.approx(cross(q, p) - entropy(q), abs=1e-9)
     assert float(world.kl_q_z(a, t)) > 0.01
@@ -166,7 +166,7 @@ def test_the_world_by_its_joint_covariances() -> None:
 
 
 @pytest.mark.parametrize("make", [some_world, mismatched_world])
-def test_every_divergence_of_the_world_against_samples(
+def test_every_divergence_of_a_model_against_samples(
     make: Callable[[], tuple[LinearGaussian, Tensor, Tensor]], mean_is: MeanIs
 ) -> None:
     world, a, t = make()
@@ -202,7 +202,7 @@ def test_identities_between_the_divergences(make: Callable[[], tuple[LinearGauss
     assert joint == pytest.approx(float(world.neg_elbo(a, t) - world.entropy_x), abs=1e-10)
     lower = world.entropy_x - world.distortion(a, t)
     assert float(world.i_q(a, t) - lower) == pytest.approx(float(world.kl_q_x_given_z(a, t)), abs=1e-10)
-    # What p alone decides does not see the data.
+    # Quantities of p alone do not depend on the data.
     assert float(world.i_p) == pytest.approx(float(some_world()[0].i_p), abs=1e-12)
     for value in (joint, world.kl_q_z(a, t), world.kl_q_z_given_x(a, t), world.kl_q_x_given_z(a, t)):
         assert float(value) > 0.01
@@ -253,7 +253,7 @@ def test_with_the_exact_posterior_every_bound_is_tight() -> None:
         assert float(world.neg_elbo(*other)) > float(world.entropy_x)
 
 
-def test_samples_of_the_world_have_its_covariance(generator: torch.Generator) -> None:
+def test_samples_of_the_linear_model_have_its_covariance(generator: torch.Generator) -> None:
     world = LinearGaussian.random(3, 2, 0.5, seed=0)
     z, e = (torch.randn(N, k, generator=generator, dtype=torch.float64) for k in (2, 3))
     x = world.sample(z, e)
@@ -281,12 +281,12 @@ def samples(linear_joint: LinearJoint) -> Callable[..., JointSamples]:
     return draw
 
 
-def test_the_joint_model_equals_the_world(samples: Callable[..., JointSamples]) -> None:
+def test_the_joint_model_equals_the_linear_model(samples: Callable[..., JointSamples]) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t, 5)
     x, z = batch.x_q.double(), batch.z_q.double()
     q, p = batch.q_z_given_x.base_dist, batch.p_x_given_z_q.base_dist
-    # Single precision: six digits.
+    # Single precision has six digits.
     torch.testing.assert_close(q.loc.double(), x @ a.mT, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(q.scale.double(), t.expand(5, 2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(p.loc.double(), z @ world.weight.mT, rtol=1e-5, atol=1e-5)
@@ -335,7 +335,7 @@ def batches(samples: Callable[..., JointSamples], count: int, size: int, *world:
 
 @pytest.mark.parametrize("kernel", [RBF(), RBF(0.5), ReferenceRBF()], ids=repr)
 def test_mmd_between_the_aggregate_and_the_prior(kernel: RBF, samples: Callable[..., JointSamples], mean_is: MeanIs) -> None:
-    # The encoder of a whitened world: Cov q(z) = diag(0.49, 0.64) + a little, far enough from I to be seen.
+    # An encoder with Cov q(z) = diag(0.49, 0.64) + a small matrix, which differs enough from I to be detected.
     world = orthogonal_world()
     a, t = torch.zeros(2, 4).double(), torch.tensor([0.7, 0.8]).double()
     a[0, 0] = 0.1
@@ -429,11 +429,11 @@ def test_the_gradient_of_information_reaches_the_decoder(samples: Callable[..., 
         upper.append(torch.autograd.grad(i_p_upper(batch), raw, retain_graph=True)[0])
         lower.append(torch.autograd.grad(-neg_i_p_lower(batch), raw)[0])
     # I_p = ½ Σ log(1 + w²/s²), so dI_p/ds = −Σ w²/(s (s² + w²)), and ds/draw = sigmoid(raw). At the exact posterior the
-    # gradient of the lower bound is that of I_p: what it lacks is E_p ∇log p(z|x) = 0.
+    # gradient of the lower bound equals that of I_p: the missing term is E_p ∇log p(z|x) = 0.
     w2 = world.weight.square().sum(0)
     slope = -float((w2 / (world.noise * (world.noise**2 + w2))).sum()) * float(raw.detach().sigmoid())
     assert mean_is(torch.stack(lower), slope) < 0.1 * abs(slope)
-    # The upper bound is not tight, but it too falls where the decoder grows noisier.
+    # The upper bound is not tight, but it also decreases with the noise of the decoder.
     assert float(torch.stack(upper).mean()) < 0
 
 
@@ -454,7 +454,9 @@ def test_an_unknown_statistic_is_refused_when_the_divergence_is_made() -> None:
 
 
 @pytest.mark.parametrize("divergence", [Rate(), Distortion(), NegElbo(), MMD(RBF())], ids=repr)
-def test_what_a_divergence_says_of_itself(divergence: Divergence, samples: Callable[..., JointSamples]) -> None:
+def test_a_divergence_uses_only_the_noise_that_it_requires(
+    divergence: Divergence, samples: Callable[..., JointSamples]
+) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t, 8)
     batch.noise = {name: batch.noise[name] for name in divergence.required_noise}  # nothing else is drawn on

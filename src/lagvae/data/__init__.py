@@ -1,6 +1,6 @@
 """Data: sources of arrays, their splits, and batches that are determined by the seed and the step.
 
-This room may import only noise, input and output, and errors; it knows no model.
+Of the package it imports only the noise streams, reading and writing, and the errors; it knows no model and no config.
 """
 
 from lagvae.data.batches import Batch

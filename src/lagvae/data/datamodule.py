@@ -21,8 +21,8 @@ SPLITS = ("train", "val", "test")
 
 LIKELIHOODS = ("bernoulli", "normal")
 
-TRAINING_SAMPLES = 2000
-"""Largest number of training samples that are evaluated after each interval of training."""
+SAMPLES_WHILE_TRAINING = 2000
+"""Largest number of samples of a split that are evaluated after each interval of training."""
 
 MIN_SPLIT = 4
 """Smallest number of samples of a split, which the bounds on information need."""
@@ -264,9 +264,9 @@ class DataModule(pl.LightningDataModule):
         return self.train_loader(lambda: trainer.global_step, trainer.strategy.root_device)
 
     def val_dataloader(self) -> list[EvalLoader]:
-        """The loaders for evaluation while training: the first samples of the training split, and the validation split."""
+        """The loaders for evaluation while training: the first samples of the training and of the validation split."""
         device = self._trainer.strategy.root_device
-        return [self.eval_loader(split, device, most=TRAINING_SAMPLES) for split in ("train", "val")]
+        return [self.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in ("train", "val")]
 
     def test_dataloader(self) -> list[EvalLoader]:
         """The loaders of the final evaluation: every split, until it has `draws` samples."""
