@@ -134,7 +134,7 @@ class EnsembleCheckpoint(pl.Callback):
             ensemble.failed[k] = error
             ensemble.deactivate(k)
             return
-        stop = member.watch.look(member.model)
+        stop = member.watch.update(member.model)
         member.table.save()
         score = exact_penalty(member.model, member.evaluation.results)
         if score < member.best:
