@@ -328,10 +328,11 @@ def atoms(q: np.ndarray, p: np.ndarray) -> dict[Symbol, float]:
     """The value of every atom for two joint tables, x down and z across."""
     tables = {"q": q, "p": p}
 
-    def density(law: str, over: str) -> np.ndarray:
-        return {"x": tables[law].sum(1, keepdims=True), "z": tables[law].sum(0, keepdims=True), "x,z": tables[law]}[over]
+    def density(joint: str, over: str) -> np.ndarray:
+        table = tables[joint]
+        return {"x": table.sum(1, keepdims=True), "z": table.sum(0, keepdims=True), "x,z": table}[over]
 
-    return {atom: float((tables[atom.side] * np.log(density(atom.law, atom.over))).sum()) for atom in ATOMS}
+    return {atom: float((tables[atom.side] * np.log(density(atom.joint, atom.over))).sum()) for atom in ATOMS}
 
 
 def kl(a: np.ndarray, b: np.ndarray) -> float:
@@ -411,20 +412,20 @@ def test_closest_lies_above(tables: tuple[np.ndarray, np.ndarray]) -> None:
         ("I_r", "it ends where '\\('"),
         ("I_q @ I_p", "'@' is not expected"),
         ("I_q I_p", "'I_p' is not expected"),
-        ("I_q * I_p", "only numbers multiply"),
-        ("I_q + 2", "stands alone"),
+        ("I_q * I_p", "only numbers can be factors"),
+        ("I_q + 2", "not the factor of a quantity"),
         ("1/0 I_q", "other than 0"),
-        (". I_q", "no quantity"),
-        ("² I_q", "no quantity"),
+        (". I_q", "not a quantity"),
+        ("² I_q", "not a quantity"),
         ("log q(x)", "outside of an expectation"),
-        ("E_q", "takes a bracket"),
+        ("E_q", "followed by a bracket"),
         ("E_q[I_q]", "only logs"),
         ("E_q[log q(x)", "expected"),
         ("E_p KL(q(z)||p(z))", "an expectation under q"),
         ("KL(q(z)||p(x))", "different variables"),
         ("KL(q(x)||p(x|z))", "different variables"),
         ("KL(q(x|x)||p(x))", "both sides of"),
-        ("KL(q(z))", "between two laws"),
+        ("KL(q(z))", "has two arguments"),
         ("KL(r(z)||p(z))", "'q' or 'p'"),
         ("KL(q(z)||p(z)", "it ends"),
         ("JS(q(y)||p(y))", "'x' or 'z'"),

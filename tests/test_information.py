@@ -193,7 +193,7 @@ def test_the_bounds_need_two_samples() -> None:
 def test_samples_and_components_must_fit_together() -> None:
     z = torch.zeros(5, 2)
     for origin, groups in ((torch.arange(4), None), (torch.arange(5) + 1, None), (None, torch.arange(4))):
-        with pytest.raises(SettingError, match="do not fit together"):
+        with pytest.raises(SettingError, match="do not match"):
             aggregate(z, z, z + 1, origin, groups)
     with pytest.raises(SettingError, match="6 samples, 6 origins, 5 groups and 5 components"):
         aggregate(torch.zeros(6, 2), z, z + 1)
@@ -301,7 +301,7 @@ def test_images_and_draws_hold_the_truth_where_log_k_does_not_reach(generator: t
 
 def test_laws_of_images_need_two_draws() -> None:
     for shape in ((1, 5, 2), (5, 1, 2)):
-        with pytest.raises(SettingError, match="at least two draws of two images"):
+        with pytest.raises(SettingError, match="at least two draws of at least two images"):
             image_distributions(torch.zeros(shape), torch.ones(shape))
 
 

@@ -181,7 +181,7 @@ def test_tables_that_are_no_distributions_are_refused(table: str, value: list[fl
     ("ask", "why"),
     [
         (lambda w: w.kl("y"), "over='y' is unknown"),
-        (lambda w: w.joint("r"), "law='r' is unknown"),
+        (lambda w: w.joint("r"), "joint='r' is unknown"),
         (lambda w: w.mmd(torch.eye(3), "z"), r"kernel has shape \(3, 3\); over z it must be \(4, 4\)"),
         (lambda w: w.mmd(-torch.eye(4), "z"), "least eigenvalue is -1"),
         (lambda w: replace(w, p_z=torch.eye(4)[0]).f_divergence(lambda u: u - 1, "z"), r"p\(z\) without zeros"),
@@ -199,13 +199,13 @@ class Values(dict[Symbol, float]):
     """The value of every symbol in a world; a divergence that a table does not define has some number of its own."""
 
     def __init__(self, world: Tabular) -> None:
-        super().__init__({atom: float(world.expected_log(atom.side, atom.law, atom.over)) for atom in ATOMS})
+        super().__init__({atom: float(world.expected_log(atom.side, atom.joint, atom.over)) for atom in ATOMS})
         self.world = world
 
     def __missing__(self, symbol: Symbol) -> float:
         assert isinstance(symbol, Opaque)
-        name, _, law = symbol.name.partition("(q(")
-        over = law.partition(")")[0]
+        name, _, arguments = symbol.name.partition("(q(")
+        over = arguments.partition(")")[0]
         if name == "JS" and over in OVER:
             self[symbol] = float(self.world.js(over))
         elif name == "MMD" and over in OVER:

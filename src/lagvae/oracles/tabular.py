@@ -1,4 +1,4 @@
-"""The discrete world: x and z take finitely many values, and both joints are tables. Every quantity of the paper is a sum.
+"""A discrete model: x and z take finitely many values, both joints are tables, and every quantity of the paper is a finite sum.
 
 q(x,z) = q(x) q(z|x),   p(x,z) = p(z) p(x|z);   in nats, in double precision, with gradients to the tables.
 """
@@ -14,22 +14,22 @@ from torch import Tensor
 from lagvae.errors import SettingError
 
 ROUNDING = 1e-6
-"""How far the sum of a distribution may be from 1: tables may come in single precision."""
+"""Tolerance for the sum of a distribution, since tables may be given in single precision."""
 
 MARGINALS = {"x": 1, "z": 0}
-"""The axis of a joint table, x down and z across, that is summed out for a marginal."""
+"""The axis of a joint table, with x along axis 0 and z along axis 1, that is summed out for a marginal."""
 
 OVER = ("x", "z", "x,z", "x|z", "z|x")
 
 
 def check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise SettingError unless a table has a shape and its last axis holds distributions."""
+    """Raise SettingError unless a table has a given shape and its last axis holds distributions."""
     if tuple(table.shape) != shape:
         raise SettingError(f"{name} has shape {tuple(table.shape)}; it must be {shape}, the last axis holding distributions.")
     table = table.detach()
     bad = table[~(table.isfinite() & (table >= 0))]
     if len(bad):
-        raise SettingError(f"{name} has the entry {float(bad[0]):g}; probabilities are numbers ≥ 0, and here they sum to 1.")
+        raise SettingError(f"{name} has the entry {float(bad[0]):g}; probabilities must be finite and ≥ 0.")
     sums = table.sum(-1).flatten()
     worst = float(sums[(sums - 1).abs().argmax()])
     if abs(worst - 1) > ROUNDING:
@@ -50,16 +50,18 @@ def check_kernel(kernel: Tensor, m: int, over: str) -> None:
 
 @dataclass(frozen=True)
 class Tabular:
-    """Both joints over x of n and z of k values.
+    """Both joints q(x,z) = q(x) q(z|x) and p(x,z) = p(z) p(x|z) for x with n values and z with k values.
+
+    The argument `over` names the variables of a quantity: "x", "z", "x,z", "x|z" or "z|x". A conditional divergence D(q‖p) is an
+    expectation under q, the first argument. All values are scalars (), in nats if they contain logarithms.
 
     Args:
-        q_x: q(x), (n,), the data. q_z_given_x: q(z|x), (n, k).
-        p_z: p(z), (k,). p_x_given_z: p(x|z), (k, n).
+        q_x: the distribution of the data q(x), (n,).
+        q_z_given_x: the encoder q(z|x), (n, k).
+        p_z: the prior p(z), (k,).
+        p_x_given_z: the decoder p(x|z), (k, n).
 
-    `over` is what a quantity is over: "x", "z", "x,z", "x|z" or "z|x". A conditional divergence D(q‖p) is expected under q, the
-    law that stands first. All values are (), in nats where logarithms are in them.
-
-    Raises: SettingError for a table that is no distribution, naming it and its sum.
+    Raises: SettingError for a table that is not a distribution. The message names the table and its sum.
 
     Reference: Zhao, Song, Ermon, UAI 2018, Sections 3 and 4.
     """
@@ -81,7 +83,7 @@ class Tabular:
 
     @classmethod
     def random(cls, n: int, k: int, seed: int) -> Tabular:
-        """A world with tables drawn from flat Dirichlet distributions."""
+        """A model whose tables are drawn from flat Dirichlet distributions."""
         generator = torch.Generator().manual_seed(seed)
 
         def flat(*shape: int) -> Tensor:
@@ -92,46 +94,46 @@ class Tabular:
 
     # ---- densities
 
-    def joint(self, law: str) -> Tensor:
-        """q(x,z) or p(x,z), (n, k)."""
-        if law == "q":
+    def joint(self, joint: str) -> Tensor:
+        """The joint density q(x,z) or p(x,z), (n, k), for `joint` "q" or "p"."""
+        if joint == "q":
             return self.q_x[:, None] * self.q_z_given_x
-        if law == "p":
+        if joint == "p":
             return self.p_z * self.p_x_given_z.mT
-        raise SettingError(f"law={law!r} is unknown; choose q or p.")
+        raise SettingError(f"joint={joint!r} is unknown; choose q or p.")
 
-    def density(self, law: str, over: str) -> Tensor:
-        """The density of a law, as a table that lines up with the joint: (n, k), (n, 1) over x, (1, k) over z."""
-        joint = self.joint(law)
+    def density(self, joint: str, over: str) -> Tensor:
+        """A density of a joint, as a table that broadcasts with the joint: (n, k), or (n, 1) over x, or (1, k) over z."""
+        table = self.joint(joint)
         if over in MARGINALS:
-            return joint.sum(MARGINALS[over], keepdim=True)
+            return table.sum(MARGINALS[over], keepdim=True)
         if over == "x,z":
-            return joint
+            return table
         if over not in OVER:
             raise SettingError(f"over={over!r} is unknown; choose one of {', '.join(OVER)}.")
-        if (law, over) == ("q", "z|x"):
-            return self.q_z_given_x  # as given: the other law may have an x that never happens here
-        if (law, over) == ("p", "x|z"):
+        if (joint, over) == ("q", "z|x"):
+            return self.q_z_given_x  # the table itself, which is also defined for x with q(x) = 0
+        if (joint, over) == ("p", "x|z"):
             return self.p_x_given_z.mT
         axis = MARGINALS[over[2]]
-        given = joint.sum(axis, keepdim=True)
-        # Given what never happens Bayes' rule says nothing; a uniform law stands there.
-        return torch.where(given > 0, joint, 1.0) / torch.where(given > 0, given, float(joint.shape[axis]))
+        given = table.sum(axis, keepdim=True)
+        # The conditional given an event of probability 0 is undefined; it is set to the uniform distribution.
+        return torch.where(given > 0, table, 1.0) / torch.where(given > 0, given, float(table.shape[axis]))
 
-    def expected_log(self, side: str, law: str, over: str) -> Tensor:
-        """E_side log law(over): −∞ where the law rules out what happens."""
-        joint, density = torch.broadcast_tensors(self.joint(side), self.density(law, over))
-        return torch.special.xlogy(joint, density).sum()
+    def expected_log(self, side: str, joint: str, over: str) -> Tensor:
+        """E_side[log joint(over)], (), in nats; −∞ where `joint` gives probability 0 to an event that `side` does not."""
+        weights, density = torch.broadcast_tensors(self.joint(side), self.density(joint, over))
+        return torch.special.xlogy(weights, density).sum()
 
-    def entropy(self, law: str, over: str) -> Tensor:
-        """H(over) = −E log of the law's own density, conditional where `over` is."""
-        return -self.expected_log(law, law, over)
+    def entropy(self, joint: str, over: str) -> Tensor:
+        """The entropy H(over) = −E_joint[log joint(over)], (), in nats; conditional for "x|z" and "z|x"."""
+        return -self.expected_log(joint, joint, over)
 
     # ---- information and its bounds (eq. 13)
 
-    def information(self, law: str) -> Tensor:
-        """I(x;z) under a law: H(x) + H(z) − H(x,z)."""
-        return self.entropy(law, "x") + self.entropy(law, "z") - self.entropy(law, "x,z")
+    def information(self, joint: str) -> Tensor:
+        """The mutual information I(x;z) = H(x) + H(z) − H(x,z) under a joint, (), in nats."""
+        return self.entropy(joint, "x") + self.entropy(joint, "z") - self.entropy(joint, "x,z")
 
     @property
     def rate(self) -> Tensor:
@@ -171,7 +173,7 @@ class Tabular:
     # ---- divergences
 
     def kl(self, over: str, first: str = "q") -> Tensor:
-        """KL(first‖other) = E_first log first − E_first log other ≥ 0; ∞ where the other rules out what happens."""
+        """KL(first‖other) = E_first log first − E_first log other ≥ 0; ∞ where the second gives probability 0 to an event that the first does not."""
         return self.expected_log(first, first, over) - self.expected_log(first, "p" if first == "q" else "q", over)
 
     def js(self, over: str) -> Tensor:
@@ -185,21 +187,22 @@ class Tabular:
     def f_divergence(self, f: Callable[[Tensor], Tensor], over: str) -> Tensor:
         """D_f(q‖p) = E_p f(q/p), for f convex with f(1) = 0.
 
-        Raises: SettingError where a density has zeros: f(0) and the slope of f at ∞ are not asked for.
+        Raises: SettingError if a density has zeros, which would need f(0) and the slope of f at ∞.
         """
-        for law in ("q", "p"):
-            if (self.density(law, over) == 0).any():
-                raise SettingError(f"The f-divergence over {over} needs {law}({over}) without zeros; take kl or js.")
+        for joint in ("q", "p"):
+            if (self.density(joint, over) == 0).any():
+                raise SettingError(f"The f-divergence over {over} needs {joint}({over}) without zeros; take kl or js.")
         return self._expected(over, lambda q, p: (p * f(q / p)).sum((-2, -1)))
 
     def mmd(self, kernel: Tensor, over: str) -> Tensor:
         """The squared MMD (q − p)ᵀ K (q − p), without unit.
 
         Args:
-            kernel: K, (m, m), symmetric, positive semidefinite, over the m values of what it is over: of (x,z) in the order of
-                the flattened joint table, of a conditional those of the variable that stands first.
+            kernel: K, (m, m), symmetric and positive semidefinite, where m is the number of values of x, of z, of (x,z) in the
+                order of the flattened joint table, or of the first variable of a conditional distribution.
+            over: the variables of the divergence.
 
-        Raises: SettingError for another shape, or a negative eigenvalue.
+        Raises: SettingError for another shape, or a kernel that is not symmetric and positive semidefinite.
         """
         kernel = kernel.double()
         sizes = {"x": len(self.q_x), "z": len(self.p_z)}
@@ -212,7 +215,7 @@ class Tabular:
         return self._expected(over, quadratic)
 
     def _expected(self, over: str, divergence: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """A divergence of tables (…, a, b) → (…,); of conditionals the mean over what they are given, under q."""
+        """A divergence of tables (…, a, b) → (…,). For conditional distributions, its mean over the condition under q."""
         q, p = self.density("q", over), self.density("p", over)
         if "|" not in over:
             return divergence(q, p)
