@@ -1,4 +1,4 @@
-"""The discrete world: the oracle against scipy and sums written out, then all that the algebra claims on random tables."""
+"""Tabular models compared with scipy and explicit sums, and the claims of the algebra on random tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from lagvae.oracles import Tabular
 from lagvae.oracles.tabular import OVER
 
 EXACT = {"rel": 0, "abs": 1e-10}
-"""Sums of some dozens of terms of size 10 in doubles are off by 1e-14 each."""
+"""Each of some dozens of terms of size 10 has a rounding error of about 1e-14 in double precision."""
 
 
 @pytest.fixture(params=[0, 1])
@@ -51,16 +51,16 @@ def kernel(m: int, seed: int = 0) -> Tensor:
     return root @ root.mT / m
 
 
-# ---- the oracle, from outside
+# ---- the tabular model compared with other implementations
 
 
-def test_conditionals_are_as_given_where_the_other_law_alone_has_the_condition() -> None:
+def test_conditionals_are_the_given_tables_where_only_the_other_joint_has_the_condition() -> None:
     sure, fair = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
     plain, skewed = torch.full((2, 2), 0.5), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
-    # x = 2 never happens under q, and half of the time under p, where E log q(z|x) is ½ log ½ + ¼ (log .9 + log .1).
+    # x = 2 has probability 0 under q and ½ under p, where E log q(z|x) is ½ log ½ + ¼ (log .9 + log .1).
     world = Tabular(sure, skewed, fair, plain)
     expected = 0.5 * log(0.5) + 0.25 * (log(0.9) + log(0.1))
-    # The tables are typed in single precision: 1e-7.
+    # The tables are in single precision.
     assert float(world.i_p_lower) == pytest.approx(expected + log(2), abs=1e-6)
     assert float(world.kl("z|x", "p")) == pytest.approx(-log(2) - expected, abs=1e-6)
     world = Tabular(fair, plain, sure, skewed)
@@ -68,16 +68,16 @@ def test_conditionals_are_as_given_where_the_other_law_alone_has_the_condition()
 
 
 def test_entropies_are_those_of_scipy(world: Tabular) -> None:
-    for law in ("q", "p"):
-        joint = world.joint(law).numpy()
+    for side in ("q", "p"):
+        joint = world.joint(side).numpy()
         assert joint.sum() == pytest.approx(1, **EXACT)
-        assert float(world.entropy(law, "x")) == pytest.approx(stats.entropy(joint.sum(1)), **EXACT)
-        assert float(world.entropy(law, "z")) == pytest.approx(stats.entropy(joint.sum(0)), **EXACT)
-        assert float(world.entropy(law, "x,z")) == pytest.approx(stats.entropy(joint.ravel()), **EXACT)
+        assert float(world.entropy(side, "x")) == pytest.approx(stats.entropy(joint.sum(1)), **EXACT)
+        assert float(world.entropy(side, "z")) == pytest.approx(stats.entropy(joint.sum(0)), **EXACT)
+        assert float(world.entropy(side, "x,z")) == pytest.approx(stats.entropy(joint.ravel()), **EXACT)
         given = sum(weight * stats.entropy(row) for weight, row in zip(joint.sum(1), joint, strict=True))
-        assert float(world.entropy(law, "z|x")) == pytest.approx(given, **EXACT)
+        assert float(world.entropy(side, "z|x")) == pytest.approx(given, **EXACT)
         outer = np.outer(joint.sum(1), joint.sum(0))
-        assert float(world.information(law)) == pytest.approx(stats.entropy(joint.ravel(), outer.ravel()), **EXACT)
+        assert float(world.information(side)) == pytest.approx(stats.entropy(joint.ravel(), outer.ravel()), **EXACT)
 
 
 def test_divergences_are_those_of_scipy(world: Tabular) -> None:
@@ -99,8 +99,8 @@ def test_divergences_are_those_of_scipy(world: Tabular) -> None:
 
 
 @pytest.mark.parametrize("over", OVER)
-def test_f_divergences_are_what_their_best_critic_reads(over: str, world: Tabular) -> None:
-    # sup_T E_q T − E_p f*(T) at T = f'(q/p), a formula that f itself is not in. Total variation has no smooth best critic.
+def test_f_divergences_are_the_bounds_of_the_optimal_critics(over: str, world: Tabular) -> None:
+    # sup_T E_q T − E_p f*(T) is attained by T = f'(q/p) and does not contain f. Total variation has no smooth optimal critic.
     q, p = torch.broadcast_tensors(world.density("q", over), world.density("p", over))
     if "|" in over:
         given = world.density("q", over[2])
@@ -131,7 +131,7 @@ def test_the_bounds_of_information_and_their_gaps(world: Tabular) -> None:
 
 
 def test_a_world_whose_answers_are_read_off() -> None:
-    # x fair, z a copy of x under q; under p z is fair and tells nothing.
+    # x is a fair bit. Under q, z is a copy of it; under p, z is an independent fair bit.
     eye, half = torch.eye(2), torch.tensor([0.5, 0.5])
     world = Tabular(half, eye, half, torch.full((2, 2), 0.5))
     for value in (world.information("q"), world.rate, world.kl("x,z")):
@@ -140,7 +140,7 @@ def test_a_world_whose_answers_are_read_off() -> None:
     assert float(world.kl("x,z", "p")) == inf
     # m is 3/8 where z = x and 1/8 elsewhere: KL(q‖m) = log 4/3, KL(p‖m) = ½ log 2/3 + ½ log 2.
     assert float(world.js("x,z")) == pytest.approx(0.75 * log(4 / 3), **EXACT)
-    # Given a value of z that never happens p(x|z) counts for nothing.
+    # p(x|z) for a z of probability 0 does not contribute.
     never = Tabular(half, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([1.0, 0.0]), torch.full((2, 2), 0.5))
     assert float(never.kl("x|z")) == pytest.approx(0, **EXACT)
     assert float(never.rate) == pytest.approx(0, **EXACT)
@@ -192,11 +192,11 @@ def test_questions_that_have_no_answer_are_refused(ask: Callable[[Tabular], Tens
         ask(Tabular.random(3, 4, 0))
 
 
-# ---- what the algebra claims holds on random tables
+# ---- the claims of the algebra on random tables
 
 
 class Values(dict[Symbol, float]):
-    """The value of every symbol in a world; a divergence that a table does not define has some number of its own."""
+    """The values of all symbols for a tabular model. A divergence that it does not define has an arbitrary fixed value."""
 
     def __init__(self, world: Tabular) -> None:
         super().__init__({atom: float(world.expected_log(atom.side, atom.joint, atom.over)) for atom in ATOMS})
@@ -216,7 +216,7 @@ class Values(dict[Symbol, float]):
 
 
 def holds(left: Objective, right: Objective, *worlds: Values) -> None:
-    """Two objectives that the algebra calls equal differ by the constants that it says they differ by."""
+    """Assert that two equal objectives differ in value by the constants that the algebra states."""
     assert left == right
     for values in worlds:
         assert left.at(values) - right.at(values) == pytest.approx((left - right).constants.at(values), **EXACT)
@@ -249,10 +249,10 @@ def test_names_have_the_values_of_the_oracle(world: Tabular) -> None:
 
 
 def all_forms_hold(one: Objective, worlds: list[Values]) -> int:
-    """Every way in which the algebra writes an objective has its value, up to the constants that it names; how many ways."""
+    """Assert that all forms of an objective have its value, up to the stated constants, and return their number."""
     form = computable_form(one)
     ways = [form.objective, *(way.objective for way in symbolic_lagrangians(one))]
-    assert form.objective.coefficients == one.coefficients, "a form says its constant too"
+    assert form.objective.coefficients == one.coefficients, "a form includes its constant"
     combination = closure(one)
     if combination is not None:
         ways.append(combination.objective + total((value, single(symbol)) for symbol, value in one.opaque.items()))
@@ -263,7 +263,7 @@ def all_forms_hold(one: Objective, worlds: list[Values]) -> int:
         if all(name in known for _, name in parts):
             ways.append(near.form.objective - total((v, known[name]) for v, name in parts))
         for values in worlds if not near.dropped else []:
-            assert near.form.objective.at(values) >= one.at(values) - 1e-10, "closest lies above, by divergences with constants"
+            assert near.form.objective.at(values) >= one.at(values) - 1e-10, "the closest objective is an upper bound"
     for way in ways:
         holds(one, way, *worlds)
     return len(ways)
@@ -288,7 +288,7 @@ def test_presets_on_tables(worlds: list[Values]) -> None:
         assert all_forms_hold(one.stated, worlds) >= 4, one.family
         all_forms_hold(one.trained, worlds)
         if one.alpha[1] <= 0:
-            # Trained by bounds: above what is stated, by the divergences of eq. 13.
+            # Training uses bounds, which exceed the stated objective by the divergences of eq. 13.
             (q, p), gap = one.alpha, one.trained - one.stated
             divergence = "KL(q(z)||p(z))" if q > 0 else "KL(q(x|z)||p(x|z))"
             holds(gap, abs(q) * parse(divergence) + abs(p) * parse("KL(p(z|x)||q(z|x))"), *worlds)

@@ -79,8 +79,8 @@ class Pushforward:
 class ImplicitEncoder(nn.Module):
     """An implicit encoder z = f(x, noise), which has samples but no density; deterministic for noise=0.
 
-    For noise (ε, e) ∼ N(0, I),  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a semi-implicit distribution: a Gaussian whose mean a
-    network g shifts as a function of further noise e. The last layer of g starts at zero, so the initial q(z|x) is Gaussian,
+    For noise (ε, e) ∼ N(0, I),  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a semi-implicit distribution: a Gaussian whose mean
+    a network g shifts as a function of further noise e. The last layer of g starts at zero, so the initial q(z|x) is Gaussian,
     and the shift never exceeds 2σ. Without these two restrictions samples of f soon concentrate near a
     lower-dimensional surface, and a critic cannot follow the density ratio.
 

@@ -77,10 +77,10 @@ class AdversarialRate(CriticDivergence):
     """The rate E_q(x) KL(q(z|x)‖p(z)) in nats of an encoder without a density, by adaptive contrast.
 
     For a Gaussian r(z|x),  log q(z|x)/p(z) = log q(z|x)/r(z|x) + log r(z|x)/p(z),  where r has the mean and c times the
-    covariance of `draws` further samples of q(z|x). The second ratio is exact. The first is estimated by a critic that discriminates
-    between z, whitened by r, and N(0, I), given x. Whitening by random moments hides E KL(q‖r) of a Gaussian q from the
-    critic, so this known term is added (`moment_error`). r has a full covariance, because an encoder may otherwise learn
-    correlations that a diagonal r leaves to a critic which adapts to them too slowly.
+    covariance of `draws` further samples of q(z|x). The second ratio is exact. The first is estimated by a critic that
+    discriminates between z, whitened by r, and N(0, I), given x. Whitening by random moments hides E KL(q‖r) of a Gaussian q
+    from the critic, so this known term is added (`moment_error`). r has a full covariance, because an encoder may
+    otherwise learn correlations that a diagonal r leaves to a critic which adapts to them too slowly.
 
     Args:
         network, r1, spectral: see `CriticDivergence`.

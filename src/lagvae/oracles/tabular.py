@@ -52,8 +52,8 @@ def check_kernel(kernel: Tensor, m: int, over: str) -> None:
 class Tabular:
     """Both joints q(x,z) = q(x) q(z|x) and p(x,z) = p(z) p(x|z) for x with n values and z with k values.
 
-    The argument `over` names the variables of a quantity: "x", "z", "x,z", "x|z" or "z|x". A conditional divergence D(q‖p) is an
-    expectation under q, the first argument. All values are scalars (), in nats if they contain logarithms.
+    The argument `over` names the variables of a quantity: "x", "z", "x,z", "x|z" or "z|x". A conditional divergence D(q‖p) is
+    an expectation under q, the first argument. All values are scalars (), in nats if they contain logarithms.
 
     Args:
         q_x: the distribution of the data q(x), (n,).
@@ -173,7 +173,7 @@ class Tabular:
     # ---- divergences
 
     def kl(self, over: str, first: str = "q") -> Tensor:
-        """KL(first‖other) = E_first log first − E_first log other ≥ 0; ∞ where the second gives probability 0 to an event that the first does not."""
+        """KL(first‖other) = E_first log first − E_first log other ≥ 0; ∞ where the other is 0 and first is not."""
         return self.expected_log(first, first, over) - self.expected_log(first, "p" if first == "q" else "q", over)
 
     def js(self, over: str) -> Tensor:
