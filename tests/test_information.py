@@ -123,7 +123,7 @@ def test_groups_of_one_are_the_leave_one_out_bound(generator: torch.Generator) -
 
 
 def info_nce(scores: Tensor) -> Tensor:
-    """log f(x_i, z_i) − log 1/K Σ_j f(x_j, z_i) for scores log f, (K, K), with z_i in rows (van den Oord, Li, Vinyals, 2018)."""
+    """log f(x_i, z_i) − log 1/K Σ_j f(x_j, z_i) for scores log f, (K, K), z_i in rows (van den Oord, Li, Vinyals, 2018)."""
     return scores.diagonal() - scores.logsumexp(-1) + log(scores.shape[-1])
 
 
@@ -394,7 +394,8 @@ def test_the_kernel_estimate_is_good_in_one_dimension(generator: torch.Generator
 
 def test_the_kernel_estimate_breaks_the_upper_bound_in_many_dimensions(generator: torch.Generator, mean_is: MeanIs) -> None:
     # In 64 dimensions with q(z) = N(0, I), I and the rate are 16 nats. The expectation of q̂ over its points is
-    # N(0, (1 + h²) I), and the logarithm is concave, so the excess over the truth is at least KL = d/2 (log(1 + h²) + 1/(1 + h²) − 1).
+    # N(0, (1 + h²) I), and the logarithm is concave, so the excess over the truth is at least
+    # KL = d/2 (log(1 + h²) + 1/(1 + h²) − 1).
     k, d = 2000, 64
     z, loc, scale = channel(generator, k, d, 1 - exp(-0.5))
     upper = gaussian_log_density(z, loc, scale) - gaussian_log_density(z, torch.zeros(d), torch.ones(d))

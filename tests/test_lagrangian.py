@@ -306,8 +306,8 @@ DUALS: dict[str, tuple[Callable[[list[Tensor]], Optimizer], float]] = {
 """name → optimizer of λ, and the largest allowed distance to (x*, λ*) at the end.
 
 Ascent and νPI: on min x² s.t. 1 − x ≤ 0 the error follows a linear recursion. For ascent with steps 0.1 and 0.05 its
-eigenvalues solve r² − 1.8 r + 0.8 + 0.005 g = 0, where g = 1 is the squared gradient of the constraint; the larger is 0.97. With
-two active constraints, g is an eigenvalue of their Gram matrix, at least 0.38 below, and r = 0.99; 0.99^1500 = 3e-7.
+eigenvalues solve r² − 1.8 r + 0.8 + 0.005 g = 0, where g = 1 is the squared gradient of the constraint; the larger is 0.97.
+With two active constraints, g is an eigenvalue of their Gram matrix, at least 0.38 below, and r = 0.99; 0.99^1500 = 3e-7.
 RMSprop divides by the root mean square of about its last hundred violations, so it does not converge. Its steps are about as
 large as its learning rate, and at most 1/√(1 − 0.99) = 10 times as large, which is 0.05.
 """

@@ -1,4 +1,4 @@
-"""Neural networks that parameterise distributions and critics. They map tensors to tensors and know nothing of probability."""
+"""Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness."""
 
 from __future__ import annotations
 

@@ -173,18 +173,18 @@ def closest(objective: Objective, within: Class) -> Closest:
 
 def refusal(objective: Objective, within: Class) -> str:
     """Explain why an objective is not computable in a class, and what is the closest that is."""
-    known = ", ".join(f"E[{log}]" for level in Class if level <= within for log in LOGS[level])
+    available = ", ".join(f"E[{log}]" for level in Class if level <= within for log in LOGS[level])
     return (
-        f"it needs {missing(objective, within)}, which is not a linear combination of {known}. "
+        f"it needs {missing(objective, within)}, which is not a linear combination of {available}. "
         f"Closest: {closest(objective, within)}. Alternatively, allow {classify(objective)} terms."
     )
 
 
 def _parts(objective: Objective) -> list[tuple[Fraction, str, Objective]]:
     """The parts of an objective: information and divergences of a KL Lagrangian, otherwise atoms; and opaque divergences."""
-    known, found = INFORMATION | DIVERGENCES, symbolic_lagrangian(objective.plain)
+    by_name, found = INFORMATION | DIVERGENCES, symbolic_lagrangian(objective.plain)
     if found is not None:
-        parts = [(value, name, known[name]) for value, name in found.parts]
+        parts = [(value, name, by_name[name]) for value, name in found.parts]
     else:
         parts = [(value, str(one), single(one)) for one, value in objective.plain.varying.coefficients.items()]
     return parts + [(value, str(one), single(one)) for one, value in objective.opaque.items()]

@@ -61,8 +61,8 @@ class SymbolicLagrangian:
     @property
     def objective(self) -> Objective:
         """The Lagrangian as an objective."""
-        known = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
-        return total((value, known[name]) for value, name in self.parts)
+        by_name = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
+        return total((value, by_name[name]) for value, name in self.parts)
 
     def __str__(self) -> str:
         return joined(self.parts)
