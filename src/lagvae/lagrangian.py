@@ -22,7 +22,7 @@ from lagvae.divergences import Divergence, i_p_upper, neg_i_p_lower
 from lagvae.errors import SettingError
 
 MEMORY = 500
-"""The number of last steps over which the reported multipliers are averaged."""
+"""Time constant, in steps, of the running mean of multipliers that summaries report."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class Lagrangian(nn.Module):
     """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i) in nats, and the dual ascent of λ.
 
     The parameter `scaled` holds λ_i · scale_i, (m,), always in fp32, so that a step of the dual optimizer has the same meaning
-    for every constraint, while L does not depend on the scales. λ fluctuates with the batches; its running mean over the
-    last `MEMORY` steps is the estimate of λ* that summaries report.
+    for every constraint, while L does not depend on the scales. λ fluctuates with the batches; its running mean, with
+    a time constant of `MEMORY` steps, is the estimate of λ* that summaries report.
 
     Args:
         preference: the primal objective f.
@@ -214,7 +214,7 @@ class Lagrangian(nn.Module):
 
     @property
     def mean_multiplier(self) -> Tensor:
-        """The mean of λ over its last `MEMORY` steps, (m,), in nats per unit of each divergence."""
+        """The running mean of λ over about the last `MEMORY` steps, (m,), in nats per unit of each divergence."""
         return self.running / self.scale
 
     def measure(self, samples: JointSamples) -> Values:

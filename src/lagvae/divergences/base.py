@@ -30,7 +30,7 @@ class Divergence(ABC):
     def __call__(self, samples: JointSamples) -> Tensor:
         """The estimate on a batch, ()."""
 
-    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - most estimators need no preparation
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - optional
         """Check that the joint model supports the estimate, and build the critics, whose shapes depend on it.
 
         Args:
