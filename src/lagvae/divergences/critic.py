@@ -116,7 +116,7 @@ class CriticDivergence(Divergence):
         v_q, v_p = self.critic(*q), self.critic(*p)
         loss = self.critic_objective(v_q, v_p).neg()
         if self.r1:
-            loss = loss + 0.25 * self.r1 * (mean_squared_slope(v_q, q) + mean_squared_slope(v_p, p))
+            loss = loss + 0.25 * self.r1 * (mean_squared_gradient(v_q, q) + mean_squared_gradient(v_p, p))
         return loss + self.regularisation(samples, q, p)
 
     @abstractmethod
@@ -134,7 +134,7 @@ def detach(t: Tensor, differentiable: bool) -> Tensor:
     return t.requires_grad_() if differentiable else t
 
 
-def mean_squared_slope(v: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+def mean_squared_gradient(v: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """The mean of ‖∇v‖² over a batch, (), differentiable in ψ.
 
     Args:
