@@ -138,7 +138,7 @@ TOGETHER = {
     "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration_weight", "divergence=[…]"],
     "divergence=[]": ["nothing to calibrate"],
     "family=vae epsilon.calibration=somewhere": ["epsilon.calibration=somewhere is not used here; add epsilon=calibrated"],
-    "data.batch=1": ["needs at least two samples of each law, not 1 and 1"],
+    "data.batch=1": ["needs at least two samples of each distribution, not 1 and 1"],
     "model=conv": ["data of shape (channels, height, width), not (8,); use model=mlp"],
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],

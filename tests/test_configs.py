@@ -105,7 +105,7 @@ def refused(row: Row) -> str | None:
         "use model=mlp": (row["model"] == "conv" and row["data"] == "linear_gaussian") or row["model"] == "square",
         "one device": row["trainer"] == "ddp" and any(d.startswith(("js", "kl", "adv")) for d in divergences),
         "prior=data takes z from a second domain": family in PAIRED and row["data"] != "digits_pairs",
-        "which Generator has not": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
+        "which Generator does not have": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
         "in closed form, which": row["alpha"] == "minimize" and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
     }
     if row["alpha"] == "minimize" and family in PAIRED:

@@ -199,7 +199,7 @@ class Values(dict[Symbol, float]):
     """The value of every symbol on given tables; a divergence that tables do not define has a fixed random value."""
 
     def __init__(self, world: Tabular) -> None:
-        super().__init__({atom: float(world.expected_log(atom.side, atom.law, atom.over)) for atom in ATOMS})
+        super().__init__({atom: float(world.expected_log(atom.side, atom.joint, atom.over)) for atom in ATOMS})
         self.world = world
 
     def __missing__(self, symbol: Symbol) -> float:
