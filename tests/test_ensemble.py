@@ -154,7 +154,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
         if self.global_step == at:
             next(self.joint.parameters()).data[victim] = float("nan")
 
-    monkeypatch.setattr(Ensemble, "descend", poison)
+    monkeypatch.setattr(Ensemble, "primal_step", poison)
 
 
 def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
@@ -229,7 +229,7 @@ def test_an_ensemble_that_exceeds_memory_is_halved(tmp_path: Path, monkeypatch: 
     measure = Ensemble.measure
 
     def small(self: Ensemble, batch: Any) -> Any:
-        if len(self.runs) > 2:
+        if len(self.members) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(self, batch)
 
@@ -246,7 +246,7 @@ def test_an_ensemble_trains_in_half_precision(tmp_path: Path) -> None:
     assert train_ensemble(runs, tmp_path / "job", silence) == {}
     for state in states(runs):
         assert all(value.isfinite().all() for value in state.values())
-        assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
+        assert state["joint.encoder.network.layers.0.weight"].dtype == torch.float32
 
 
 @pytest.mark.slow  # a minute of compiling
