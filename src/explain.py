@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="explain")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli.entry import run_guarded
-    from lagvae.explain.explain import explain
+    from lagvae.cli.entry import guarded
 
-    run_guarded(explain, cfg)
+    with guarded():
+        from lagvae.explain.explain import explain
+
+        explain(cfg)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli.entry import run_guarded
-    from lagvae.sweeps.runner import train_command
+    from lagvae.cli.entry import guarded
 
-    run_guarded(train_command, cfg)
+    with guarded():
+        from lagvae.sweeps.runner import train_command
+
+        train_command(cfg)
 
 
 if __name__ == "__main__":
