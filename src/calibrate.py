@@ -1,4 +1,12 @@
-"""Find what divergences a model can reach: python src/calibrate.py [data=…] [model=…] [KEY=VALUE …]."""
+"""Find the values of the divergences that a model can reach, which bounds are then set from.
+
+Usage: python src/calibrate.py [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Examples:
+  python src/calibrate.py
+  python src/calibrate.py data=mnist model=conv
+  python src/calibrate.py family=infovae calibration.steps=10000
+"""
 
 from pathlib import Path
 

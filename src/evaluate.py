@@ -1,4 +1,12 @@
-"""Measure and draw a run again: python src/evaluate.py [run=NAME] [checkpoint=last|best|FILE]."""
+"""Evaluate a run again from a checkpoint, and draw its figures.
+
+Usage: python src/evaluate.py [run=RUN] [checkpoint=last|best|FILE]
+
+Examples:
+  python src/evaluate.py
+  python src/evaluate.py run=first
+  python src/evaluate.py run=first checkpoint=best
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,12 @@
-"""Find what bounds a model can meet, before training: python src/feasible.py [family=…] [data=…] [model=…] [KEY=VALUE …]."""
+"""Find the bounds that a model can meet, before training it.
+
+Usage: python src/feasible.py [GROUP=OPTION ...] [KEY=VALUE ...] [feasible.rate=RATE]
+
+Examples:
+  python src/feasible.py
+  python src/feasible.py data=mnist model=conv
+  python src/feasible.py family=infovae constraints.mmd.epsilon=1e-3
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,14 @@
-"""Train a member of the family: python src/train.py [family=…] [alpha=…] [data=…] [KEY=VALUE …]."""
+"""Train a model of the family, or the runs of a sweep.
+
+Usage: python src/train.py [GROUP=OPTION ...] [KEY=VALUE ...]
+       python src/train.py -m sweep=NAME [KEY=VALUE,VALUE ...]
+       python src/train.py resume=RUN
+
+Examples:
+  python src/train.py alpha=minimize constraints.neg_elbo.gamma=0.6
+  python src/train.py family=beta_vae alpha.q=3 data=mnist
+  python src/train.py -m sweep=pareto seed=0,1,2
+"""
 
 from pathlib import Path
 
