@@ -94,7 +94,7 @@ SLIPS = {
     "lr=1e-3": ["lr is unknown; did you mean model.optimizer.lr=1e-3 or critic.optimizer.lr=1e-3?"],
     "steps=100": ["did you mean training.steps=100, calibration.steps=100 or critic.steps=100?"],
     "stesp=100": ["did you mean training.steps=100, "],
-    "latent=8": ["did you mean model.latent=8?"],
+    "latent=8": ["did you mean model.latent=8 or data.source.latent=8?"],
     "batch=64": ["did you mean data.batch=64?"],
     "modle.latent=3": ["modle is unknown; did you mean model.latent=3?"],
     "mmd.gamma=1": ["mmd is unknown; did you mean constraints.mmd.gamma=1?"],

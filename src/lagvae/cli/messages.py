@@ -141,8 +141,8 @@ def _leaves(node: Mapping[Any, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_suffix(settings: Mapping[str, Any], suffix: str) -> list[str]:
-    """The settings whose keys end so. Those that take the value of another one count only where all do."""
-    found = [key for key in settings if f".{key}".endswith(f".{suffix}")]
+    """The settings whose keys end so, the shortest paths first. Those that follow another one count only where all do."""
+    found = sorted((key for key in settings if f".{key}".endswith(f".{suffix}")), key=lambda key: key.count("."))
     return [key for key in found if not str(settings[key]).startswith("${")] or found
 
 
