@@ -281,7 +281,7 @@ def own_sweeps(tmp_path: Path) -> Iterator[Path]:
 
     (tmp_path / "sweeps").mkdir()
     known("odd", "a: [1")
-    known("bare", "1.5")
+    known("bare", "[1, 2]")
     known("short", "training: {steps: 7}")
     register(tmp_path)
     yield tmp_path / "sweeps"
