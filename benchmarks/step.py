@@ -107,7 +107,7 @@ def through_trainer(cfg: Any, steps: int) -> float:
     session = Fit(cfg, data, model, run, "bench")
     clock = Clock()
     session.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-    session.fit()
+    session.train()
     return clock.seconds / steps
 
 

@@ -28,7 +28,7 @@ if __name__ == "__main__":
     run = RunFolder(folder / f"run-{devices}-{steps}")
     run.path.mkdir(exist_ok=True)
     session = Fit(cfg, data, model, run, "ddp")
-    session.fit()
+    session.train()
     rank = session.trainer.global_rank
     moved = {k: before[k] - v.cpu() for k, v in model.joint.state_dict().items()}
     torch.save({"moved": moved, "multiplier": model.lagrangian.scaled.data}, folder / f"{devices}-{steps}-{rank}.pt")

@@ -47,7 +47,7 @@ def write_run(
                 "relative": name == "mmd",
                 "multiplier": multiplier,
                 "learned": bounded,
-                "unit": 1.0,
+                "scale": 1.0,
             }
             for name, multiplier in zip(("neg_elbo", "mmd"), multipliers, strict=True)
         },

@@ -464,7 +464,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: 
 def test_a_sweep_with_a_cell_that_cannot_be_does_not_start(tmp_path: Path) -> None:
     said = program(tmp_path, *VAE, "name=run-${model.latent}", "-m", "model.latent=2,0,3")
     assert said.status == 1
-    assert said.err == "Error: The cell run-0: model.latent=0 must be a whole number of at least 1.\n"
+    assert said.err == "Error: The run run-0: model.latent=0 must be a whole number of at least 1.\n"
     assert said.new == set()
 
 
@@ -594,10 +594,10 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "empty": lambda folder: (folder / "calibration.json").write_text(""),
     "null": lambda folder: (folder / "calibration.json").write_text("null"),
     "a list": lambda folder: (folder / "calibration.json").write_text("[]"),
-    "no numbers": lambda folder: rewrite(folder, lambda c: c.pop("epsilon")),
-    "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["epsilon"].update(mmd=None)),
+    "no numbers": lambda folder: rewrite(folder, lambda c: c.pop("calibrated")),
+    "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=None)),
     "an error is missing": lambda folder: rewrite(folder, lambda c: c["stderr"].pop("mmd")),
-    "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"]["data"].update(batch=1)),
+    "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"].update({"data.batch": 1})),
     "no theta": lambda folder: (folder / "theta.pt").unlink(),
     "half a theta": lambda folder: cut(folder / "theta.pt"),
     "a tensor for a theta": lambda folder: torch.save(torch.zeros(3), folder / "theta.pt"),

@@ -240,6 +240,16 @@ def test_every_divergence_is_a_constraint(tmp_path: Path, name: str) -> None:
     assert build_lagrangian(cfg, None).names == [name]
 
 
+def test_a_critic_compares_the_variables_that_its_name_says(tmp_path: Path) -> None:
+    expected = {f"{kind}_{over}": over for kind in ("js", "kl", "wasserstein") for over in ("x", "z", "xz")}
+    cfg = settings(
+        tmp_path, f"divergence=[{','.join(expected)}]", "constraints.js_x.divergence.f=hellinger", "constraints.kl_z.scale=2"
+    )
+    assert {name: c.divergence.over for name, c in cfg.constraints.items()} == expected
+    assert [name for name, c in cfg.constraints.items() if c.divergence.get("f") == "hellinger"] == ["js_x"]
+    assert [name for name, c in cfg.constraints.items() if c.scale == 2] == ["kl_z"], "constraints do not share settings"
+
+
 def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "constraints.mmd.learned=false", "constraints.mmd.multiplier=500")
     validate(cfg)

@@ -251,7 +251,7 @@ def test_an_unknown_solver_is_named(program: Program) -> None:
         ({"q_x": torch.tensor([0.5, 0.25, 0.0])}, "q_x sums to 0.75"),
         ({"alpha": inf}, "alpha=inf must be a finite number"),
         ({"epsilon": inf}, "epsilon=inf must be a finite number"),
-        ({"units": (0.0, 1.0)}, r"units=\(0\.0, 1\.0\) must be finite numbers above 0"),
+        ({"scales": (0.0, 1.0)}, r"scales=\(0\.0, 1\.0\) must be finite numbers above 0"),
         ({"kernel": torch.eye(2), "epsilon_mmd": 0.1}, r"kernel has shape \(2, 2\); over z it must be \(3, 3\)"),
         ({"kernel": -torch.eye(3), "epsilon_mmd": 0.1}, "least eigenvalue is -1"),
         ({"kernel": torch.eye(3) + torch.ones(3, 3).triu(1), "epsilon_mmd": 0.1}, "must be symmetric"),

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
         assert {"neg_elbo_stderr", "mmd_stderr", "i_q_stderr"} <= set(values)
         assert values["i_q_upper"] <= values["i_q_upper_rate"]
     for c in summary["constraints"].values():
-        assert {"epsilon", "bound", "multiplier", "learned", "unit", "train", "val", "test", "verdict"} <= set(c)
+        assert {"calibrated", "bound", "multiplier", "learned", "scale", "train", "val", "test", "verdict"} <= set(c)
     assert "U-statistic" in summary["mmd_estimator"]
     assert "batches of 128" in summary["mmd_estimator"]
 
@@ -58,7 +58,7 @@ def test_bounds_are_calibrated_values_plus_slack(root: Path) -> None:
     assert (folder / "theta.pt").is_file()
     summary = train(compose([*TINY, "constraints.neg_elbo.gamma=0.7", "constraints.mmd.gamma=0.25"]))
     elbo, mmd = summary["constraints"]["neg_elbo"], summary["constraints"]["mmd"]
-    assert elbo["epsilon"] == calibration.calibrated["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
+    assert elbo["calibrated"] == calibration.calibrated["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
     assert elbo["bound"] == pytest.approx(calibration.calibrated["neg_elbo"] + 0.7)
     size = max(calibration.calibrated["mmd"], calibration.stderr["mmd"])
     assert mmd["bound"] == pytest.approx(calibration.calibrated["mmd"] + 0.25 * size)
@@ -149,7 +149,7 @@ def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
     data, model, _ = setup(cfg)
     folder = Path(cfg.paths.runs) / "mixed"
     folder.mkdir(parents=True)
-    Fit(cfg, data, model, RunFolder(folder), "mixed").fit()
+    Fit(cfg, data, model, RunFolder(folder), "mixed").train()
     assert model.lagrangian.scaled.dtype == torch.float32
     assert model.lagrangian.scaled.isfinite().all()
     assert all(p.isfinite().all() for p in model.joint.parameters())
@@ -163,7 +163,7 @@ def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
     before = [p.clone() for p in model.joint.parameters()]
     folder = Path(cfg.paths.runs) / "clip"
     folder.mkdir(parents=True)
-    Fit(cfg, data, model, RunFolder(folder), "clip").fit()
+    Fit(cfg, data, model, RunFolder(folder), "clip").train()
     moved = torch.cat([(p - b).flatten() for p, b in zip(model.joint.parameters(), before, strict=True)]).norm()
     assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
 
@@ -212,12 +212,23 @@ def test_a_vae_learns_the_linear_gaussian_world() -> None:
     assert abs(values["neg_elbo"] - entropy) <= 4 * values["neg_elbo_stderr"] + 45 / 6400
 
 
-def test_commands_of_the_readme_compose() -> None:
-    """Every `python src/train.py …` line is a config that Hydra accepts."""
-    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_commands_of_the_documents_compose(page: str) -> None:
+    """Every `python src/train.py …` line is a config that Hydra accepts, and every `make …` is a target."""
+    text = (ROOT / page).read_text("utf-8")
+    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert len(lines) >= 10
     for line in lines:
         words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
         compose(expand([], words)[0] if "-m" in line else words)
-    for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    for target in re.findall(r"`make ([a-z0-9]+)", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), target
+
+
+def test_the_python_of_the_readme_makes_a_model() -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    lagrangian = names["model"].lagrangian
+    assert dict(zip(lagrangian.names, lagrangian.bound.tolist(), strict=True)) == pytest.approx({"neg_elbo": 24.0, "mmd": 1e-3})

@@ -47,7 +47,7 @@ def test_projection_on_the_simplex_is_the_nearest_point(generator: torch.Generat
 
 def two(learned: bool = True) -> list[Constraint]:
     return [
-        Constraint("rate", Rate(), bound=1.0, learned=learned, unit=0.5),
+        Constraint("rate", Rate(), bound=1.0, learned=learned, scale=0.5),
         Constraint("distortion", Distortion(), bound=2.0, learned=learned),
     ]
 
@@ -162,10 +162,10 @@ def test_the_simplex_is_no_setting(tmp_path: Path) -> None:
     assert "multiplier.simplex is unknown" in said.err
 
 
-def row(asked: float | None, excess: float, critic: bool = False, nats: bool = True, unit: float = 1.0) -> dict[str, Any]:
+def row(asked: float | None, excess: float, critic: bool = False, nats: bool = True, scale: float = 1.0) -> dict[str, Any]:
     errors = dict.fromkeys(("alone_stderr", "together_stderr", "excess_stderr"), 0.01)
     values = {"alone": 1.23456, "asked": asked, "together": 1.23456, "excess": excess}
-    return {"unit": unit, "nats": nats, "critic": critic} | values | errors
+    return {"scale": scale, "nats": nats, "critic": critic} | values | errors
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def row(asked: float | None, excess: float, critic: bool = False, nats: bool = T
         ({"a": row(1.0, 0.23), "b": row(2.0, -0.9)}, "not met: a stays 0.23 ± 0.01 units above its own."),
         ({"a": row(2.0, -0.1), "b": row(None, -0.2)}, "the largest (a) is 0.10 ± 0.01 units below what was asked"),
         ({"a": row(None, 0.0, critic=True)}, "a: as the critic sees it, a lower bound on the divergence"),
-        ({"a": row(None, 0.0, unit=0.5)}, "1.23 ± 0.01"),
+        ({"a": row(None, 0.0, scale=0.5)}, "1.23 ± 0.01"),
         ({"a": row(None, 0.0, nats=False)}, "1.23e+00 ± 1e-02"),
     ],
 )
@@ -198,8 +198,8 @@ def test_what_is_attainable_is_said_as_it_is(
 
 
 def test_a_report_says_what_slack_buys() -> None:
-    elbo = {"nats": True, "unit": 1.0, "sensitivity": 0.373}
-    mmd = {"nats": False, "unit": 1e-3, "sensitivity": None}
+    elbo = {"nats": True, "scale": 1.0, "sensitivity": 0.373}
+    mmd = {"nats": False, "scale": 1e-3, "sensitivity": None}
     summary: dict[str, Any] = {"alpha": {"q": -1.0, "p": 0.0}, "constraints": {"neg_elbo": elbo, "mmd": mmd}}
     (line,) = slack_buys(summary)
     assert line == "1 nat more of slack on neg_elbo: the lower bound on I_q rises by about 0.37 nats."

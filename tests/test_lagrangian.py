@@ -94,12 +94,12 @@ MEMBERS: dict[str, tuple[float, Sequence[Constraint], Formula]] = {
     ),
     "lagvae, minimise": (
         1,
-        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, scale=1e-3)],
         lambda rate, distortion, mmd: rate + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
     ),
     "lagvae, maximise": (
         -1,
-        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, scale=1e-3)],
         lambda rate, distortion, mmd: distortion + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
     ),
 }
@@ -124,15 +124,18 @@ def test_members_differ(batch: JointSamples) -> None:
     assert min(rate, distortion, abs(mmd) * 200) > 0.1
 
 
-@pytest.mark.parametrize("unit", [1e-4, 0.5, 30.0])
-def test_the_loss_does_not_depend_on_the_unit(unit: float, batch: JointSamples) -> None:
-    def of(unit: float) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        chosen = [neg_elbo(bound=3.5, multiplier=1.5, unit=unit), mmd(bound=0.01, multiplier=20, unit=unit, largest=1e6)]
+@pytest.mark.parametrize("scale", [1e-4, 0.5, 30.0])
+def test_the_loss_does_not_depend_on_the_unit(scale: float, batch: JointSamples) -> None:
+    def of(scale: float) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        chosen = [
+            neg_elbo(bound=3.5, multiplier=1.5, scale=scale),
+            mmd(bound=0.01, multiplier=20, scale=scale, max_multiplier=1e6),
+        ]
         lagrangian = Lagrangian(Preference(-1), chosen)
         loss = lagrangian(lagrangian.measure(batch))
         return loss, torch.autograd.grad(loss, list(batch.joint.parameters()), retain_graph=True), lagrangian.multiplier
 
-    for ours, theirs in zip(of(unit), of(1.0), strict=True):
+    for ours, theirs in zip(of(scale), of(1.0), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -209,7 +212,11 @@ def test_a_stack_of_preferences_has_its_own_signs(generator: torch.Generator) ->
 def test_violations_and_losses_of_a_stack_are_elementwise(generator: torch.Generator) -> None:
     lagrangian = Lagrangian(
         Preference(-1),
-        [neg_elbo(bound=3.5, multiplier=1.5), mmd(multiplier=7), Constraint("rate", Rate(), bound=1.0, multiplier=2, unit=0.5)],
+        [
+            neg_elbo(bound=3.5, multiplier=1.5),
+            mmd(multiplier=7),
+            Constraint("rate", Rate(), bound=1.0, multiplier=2, scale=0.5),
+        ],
     )
     divergences = torch.rand(5, 3, generator=generator)
     terms = {name: torch.rand(5, generator=generator) for name in ("rate", "distortion")}
@@ -313,15 +320,15 @@ def learned(name: str, function: Callable[[Tensor], Tensor], **settings: Any) ->
 
 
 @each_dual
-@pytest.mark.parametrize("unit", [1.0, 0.5])
-def test_an_active_and_an_inactive_constraint(dual: str, unit: float) -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_an_active_and_an_inactive_constraint(dual: str, scale: float) -> None:
     # min x² s.t. 1 − x ≤ 0 and x ≤ 3. Stationary: 2x − λ₁ + λ₂ = 0; at x* = 1 the second is slack, so λ* = (2, 0).
-    # λ is per unit of D, not of the step: it is 2 whatever the unit.
+    # λ is per scale of D, not of the step: it is 2 whatever the scale.
     make, near = DUALS[dual]
-    constraints = [learned("low", lambda x: 1 - x[0], unit=unit), learned("high", lambda x: x[0], bound=3.0, multiplier=0.5)]
+    constraints = [learned("low", lambda x: 1 - x[0], scale=scale), learned("high", lambda x: x[0], bound=3.0, multiplier=0.5)]
     x, lagrangian = solve(lambda x: x.square(), constraints, make, [0.0])
     assert float(x) == pytest.approx(1, abs=near)
-    assert lagrangian.multiplier.tolist() == pytest.approx([2, 0], abs=near / unit)
+    assert lagrangian.multiplier.tolist() == pytest.approx([2, 0], abs=near / scale)
     assert float(lagrangian.multiplier[1]) == 0
 
 
@@ -348,10 +355,13 @@ def test_two_active_constraints(dual: str) -> None:
 
 @each_dual
 def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further(dual: str) -> None:
-    # x² ≤ −1 has no solution; the other constraint is solved around it. largest bounds λ · unit = 4, so λ = 8.
+    # x² ≤ −1 has no solution; the other constraint is solved around it. max_multiplier bounds λ · scale = 4, so λ = 8.
     make, _ = DUALS[dual]
     x, lagrangian = solve(
-        lambda x: (x - 1).square(), [learned("square", lambda x: x[0] ** 2, bound=-1.0, unit=0.5, largest=4.0)], make, [1.0]
+        lambda x: (x - 1).square(),
+        [learned("square", lambda x: x[0] ** 2, bound=-1.0, scale=0.5, max_multiplier=4.0)],
+        make,
+        [1.0],
     )
     assert lagrangian.multiplier.tolist() == [8]
     # (x − 1)² + 8 x² is least at 1/9.
@@ -364,9 +374,9 @@ def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further
 @each_dual
 def test_multipliers_stay_between_zero_and_the_largest(dual: str, generator: torch.Generator) -> None:
     constraints = [
-        learned("a", torch.sum, largest=0.3, multiplier=0.1),
-        learned("b", torch.sum, largest=0.8, multiplier=0.0),
-        learned("c", torch.sum, largest=0.5, multiplier=0.0, unit=0.1),
+        learned("a", torch.sum, max_multiplier=0.3, multiplier=0.1),
+        learned("b", torch.sum, max_multiplier=0.8, multiplier=0.0),
+        learned("c", torch.sum, max_multiplier=0.5, multiplier=0.0, scale=0.1),
     ]
     lagrangian = Lagrangian(Preference(0), constraints)
     optimizer = DUALS[dual][0]([lagrangian.scaled])
@@ -377,7 +387,7 @@ def test_multipliers_stay_between_zero_and_the_largest(dual: str, generator: tor
         lagrangian.ascend(sign * 20 * torch.rand(3, generator=generator), optimizer)
         path.append(lagrangian.scaled.clone())
     assert torch.stack(path).amin(0).tolist() == [0, 0, 0]
-    assert torch.equal(torch.stack(path).amax(0), lagrangian.largest)
+    assert torch.equal(torch.stack(path).amax(0), lagrangian.max_multiplier)
     assert lagrangian.multiplier.tolist() == pytest.approx((lagrangian.scaled / torch.tensor([1.0, 1.0, 0.1])).tolist())
 
 
@@ -393,7 +403,7 @@ def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer],
     constraints = [
         neg_elbo(multiplier=0.7, bound=1.0),
         learned("moves", torch.sum),
-        mmd(multiplier=1e7),  # above `largest`, which bounds ascent and not a weight that a user chose
+        mmd(multiplier=1e7),  # above `max_multiplier`, which bounds ascent and not a weight that a user chose
         Constraint("off", Of(torch.sum), multiplier=0.0),
     ]
     lagrangian = Lagrangian(Preference(0), constraints)
@@ -408,8 +418,8 @@ def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer],
 
 
 def test_one_step_of_plain_ascent() -> None:
-    # λ · unit ← max(0, λ · unit + lr · (D − bound)/unit).
-    constraints = [learned("up", torch.sum, bound=1.0, unit=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
+    # λ · scale ← max(0, λ · scale + lr · (D − bound)/scale).
+    constraints = [learned("up", torch.sum, bound=1.0, scale=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
     lagrangian = Lagrangian(Preference(0), constraints)
     lagrangian.ascend(lagrangian.violation(torch.tensor([2.0, 2.0])), SGD([lagrangian.scaled], lr=0.1, maximize=True))
     assert lagrangian.multiplier.tolist() == pytest.approx([(0.5 + 0.1 * 2) / 0.5, 0])
@@ -418,10 +428,10 @@ def test_one_step_of_plain_ascent() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_multipliers_and_bounds_stay_in_single_precision(dtype: torch.dtype) -> None:
     # In bfloat16 a multiplier of 1 could not grow by 0.003, nor a bound of 83.4 be told from 83.5.
-    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=83.4, multiplier=1.003, learned=True), mmd(unit=1e-3)])
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=83.4, multiplier=1.003, learned=True), mmd(scale=1e-3)])
     optimizer = SGD([lagrangian.scaled], lr=1e-3, maximize=True)
     lagrangian.to(dtype)
-    for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.unit, lagrangian.largest, lagrangian.multiplier):
+    for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.scale, lagrangian.max_multiplier, lagrangian.multiplier):
         assert tensor.dtype == torch.float32
     assert float(lagrangian.bound[0]) == pytest.approx(83.4, abs=1e-5)
     violation = lagrangian.violation(torch.tensor([84.0, 0.0], dtype=dtype))
@@ -464,12 +474,12 @@ def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
         ({"learned": True}, "needs a bound"),
         ({"bound": float("nan")}, "finite"),
         ({"bound": float("inf")}, "finite"),
-        ({"unit": 0.0}, "unit"),
-        ({"unit": float("inf")}, "unit"),
+        ({"scale": 0.0}, "scale"),
+        ({"scale": float("inf")}, "scale"),
         ({"multiplier": -1.0}, "never negative"),
         ({"multiplier": float("nan")}, "≥ 0"),
-        ({"largest": 0.0}, "largest"),
-        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "largest": 10.0}, "starts above"),
+        ({"max_multiplier": 0.0}, "max_multiplier"),
+        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "max_multiplier": 10.0}, "starts above"),
     ],
 )
 def test_constraints_that_cannot_work_are_refused_by_name(settings: dict[str, Any], message: str) -> None:

@@ -232,7 +232,9 @@ class Lagrangian(nn.Module):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move like any module, but keep λ and its bounds in fp32 under every precision."""
-        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps")}
+        kept = {"scaled": self.scaled.data} | {
+            n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps")
+        }
         super()._apply(fn, recurse)
         for name, before in kept.items():
             now = getattr(self, name)

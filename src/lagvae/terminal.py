@@ -44,7 +44,7 @@ def short_path(path: Path) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keep notes of Lightning and torch about things we chose on purpose off the terminal, also when they are imported later."""
+    """Keep what Lightning and torch say about deliberate choices off the terminal, also when they are imported later."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)

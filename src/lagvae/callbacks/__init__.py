@@ -3,6 +3,6 @@
 from lagvae.callbacks.checkpoints import Checkpoints
 from lagvae.callbacks.evaluation import Evaluation
 from lagvae.callbacks.feasibility import FeasibilityWatch
-from lagvae.callbacks.progress import Progress
+from lagvae.callbacks.progress import TrainingProgress
 
-__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "Progress"]
+__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "TrainingProgress"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -45,6 +45,19 @@ class Evaluation(pl.Callback):
         built = [build() for build in self.builders[final].values()]
         return [measure.to(device) for measure in built if measure.is_applicable(model.eval_model, data, split)]
 
+    @torch.no_grad()
+    def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
+        """The light evaluation of an interval without a trainer, on batches that were observed before: split → batches."""
+        model.eval()
+        measures = {split: self.measures(False, model, model.device, data, split) for split in batches}
+        for split, observed in batches.items():
+            for batch in observed:
+                samples = model.samples(batch, split)
+                for measure in measures[split]:
+                    measure.update(samples, batch.index)
+        self.results = compute_all(measures)
+        model.train()
+
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         known = (model.device, data)
@@ -74,8 +87,7 @@ class Evaluation(pl.Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -88,19 +100,9 @@ class Evaluation(pl.Callback):
     ) -> None:
         self._batch(trainer, outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: JointSamples,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._batch(trainer, outputs, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end(trainer)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer)
+    on_test_epoch_end = on_validation_epoch_end

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.errors import HydraException
@@ -158,8 +159,7 @@ def guarded() -> Iterator[None]:
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation may lead nowhere
     try:
         alone = hydra.mode == RunMode.RUN and NAME not in overrides
         if alone and (sweep := hydra.runtime.choices.get("sweep")):

@@ -168,11 +168,6 @@ class JointSamples:
         return self.joint.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
 
     @Lazy
-    def p_x_given_mean(self) -> Any:
-        """p(x|E q(z|x_q)), the reconstruction without the encoder's noise."""
-        return self.joint.decoder(self.q_z_given_x.mean)
-
-    @Lazy
     def q_z_given_x_p(self) -> Any:
         """q(z|x_p), the encoder on the model's own samples."""
         return self.joint.encoder(self.x_p)

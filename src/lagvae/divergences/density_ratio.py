@@ -7,7 +7,7 @@ wrong may be so to either side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log, pi
+from math import log
 
 import torch
 from torch import Tensor
@@ -170,8 +170,3 @@ class AdversarialNegElbo(AdversarialRate):
 
     def __repr__(self) -> str:
         return f"−ELBO by adaptive contrast, {self.draws} draws"
-
-
-def log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """log N(z; loc, diag scale²), (B, d) → (B,)."""
-    return -0.5 * (((z - loc) / scale).square() + 2 * scale.log() + log(2 * pi)).sum(-1)

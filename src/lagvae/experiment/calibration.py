@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from lagvae.data import DataModule
 from lagvae.data.datamodule import content_digest
 from lagvae.errors import CalibrationError
-from lagvae.experiment.settings import differences, fingerprint
+from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import write_atomically, write_json
 
 
@@ -131,30 +131,11 @@ def uses_critics(cfg: DictConfig) -> bool:
 
 
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
-    """The settings that matter to a calibration: those that could change θ* or ε̂."""
-    derived = calibration_config(cfg)
-
-    def plain(key: str) -> Any:
-        return OmegaConf.to_container(OmegaConf.select(derived, key), resolve=True)
-
-    constraints = {
-        str(name): {
-            "divergence": OmegaConf.to_container(c.divergence, resolve=True),
-            "weight": c.calibration_weight,
-        }
-        for name, c in derived.constraints.items()
-    }
-    chosen = {k: cfg.data[k] for k in ("name", "likelihood", "batch", "split_seed", "val", "test", "draws")}
-    return {
-        "data": chosen | {"shape": list(data.shape), "content": content_digest(data)},
-        "model": plain("model"),
-        "constraints": constraints,
-        "calibration": {"steps": cfg.calibration.steps, "seed": cfg.calibration.seed, "split": cfg.calibration.split},
-        "gradient_clip": cfg.training.gradient_clip,
-        "average": cfg.training.average,
-        "critic": {"optimizer": plain("critic.optimizer"), "steps": cfg.critic.steps} if uses_critics(cfg) else None,
-        "precision": str(cfg.trainer.precision),
-    }
+    """The settings that decide θ* and ε̂, flat; a digest of the samples stands for where they come from."""
+    chosen = settings_where(cfg, lambda rule: rule.calibration)
+    if not uses_critics(cfg):
+        chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
+    return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)}
 
 
 def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -27,6 +30,7 @@ from lagvae.model import LatentVariableModel, SchedulerFactory
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
+from lagvae.terminal import quiet_libraries
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
@@ -207,3 +211,29 @@ def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Log
     except (ImportError, ModuleNotFoundError) as error:
         raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
     return loggers
+
+
+def build_trainer(
+    cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = (), **settings: Any
+) -> pl.Trainer:
+    """Lightning's trainer, with what holds for every fit here: the length of training, own callbacks, no bar of Lightning's.
+
+    Args:
+        folder: where Lightning keeps what it writes by itself. settings: further ones of `pl.Trainer`.
+    """
+    quiet_libraries()
+    own: dict[str, Any] = {
+        "max_steps": cfg.training.steps,
+        "max_epochs": -1,
+        "callbacks": list(callbacks),
+        "logger": list(loggers) or False,
+        "log_every_n_steps": cfg.training.log_every,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "default_root_dir": str(folder),
+    }
+    with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
+        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **own, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,15 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Progress
+from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, TrainingProgress
 from lagvae.data import DataModule
-from lagvae.errors import CheckpointError, Stopped
+from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
-from lagvae.experiment.factory import build_loggers, instantiate
+from lagvae.experiment.factory import build_loggers, build_trainer, instantiate
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import close, replay
 from lagvae.runs.metrics_table import MetricsTable
 
 STATIONARITY_BATCHES = 20
@@ -36,56 +38,64 @@ def interrupted(trainer: pl.Trainer) -> Iterator[None]:
 
 
 class Fit:
-    """One fit: the model, the data, the Lightning trainer and the callbacks around them."""
+    """One model on its data: Lightning's trainer, the loggers and the callbacks around them.
 
-    def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, run: RunFolder, title: str) -> None:
+    Attributes:
+        results: split → name → value, of the newest evaluation. watch: remembers how near each constraint came to its bound.
+        ensemble: size and seconds of the ensemble that trained the model so far, if one did. step: of the model's weights.
+        started: when the fit was made. trained_in: seconds until training was over, None before.
+    """
+
+    trained_in: float | None
+
+    def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, folder: RunFolder, title: str) -> None:
         if cfg.training.threads is not None:
             torch.set_num_threads(cfg.training.threads)
-        self.cfg, self.data, self.model, self.run = cfg, data, model, run
-        self.ensemble: dict[str, Any] | None = None  # of the ensemble that trained the model so far, if one did
+        self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
+        self.ensemble: dict[str, Any] | None = None
+        self.step = 0
+        self.started, self.trained_in = time.perf_counter(), None
         data.interval = (cfg.training.interval, cfg.training.steps)
-        named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
-        constraints = {"constraints": lambda: DivergenceValues(named)}
-        self.evaluation = Evaluation(
-            dict(instantiate(cfg.callbacks.training)) | constraints, dict(instantiate(cfg.callbacks.final)) | constraints
-        )
+        self.evaluation = build_evaluation(cfg, model)
         self.watch = FeasibilityWatch(self.evaluation)
-        self.loggers = build_loggers(cfg, run, data)
-        self.trainer: pl.Trainer = pl.Trainer(
-            **{str(key): value for key, value in cfg.trainer.items()},
-            max_steps=cfg.training.steps,
-            max_epochs=-1,
-            callbacks=[
-                self.evaluation,
-                self.watch,
-                Progress(title, self.evaluation),
-                Checkpoints(run.checkpoints, self.evaluation),
-            ],
-            logger=self.loggers,
-            enable_checkpointing=True,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            log_every_n_steps=cfg.training.log_every,
-            default_root_dir=str(run.path),
-        )
+        self.loggers = build_loggers(cfg, folder, data)
+        checkpoints = Checkpoints(folder.checkpoints, self.evaluation)
+        callbacks = [self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
+        self.trainer = build_trainer(cfg, folder.path, callbacks, self.loggers)
 
-    def fit(self, checkpoint: Path | None = None) -> None:
+    @property
+    def first_process(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.trainer.is_global_zero
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        return self.evaluation.results
+
+    def train(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint where one is given. Stopped where the user stops it."""
         content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
-        step, self.ensemble = content.get("global_step", 0), content.get("ensemble")
+        self.ensemble = content.get("ensemble")
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
-                logger.cut(step)
+                logger.cut(content.get("global_step", 0))
         with interrupted(self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
+        self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
+        if self.ensemble is not None:  # it had no loggers but the table
+            for logger in self.loggers:
+                replay(self.folder.metrics, logger)
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """The full evaluation of every split."""
+    def load(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint. CheckpointError where it is damaged or of another model."""
+        content = read_checkpoint(checkpoint, self.model)
+        self.model.load_state_dict(content["state_dict"])
+        self.step = content["global_step"]
+
+    def evaluate(self) -> None:
+        """The full evaluation of every split, into `results`."""
         with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
-        return self.evaluation.results
 
     def stationarity(self) -> float | None:
         """The KKT residual of θ on batches of the training split."""
@@ -97,6 +107,30 @@ class Fit:
         batches = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
         with torch.enable_grad():
             return stationarity(self.model.joint, self.model.lagrangian, batches)
+
+    @contextmanager
+    def resumable(self, how: str) -> Iterator[None]:
+        """Close the loggers where training inside fails or is stopped; a Stopped says how to go on."""
+        try:
+            yield
+        except LagvaeError as error:
+            for logger in self.loggers:
+                close(logger, failed=True)
+            if isinstance(error, Stopped):
+                raise Stopped(f"{error} {how}") from None
+            raise
+
+
+def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = True) -> Evaluation:
+    """What is measured of a model: the metrics that a config names, and each divergence by its own estimator.
+
+    Args:
+        final: whether the metrics of the final evaluation are wanted too, and not only those of every interval.
+    """
+    named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
+    constraints = {"constraints": lambda: DivergenceValues(named)}
+    light, full = cfg.callbacks.training, cfg.callbacks.final if final else {}
+    return Evaluation(dict(instantiate(light)) | constraints, dict(instantiate(full)) | constraints)
 
 
 def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:

@@ -39,15 +39,14 @@ def summarise(
             max(abs(cfg.alpha.q), abs(cfg.alpha.p)),
             best.get(c.name, float("inf")),
         )
-        epsilon = None if calibration is None else calibration.calibrated.get(c.name)
+        calibrated = None if calibration is None else calibration.calibrated.get(c.name)
         findings.append(finding)
-        message = explain_violation(finding, epsilon, " nats" if c.divergence.nats else "")
+        message = explain_violation(finding, calibrated, " nats" if c.divergence.nats else "")
         messages += [message] if message else []
         constraints[c.name] = {
             "estimator": repr(c.divergence),
             "nats": c.divergence.nats,
-            "epsilon": c.bound if epsilon is None or cfg.constraints[c.name].epsilon is not None else epsilon,
-            "calibrated": epsilon,
+            "calibrated": calibrated,
             "learned": c.learned,
             "scale": c.scale,
             "sensitivity": sensitivity(finding, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,

@@ -6,11 +6,11 @@ import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from pydoc import locate
 from types import UnionType
 from typing import Any, Union
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,15 +18,13 @@ from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import Calibration
-from lagvae.experiment.factory import build_lagrangian, build_schedule, error_context, instantiate
+from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
 from lagvae.experiment.schema import Config
 from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
 
 SOURCES = ("calibrated", "explicit", "none")
-
-SILENT: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -118,8 +116,7 @@ def dry_run(cfg: DictConfig) -> None:
         for name, node in cfg.callbacks[part].items():
             with error_context(f"callbacks.{part}.{name}"):
                 instantiate(node)()
-    with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
-        pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **SILENT)
+    build_trainer(cfg, Path(cfg.paths.root))
 
 
 PLAIN: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -52,6 +52,11 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint where there is one."""
+        return self.last if self.last.is_file() else None
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

@@ -16,14 +16,13 @@ import torch
 
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch
 from lagvae.callbacks.checkpoints import exact_penalty, probe_value
-from lagvae.callbacks.evaluation import compute_all
 from lagvae.data import Batch, DataModule
+from lagvae.data.datamodule import LIGHT
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
-from lagvae.experiment.factory import build_data, instantiate
-from lagvae.experiment.fit import interrupted, read_checkpoint
+from lagvae.experiment.factory import build_data, build_trainer
+from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint
 from lagvae.experiment.run import build_start
 from lagvae.io import storage_error, write_atomically, write_json
-from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel, divergence_error
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.run import SweepRun
@@ -65,8 +64,7 @@ def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
     cfg = run.cfg
     own = data.reseeded(cfg.data.seed)
     model, _ = build_start(cfg, own)
-    named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
-    evaluation = Evaluation(dict(instantiate(cfg.callbacks.training)) | {"constraints": lambda: DivergenceValues(named)}, {})
+    evaluation = build_evaluation(cfg, model, final=False)
     return EnsembleMember(
         run, model, own, MetricsTable(run.folder.metrics, own.per_epoch), evaluation, FeasibilityWatch(evaluation)
     )
@@ -129,7 +127,7 @@ class EnsembleCheckpoint(pl.Callback):
 
     def _close_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
         member = self.members[k]
-        self._measure(member, ensemble.device)
+        member.evaluation.run(member.model, member.data, self._observe(member.data, ensemble.device))
         member.table.log_metrics(member.evaluation.row(), step)
         probe = probe_value(member.evaluation.results["train"])
         if (error := divergence_error([], [], step, probe)) is not None:
@@ -146,23 +144,14 @@ class EnsembleCheckpoint(pl.Callback):
             member.over = "trained"
             self._ended.add(k)
 
-    @torch.no_grad()
-    def _measure(self, member: EnsembleMember, device: torch.device) -> None:
-        """The light evaluation of an interval, as an ordinary run makes it."""
-        seen = self._observed.setdefault(member.data.seed, {})
-        if not seen:
-            for split in EVAL_SPLITS:
-                loader = member.data.eval_loader(split, device, most=2000)
-                seen[split] = [member.data.observed(batch, member.data.noise(split)) for batch in loader]
-        member.model.eval()
-        measures = {split: member.evaluation.measures(False, member.model, device, member.data, split) for split in EVAL_SPLITS}
-        for split, batches in seen.items():
-            for batch in batches:
-                samples = member.model.samples(batch, split)
-                for measure in measures[split]:
-                    measure.update(samples, batch.index)
-        member.evaluation.results = compute_all(measures)
-        member.model.train()
+    def _observe(self, data: DataModule, device: torch.device) -> dict[str, list[Batch]]:
+        """The batches of an interval's evaluation as a model observes them, the same in every interval: split → batches."""
+        if data.seed not in self._observed:
+            loaders = {split: data.eval_loader(split, device, most=LIGHT) for split in EVAL_SPLITS}
+            self._observed[data.seed] = {
+                split: [data.observed(batch, data.noise(split)) for batch in loader] for split, loader in loaders.items()
+            }
+        return self._observed[data.seed]
 
     def _give_up(self, k: int, message: str) -> None:
         """Keep what a failed run had at the last checkpoint."""
@@ -226,19 +215,7 @@ def train_ensemble(runs: Sequence[SweepRun], folder: Path, tell: ProgressCallbac
     for m in members:
         m.table.cut(step)
     keeper = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, tell)
-    trainer = pl.Trainer(
-        **{str(key): value for key, value in cfg.trainer.items()},
-        max_steps=cfg.training.steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        callbacks=[keeper],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-    )
+    trainer = build_trainer(cfg, folder, [keeper], limit_val_batches=0)
     with interrupted(trainer):
         trainer.fit(
             ensemble, EnsembleData([datas[seed] for _, seed in ensemble.parts]), ckpt_path=checkpoint, weights_only=True
@@ -296,11 +273,7 @@ def train_in_chunks(
     if remembered.is_file():
         size = int(json.loads(remembered.read_text(encoding="utf-8"))["size"])
     elif size is None:
-        accelerator = pl.Trainer(
-            accelerator=runs[0].cfg.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        device = accelerator.strategy.root_device
+        device = build_trainer(runs[0].cfg, folder).strategy.root_device
         one, free = footprint(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
         size = max(1, min(len(runs), int(SHARE * free / one)))
         print(f"A run takes about {one / 2**20:.0f} MiB; {size} of {len(runs)} at once in {free / 2**30:.1f} GiB.")
@@ -313,11 +286,11 @@ def train_in_chunks(
         chunk = runs[start : start + size]
         if not all(run.finished or run.trained for run in chunk):
 
-            def told(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
+            def tell_all(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
                 tell(base + count * step, ", ".join(filter(None, (note, remark))))
 
             try:
-                failed |= train_ensemble(chunk, folder / f"from{start}", told, compile)
+                failed |= train_ensemble(chunk, folder / f"from{start}", tell_all, compile)
             except torch.OutOfMemoryError:
                 if size == 1 or start > 0:
                     raise

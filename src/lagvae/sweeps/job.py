@@ -7,7 +7,6 @@ printed. Its runs' run folders are what it leaves.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, Stopped
@@ -71,13 +71,13 @@ class SweepJob:
         content = json.loads(self.task.read_text(encoding="utf-8"))
         return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
 
-    def tell(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
+    def report_progress(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
         """Note how far the job is: run-steps trained, runs measured."""
         if now or time.monotonic() - self._told > EVERY:
             self._told = time.monotonic()
-            write_json(self.folder / "progress.json", {"steps": steps, "measured": measured, "note": note})
+            write_json(self.folder / "progress.json", {"steps": steps, "evaluated": measured, "note": note})
 
-    def told(self) -> dict[str, Any]:
+    def read_progress(self) -> dict[str, Any]:
         """What was noted last; empty before."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
@@ -102,13 +102,13 @@ class SweepJob:
     def locked(self) -> Iterator[None]:
         """Hold the job; LagvaeError where another process does. The system lets go where a process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise LagvaeError(
-                    "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
-                ) from error
+        try:
+            lock = FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout as error:
+            raise LagvaeError(
+                "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
+            ) from error
+        with lock:
             yield
 
 
@@ -181,7 +181,11 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
         from lagvae.sweeps.ensemble_training import train_in_chunks
 
         failed |= train_in_chunks(
-            runs, job.folder, options.get("size"), lambda steps, note: job.tell(steps, 0, note), bool(options.get("compile"))
+            runs,
+            job.folder,
+            options.get("size"),
+            lambda steps, note: job.report_progress(steps, 0, note),
+            bool(options.get("compile")),
         )
     total = sum(int(run.cfg.training.steps) for run in runs)
     waiting = [run for run in runs if run.name not in failed and not run.finished]
@@ -191,13 +195,13 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
             with record_failure(run, failed):
                 finish_run(run)
     else:
-        job.tell(total, measured, now=True)
+        job.report_progress(total, measured, now=True)
         for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
             if message is not None:
                 failed[name] = message
             measured += 1
-            job.tell(total, measured)
-    job.tell(total, len(runs), now=True)
+            job.report_progress(total, measured)
+    job.report_progress(total, len(runs), now=True)
     return failed
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint
 from lagvae.experiment.run import find_calibration
-from lagvae.experiment.settings import OWN, SHARED_OF_CONSTRAINTS, differences, fingerprint, without
+from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
 from lagvae.experiment.validate import needs_calibration
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
@@ -26,21 +26,18 @@ def trains_alone(run: SweepRun) -> bool:
 
 def ensemble_key(run: SweepRun) -> dict[str, Any]:
     """What runs must share to train as one ensemble."""
-    shared = without(run.content, OWN)
-    constraints = run.content["constraints"].items()
-    shared["constraints"] = {name: {key: c[key] for key in SHARED_OF_CONSTRAINTS} for name, c in constraints}
+    shared = {key: value for key, value in run.content.items() if (find_rule(key) or UNKNOWN).ensemble == "same"}
     if trains_alone(run):
         shared["alone"] = run.name
-    p = run.content["alpha"]["p"]
-    shared["preference on I_p"] = (p > 0) - (p < 0)
-    return shared
+    p = run.content["alpha.p"]
+    return shared | {"the sign of alpha.p": (p > 0) - (p < 0)}
 
 
-def dual_optimizer_of(run: SweepRun) -> str | None:
-    """The optimizer of λ of a run, as text; None where nothing is learned."""
-    optimizer = run.content["multiplier"]["optimizer"]
-    learns = any(c["learned"] for c in run.content["constraints"].values())
-    return json.dumps(optimizer, sort_keys=True) if learns else None
+def dual_optimizer(run: SweepRun) -> dict[str, Any]:
+    """The settings of the optimizer of λ of a run, flat; empty where nothing is learned."""
+    if not any(c.learned for c in run.cfg.constraints.values()):
+        return {}
+    return {key: value for key, value in run.content.items() if key.startswith("multiplier.optimizer")}
 
 
 def group_runs(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
@@ -50,10 +47,10 @@ def group_runs(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
         keys.setdefault(fingerprint(ensemble_key(run)), []).append(run)
     found: list[list[SweepRun]] = []
     for alike in keys.values():
-        duals: dict[str | None, list[SweepRun]] = {}
+        duals: dict[str, list[SweepRun]] = {}
         for run in alike:
-            duals.setdefault(dual_optimizer_of(run), []).append(run)
-        fixed = duals.pop(None, [])
+            duals.setdefault(fingerprint(dual_optimizer(run)), []).append(run)
+        fixed = duals.pop(fingerprint({}), [])
         parts = list(duals.values()) or [[]]
         parts[0] = sorted(parts[0] + fixed, key=lambda run: alike.index(run))
         found += parts
@@ -65,9 +62,8 @@ def differing_settings(groups: Sequence[Sequence[SweepRun]]) -> list[str]:
     first = groups[0][0]
     apart: list[str] = []
     for other in groups[1:]:
-        apart += differences(ensemble_key(first), ensemble_key(other[0])) or differences(
-            first.content["multiplier"], other[0].content["multiplier"], "multiplier"
-        )
+        keys = ensemble_key(first), ensemble_key(other[0])
+        apart += differences(*keys) or differences(dual_optimizer(first), dual_optimizer(other[0]))
     return list(dict.fromkeys(apart))
 
 
@@ -100,15 +96,14 @@ Jobs = list[tuple[SweepJob, list[SweepRun]]]
 
 def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     """The runs of each calibration that is not there yet; everything that does not fit the data is found here."""
-    datas: dict[str, Any] = {}
+    loaded: dict[str, DataModule] = {}
     found: dict[Path, list[SweepRun]] = {}
     for run in runs:
-        key = json.dumps({k: v for k, v in run.content["data"].items() if k != "seed"}, sort_keys=True)
-        if key not in datas:
-            datas[key] = build_data(run.cfg)
-        build_joint(run.cfg, datas[key])
-        if needs_calibration(run.cfg) and find_calibration(run.cfg, datas[key]) is None:
-            folder = calibration_folder(run.cfg, calibration_settings(run.cfg, datas[key]))
+        key = fingerprint({k: v for k, v in run.content.items() if k.startswith("data.") and k != "data.seed"})
+        data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
+        build_joint(run.cfg, data)
+        if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
+            folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
             found.setdefault(folder, []).append(run)
     return list(found.values())
 

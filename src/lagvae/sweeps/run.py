@@ -33,7 +33,7 @@ class SweepRun:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The settings that decide about the numbers of the run."""
+        """The settings that decide about the numbers of the run, flat."""
         return deciding_settings(self.cfg)
 
     @property

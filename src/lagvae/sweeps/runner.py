@@ -93,12 +93,12 @@ def run_all(
     failed: dict[str, str] = {}
     waiting = [run for _, runs in jobs for run in runs]
     try:
-        with show_progress(jobs, len(missing) > 0) as watch:
+        with show_progress(jobs, len(missing) > 0) as progress:
             if missing:
                 failed = calibrate_first(executor, missing, jobs[0][0].folder.parent)
                 if failed:
-                    watch.jobs = jobs = replan([run for run in waiting if run.name not in failed])
-                watch.training()
+                    progress.jobs = jobs = replan([run for run in waiting if run.name not in failed])
+                progress.start_training()
             failed |= failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]) if jobs else [])
     except (Stopped, KeyboardInterrupt):
         done = sum(run.finished for run in waiting)
