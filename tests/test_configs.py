@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import files, made_up, program, settings, write_mnist
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -280,12 +282,43 @@ def test_a_sweep_is_known_to_the_program_from_any_folder(tmp_path: Path, monkeyp
     assert files(tmp_path) == set()
 
 
-def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def own_sweeps(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose sweeps Hydra knows, instead of the project's."""
+
+    def known(name: str, text: str) -> None:
+        (tmp_path / "sweeps" / f"{name}.yaml").write_text(text)
+
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "odd.yaml").write_text("a: [1")
-    with pytest.raises(SettingError, match=r"sweeps/odd\.yaml cannot be read"):
-        register(tmp_path)
+    known("odd", "a: [1")
+    known("bare", "[1, 2]")
+    known("short", "training: {steps: 7}")
+    register(tmp_path)
+    yield tmp_path / "sweeps"
     register(ROOT)
+
+
+def composed(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(words))
+
+
+def test_a_damaged_sweep_is_named_and_disturbs_no_other_run(own_sweeps: Path) -> None:
+    for name, reason in (("odd", "cannot be read"), ("bare", "holds no settings")):
+        with pytest.raises(SettingError, match=rf"sweeps/{name}\.yaml {reason}"):
+            composed(f"sweep={name}")
+    assert composed().folder == "sweep"
+    assert composed("sweep=short").folder == "short"
+
+
+def test_a_sweep_is_read_again_when_its_file_has_changed(own_sweeps: Path) -> None:
+    cfg = composed("sweep=short")
+    assert cfg.training.steps == 7
+    cfg.training.steps = 9
+    assert composed("sweep=short").training.steps == 7
+    (own_sweeps / "short.yaml").write_text("training: {steps: 8}")
+    os.utime(own_sweeps / "short.yaml", ns=(0, 0))
+    assert composed("sweep=short").training.steps == 8
 
 
 # ---- paths
