@@ -22,7 +22,11 @@ MOVED = {
 }
 """Settings that have a new name: old key → new key, where * stands for any name."""
 
-MOVED_OPTIONS = {("launcher", "stacked"): "ensemble", ("divergence", "written"): "symbolic"}
+MOVED_OPTIONS = {
+    ("launcher", "stacked"): "ensemble",
+    ("launcher", "joblib"): "processes",
+    ("divergence", "written"): "symbolic",
+}
 """Options that have a new name: group and old option → new option."""
 
 
