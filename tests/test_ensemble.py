@@ -113,22 +113,28 @@ def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
             assert ensemble["splits"][split][key] == expected, key
 
 
-def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Path], tmp_path: Path) -> None:
-    """From the best checkpoint of an ensemble, of its middle or end, the ordinary module ends where the ensemble did."""
-    name = next((n for n in CELLS if checkpoint(both["ensemble"], n, "best")["global_step"] < STEPS), None)
-    if name is None:
-        pytest.skip("every run was best at its end")
-    there = run(both["ensemble"], name, *CELLS[name])
-    content = checkpoint(both["ensemble"], name, "best")
-    cfg = there.cfg.copy()
-    cfg.name = "again"
-    again = SweepRun(cfg)
-    again.claim()
-    again.folder.checkpoints.mkdir()
-    torch.save(content, again.folder.last)
-    resume(again.folder)
-    for key, value in checkpoint(both["ensemble"], name)["state_dict"].items():
-        assert far(checkpoint(both["ensemble"], "again")["state_dict"][key], value) < 1e-5, key
+def test_an_ordinary_run_goes_on_from_a_checkpoint_of_an_ensemble(both: dict[str, Path], tmp_path: Path) -> None:
+    """An ensemble stops between two intervals; from what it kept of the first one, each run goes on alone to its own end."""
+    names = ("maximize", "rate", "fixed-maximize")
+    runs = members(tmp_path, *names)
+
+    def stop(step: int, note: str) -> None:
+        if step >= 30:
+            raise KeyboardInterrupt
+
+    for each in runs:
+        each.cfg.training.log_every = 10
+    with pytest.raises(Stopped):
+        train_ensemble(runs, tmp_path / "job", stop)
+    for name, each in zip(names, runs, strict=True):
+        kept = each.folder.checkpoints / "best.ckpt"
+        assert torch.load(kept, weights_only=True)["global_step"] == 25
+        kept.rename(each.folder.last)
+        assert resume(each.folder)["steps"] == STEPS
+        content, alone = torch.load(each.folder.last, weights_only=True), checkpoint(both["alone"], name)
+        assert content["global_step"] == STEPS
+        for key, value in alone["state_dict"].items():
+            assert far(content["state_dict"][key], value) < 1e-5, (name, key)
 
 
 def members(root: Path, *names: str) -> list[SweepRun]:
@@ -151,7 +157,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
         if self.global_step == at:
             next(self.joint.parameters()).data[victim] = float("nan")
 
-    monkeypatch.setattr(Ensemble, "descend", poison)
+    monkeypatch.setattr(Ensemble, "primal_step", poison)
 
 
 def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
@@ -243,7 +249,7 @@ def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
     assert train_ensemble(runs, tmp_path / "job", silence) == {}
     for state in states(runs):
         assert all(value.isfinite().all() for value in state.values())
-        assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
+        assert state["joint.encoder.network.layers.0.weight"].dtype == torch.float32
 
 
 @pytest.mark.slow  # a minute of compiling
