@@ -183,7 +183,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(family: str, tm
             ["alpha.q=1", "GaussianEncoder with CodesPrior"],
         ),
         (("family=infogan", "prior=normal"), ["posterior=codes", "prior=codes"]),
-        (("family=infogan", "model.latent=5"), ["model.latent=5 has no room for the codes, which take 10"]),
+        (("family=infogan", "model.latent=5"), ["model.latent=5 is too small for the codes, which take 10"]),
         (("family=infogan", "model.prior.categorical=[1]"), ["model.prior.categorical=[1]"]),
         (("family=cyclegan", "data=digits"), ["prior=data", "data=digits", "digits_pairs"]),
         (("family=aae", "constraints.js_z.multiplier=-1"), ["constraints.js_z.multiplier=-1"]),
