@@ -16,9 +16,11 @@ import pytest
 import torch
 from helpers import settings
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from small import ROOT
 
 from lagvae.data import Arrays, DataModule
+from lagvae.data.sources import ImageFiles
 from lagvae.experiment.calibration import calibration_folder, calibration_settings
 from lagvae.experiment.settings import RULES, ComparedSettings, deciding_settings, find_rule, fingerprint, flatten
 from lagvae.sweeps.plan import ensemble_key, group_runs
@@ -270,6 +272,25 @@ def test_a_calibration_is_of_the_samples_and_not_of_their_source() -> None:
         assert calibration_folder(cfg, calibration_settings(cfg, other)) != key
 
 
+def test_a_calibration_on_images_is_of_their_files_and_their_size(tmp_path: Path) -> None:
+    """Images that are read from files are known by name and length, and by the shape that the model is given."""
+    cfg: Any = composed(*PLAIN)
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file in files:
+        Image.new("L", (8, 8), 100).save(file)
+
+    def key(files: list[Path], size: int) -> Path:
+        data = DataModule(lambda: Arrays(ImageFiles(files, size, channels=1)), name="own", likelihood="normal", batch=1)
+        return calibration_folder(cfg, calibration_settings(cfg, data))
+
+    first = key(files, 8)
+    assert key(files, 8) == first
+    assert key(files, 4) != first
+    assert key(files[:1], 8) != first
+    Image.effect_noise((8, 8), 50).save(files[1])
+    assert key(files, 8) != first
+
+
 def test_a_precision_is_one_however_it_is_written() -> None:
     number, text = (calibration_key(nested({**composed(*PLAIN), "trainer": {"precision": p}})) for p in (32, "32"))
     assert number == text
@@ -340,13 +361,16 @@ def test_who_must_share_a_setting_in_a_comparison() -> None:
 
 
 def own_keys(file: Path) -> list[str]:
-    """Where the settings that an option's file sets stand in a composed config."""
+    """Where the settings stand in a composed config that an option's file sets, by itself or by a base that it takes."""
     first = file.read_text(encoding="utf-8").partition("\n")[0]
     package = first.removeprefix("# @package ").strip() if first.startswith("# @package ") else file.parent.name
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
     below = "" if package == "_global_" or file.parent in (ROOT / "conf", ROOT / "sweeps") else package
-    return list(flatten(content, below))
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    found = list(flatten({key: value for key, value in content.items() if key not in ("defaults", "hydra")}, below))
+    for name, _, at in (each.partition("@") for each in content.get("defaults", []) if "@" in str(each)):
+        base: Any = OmegaConf.to_container(OmegaConf.load(file.parent / f"{name}.yaml"))
+        found += flatten(base, ".".join(filter(None, (below, at))))
+    return found
 
 
 FILES = [*sorted((ROOT / "conf").glob("*/*.yaml")), ROOT / "conf" / "config.yaml", *sorted((ROOT / "sweeps").glob("*.yaml"))]
@@ -356,8 +380,9 @@ KEYS = {key for file in FILES for key in own_keys(file) if key}
 def test_every_setting_of_every_option_has_a_row() -> None:
     groups = {file.parent.name for file in FILES}
     assert {"family", "data", "model", "divergence", "critic", "kernel", "trainer", "callbacks", "logger", "launcher"} <= groups
-    # Where a file's settings stand is told here as Hydra tells it: those of the options of a composed config are all there.
-    assert {k for k in flatten(composed(*CRITICS)) if k.startswith(("data.", "critic.", "model."))} - KEYS <= {"data.root"}
+    of_options = ("data.", "critic.", "model.", "trainer.")
+    placed = {key for key in flatten(composed(*CRITICS)) if key.startswith(of_options)}
+    assert placed <= KEYS, "a file is read as Hydra reads it"
     keys = KEYS | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
     assert [key for key in sorted(keys) if find_rule(key) is None] == []
 
