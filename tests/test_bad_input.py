@@ -436,7 +436,7 @@ def test_a_finished_run_is_not_resumed(root: Path) -> None:
 
 def test_resume_takes_no_other_settings(root: Path) -> None:
     said = program(root, "resume=done", "training.steps=80", "seed=1")
-    refuses(said, "resume=done goes on with the run's own settings; leave out training.steps=80, seed=1")
+    refuses(said, "resume=done continues with the run's own settings; leave out training.steps=80, seed=1")
 
 
 def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:

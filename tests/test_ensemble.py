@@ -123,7 +123,7 @@ def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Pa
     cfg = there.cfg.copy()
     cfg.name = "again"
     again = SweepRun(cfg)
-    again.claim()
+    again.create_folder()
     again.folder.checkpoints.mkdir()
     torch.save(content, again.folder.last)
     resume(again.folder)

@@ -217,7 +217,7 @@ def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Log
 def build_trainer(
     cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = (), **settings: Any
 ) -> pl.Trainer:
-    """Lightning's trainer, configured as every fit here needs it: its length, our callbacks, and no progress bar of Lightning's.
+    """Lightning's trainer, configured for a fit of this package: its length, our callbacks, no progress bar of Lightning's.
 
     Args:
         folder: where Lightning keeps the files that it writes itself. settings: further arguments of `pl.Trainer`.
