@@ -58,7 +58,7 @@ class UnionSweeper(Sweeper):
 
 
 class SweepLauncher(Launcher):
-    """Trains all runs of a sweep of train.py with the executor that `launcher` names. Runs of other programs run in sequence."""
+    """Trains all runs of a sweep of train.py with the executor that `launcher` names. Other programs run one job at a time."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config

@@ -109,15 +109,15 @@ class Fit:
             return stationarity(self.model.joint, self.model.lagrangian, batches)
 
     @contextmanager
-    def resumable(self, how: str) -> Iterator[None]:
-        """Close the loggers if training inside fails or is interrupted. `how` tells the user how to resume."""
+    def resumable(self, instruction: str) -> Iterator[None]:
+        """Close the loggers if training inside fails or is interrupted. `instruction` tells the user how to resume."""
         try:
             yield
         except LagvaeError as error:
             for logger in self.loggers:
                 close(logger, failed=True)
             if isinstance(error, Stopped):
-                raise Stopped(f"{error} {how}") from None
+                raise Stopped(f"{error} {instruction}") from None
             raise
 
 

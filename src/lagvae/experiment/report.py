@@ -163,8 +163,8 @@ def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
     out.print(table)
     if len(rows) > 1:
         out.print(
-            "Column together: the values where the largest excess (D − reference) / scale is smallest. The reference is the bound "
-            "that was asked for, or else the minimum alone. Column above: the excess of each, negative below its reference."
+            "Column together: the values where the largest excess (D − reference) / scale is smallest. The reference is the "
+            "bound that was asked for, or else the minimum alone. Column above: the excess of each, negative if it is below."
         )
     out.print(describe_attainable(rows, largest))
     if critics := [name for name, c in rows.items() if c["critic"]]:

@@ -291,8 +291,8 @@ def train_in_chunks(
         chunk = runs[start : start + size]
         if not all(run.finished or run.trained for run in chunk):
 
-            def report_chunk(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
-                report_progress(base + count * step, ", ".join(filter(None, (note, remark))))
+            def report_chunk(step: int, chunk_note: str, base: int = done, count: int = len(chunk)) -> None:
+                report_progress(base + count * step, ", ".join(filter(None, (note, chunk_note))))
 
             try:
                 failed |= train_ensemble(chunk, folder / f"from{start}", report_chunk, compile)

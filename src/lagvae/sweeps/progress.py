@@ -44,18 +44,18 @@ class SweepProgress:
         """Read the progress of the jobs and show it."""
         if self.calibrating:
             return
-        notes = [(runs, job.read_progress()) for job, runs in self.jobs]
-        steps = sum(note.get("steps", 0) for _, note in notes)
-        evaluated = sum(note.get("evaluated", 0) for _, note in notes)
-        done = steps + sum(EVALUATION_WORK * steps_of(runs) * note.get("evaluated", 0) for runs, note in notes)
-        remarks = sorted({note["note"] for _, note in notes if note.get("note")})
+        progress = [(runs, job.read_progress()) for job, runs in self.jobs]
+        steps = sum(of_job.get("steps", 0) for _, of_job in progress)
+        evaluated = sum(of_job.get("evaluated", 0) for _, of_job in progress)
+        done = steps + sum(EVALUATION_WORK * steps_of(runs) * of_job.get("evaluated", 0) for runs, of_job in progress)
+        notes = sorted({of_job["note"] for _, of_job in progress if of_job.get("note")})
         text = f"{evaluated}/{self.runs} runs  "
         if len(self.jobs) == 1 and steps:
-            most = steps_of(notes[0][0])
-            text += f"step {min(steps // self.runs, most)}/{most}"
+            last = steps_of(progress[0][0])
+            text += f"step {min(steps // self.runs, last)}/{last}"
         else:
-            text += f"{steps:,} run-steps"
-        self.bar.update(done, "  ".join([text, *remarks]))
+            text += f"{steps:,} training steps in all"
+        self.bar.update(done, "  ".join([text, *notes]))
 
     def close(self) -> None:
         self.refresh()
