@@ -261,7 +261,7 @@ def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: py
 
 def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
     quick = [*QUICK, "epsilon.source=calibrated"]
-    named = "run='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
+    named = "overrides='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
     outcome = program(tmp_path, *quick, "sweep=pareto", named)
     assert outcome.status == 0, outcome.err
     run = tmp_path / "runs" / "pareto" / "infovae-q1-seed0"
