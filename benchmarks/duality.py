@@ -17,7 +17,7 @@ import torch
 from rich.progress import track
 
 from lagvae.oracles.duality import Program, Solution, dual_value, random_program, shadow_price, solve_program
-from lagvae.oracles.softmax_tables import Ended, train_tables
+from lagvae.oracles.softmax_tables import TrainedTables, train_tables
 from lagvae.terminal import quiet_libraries
 
 HEAD = ("problem", "x × z", "p(z)", "V (nats)", "SCS off by", "λ*", "−dV/dε off by", "f − V", "violation", "gap", "λ off by")
@@ -48,7 +48,7 @@ def row(seed: int, steps: int) -> tuple[Program, dict[str, float], list[str]]:
     return program, numbers, texts
 
 
-def violations(program: Program, ended: Ended | Solution) -> list[float]:
+def violations(program: Program, ended: TrainedTables | Solution) -> list[float]:
     """D − bound of the KL, and of the MMD where it is constrained."""
     found = [float(ended.world.kl("x,z")) - program.epsilon]
     if program.kernel is not None and program.epsilon_mmd is not None:

@@ -1,6 +1,6 @@
 """Run-steps per second of an ensemble, against the same runs one after another and against a plain hand-written loop.
 
-    python benchmarks/stack.py [--runs 58] [--rounds 3] [--out results/stack.md] [--device cpu|gpu]
+    python benchmarks/ensemble.py [--runs 58] [--rounds 3] [--out results/ensemble.md] [--device cpu|gpu]
 
 All three train the network of a case on the same data with the same objective, optimizer and batch, in turns within one
 process. The ensemble and the single run are timed through their own trainers, with logging and the evaluation and checkpoint
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=58)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="also write the table there (results/stack.md)")
+    parser.add_argument("--out", type=Path, help="also write the table there (results/ensemble.md)")
     options = parser.parse_args()
     os.environ["LAGVAE_ROOT"] = root = tempfile.mkdtemp(prefix="bench-")
     from rich.progress import track
@@ -148,7 +148,7 @@ def main() -> None:
         over = [a / b for a, b in zip(rates["compiled"], rates["plain"], strict=True)]
         through = statistics.median(a / b for a, b in zip(rates["compiled"], rates["single"], strict=True))
         lines.append(
-            f"| {name} | {count} | {middle['plain']:.0f} | {middle['single']:.0f} | {middle['stack']:.0f} | "
+            f"| {name} | {count} | {middle['plain']:.0f} | {middle['single']:.0f} | {middle['ensemble']:.0f} | "
             f"{middle['compiled']:.0f} | {statistics.median(over):.2f} ({min(over):.2f} – {max(over):.2f}) | {through:.2f} | "
             f"{100 * middle['compiled'] * products(cells[0]) / most:.0f} % | {max(compiling):.0f} |"
         )

@@ -126,7 +126,7 @@ def times(found: list[Cell]) -> list[str]:
 def of_images(cell: tuple[float, int]) -> Cell:
     """Bounds image by image where draws of an image differ by `ratio` times the noise of the encoder."""
     from lagvae.metrics import tightest
-    from lagvae.metrics.images import Redraw
+    from lagvae.metrics.images import Reobserver
 
     torch.set_num_threads(1)
     ratio, repetitions = cell
@@ -140,8 +140,8 @@ def of_images(cell: tuple[float, int]) -> Cell:
             from lagvae.metrics import Information
 
             measure = Information(samples=10_000, components=10, images=images, pairs=10_000_000)
-            measure._everything, measure._size = 1000, 1000
-            measure._redraw = Redraw(world, "train", world.encoder) if images else None
+            measure._total, measure._size = 1000, 1000
+            measure._reobserve = Reobserver(world, "train", world.encoder) if images else None
             return measure
 
         plain, full = metric(False), metric(True)

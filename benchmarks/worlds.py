@@ -45,13 +45,10 @@ class Images:
     I(x;z|m) = d/2 log(1 + draw²/noise²); I(m;z) from q(z|m) = N(m, (draw² + noise²) I), by `truth`.
     """
 
-    redrawn = True
-
     def __init__(self, n: int, d: int, draw: float, noise: float, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.m = 2 * torch.randn(n, d, generator=self.generator, dtype=torch.float64)
         self.draw, self.noise = draw, noise
-        self.joint: Any = SimpleNamespace(encoder=self.encoder)
 
     def size(self, split: str) -> int:
         return len(self.m)

@@ -49,7 +49,7 @@ def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None
 
 
 UNKNOWN = {
-    "family=infogann": ["family=infogann is unknown", "infogan, infovae, lagvae, vae"],
+    "family=infogann": ["family=infogann is unknown; did you mean infogan?", "infogan, infovae, lagvae, vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
     "data=cifar": ["data=cifar is unknown", "digits, digits_pairs, fashion_mnist, folder, linear_gaussian, mnist"],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
@@ -59,10 +59,12 @@ UNKNOWN = {
     "epsilon=guess": ["epsilon=guess is unknown", "calibrated, explicit, none"],
     "sweep=pareto2": ["sweep=pareto2 is unknown", "figure1"],
     "family=3": ["family=3: a group takes the name of an option"],
-    "model.laten=3": ["model.laten is unknown; did you mean model.latent?"],
-    "training.step=3": ["training.step is unknown; did you mean training.steps?"],
+    "model.laten=3": ["model.laten is unknown; did you mean model.latent=3?"],
+    "training.step=3": ["training.step is unknown; did you mean training.steps=3?"],
     "colour=red": ["colour is unknown; a config has family, name,"],
-    "constraints.rate.epsilon=3": ["constraints.rate is unknown; constraints has neg_elbo, mmd"],
+    "constraints.rate.epsilon=3": [
+        "constraints.rate is unknown; constraints has neg_elbo, mmd. Add it with divergence=[neg_elbo,mmd,rate]"
+    ],
     "+constraints.own.epsilon=3": ["+constraints.own.epsilon=3: there is no such constraint; add its name to divergence=[…]"],
     "+model.optimizer.speed=3": ["model.optimizer.speed is unknown; torch.optim.Adam takes params, lr, betas"],
     "model.optimizer._target_=torch.optim.Adamm": ["model.optimizer._target_=torch.optim.Adamm does not exist"],
@@ -77,6 +79,44 @@ UNKNOWN = {
     "foo bar": ["'foo bar' cannot be read as KEY=VALUE"],
     "sweep=figure1": ["sweep=figure1 is many runs: add -m"],
 }
+
+SLIPS = {
+    "gamma=0.6": ["gamma is unknown; did you mean constraints.neg_elbo.gamma=0.6 or constraints.mmd.gamma=0.6?"],
+    "beta=4": ["beta is unknown; did you mean family=beta_vae alpha.q=3? (β = 1 + alpha.q)"],
+    "beta=0.1": ["did you mean family=beta_vae alpha.q=-0.9?"],
+    "epsilon=24": ["write epsilon=explicit constraints.neg_elbo.epsilon=24 constraints.mmd.epsilon=NUMBER."],
+    "alpha=-1": ["alpha=-1: a group takes the name of an option: maximize, minimize, none.", "write alpha.q=-1 or alpha.p=-1"],
+    "multiplier=3": ["write constraints.neg_elbo.multiplier=3 or constraints.mmd.multiplier=3"],
+    "kernel=true": ["kernel=true: a group takes the name of an option"],
+    "familly=vae": ["familly is unknown; did you mean family=vae?"],
+    "experimnt=paper_mnist": ["did you mean experiment=paper_mnist?"],
+    "family=vea": ["family=vea is unknown; did you mean vae?"],
+    "lr=1e-3": ["lr is unknown; did you mean model.optimizer.lr=1e-3 or critic.optimizer.lr=1e-3?"],
+    "steps=100": ["did you mean training.steps=100, calibration.steps=100 or critic.steps=100?"],
+    "stesp=100": ["did you mean training.steps=100, "],
+    "latent=8": ["did you mean model.latent=8 or data.source.latent=8?"],
+    "batch=64": ["did you mean data.batch=64?"],
+    "modle.latent=3": ["modle is unknown; did you mean model.latent=3?"],
+    "mmd.gamma=1": ["mmd is unknown; did you mean constraints.mmd.gamma=1?"],
+    "training.lr=1": ["training.lr is unknown; did you mean model.optimizer.lr=1"],
+    "samples=3": ["samples is unknown; 5 settings end so, such as callbacks.training.information.samples=3, "],
+}
+"""What users type who know the name of a setting but not its place, or the reverse."""
+
+OLD = {
+    "constraints.mmd.unit=1e-3": "constraints.mmd.unit is now constraints.mmd.scale; write constraints.mmd.scale=1e-3.",
+    "+constraints.mmd.unit=1": "constraints.mmd.unit is now constraints.mmd.scale; write constraints.mmd.scale=1.",
+    "constraints.mmd.largest=9": "write constraints.mmd.max_multiplier=9.",
+    "constraints.mmd.relative=true": "write constraints.mmd.gamma_relative=true.",
+    "constraints.mmd.calibration=1": "write constraints.mmd.calibration_weight=1.",
+    "launcher=stacked": "launcher=stacked is now launcher=ensemble.",
+    "launcher.engine.jobs=4": "write launcher.executor.jobs=4.",
+    "launcher.cells_per_job=16": "write launcher.runs_per_job=16.",
+    "divergence=[written]": "divergence=written is now divergence=symbolic.",
+    "constraints.written.unit=2": "write constraints.symbolic.scale=2.",
+    "cell=family=vae seed=1": "cell is now overrides; write 'overrides=family=vae seed=1'.",
+}
+"""Names that settings had before."""
 
 WRONG = {
     "training.steps=abc": ["training.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"],
@@ -138,7 +178,7 @@ TOGETHER = {
     "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration_weight", "divergence=[…]"],
     "divergence=[]": ["nothing to calibrate"],
     "family=vae epsilon.calibration=somewhere": ["epsilon.calibration=somewhere is not used here; add epsilon=calibrated"],
-    "data.batch=1": ["needs at least two samples of each law, not 1 and 1"],
+    "data.batch=1": ["needs at least two samples of each distribution, not 1 and 1"],
     "model=conv": ["data of shape (channels, height, width), not (8,); use model=mlp"],
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],
@@ -146,10 +186,30 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("words", [*UNKNOWN, *WRONG])
+@pytest.mark.parametrize("words", [*UNKNOWN, *SLIPS, *WRONG])
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, words: str) -> None:
     base = [word for word in QUICK if word.partition("=")[0] != words.partition("=")[0]]
-    refuses(program(tmp_path, *base, words), *(UNKNOWN | WRONG)[words])
+    refuses(program(tmp_path, *base, words), *(UNKNOWN | SLIPS | WRONG)[words])
+
+
+@pytest.mark.parametrize("words", OLD)
+def test_an_old_name_is_answered_with_the_new_one(tmp_path: Path, words: str) -> None:
+    refuses(program(tmp_path, words), OLD[words])
+
+
+def test_a_group_hint_knows_the_constraints_of_the_other_words(tmp_path: Path) -> None:
+    said = program(tmp_path, "family=vae", "epsilon=24", "-m", "seed=0,1")
+    refuses(said, "write epsilon=explicit constraints.neg_elbo.epsilon=24.")
+
+
+@pytest.mark.parametrize(("script", "words"), [("train", "resume=a"), ("evaluate", "run=a")])
+def test_a_run_with_old_names_is_told_the_new_ones(tmp_path: Path, script: str, words: str) -> None:
+    run = RunFolder(tmp_path / "runs" / "a")
+    run.checkpoints.mkdir(parents=True)
+    run.last.touch()
+    run.config.write_text("constraints: {mmd: {unit: 1, gamma: 2}}\nlauncher: {engine: {jobs: 1}}\n")
+    renamed = "constraints.mmd.unit is now constraints.mmd.scale; launcher.engine is now launcher.executor."
+    refuses(program(tmp_path, words, script=script), f"{run.config} was written by an earlier version", renamed)
 
 
 @pytest.mark.parametrize("words", TOGETHER)
@@ -169,7 +229,8 @@ def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["calibrate", "evaluate"])
 def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     words = {"calibrate": "model.laten=3", "evaluate": "data.batch=3"}[script]
-    expected = {"calibrate": "did you mean model.latent?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
+    refuses(program(tmp_path, "data=digits", script="evaluate"), "data is no group that this program takes")
+    expected = {"calibrate": "did you mean model.latent=3?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
     refuses(program(tmp_path, words, script=script), expected[script])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import files, made_up, program, settings, write_mnist
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -105,7 +107,7 @@ def refused(row: Row) -> str | None:
         "use model=mlp": (row["model"] == "conv" and row["data"] == "linear_gaussian") or row["model"] == "square",
         "one device": row["trainer"] == "ddp" and any(d.startswith(("js", "kl", "adv")) for d in divergences),
         "prior=data takes z from a second domain": family in PAIRED and row["data"] != "digits_pairs",
-        "which Generator has not": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
+        "which Generator does not have": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
         "in closed form, which": row["alpha"] == "minimize" and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
     }
     if row["alpha"] == "minimize" and family in PAIRED:
@@ -238,6 +240,16 @@ def test_every_divergence_is_a_constraint(tmp_path: Path, name: str) -> None:
     assert build_lagrangian(cfg, None).names == [name]
 
 
+def test_a_critic_compares_the_variables_that_its_name_says(tmp_path: Path) -> None:
+    expected = {f"{kind}_{over}": over for kind in ("js", "kl", "wasserstein") for over in ("x", "z", "xz")}
+    cfg = settings(
+        tmp_path, f"divergence=[{','.join(expected)}]", "constraints.js_x.divergence.f=hellinger", "constraints.kl_z.scale=2"
+    )
+    assert {name: c.divergence.over for name, c in cfg.constraints.items()} == expected
+    assert [name for name, c in cfg.constraints.items() if c.divergence.get("f") == "hellinger"] == ["js_x"]
+    assert [name for name, c in cfg.constraints.items() if c.scale == 2] == ["kl_z"], "constraints do not share settings"
+
+
 def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "constraints.mmd.learned=false", "constraints.mmd.multiplier=500")
     validate(cfg)
@@ -270,12 +282,43 @@ def test_a_sweep_is_known_to_the_program_from_any_folder(tmp_path: Path, monkeyp
     assert files(tmp_path) == set()
 
 
-def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def own_sweeps(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose sweeps Hydra knows, instead of the project's."""
+
+    def known(name: str, text: str) -> None:
+        (tmp_path / "sweeps" / f"{name}.yaml").write_text(text)
+
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "odd.yaml").write_text("a: [1")
-    with pytest.raises(SettingError, match=r"sweeps/odd\.yaml cannot be read"):
-        register(tmp_path)
+    known("odd", "a: [1")
+    known("bare", "[1, 2]")
+    known("short", "training: {steps: 7}")
+    register(tmp_path)
+    yield tmp_path / "sweeps"
     register(ROOT)
+
+
+def composed(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(words))
+
+
+def test_a_damaged_sweep_is_named_and_disturbs_no_other_run(own_sweeps: Path) -> None:
+    for name, reason in (("odd", "cannot be read"), ("bare", "holds no settings")):
+        with pytest.raises(SettingError, match=rf"sweeps/{name}\.yaml {reason}"):
+            composed(f"sweep={name}")
+    assert composed().folder == "sweep"
+    assert composed("sweep=short").folder == "short"
+
+
+def test_a_sweep_is_read_again_when_its_file_has_changed(own_sweeps: Path) -> None:
+    cfg = composed("sweep=short")
+    assert cfg.training.steps == 7
+    cfg.training.steps = 9
+    assert composed("sweep=short").training.steps == 7
+    (own_sweeps / "short.yaml").write_text("training: {steps: 8}")
+    os.utime(own_sweeps / "short.yaml", ns=(0, 0))
+    assert composed("sweep=short").training.steps == 8
 
 
 # ---- paths

@@ -1,4 +1,4 @@
-"""A run of an ensemble is the run alone: parameters, multipliers, optimizer states, metrics, checkpoints."""
+"""A run in an ensemble agrees with the run alone: parameters, multipliers, optimizer states, metrics, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lagvae.sweeps.ensemble_training import train_ensemble, train_in_chunks
 from lagvae.sweeps.run import SweepRun
 
 FIXED = ("family=infovae", "training.start=calibrated")
-CELLS: dict[str, tuple[str, ...]] = {
+RUNS: dict[str, tuple[str, ...]] = {
     "maximize": ("alpha.q=-1",),
     "minimize": ("alpha.q=1", "constraints.neg_elbo.gamma=0.5"),
     "fixed-maximize": (*FIXED, "alpha.q=-1", "constraints.neg_elbo.multiplier=5"),
@@ -40,19 +40,19 @@ def run(root: Path, name: str, *overrides: str) -> SweepRun:
 
 
 def silence(step: int, note: str) -> None:
-    """Nobody listens."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same runs, alone and in one ensemble, each measured to the end."""
+    """The same runs, trained alone and in one ensemble, with their final evaluations."""
     roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "ensemble")}
     for root in roots.values():
-        for name, overrides in CELLS.items():
+        for name, overrides in RUNS.items():
             calibrate(run(root, name, *overrides).cfg)
-    for name, overrides in CELLS.items():
+    for name, overrides in RUNS.items():
         train(run(roots["alone"], name, *overrides).cfg)
-    runs = [run(roots["ensemble"], name, *overrides) for name, overrides in CELLS.items()]
+    runs = [run(roots["ensemble"], name, *overrides) for name, overrides in RUNS.items()]
     assert train_ensemble(runs, roots["ensemble"] / "job", silence) == {}
     for one in runs:
         resume(one.folder)
@@ -65,20 +65,20 @@ def checkpoint(root: Path, name: str, which: str = "last") -> dict[str, Any]:
 
 
 def far(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The difference relative to the tensor: single entries near zero are differences of larger numbers."""
+    """The norm of the difference relative to the norm of b; entries near zero are themselves differences of larger numbers."""
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
-@pytest.mark.parametrize("name", CELLS)
-def test_parameters_and_multipliers_are_those_of_the_cell_alone(both: dict[str, Path], name: str, which: str) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_parameters_and_multipliers_are_those_of_the_run_alone(both: dict[str, Path], name: str, which: str) -> None:
     alone, ensemble = (checkpoint(root, name, which)["state_dict"] for root in both.values())
     assert alone.keys() == ensemble.keys()
     for key, value in alone.items():
         assert far(ensemble[key], value) < 1e-5, key
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_checkpoint_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
     alone, ensemble = (checkpoint(root, name) for root in both.values())
     assert alone["global_step"] == ensemble["global_step"] == STEPS
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
         assert state.keys() == ensemble["callbacks"][callback].keys()
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
     folders = [root / "runs" / name for root in both.values()]
     rows = [
@@ -105,20 +105,23 @@ def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
         assert rows[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), key
     alone, ensemble = (json.loads((f / "summary.json").read_text()) for f in folders)
     assert ensemble.keys() - alone.keys() == {"ensemble"}
-    assert ensemble["ensemble"]["runs"] == len(CELLS)
+    assert ensemble["ensemble"]["runs"] == len(RUNS)
     assert ensemble["verdict"] == alone["verdict"]
     for split, values in alone["splits"].items():
-        for key, value in values.items():  # null where there is no number, such as the error of a single batch; names of bounds
+        for (
+            key,
+            value,
+        ) in values.items():  # None where there is no value, such as the error of a single batch; or the name of a bound
             expected = pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float | int) else value
             assert ensemble["splits"][split][key] == expected, key
 
 
-def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Path], tmp_path: Path) -> None:
-    """From the best checkpoint of an ensemble, of its middle or end, the ordinary module ends where the ensemble did."""
-    name = next((n for n in CELLS if checkpoint(both["ensemble"], n, "best")["global_step"] < STEPS), None)
+def test_an_ordinary_run_resumes_from_a_checkpoint_of_an_ensemble(both: dict[str, Path], tmp_path: Path) -> None:
+    """Resumed from an ensemble's best checkpoint, the ordinary module ends with the parameters of the ensemble."""
+    name = next((n for n in RUNS if checkpoint(both["ensemble"], n, "best")["global_step"] < STEPS), None)
     if name is None:
-        pytest.skip("every run was best at its end")
-    there = run(both["ensemble"], name, *CELLS[name])
+        pytest.skip("the best checkpoint of every run is its last one")
+    there = run(both["ensemble"], name, *RUNS[name])
     content = checkpoint(both["ensemble"], name, "best")
     cfg = there.cfg.copy()
     cfg.name = "again"
@@ -132,7 +135,7 @@ def test_an_ordinary_run_goes_on_from_a_checkpoint_of_a_stack(both: dict[str, Pa
 
 
 def members(root: Path, *names: str) -> list[SweepRun]:
-    runs = [run(root, name, *CELLS[name]) for name in names]
+    runs = [run(root, name, *RUNS[name]) for name in names]
     for each in runs:
         calibrate(each.cfg)
     return runs
@@ -143,7 +146,7 @@ def states(runs: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
-    """Make a parameter of one run NaN at a step."""
+    """Set a parameter of one run to NaN at a step."""
     primal_step: Callable[[Ensemble], None] = Ensemble.primal_step
 
     def poison(self: Ensemble) -> None:
@@ -151,10 +154,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
         if self.global_step == at:
             next(self.joint.parameters()).data[victim] = float("nan")
 
-    monkeypatch.setattr(Ensemble, "descend", poison)
+    monkeypatch.setattr(Ensemble, "primal_step", poison)
 
 
-def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
+def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("maximize", "minimize", "fixed-maximize")
@@ -172,7 +175,7 @@ def test_a_cell_that_turns_nan_is_frozen_and_named_and_touches_no_other(
             assert torch.equal(states([sick[k]])[0][key], value), key
 
 
-def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> None:
     names = ("maximize", "minimize", "fixed-minimize", "seed")
     whole = members(tmp_path / "whole", *names)
     train_ensemble(whole, tmp_path / "a", silence)
@@ -195,10 +198,10 @@ def test_a_stack_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> Non
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_gradients_are_clipped_by_the_norm_of_each_cell(tmp_path: Path) -> None:
+def test_gradients_are_clipped_by_the_norm_of_each_member(tmp_path: Path) -> None:
     clip = "training.gradient_clip=0.5"
     root = tmp_path / "alone"
-    overrides = {name: (*CELLS[name], clip) for name in ("maximize", "fixed-maximize")}
+    overrides = {name: (*RUNS[name], clip) for name in ("maximize", "fixed-maximize")}
     for name, words in overrides.items():
         calibrate(run(root, name, *words).cfg)
         train(run(root, name, *words).cfg)
@@ -211,7 +214,7 @@ def test_gradients_are_clipped_by_the_norm_of_each_cell(tmp_path: Path) -> None:
             assert far(state[key], value) < 1e-5, key
 
 
-def test_a_stack_larger_than_asked_is_trained_in_chunks(tmp_path: Path) -> None:
+def test_an_ensemble_larger_than_the_limit_is_trained_in_chunks(tmp_path: Path) -> None:
     runs = members(tmp_path, "maximize", "minimize", "fixed-maximize")
     heard: list[int] = []
     assert train_in_chunks(runs, tmp_path / "job", 2, lambda steps, note: heard.append(steps)) == {}
@@ -221,12 +224,12 @@ def test_a_stack_larger_than_asked_is_trained_in_chunks(tmp_path: Path) -> None:
     assert torch.load(runs[2].folder.last, weights_only=True)["ensemble"]["runs"] == 1
 
 
-def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensemble_that_exceeds_memory_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
     measure = Ensemble.measure
 
     def small(self: Ensemble, batch: Any) -> Any:
-        if len(self.runs) > 2:
+        if len(self.members) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(self, batch)
 
@@ -235,7 +238,7 @@ def test_memory_that_does_not_hold_a_stack_halves_it(tmp_path: Path, monkeypatch
     assert [torch.load(c.folder.last, weights_only=True)["ensemble"]["runs"] for c in runs] == [2, 2, 2, 2]
 
 
-def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
+def test_an_ensemble_trains_in_half_precision(tmp_path: Path) -> None:
     runs = members(tmp_path, "maximize", "fixed-minimize", "seed")
     for each in runs:
         each.cfg.trainer.precision = "bf16-mixed"
@@ -243,11 +246,11 @@ def test_a_stack_trains_in_half_precision(tmp_path: Path) -> None:
     assert train_ensemble(runs, tmp_path / "job", silence) == {}
     for state in states(runs):
         assert all(value.isfinite().all() for value in state.values())
-        assert state["laws.encoder.network.layers.0.weight"].dtype == torch.float32
+        assert state["joint.encoder.network.layers.0.weight"].dtype == torch.float32
 
 
 @pytest.mark.slow  # a minute of compiling
-def test_a_compiled_stack_is_the_stack(tmp_path: Path) -> None:
+def test_a_compiled_ensemble_agrees_with_the_uncompiled_one(tmp_path: Path) -> None:
     plain = members(tmp_path / "plain", "maximize", "fixed-minimize")
     train_ensemble(plain, tmp_path / "a", silence)
     compiled = members(tmp_path / "compiled", "maximize", "fixed-minimize")
@@ -257,7 +260,7 @@ def test_a_compiled_stack_is_the_stack(tmp_path: Path) -> None:
             assert far(b[key], value) < 1e-5, key
 
 
-def test_without_a_compiler_a_stack_trains_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_an_ensemble_trains_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no compiler")
 
@@ -268,7 +271,7 @@ def test_without_a_compiler_a_stack_trains_as_it_is(tmp_path: Path, monkeypatch:
     assert all(each.trained for each in runs)
 
 
-def test_stacking_joins_every_tensor_and_leaves_the_modules(tmp_path: Path) -> None:
+def test_stacking_copies_every_tensor_and_keeps_the_modules(tmp_path: Path) -> None:
     runs = members(tmp_path, "maximize", "minimize")
     models = [build_start(c.cfg, build_data(c.cfg))[0] for c in runs]
     one: Lagrangian = stack_modules([m.lagrangian for m in models])

@@ -212,12 +212,23 @@ def test_a_vae_learns_the_linear_gaussian_world() -> None:
     assert abs(values["neg_elbo"] - entropy) <= 4 * values["neg_elbo_stderr"] + 45 / 6400
 
 
-def test_commands_of_the_readme_compose() -> None:
-    """Every `python src/train.py …` line is a config that Hydra accepts."""
-    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_commands_of_the_documents_compose(page: str) -> None:
+    """Every `python src/train.py …` line is a config that Hydra accepts, and every `make …` is a target."""
+    text = (ROOT / page).read_text("utf-8")
+    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert len(lines) >= 10
     for line in lines:
         words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
         compose(expand([], words)[0] if "-m" in line else words)
-    for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    for target in re.findall(r"`make ([a-z0-9]+)", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), target
+
+
+def test_the_python_of_the_readme_makes_a_model() -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    lagrangian = names["model"].lagrangian
+    assert dict(zip(lagrangian.names, lagrangian.bound.tolist(), strict=True)) == pytest.approx({"neg_elbo": 24.0, "mmd": 1e-3})

@@ -182,7 +182,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(family: str, tm
             ["alpha.q=1", "GaussianEncoder with CodesPrior"],
         ),
         (("family=infogan", "prior=normal"), ["posterior=codes", "prior=codes"]),
-        (("family=infogan", "model.latent=5"), ["model.latent=5 has no room for the codes, which take 10"]),
+        (("family=infogan", "model.latent=5"), ["model.latent=5 is too small for the codes, which take 10"]),
         (("family=infogan", "model.prior.categorical=[1]"), ["model.prior.categorical=[1]"]),
         (("family=cyclegan", "data=digits"), ["prior=data", "data=digits", "digits_pairs"]),
         (("family=aae", "constraints.js_z.multiplier=-1"), ["constraints.js_z.multiplier=-1"]),
@@ -210,7 +210,7 @@ def test_a_running_mean_of_the_model_is_what_is_measured(tmp_path: Path) -> None
     words = (*SMALL, "family=vae", "training.average=0.5", "name=run", "training.steps=6", "training.interval=3")
     assert program(tmp_path, *words).status == 0
     state = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    own = {n.removeprefix("laws."): v for n, v in state.items() if n.startswith("laws.")}
+    own = {n.removeprefix("joint."): v for n, v in state.items() if n.startswith("joint.")}
     mean = {n.removeprefix("averaged.module."): v for n, v in state.items() if n.startswith("averaged.module.")}
     assert own.keys() == mean.keys()
     assert any(not torch.equal(own[n], mean[n]) for n in own)

@@ -113,7 +113,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
         (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
         (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
-        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of gpus, joblib, ray, slurm, ensemble"),
+        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, processes, ray, slurm"),
         (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
         (["seed=0,1", "trainer.devices=2"], "a run of a sweep trains on one device"),
         (["seed=0,1", "model.optimizer.lr=-1"], "model.optimizer does not work"),
@@ -160,6 +160,26 @@ def test_one_process_at_a_time_trains_a_job(tmp_path: Path) -> None:
         pass
 
 
+def test_a_job_is_free_again_when_the_process_that_trained_it_was_killed(tmp_path: Path) -> None:
+    holds = (
+        "import sys, time; from pathlib import Path; from lagvae.sweeps.job import SweepJob\n"
+        "with SweepJob(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
+    )
+    job = SweepJob(tmp_path / "job")
+    command = [sys.executable, "-c", holds, str(job.folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            with pytest.raises(LagvaeError, match="Another process trains these runs now"), job.locked():
+                pass
+        finally:
+            process.kill()
+    with job.locked():
+        pass
+
+
 def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretended devices: each job notes which it saw and when."""
     log = tmp_path / "log"
@@ -194,8 +214,8 @@ def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
     assert len(summaries(tmp_path / "runs" / "sweep")) == 4
 
 
-def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, "launcher=joblib", "launcher.executor.jobs=2", "seed=0,1")
+def test_a_run_may_have_a_process_of_its_own(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, "launcher=processes", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 run" in outcome.out
     assert len(summaries(tmp_path / "runs" / "sweep")) == 2

@@ -70,6 +70,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "PIL": frozenset({"data", "runs"}),
     "numpy": frozenset({"data", "metrics", "oracles", "runs"}),
     "psutil": frozenset({"sweeps"}),
+    "filelock": frozenset({"sweeps"}),
 }
 """Third-party tool → the rooms that know it; torch is known to all."""
 
@@ -145,6 +146,23 @@ def test_the_entry_points_are_thin() -> None:
         known = {name.split(".")[1] for name in imports(path) if name.startswith("lagvae.")}
         assert known <= {*EXPERIMENTS}, f"{path.name} imports {', '.join(sorted(known))}"
         assert tools_known_to([path]) <= {"hydra", "omegaconf"}
+
+
+def defined_names(path: Path) -> Iterator[str]:
+    """The public classes and functions that a module defines."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name
+
+
+def test_a_public_name_is_defined_in_one_place() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in defined_names(path):
+            places.setdefault(name, []).append(module_of(path))
+    assert places, "the package defines something"
+    several = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert not several, "two things of one name: " + "; ".join(f"{n} in {', '.join(m)}" for n, m in several.items())
 
 
 def test_there_is_no_room_for_leftovers() -> None:

@@ -92,8 +92,8 @@ def test_a_name_that_is_given_stays() -> None:
 
 
 def test_an_agent_of_wandb_starts_the_same_cells() -> None:
-    values = for_wandb("x", GRIDS)["parameters"]["run"]["values"]
-    assert [expand_word(f"run={value}") for value in values] == expand(GRIDS, [])
+    values = for_wandb("x", GRIDS)["parameters"]["overrides"]["values"]
+    assert [expand_word(f"overrides={value}") for value in values] == expand(GRIDS, [])
     assert expand_word("seed=1") == ["seed=1"]
 
 

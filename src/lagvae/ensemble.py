@@ -1,7 +1,8 @@
-"""An ensemble: K models of one shape that train as one, by vmap over their parameters.
+"""An ensemble: K models of the same architecture that train together, by vmap over their parameters.
 
-Everything that differs between the members of an ensemble (α, bounds, λ, what is learned, seeds, learning rates) is a tensor
-with a leading axis; everything else is the ordinary module. A member trains as it would alone: same batches, same noise.
+Everything that differs between the members (α, bounds, λ, which λ are learned, seeds, learning rates) is a tensor with a
+leading axis; everything else is the ordinary module. Each member trains as it would alone, on the same batches with the same
+noise.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from lagvae.noise import Noise
 M = TypeVar("M", bound=nn.Module)
 
 Seeds = tuple[int, int]
-"""The seed of a member's noise, the seed of its batches."""
+"""The seed of a member's noise and the seed of its batches."""
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """Every parameter and buffer of a module: its owner, its name there, its full name."""
+    """Every parameter and buffer of a module: the submodule that owns it, its name there, and its full name."""
     for prefix, owner in module.named_modules():
         for leaf in (*owner._parameters, *owner._buffers):
             if getattr(owner, leaf) is not None:
@@ -40,29 +41,29 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 
 def stack_modules(modules: Sequence[M]) -> M:
-    """One module of the same class, whose parameters and buffers are those of all modules, along a new first axis."""
-    one = copy.deepcopy(modules[0])
-    named = [{name: getattr(owner, leaf) for owner, leaf, name in named_tensors(m)} for m in modules]
-    for owner, leaf, name in list(named_tensors(one)):
-        values = torch.stack([each[name].detach() for each in named])
+    """A module of the same class whose parameters and buffers are those of all modules, stacked along a new first axis."""
+    stacked = copy.deepcopy(modules[0])
+    tensors = [{name: getattr(owner, leaf) for owner, leaf, name in named_tensors(m)} for m in modules]
+    for owner, leaf, name in list(named_tensors(stacked)):
+        values = torch.stack([of_module[name].detach() for of_module in tensors])
         if leaf in owner._parameters:
-            values = nn.Parameter(values, requires_grad=named[0][name].requires_grad)
+            values = nn.Parameter(values, requires_grad=tensors[0][name].requires_grad)
         setattr(owner, leaf, values)
-    return one
+    return stacked
 
 
 def share_memory(member: nn.Module, ensemble: nn.Module, k: int) -> None:
-    """Make the parameters and buffers of a member views of its part of the ensemble's, so that it follows all training."""
-    whole = {name: getattr(owner, leaf) for owner, leaf, name in named_tensors(ensemble)}
+    """Make the parameters and buffers of member k views of the ensemble's, so that they change as the ensemble trains."""
+    stacked = {name: getattr(owner, leaf) for owner, leaf, name in named_tensors(ensemble)}
     for owner, leaf, name in list(named_tensors(member)):
         if leaf in owner._parameters:
-            getattr(owner, leaf).data = whole[name].data[k]
+            getattr(owner, leaf).data = stacked[name].data[k]
         else:
-            setattr(owner, leaf, whole[name].data[k])
+            setattr(owner, leaf, stacked[name].data[k])
 
 
 class MeasuredObjective(nn.Module):
-    """What the objective measures on given laws, as a function of x and noise alone, for vmap to map."""
+    """The terms and divergences of a joint model as a function of x and noise alone, as vmap requires."""
 
     def __init__(self, joint: JointModel, measure: Callable[[JointSamples], Values]) -> None:
         super().__init__()
@@ -74,19 +75,21 @@ class MeasuredObjective(nn.Module):
 
 
 class Ensemble(LatentVariableModel):
-    """K models that train as one: the ordinary module, with a leading axis.
+    """K models that train together: the ordinary module, with a leading axis of members.
 
-    L is the sum over members, so that each descends its own. A member that was retired (its numbers stopped being finite, or
-    its training is over) is held at zero and counts for nothing; no member sees another.
+    The loss is the sum of the members' L, so that each member descends its own; the members do not affect one another. A member
+    that is deactivated (a term is no longer finite, or its training has ended) is set to zero and left out of the sum.
 
     Args:
-        members: ordinary models of one shape; they become views of the ensemble, live ones.
+        members: ordinary models of the same architecture; their parameters become views of those of the ensemble.
         seeds: of the noise and of the batches of each member.
-        tables: where the rows of each member go.
-        compile: whether to compile the step; where that does not work it runs as it is, and `note` says so.
+        tables: the logger of each member.
+        compile: whether to compile the step; if compiling fails the step runs uncompiled, and `note` says so.
 
     Attributes:
-        alive: (K,), the members that train. failed: member → why it stopped.
+        alive: (K,), whether a member still trains. failed: member → the error that stopped it.
+        parts: the distinct pairs of seeds; members with the same pair share their batches and noise.
+        part: (K,), the index of each member's pair. factors: (K,), its learning rate divided by that of the first member.
     """
 
     def __init__(
@@ -97,10 +100,10 @@ class Ensemble(LatentVariableModel):
         compile: bool = False,
     ) -> None:
         first = members[0]
-        dual = next((c.dual for c in members if c.lagrangian.learned.any()), None)
+        dual = next((member.dual for member in members if member.lagrangian.learned.any()), None)
         super().__init__(
-            joint=stack_modules([c.joint for c in members]),
-            lagrangian=stack_modules([c.lagrangian for c in members]),
+            joint=stack_modules([member.joint for member in members]),
+            lagrangian=stack_modules([member.lagrangian for member in members]),
             primal=first.primal,
             dual=dual if dual is not None else first.dual,
             schedule=first.schedule,
@@ -108,27 +111,27 @@ class Ensemble(LatentVariableModel):
             seed=first.seed,
             log_every=first.log_every,
         )
-        self.members, self.tables = tuple(members), tuple(tables)  # a tuple is no submodule
+        self.members, self.tables = tuple(members), tuple(tables)  # in a tuple they are not submodules
         self.parts = sorted(set(seeds))
         self.part = torch.tensor([self.parts.index(s) for s in seeds])
-        rates = torch.tensor([learning_rate(c) for c in members], dtype=torch.float64)
+        rates = torch.tensor([learning_rate(member) for member in members], dtype=torch.float64)
         self.factors = rates / rates[0]
         self.failed: dict[int, DivergedError] = {}
         self.note = ""
         self.register_buffer("alive", torch.ones(len(members), dtype=torch.bool), persistent=False)
         measured = MeasuredObjective(self.joint, self.lagrangian.measure)
-        alike = None if len(self.parts) == 1 else 0
+        data_axis = None if len(self.parts) == 1 else 0
 
-        def one(state: dict[str, Tensor], x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        def measure_member(state: dict[str, Tensor], x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
             return functional_call(measured, state, (x, noise))
 
-        self._map = self._plain = vmap(one, in_dims=(0, alike, alike))
+        self._map = self._uncompiled = vmap(measure_member, in_dims=(0, data_axis, data_axis))
         self._compile = compile
 
     alive: Tensor
 
     def link_members(self) -> None:
-        """Make the members views of the ensemble again, after its tensors were moved."""
+        """Make the members' tensors views of the ensemble's again, after these were moved to another device."""
         for k, member in enumerate(self.members):
             share_memory(member.joint, self.joint, k)
             share_memory(member.lagrangian, self.lagrangian, k)
@@ -141,7 +144,7 @@ class Ensemble(LatentVariableModel):
     # ---- the step
 
     def measure(self, batch: Batch) -> Values:
-        """Terms, each (K,), and divergences, (K, m), of a training batch."""
+        """The terms, each (K,), and divergences, (K, m), of a training batch."""
         required_noise = self.lagrangian.required_noise
         single = len(self.parts) == 1
         if "train" not in self._noises:
@@ -163,20 +166,20 @@ class Ensemble(LatentVariableModel):
         if self._compile:
             self._compile = False
             try:
-                self._map = compile_step(self._plain, inputs)
-            except Exception as error:  # a missing compiler, or any of the ways in which compiling fails
+                self._map = compile_step(self._uncompiled, inputs)
+            except Exception as error:  # a missing compiler or any other failure of compilation
                 self.note = "not compiled, so slower"
                 print(f"The step could not be compiled, so it is slower: {(str(error).splitlines() or [repr(error)])[0]}")
                 torch._dynamo.reset()
-        found: tuple[dict[str, Tensor], Tensor] = self._map(*inputs)
-        return found
+        values: tuple[dict[str, Tensor], Tensor] = self._map(*inputs)
+        return values
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
-        """The sum of L over the members that train, shape ()."""
+        """The sum of L over the active members, shape ()."""
         return torch.where(self.alive, loss, 0.0).sum()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip ∇_θ L of each member by its own norm."""
+        """Clip the gradient ∇_θ L of each member by its own norm."""
         if self.gradient_clip is None:
             return
         gradients = [p.grad for p in self.joint.parameters() if p.grad is not None]
@@ -186,7 +189,7 @@ class Ensemble(LatentVariableModel):
             g.mul_(broadcast_along(factor, g))
 
     def primal_step(self) -> None:
-        """A step of θ; members with another learning rate than the first go their own share of it."""
+        """Take a step of θ; for members whose learning rate differs from the first one's it is scaled accordingly."""
         if bool((self.factors == 1).all()):
             super().primal_step()
             return
@@ -199,66 +202,66 @@ class Ensemble(LatentVariableModel):
                 p.copy_(torch.lerp(old, p, broadcast_along(factors, p)))
 
     def deactivate(self, k: int) -> None:
-        """Take a member out of training: it is held at zero, so that nothing in it can stop being finite."""
+        """End the training of a member: its tensors are set to zero, so that all its values stay finite."""
         self.alive[k] = False
         self.lagrangian.learned[k] = False
         optimizers = [self._theta.optimizer, *([self._lambda] if self._lambda is not None else [])]
-        held = [p.data for p in (*self.joint.parameters(), self.lagrangian.scaled)]
-        held += [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
-        for t in held:
+        tensors = [p.data for p in (*self.joint.parameters(), self.lagrangian.scaled)]
+        tensors += [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
+        for t in tensors:
             t[k].zero_()
 
-    # ---- numbers that leave the device
+    # ---- checks and logging
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
-        """Hand the numbers of each member to its own table."""
+        """Pass the values of each member to its own logger."""
         columns = {name: value.tolist() for name, value in logged.items()}
         bounded = self.lagrangian.bounded.tolist()
-        own = {f"violation/{name}": i for i, name in enumerate(self.lagrangian.names)}
+        violations = {f"violation/{name}": i for i, name in enumerate(self.lagrangian.names)}
         for k in self.alive.nonzero().flatten().tolist():
-            row = {f"train/{n}": v[k] for n, v in columns.items() if n not in own or bounded[k][own[n]]}
+            row = {f"train/{n}": v[k] for n, v in columns.items() if n not in violations or bounded[k][violations[n]]}
             self.tables[k].log_metrics(row | {"train/learning_rate": lr * float(self.factors[k])}, step)
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
-        """Retire the members whose terms stopped being finite; nothing is raised, the others go on."""
-        if not len(self._broken):
+        """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train."""
+        if not len(self._first_nonfinite):
             return
-        broken = self._broken.tolist()
+        first_nonfinite = self._first_nonfinite.tolist()
         for k in self.alive.nonzero().flatten().tolist():
-            error = divergence_error(broken[k], self._watched, self.global_step)
+            error = divergence_error(first_nonfinite[k], self._checked, self.global_step)
             if error is not None:
                 self.failed[k] = error
                 self.deactivate(k)
 
 
 def compile_step(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
-    """A step that torch.compile has compiled, its gradient as well; whatever may fail of that fails here."""
+    """Compile a step and its gradient with torch.compile and run both once, so that any failure is raised here."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with torch.no_grad():
         step(*inputs)  # fills caches of torch.distributions that cannot be traced
-    found: Callable[..., Any] = torch.compile(step)
-    terms, divergences = found(*inputs)
+    compiled: Callable[..., Any] = torch.compile(step)
+    terms, divergences = compiled(*inputs)
     parameters = [t for t in inputs[0].values() if t.requires_grad]
     torch.autograd.grad(sum(terms.values()).sum() + divergences.sum(), parameters)
-    return found
+    return compiled
 
 
 def broadcast_along(values: Tensor, like: Tensor) -> Tensor:
-    """(K,) as (K, 1, …), to multiply a tensor of K parts."""
+    """Values (K,) as (K, 1, …), to broadcast against a tensor (K, …)."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def learning_rate(model: LatentVariableModel) -> float:
-    """The learning rate that a model's optimizer starts with."""
+    """The initial learning rate of a model's optimizer."""
     return float(model.primal([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"])
 
 
 def member_checkpoint(content: dict[str, Any], k: int, factor: float, learns: bool) -> dict[str, Any]:
-    """The part of an ensemble's checkpoint that belongs to a member, as the checkpoint of an ordinary run.
+    """The part of an ensemble's checkpoint that belongs to a member, in the format of an ordinary run's checkpoint.
 
     Args:
-        content: a checkpoint of a Stack. k: the member. factor: its learning rate over the first one's.
-        learns: whether it has a learned multiplier; without one the ordinary model has no optimizer of λ.
+        content: a checkpoint of an ensemble. k: the member. factor: its learning rate divided by the first member's.
+        learns: whether it has a learned multiplier; otherwise an ordinary model has no optimizer of λ.
     """
     optimizers: list[dict[str, Any]] = []
     for state in content["optimizer_states"][: 1 + learns]:
@@ -280,12 +283,16 @@ def member_checkpoint(content: dict[str, Any], k: int, factor: float, learns: bo
 
 
 def slice_member(value: Any, k: int) -> Any:
-    """The k-th part of a ensemble tensor; scalars, such as a count of steps, belong to all members."""
+    """The k-th slice of a tensor with an axis of members; scalars, such as a count of steps, are shared by all members."""
     return value[k].detach().cpu().clone() if isinstance(value, Tensor) and value.dim() else value
 
 
 class EnsembleData(pl.LightningDataModule):
-    """The batches of an ensemble: those of each seed of batches, (B, …) where there is one, else (parts, B, …)."""
+    """The batches of an ensemble: (B, …) if all members share them, else (parts, B, …), with one for each pair of seeds.
+
+    Args:
+        parts: the data of each pair of seeds.
+    """
 
     def __init__(self, parts: Sequence[DataModule]) -> None:
         super().__init__()
@@ -296,15 +303,18 @@ class EnsembleData(pl.LightningDataModule):
         return JoinedLoader([d.train_loader(lambda: trainer.global_step, trainer.strategy.root_device) for d in self.parts])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn stored samples into observed ones, each part with its own noise."""
+        """Replace stored samples by observed ones, each part with its own noise."""
         if len(self.parts) == 1:
             return self.parts[0].observed(batch, self.parts[0].noise("train"))
-        seen = [d.observed(Batch(x, i, batch.step), d.noise("train")) for d, x, i in zip(self.parts, *batch[:2], strict=True)]
-        return Batch(torch.stack([b.x for b in seen]), batch.index, batch.step)
+        observed = [
+            data.observed(Batch(x, index, batch.step), data.noise("train"))
+            for data, x, index in zip(self.parts, *batch[:2], strict=True)
+        ]
+        return Batch(torch.stack([part.x for part in observed]), batch.index, batch.step)
 
 
 class JoinedLoader:
-    """Loaders that give their batches together."""
+    """Iterates over several loaders at once and stacks their batches."""
 
     def __init__(self, loaders: Sequence[Any]) -> None:
         self.loaders = list(loaders)

@@ -1,4 +1,4 @@
-"""One LightningModule for every member of the family: θ descends the Lagrangian, λ ascends it."""
+"""The LightningModule of every member of the family: θ descends the Lagrangian, λ ascends it."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class LatentVariableModel(pl.LightningModule):
-    """Trains the laws of both joints on a Lagrangian, by manual optimisation.
+    """Trains the joint model on a Lagrangian, by manual optimisation.
 
-    A step: sample the joints with noise that is a function of (seed, step); critics, where there are any, take theirs;
-    measure terms and divergences; θ descends L(θ, λ); λ ascends the violation, which is the same number on every rank.
-    `global_step` counts batches.
+    In each step both joints are sampled with noise that is a function of (seed, step); the critics, if there are any, take
+    their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
+    number on every rank. `global_step` counts batches.
 
     Args:
-        laws: p(z), p(x|z), q(z|x).
+        joint: p(z), p(x|z), q(z|x).
         lagrangian: preference, constraints, multipliers.
         primal: builds the optimizer of θ from parameters.
-        dual: builds the optimizer of λ (with maximize=True), used where a multiplier is learned.
-        schedule: builds a learning rate schedule, stepped once a batch; None for a constant rate.
+        dual: builds the optimizer of λ (with maximize=True); required if a multiplier is learned.
+        schedule: builds a learning rate schedule, which is stepped with every batch; None for a constant rate.
         gradient_clip: largest norm of ∇_θ L; None for no clipping.
+        seed: of all noise in training and evaluation.
+        log_every: number of steps between two logged rows, and between two checks that all terms are finite.
         critic: builds the optimizer of ψ, the parameters of all critics.
-        critic_steps: steps of the critics for each one of θ; the first on the samples of θ, further ones on new noise.
-        average: decay of an exponential mean of θ that evaluation and figures use instead of θ; None: θ itself.
-        seed: of all noise that training and evaluation draw.
-        log_every: steps between two logged rows, and between two looks for numbers that are not finite.
+        critic_steps: steps of the critics per step of θ; the first uses the samples of θ, the others use new noise.
+        average: decay of an exponential moving average of θ that evaluation and figures use; None to use θ itself.
 
-    Raises: DivergedError where a term stopped being finite.
+    Raises: SettingError for invalid settings; DivergedError in training, if a term is no longer finite.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class LatentVariableModel(pl.LightningModule):
             self.averaged = AveragedModel(joint, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
         self.last_logged: dict[str, Tensor] = {}
         self._noises: dict[str, Noise] = {}
-        self._watched: list[str] = []
-        self._broken = torch.zeros(0)
+        self._checked: list[str] = []
+        self._first_nonfinite = torch.zeros(0)
 
-    # ---- what a step is made of
+    # ---- the parts of a step
 
     def samples(self, batch: Batch, purpose: str) -> JointSamples:
         """Lazy samples of both joints for an observed batch, with the noise of its step.
 
-        `purpose` names the stream of the noise. Samples of a split in evaluation are of `shown`; all others are of θ.
+        `purpose` names the noise stream. Evaluation on a split samples from `eval_model`, everything else from θ.
         """
         training = purpose.startswith("train") and self._attached and self.trainer.training
         if purpose not in self._noises:
             rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
             self._noises[purpose] = Noise(self.seed, purpose, rank, world)
-        # Evaluation may look at all samples; training draws what its objective takes.
+        # Evaluation may use any of the samples; training draws only those that its objective requires.
         required_noise = self.lagrangian.required_noise if training else self.lagrangian.required_noise | {"z_q", "z_p", "x_p"}
         noise = draw_noise(required_noise, self.joint, self._noises[purpose], batch.step, batch.x)
         joint = self.eval_model if purpose in SPLITS and not training else self.joint
@@ -110,22 +110,22 @@ class LatentVariableModel(pl.LightningModule):
 
     @property
     def eval_model(self) -> JointModel:
-        """The laws that evaluation and figures look at: those of θ, or of its running mean."""
+        """The joint model that evaluation and figures use: that of θ, or of its moving average."""
         joint: Any = self.joint if self.averaged is None else self.averaged.module
         return joint  # type: ignore[no-any-return]
 
     def warm_start_state(self) -> dict[str, Tensor]:
-        """What a run may start from: θ as it is shown, and the critics that know it."""
+        """The state from which another run may start: the parameters of `eval_model`, and the critics."""
         return self.eval_model.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
 
     def warm_start(self, state: Mapping[str, Tensor]) -> None:
-        """Start where another model of the same shapes ended; RuntimeError where the shapes are others."""
+        """Load the `warm_start_state` of another model; RuntimeError if the shapes differ."""
         critics = {name.removeprefix("critics."): v for name, v in state.items() if name.startswith("critics.")}
         self.joint.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
         self.critics.load_state_dict(critics)
 
     def measure(self, batch: Batch) -> Values:
-        """Terms and divergences of a training batch, after the critics have taken their steps."""
+        """Estimate the terms and divergences on a training batch, after the steps of the critics."""
         samples = self.samples(batch, "train")
         if self.critics:
             self.step_critics(batch, samples)
@@ -133,13 +133,13 @@ class LatentVariableModel(pl.LightningModule):
             return self.lagrangian.measure(samples)
 
     def step_critics(self, batch: Batch, samples: JointSamples) -> None:
-        """Steps of ψ, on samples that are held fixed."""
+        """Take the steps of ψ, without a gradient to the samples."""
         estimators: list[Any] = [c.divergence for c in self.lagrangian.constraints if c.name in self.critics]
         for k in range(self.critic_steps):
             drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
             with torch.set_grad_enabled(k == 0):
                 for estimator in estimators:
-                    estimator.critic_inputs(drawn)  # samples are made once, for θ with their gradient
+                    estimator.critic_inputs(drawn)  # draws the samples; the step of θ uses those of k = 0, with their gradient
             self._psi.zero_grad()
             self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
             self._psi.step()
@@ -155,7 +155,7 @@ class LatentVariableModel(pl.LightningModule):
 
         divergences = self._mean_over_ranks(values.divergences.detach())
         violation = self.lagrangian.violation(divergences)
-        self._watch(values, loss)
+        self._record_nonfinite(values, loss)
         if self._lambda is not None:
             self.lagrangian.ascend(violation, self._lambda)
         step = batch.step + 1
@@ -163,24 +163,24 @@ class LatentVariableModel(pl.LightningModule):
             self._report(values, divergences, violation, step)
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
-        """What θ descends: L itself, shape ()."""
+        """The scalar that θ descends: L itself, shape ()."""
         return loss
 
     def primal_step(self) -> None:
-        """A step of θ."""
+        """Take a step of θ."""
         self._theta.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.joint)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip ∇_θ L; Lightning calls this when a scaler of half precision has taken its factor off."""
+        """Clip ∇_θ L; Lightning calls this after the gradient scaler of half precision has removed its factor."""
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.joint.parameters(), self.gradient_clip)
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> JointSamples:
-        """Samples of an evaluation batch, for the metrics."""
+        """Samples for an evaluation batch, which the metrics use."""
         return self.samples(batch, eval_splits(self.trainer)[dataloader_idx])
 
     test_step = validation_step  # type: ignore[assignment]
@@ -206,14 +206,14 @@ class LatentVariableModel(pl.LightningModule):
         wrapped = self.optimizers()
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._theta = wrapped[0]
-        # λ and ψ step through the bare optimizers: a wrapped step would count as a batch.
+        # λ and ψ use the unwrapped optimizers, since Lightning would count a step of a wrapped one as a batch.
         others: list[Any] = [o.optimizer for o in wrapped[1:]]
         self._psi: Any = others.pop() if self.critics else None
         self._lambda = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
         self._noises.clear()
-        self._broken = torch.zeros(0)
+        self._first_nonfinite = torch.zeros(0)
 
     # ---- several ranks
 
@@ -222,29 +222,29 @@ class LatentVariableModel(pl.LightningModule):
         return self._trainer is not None
 
     def _gather(self, t: Tensor) -> Tensor:
-        """Join the batches of all ranks, with gradient."""
+        """Concatenate the batches of all ranks, with gradients."""
         if self.trainer.world_size == 1:
             return t
         gathered: Any = self.all_gather(t, sync_grads=True)
         return gathered.flatten(0, 1)
 
     def _mean_over_ranks(self, t: Tensor) -> Tensor:
-        """The mean over ranks, once a step: λ sees one violation everywhere and stays equal."""
+        """The mean over ranks, taken once per step, so that λ ascends the same violation on every rank and stays equal."""
         if self.trainer.world_size == 1:
             return t
         reduced: Tensor = self.trainer.strategy.reduce(t.clone(), reduce_op="mean")
         return reduced
 
-    # ---- numbers that leave the device, every `log_every` steps
+    # ---- checks and logging, every `log_every` steps
 
-    def _watch(self, values: Values, loss: Tensor) -> None:
-        """Remember, without a sync, the first step at which each term was not finite."""
-        if not len(self._broken):
-            self._watched = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
-            self._broken = torch.full((*self.lagrangian.steps.shape, len(self._watched)), -1, device=self.device)
+    def _record_nonfinite(self, values: Values, loss: Tensor) -> None:
+        """Record, without synchronising with the device, the first step at which each term was not finite."""
+        if not len(self._first_nonfinite):
+            self._checked = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
+            self._first_nonfinite = torch.full((*self.lagrangian.steps.shape, len(self._checked)), -1, device=self.device)
         terms = torch.stack([*(values.terms[n] for n in sorted(values.terms)), *values.divergences.unbind(-1), loss], -1)
-        bad = (self._broken < 0) & ~terms.detach().isfinite()
-        self._broken = torch.where(bad, self.global_step, self._broken)
+        new = (self._first_nonfinite < 0) & ~terms.detach().isfinite()
+        self._first_nonfinite = torch.where(new, self.global_step, self._first_nonfinite)
 
     def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
         self.raise_if_broken()
@@ -260,22 +260,22 @@ class LatentVariableModel(pl.LightningModule):
         self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
-        """Hand what was measured on a batch to the loggers."""
+        """Pass the values of a batch to the loggers."""
         if self.trainer.logger is not None and self.trainer.is_global_zero:
             row = {f"train/{name}": float(value) for name, value in logged.items()} | {"train/learning_rate": lr}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
 
     def raise_if_broken(self, probe: float = 0.0) -> None:
-        """Raise DivergedError where a term of a step was not finite, or `probe`, measured after the last one, is not."""
-        error = divergence_error(self._broken.tolist(), self._watched, self.global_step, probe)
+        """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
+        error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, probe)
         if error is not None:
             raise error
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Parameters that what is computed inside has no gradient to."""
+    """A context in which the parameters of a module require no gradient."""
     parameters = list(module.parameters())
     for p in parameters:
         p.requires_grad_(False)
@@ -287,16 +287,22 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def divergence_error(first: list[int], names: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
-    """What to tell of a model whose terms stopped being finite at the steps `first` (−1: never), or whose `probe` is not."""
+    """The error of a model whose terms were first not finite at the steps `first` (−1: never), or whose `probe` is not finite.
+
+    Args:
+        first: for each of `names` a step or −1. step: the step of `probe`.
+
+    Returns: None if everything is finite.
+    """
     if max(first, default=-1) >= 0:
         when = min(f for f in first if f >= 0)
-        broken = [n for n, f in zip(names, first, strict=True) if f == when]
+        nonfinite = [n for n, f in zip(names, first, strict=True) if f == when]
     elif not isfinite(probe):
-        when, broken = step, ["−ELBO"]
+        when, nonfinite = step, ["−ELBO"]
     else:
         return None
-    what = "the gradient: all terms" if len(broken) == len(names) > 2 else broken[0]
+    what = "the gradient: all terms" if len(nonfinite) == len(names) > 2 else nonfinite[0]
     return DivergedError(
         f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
-        "Lower model.optimizer.lr, set training.gradient_clip=10, or look at the data for extreme values."
+        "Lower model.optimizer.lr, set training.gradient_clip=10, or check the data for extreme values."
     )

@@ -1,4 +1,4 @@
-"""Networks that parameterise laws: tensors in, tensors out, no probability in here."""
+"""Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lagvae.errors import SettingError
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """The usual activation of critics, with slope 0.2 below zero."""
+    """Leaky ReLU with slope 0.2 for negative inputs, the usual activation of critics."""
 
     def __init__(self) -> None:
         super().__init__(0.2)
@@ -30,22 +30,27 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation_named(name: str) -> type[nn.Module]:
-    """The activation class of that name; SettingError where there is none."""
+    """Return the activation class with a given name.
+
+    Raises: SettingError for an unknown name.
+    """
     if name not in ACTIVATIONS:
         raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
 class MLP(nn.Module):
-    """A fully connected network between two shapes.
+    """A multilayer perceptron that maps inputs of one shape to outputs of another.
 
     Args:
         shape_in: shape of one input, without the batch axis.
         shape_out: shape of one output, without the batch axis.
-        hidden: units of each hidden layer.
+        hidden: widths of the hidden layers.
         activation: a key of `ACTIVATIONS`.
 
     Shapes: (B, *shape_in) → (B, *shape_out).
+
+    Raises: SettingError for an unknown activation.
     """
 
     def __init__(
@@ -71,9 +76,18 @@ class MLP(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions that halve an image, then a linear layer.
+    """Strided convolutions, each of which halves height and width, followed by a perceptron with one hidden layer.
 
-    Shapes: (B, C, H, W) → (B, *shape_out). H and W must be at least 2 ** len(channels).
+    Args:
+        shape_in: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
+        shape_out: shape of one output, without the batch axis.
+        channels: output channels of each convolution.
+        hidden: width of the hidden layer.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, C, H, W) → (B, *shape_out).
+
+    Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
     """
 
     def __init__(
@@ -101,9 +115,20 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer, then transposed convolutions that double an image, cut to size.
+    """A perceptron with one hidden layer, followed by transposed convolutions, each of which doubles height and width.
 
-    Shapes: (B, *shape_in) → (B, C, H, W) = (B, *shape_out).
+    The result is cropped to H × W.
+
+    Args:
+        shape_in: shape of one input, without the batch axis.
+        shape_out: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
+        channels: input channels of each transposed convolution.
+        hidden: width of the hidden layer.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, *shape_in) → (B, C, H, W).
+
+    Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
     """
 
     def __init__(
@@ -139,18 +164,22 @@ class ConvDecoder(nn.Module):
 
 
 class SquareMotion(nn.Module):
-    """A translation of square images: one of the eight symmetries of the square, chosen softly, then a map of tones.
+    """Translates square images by a soft choice among the eight symmetries of the square, followed by a map of pixel values.
 
-    The image is a mean of its eight turned and mirrored copies under learned weights (a softmax that starts uniform), and
-    then every pixel goes through one small perceptron. For domains that differ by a motion and by tone: a general network has
-    nothing that would tell the true translation from the many others that map one law to the other.
+    The eight rotated and reflected copies of an image are averaged with learned weights (a softmax, uniform at the start), and
+    every pixel of the average then passes through one small perceptron. Meant for two image domains that differ by a rotation
+    or reflection and by their pixel values: many maps transport one distribution to the other, and an unrestricted network
+    has no reason to prefer the true one.
 
     Args:
-        shape_in, shape_out: (C, H, H), or the same numbers flat.
-        hidden: units of the map of tones.
-        sharpness: how fast the choice becomes sure: the weights are softmax(sharpness · a).
+        shape_in, shape_out: (C, H, H), or the flattened shape (C·H·H,); at least one of them must be (C, H, H).
+        hidden: width of the perceptron that is applied to every pixel.
+        sharpness: factor of the softmax's logits a: the weights are softmax(sharpness · a).
+        activation: a key of `ACTIVATIONS`.
 
-    Raises: SettingError where neither shape is of square images.
+    Shapes: (B, *shape_in) → (B, *shape_out).
+
+    Raises: SettingError if neither shape is that of square images, or if their sizes differ.
     """
 
     def __init__(
@@ -165,8 +194,8 @@ class SquareMotion(nn.Module):
         image = next((tuple(s) for s in (shape_in, shape_out) if len(s) == 3), None)
         if image is None or image[1] != image[2] or prod(shape_in) != prod(image) or prod(shape_out) != prod(image):
             raise SettingError(
-                "A translation of square images takes and gives images (C, H, H), not "
-                f"{tuple(shape_in)} and {tuple(shape_out)}; use model=mlp."
+                "A translation of square images maps images of shape (C, H, H) to images of the same shape, not "
+                f"{tuple(shape_in)} to {tuple(shape_out)}; use model=mlp."
             )
         self.image, self.shape_out, self.sharpness = image, tuple(shape_out), sharpness
         self.choice = nn.Parameter(torch.zeros(8))
@@ -177,8 +206,8 @@ class SquareMotion(nn.Module):
         x = x.reshape(-1, *self.image)
         copies = [torch.rot90(side, k, (-2, -1)) for side in (x, x.flip(-1)) for k in range(4)]
         weights = (self.sharpness * self.choice).softmax(0)
-        moved = torch.stack([w * copy for w, copy in zip(weights, copies, strict=True)]).sum(0)
-        out: Tensor = self.tones(moved)
+        average = torch.stack([w * copy for w, copy in zip(weights, copies, strict=True)]).sum(0)
+        out: Tensor = self.tones(average)
         return out.reshape(-1, *self.shape_out)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers for multipliers that torch.optim does not have."""
+"""The νPI optimizer for Lagrange multipliers, which torch.optim does not have."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from lagvae.errors import SettingError
 
 
 class NuPI(Optimizer):
-    """νPI control of a multiplier: integral of the violation plus a proportional term on its moving average.
+    """νPI control of multipliers: an integral of the violation e plus a proportional term on its moving average ξ.
 
         ξ_t = ν ξ_{t−1} + (1 − ν) e_t
-        λ_{t+1} = λ_t ± [ lr · e_t + kp · (ξ_t − ξ_{t−1}) ],   + with maximize=True
+        λ_{t+1} = λ_t ± [ lr · e_t + kp · (ξ_t − ξ_{t−1}) ],   with + if maximize=True
 
-    The integral is plain ascent; the proportional term damps its oscillation and its windup. ν = 0 is PI control,
-    kp = 0 plain ascent.
+    The integral term is gradient ascent; the proportional term damps its oscillation and windup. ν = 0 gives PI control, and
+    kp = 0 gives gradient ascent. The moving average starts at the first violation, ξ_0 = e_0. The violation e is the
+    gradient of the parameter.
 
     Args:
-        params: the multipliers.
-        lr: gain κ_i of the integral, per unit of violation and step.
-        kp: gain κ_p of the proportional term, per unit of violation.
-        nu: memory ν of the moving average, in [0, 1).
-        maximize: ascend.
+        params: the multipliers λ.
+        lr: gain κ_i ≥ 0 of the integral term, per unit of violation and step.
+        kp: gain κ_p ≥ 0 of the proportional term, per unit of violation.
+        nu: decay rate ν of the moving average, in [0, 1).
+        maximize: whether to ascend the gradient instead of descending it.
 
-    Raises: SettingError for gains that are negative, or ν outside [0, 1).
+    Raises: SettingError for a negative gain, or ν outside [0, 1).
 
-    Reference: Sohrabi et al., On PI controllers for updating Lagrange multipliers, ICML 2024.
+    Reference: Sohrabi et al., On PI Controllers for Updating Lagrange Multipliers in Constrained Optimization, ICML 2024.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class NuPI(Optimizer):
                 error = p.grad
                 state = self.state[p]
                 if not state:
-                    # The average starts at the first violation, so that a start far from the bound makes no jump.
+                    # Starting the average at the first violation avoids a jump when a run starts far from its bound.
                     state["average"] = error.clone()
                 average = state["average"]
                 change = (1 - group["nu"]) * (error - average)

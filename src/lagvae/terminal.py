@@ -44,9 +44,11 @@ def short_path(path: Path) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keep Lightning's and torch's notes about things we chose on purpose off the terminal."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Keep what Lightning and torch say about deliberate choices off the terminal, also when they are imported later."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        vars(logger)["setLevel"] = lambda level: None  # Lightning sets its own level when it is imported
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning\.")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")

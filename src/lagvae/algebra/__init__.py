@@ -1,6 +1,8 @@
-"""The symbolic side of the family: objectives up to constants, what they prefer, and what they can be computed with.
+"""Symbolic algebra of objectives: their information preference, their multipliers, and the terms that can compute them.
 
-Exact: coefficients are fractions. Nothing here needs samples, networks or tensors."""
+Objectives are vectors with exact rational coefficients, compared up to constants of the data and the prior. There are no
+samples, networks or tensors here, and the package imports `lagvae.errors` only.
+"""
 
 from lagvae.algebra.closure import Combination, closure
 from lagvae.algebra.computing import (

@@ -1,8 +1,8 @@
-"""KL Lagrangians: which preference and which multipliers an objective is made of.
+"""KL Lagrangians: the information preference and the multipliers of an objective.
 
     α₁ I_q + α₂ I_p + Σ_i λ_i KL_i,   KL_i over x, z, (x,z), x|z, z|x, in both directions.
 
-They have dimension 8. α is unique; λ is not, for a joint divergence is a marginal one plus a conditional one.
+They span 8 dimensions. α is unique, but λ is not, because a joint divergence is the sum of a marginal and a conditional one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import SIDES, Objective, Opaque, joined, single, total
 
 OVER = ("x,z", "z", "x", "x|z", "z|x")
-"""What divergences are over, those of joints first, then marginals, then conditionals."""
+"""The variables of a divergence: first joint, then marginal, then conditional distributions."""
 
 DIVERGENCES = {
     f"KL({side}({over})‖{other}({over}))": parse(f"KL({side}({over})||{other}({over}))")
     for side, other in (("q", "p"), ("p", "q"))
     for over in OVER
 }
-"""The ten KL divergences by name; those of conditionals are expected under the law that stands first."""
+"""The ten KL divergences by name. Conditional ones are expectations under the joint of the first argument."""
 
 INFORMATION = {f"I_{side}": parse(f"I_{side}") for side in SIDES}
 
@@ -38,9 +38,9 @@ class SymbolicLagrangian:
     """An objective as preference and penalties, α₁ I_q + α₂ I_p + Σ λ D.
 
     Args:
-        alpha: (α₁, α₂); > 0 minimises information.
-        multipliers: λ by name of the KL divergence, without zeros.
-        opaque: λ of divergences that are no KL.
+        alpha: (α₁, α₂), where positive values minimise and negative values maximise information.
+        multipliers: name of a KL divergence → its λ ≠ 0.
+        opaque: other divergences → their λ.
     """
 
     alpha: tuple[Fraction, Fraction]
@@ -49,34 +49,35 @@ class SymbolicLagrangian:
 
     @property
     def feasible(self) -> bool:
-        """Whether all multipliers are ≥ 0, as those of a Lagrangian are."""
+        """Whether all multipliers are ≥ 0, as the multipliers of inequality constraints must be."""
         return all(value >= 0 for value in (*self.multipliers.values(), *self.opaque.values()))
 
     @property
     def parts(self) -> list[tuple[Fraction, str]]:
-        """Coefficients and names: first I_q and I_p, then the divergences."""
+        """Nonzero coefficients and names: first I_q and I_p, then the divergences."""
         named = [*zip(self.alpha, INFORMATION, strict=True), *((v, name) for name, v in self.multipliers.items())]
         return [(value, name) for value, name in named if value] + [(v, str(symbol)) for symbol, v in self.opaque.items()]
 
     @property
     def objective(self) -> Objective:
-        """The sum."""
-        known = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
-        return total((value, known[name]) for value, name in self.parts)
+        """The Lagrangian as an objective."""
+        by_name = INFORMATION | DIVERGENCES | {str(symbol): single(symbol) for symbol in self.opaque}
+        return total((value, by_name[name]) for value, name in self.parts)
 
     def __str__(self) -> str:
         return joined(self.parts)
 
 
 def symbolic_lagrangians(objective: Objective, signed: bool = False) -> Iterator[SymbolicLagrangian]:
-    """The ways to write an objective as a KL Lagrangian with multipliers > 0, no divergence superfluous.
+    """All KL Lagrangians with multipliers > 0 and no redundant divergence that are equal to an objective.
 
-    None where there is no such way; else the vertices of all multipliers that do. Those of q and of p are found apart.
-    Those with few divergences come first, and of equally many those over more variables.
+    Their multipliers are the vertices of the polyhedron of all nonnegative multipliers, which is the product of one for
+    expectations under q and one for p. Nothing is yielded if it is empty. Lagrangians with fewer divergences come first, and
+    among equally many those of joint distributions first.
 
     Args:
-        objective: opaque divergences keep the coefficient that they have.
-        signed: let multipliers have either sign: there is one for every KL objective.
+        objective: the objective; opaque divergences retain their coefficients.
+        signed: whether multipliers may have either sign. There is then at least one Lagrangian for every KL objective.
     """
     halves = [list(_half(objective, side, signed)) for side in SIDES]
     ways = sorted(product(*halves), key=lambda way: sum(len(multipliers) for _, multipliers in way))
@@ -93,7 +94,7 @@ def _half(objective: Objective, side: str, signed: bool) -> Iterator[tuple[Fract
 
 
 def symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
-    """The simplest way, with multipliers ≥ 0 where that can be (see `lagrangians`); None where it is no KL objective."""
+    """The first of `symbolic_lagrangians`, with multipliers ≥ 0 if possible; None if the objective is not a KL Lagrangian."""
     return _symbolic_lagrangian(objective.varying)
 
 
@@ -103,6 +104,6 @@ def _symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
 
 
 def preference(objective: Objective) -> tuple[Fraction, Fraction] | None:
-    """The unique (α₁, α₂); None where it is no KL objective."""
+    """The unique (α₁, α₂) of an objective; None if it is not a KL Lagrangian."""
     found = symbolic_lagrangian(objective)
     return None if found is None else found.alpha

@@ -1,4 +1,7 @@
-"""Lightning callbacks: evaluation, checkpoints, feasibility, progress."""
+"""Lightning callbacks: evaluation of metrics, checkpoints, stopping at infeasible bounds, and the progress bar.
+
+This room may import the metrics, the model, the data and all rooms below them; it knows nothing of configs or run folders.
+"""
 
 from lagvae.callbacks.checkpoints import Checkpoints
 from lagvae.callbacks.evaluation import Evaluation

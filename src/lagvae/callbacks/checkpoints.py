@@ -1,4 +1,4 @@
-"""last.ckpt after every interval, best.ckpt where the constrained problem is solved best so far."""
+"""Saves last.ckpt after every interval, and best.ckpt whenever it is the best solution of the constrained problem so far."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from lagvae.callbacks.evaluation import Evaluation
 from lagvae.io import ALMOST_FULL, storage_error
 
 PENALTY = 10.0
+"""Weight of a violation, measured in the constraint's scale, against the preference."""
 
 
 def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
-    """f on validation data + `PENALTY` · Σ max(0, violation on training data): an exact penalty, lower is better.
+    """f on validation data + `PENALTY` · Σ max(0, violation on training data), in nats: an exact penalty, lower is better.
 
-    It is minimal at the solution of the constrained problem while λ_i · unit_i < PENALTY (Nocedal & Wright, ch. 17).
+    Violations are divided by the constraint's scale. The minimum is the solution of the constrained problem as long as
+    λ_i · scale_i < `PENALTY` (Nocedal & Wright, Numerical Optimization, 2006, ch. 17).
     """
     lagrangian = model.lagrangian
     preference = lagrangian.preference
@@ -36,16 +38,16 @@ def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
 
 
 def probe_value(results: dict[str, float]) -> float:
-    """A number that is not finite where a model has stopped being so."""
+    """The −ELBO or the distortion of an evaluation, which is not finite if the model has diverged."""
     return results.get("neg_elbo", results.get("distortion", 0.0))
 
 
 class Checkpoints(Checkpoint):
-    """Saves after every interval; what is on disk is always whole.
+    """Saves checkpoints after every interval; files are replaced atomically, so that those on disk are always complete.
 
     Args:
-        folder: where to.
-        evaluation: whose results say what is best.
+        folder: where the checkpoints go.
+        evaluation: its results decide which checkpoint is the best.
     """
 
     def __init__(self, folder: Path, evaluation: Evaluation) -> None:
@@ -61,10 +63,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.evaluation.results:
-            return  # a resumed run closes the interval of its checkpoint once more, without a batch
+            return  # a resumed run ends the interval of its checkpoint once more, without training on a batch
         model: Any = pl_module
-        model.raise_if_broken(probe_value(self.evaluation.results["train"]))  # what is saved is good
-        # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
+        model.raise_if_broken(probe_value(self.evaluation.results["train"]))  # never save a diverged model
+        # Write the rows first: where there is a checkpoint, metrics.csv holds all rows up to its step.
         for logger in trainer.loggers:
             logger.save()
         score = exact_penalty(pl_module, self.evaluation.results)
@@ -84,7 +86,7 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             part.unlink(missing_ok=True)
             raise storage_error(last, error) from error
-        except RuntimeError as error:  # torch's file writer reports a full disk in its own way
+        except RuntimeError as error:  # torch's file writer reports a full disk as a RuntimeError
             if shutil.disk_usage(self.folder).free < ALMOST_FULL:
                 part.unlink(missing_ok=True)
                 raise storage_error(last, OSError(28, "No space left on device")) from error

@@ -91,8 +91,7 @@ class Evaluation(pl.Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -105,19 +104,9 @@ class Evaluation(pl.Callback):
     ) -> None:
         self._batch(trainer, outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: JointSamples,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._batch(trainer, outputs, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end(trainer)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer)
+    on_test_epoch_end = on_validation_epoch_end

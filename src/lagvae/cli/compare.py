@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.pareto import ANALYSIS, INFORMATION, runs_below
-from lagvae.pareto.report import compare
 from lagvae.terminal import print_error
 
 
@@ -27,8 +27,11 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=f"folder of the files that are written (default: RUNS/{ANALYSIS})")
     parser.add_argument("--information", default="i_q", help=f"estimate of I: {', '.join(INFORMATION)} (default: i_q)")
     parser.add_argument("--z", type=float, default=2.0, help="standard errors that count as a difference (default: 2)")
+    parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
     options = parser.parse_args(words)
     try:
+        from lagvae.pareto.report import compare  # imports torch, which is needed only to compare
+
         runs = Path(os.environ.get("LAGVAE_ROOT", root)) / "runs"
         compare(
             [find_folder(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z

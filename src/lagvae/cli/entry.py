@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.cli.messages import group_message, readable_message
+from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError, Stopped
-from lagvae.experiment.schema import Config, EvaluateConfig
+from lagvae.experiment.schema import Config, EvaluateConfig, new_name
 from lagvae.sweeps.grid import NAME
 from lagvae.terminal import print_error, quiet_libraries
 
@@ -26,18 +28,61 @@ _failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
 """The failed jobs of Hydra's own launcher, in the process that the user started; None in a process that a launcher started."""
 
 
+SPIN_COUNT = "10000"
+"""How often a waiting thread of GNU OpenMP checks for work before it sleeps.
+
+By default it spins for so long that one other busy process on the machine makes training many times slower.
+"""
+
+
+def limit_spinning() -> None:
+    """Let idle OpenMP threads sleep soon, unless the user chose how they wait. To be called before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+class SweepFile:
+    """A file of sweeps/ in Hydra's store, which copies what it hands out: the copy is made by reading the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __deepcopy__(self, memo: object) -> DictConfig:
+        return read_sweep(self.path, self.path.stat().st_mtime_ns).copy()
+
+
+@lru_cache
+def read_sweep(path: Path, changed: int) -> DictConfig:
+    """A sweep, with the folder of its runs; SettingError where the file is damaged.
+
+    Args:
+        changed: when the file was last written, so that it is read again after that.
+    """
+    try:
+        sweep = OmegaConf.load(path)
+    except Exception as error:  # YAML fails in many ways
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    if not isinstance(sweep, DictConfig):
+        raise SettingError(f"{path} holds no settings; it needs hydra.sweeper.grids.")
+    merged = OmegaConf.merge({"folder": path.stem}, sweep)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def register(root: Path, schema: type[Config] = Config) -> None:
     """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
+    OmegaConf.register_new_resolver("about", lambda: str(sys.modules["__main__"].__doc__).strip(), replace=True)
     store = ConfigStore.instance()
+    # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
+    # as well, so one store serves them all.
+    vars(store)["__deepcopy__"] = lambda memo: store
     store.store(name="schema", node=schema)
     store.store(name="evaluate_schema", node=EvaluateConfig)
-    for file in sorted((root / "sweeps").glob("*.yaml")):
-        try:
-            sweep = OmegaConf.load(file)
-        except Exception as error:  # YAML fails in many ways
-            raise SettingError(f"{file} cannot be read: {error}") from error
-        store.store(group="sweep", name=file.stem, node=OmegaConf.merge({"folder": file.stem}, sweep), package="_global_")
+    store.repo["sweep"] = {
+        file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]
+        for file in sorted((root / "sweeps").glob("*.yaml"))
+    }
 
 
 def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config) -> None:
@@ -46,6 +91,10 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
     Args:
         root: of the project. run: a function that `hydra.main` has decorated. schema: of its config.
     """
+    if "--version" in sys.argv[1:]:
+        print(describe_version())
+        return
+    limit_spinning()
     quiet_libraries()
     failed: list[str] = []
     token = _failures.set(failed)
@@ -57,7 +106,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
         print_error(readable_message(stop, root) or "Stopped.")
         sys.exit(130)
     except (LagvaeError, HydraException, OmegaConfBaseException) as error:
-        print_error(readable_message(error, root))
+        print_error(readable_message(error, root, sys.argv[1:]))
         sys.exit(1)
     except ValueError as error:
         if (message := group_message(error, root, sys.argv[1:])) is None:
@@ -96,30 +145,33 @@ def expand_word(word: str) -> list[str]:
     if equals and key == "objective" and not value.startswith(("'", '"')):
         escaped = value.replace("'", r"\'")
         return [f"objective='{escaped}'"]
+    if equals and (name := new_name(key.lstrip("+~"))):
+        raise SettingError(f"{key} is now {name}; write {shlex.quote(f'{name}={value}')}.")
     if not equals or key != "overrides":
         return [word]
     return [*shlex.split(value.strip("'\"")), NAME]
 
 
-def run_guarded(task: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Run one job. Alone it ends the program with a clear error; in a sweep the others go on, and the program fails last."""
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Around one job. Alone it ends the program with a clear error; in a sweep the others go on, and the program fails last."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation may lead nowhere
     try:
-        words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation may lead nowhere
-        alone = hydra.mode == RunMode.RUN and NAME not in words
+        alone = hydra.mode == RunMode.RUN and NAME not in overrides
         if alone and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
-        task(cfg)
+        yield
     except LagvaeError as error:
         if isinstance(error, Stopped) and hydra.mode != RunMode.RUN:
             raise KeyboardInterrupt from error
         if hydra.mode == RunMode.RUN:
             print_error(readable_message(error))
             sys.exit(130 if isinstance(error, Stopped) else 1)
-        message = f"job {hydra.job.num} ({_swept(hydra.overrides.task)}): {readable_message(error)}"
+        message = f"job {hydra.job.num} ({_swept(overrides)}): {readable_message(error)}"
         print_error(message)
         if (failed := _failures.get()) is None:
             raise

@@ -1,4 +1,4 @@
-"""The LightningDataModule: splits, batches by step, and what a model observes of a stored sample."""
+"""The LightningDataModule: splits, batches by step, and the observation of stored samples."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ SPLITS = ("train", "val", "test")
 
 LIKELIHOODS = ("bernoulli", "normal")
 
-LIGHT = 2000
-"""Samples of a split that are looked at while training."""
+SAMPLES_WHILE_TRAINING = 2000
+"""Largest number of samples of a split that are evaluated after each interval of training."""
 
-SMALLEST = 4
-"""Samples that a split needs for an information interval."""
+MIN_SPLIT = 4
+"""Smallest number of samples of a split, which the bounds on information need."""
 
 
-def levels(x: Tensor) -> Tensor:
-    """Stored samples as numbers: uint8 as x / 255, others as they are."""
+def as_float(x: Tensor) -> Tensor:
+    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-    """What the model sees of stored samples: `levels`; for Bernoulli, pixels set where x > uniform noise."""
-    x = levels(x)
+    """The observation x of stored samples: their `as_float`, for "bernoulli" binarised to 1 where it exceeds uniform noise."""
+    x = as_float(x)
     return (x > uniform(tuple(x.shape))).to(x.dtype) if likelihood == "bernoulli" else x
 
 
 class DataModule(pl.LightningDataModule):
-    """Data in three splits.
+    """Data in the three splits "train", "val" and "test".
 
     Args:
         source: returns the arrays, or raises a DataError.
-        name: what the data are called.
-        likelihood: "bernoulli" binarises every batch anew (pixel > uniform noise); "normal" takes values as they are.
-        batch: samples of a global training batch.
-        seed: of the order of batches and of the noise that binarises.
-        split_seed: of the split; the same split for every `seed`.
-        val, test: shares of the samples; `test` counts only where the source has no test set of its own.
-        draws: an evaluation passes over a split until it has at least this many samples.
-        workers: processes that read ahead, for a source that streams files.
+        name: the name of the data.
+        likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are.
+        batch: size of a global training batch.
+        seed: of the order of batches and of the binarisation.
+        split_seed: of the split, which does not depend on `seed`.
+        val, test: shares of the samples; `test` is used only if the source has no test set of its own.
+        draws: the final evaluation passes over a split until it has at least this many samples.
+        workers: number of processes that load in advance, for a source that streams files.
     """
 
     def __init__(
@@ -82,25 +82,25 @@ class DataModule(pl.LightningDataModule):
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
         self.draws, self.workers = draws, workers
-        self.interval: tuple[int, int] = (1, 1)  # steps of a pass, last step: set by the experiment
+        self.interval: tuple[int, int] = (1, 1)  # steps per interval and last step, set by the experiment
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[str, Noise] = {}
 
     def check(self) -> None:
-        """Load and split; raise DataError or SettingError before anything else happens."""
+        """Load and split the data; DataError or SettingError where that is impossible."""
         n = len(self.split["train"])
         if self.batch > n:
             raise SettingError(f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it.")
-        small = min(self.split, key=lambda name: len(self.split[name]))
-        if len(self.split[small]) < SMALLEST:
+        smallest = min(self.split, key=lambda name: len(self.split[name]))
+        if len(self.split[smallest]) < MIN_SPLIT:
             raise DataError(
-                f"data={self.name} is too small: its {small} split has {len(self.split[small])} samples and needs {SMALLEST}; "
-                "give more data, or a larger share with data.val and data.test."
+                f"data={self.name} is too small: its {smallest} split has {len(self.split[smallest])} samples and needs "
+                f"{MIN_SPLIT}; give more data, or a larger share with data.val and data.test."
             )
 
     @cached_property
     def arrays(self) -> Arrays:
-        """The data as the source gives them, checked."""
+        """The arrays of the source, after a check of their values and shapes."""
         arrays = self.source()
         for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
             if isinstance(part, Tensor):
@@ -129,38 +129,38 @@ class DataModule(pl.LightningDataModule):
 
     @cached_property
     def split(self) -> dict[str, Tensor]:
-        """Name → positions in the store; the same for every seed."""
+        """Split → positions in the store; the same for every `seed`."""
         return {name: self._positions[name] for name in SPLITS}
 
     @cached_property
     def _positions(self) -> dict[str, Tensor]:
-        """The splits, and "second": training samples that are of the second domain alone."""
+        """The splits, and "second": the training samples that are used only for the second domain."""
         arrays = self.arrays
         n = len(arrays.x)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.split_seed))
         n_val = round(n * self.val_share)
         n_test = 0 if arrays.test is not None else round(n * self.test_share)
         rest = order[n_val + n_test :]
-        halved = len(rest) // 2 if arrays.partner is not None and arrays.second is None else len(rest)
+        n_train = len(rest) // 2 if arrays.partner is not None and arrays.second is None else len(rest)
         test = order[n_val : n_val + n_test] if arrays.test is None else torch.arange(len(arrays.test))
-        return {"val": order[:n_val], "test": test, "train": rest[:halved], "second": rest[halved:]}
+        return {"val": order[:n_val], "test": test, "train": rest[:n_train], "second": rest[n_train:]}
 
     def labels(self, split: str) -> Tensor | None:
-        """The labels of a split, in its order, where the data have some; for evaluation alone."""
+        """The labels of a split in its order, or None if the data have none; only evaluation uses them."""
         arrays = self.arrays
-        of_test = split == "test" and arrays.test is not None
-        labels = arrays.test_labels if of_test else arrays.labels
+        from_test_set = split == "test" and arrays.test is not None
+        labels = arrays.test_labels if from_test_set else arrays.labels
         return None if labels is None else labels[self.split[split]]
 
     def second(self, split: str) -> Tensor | None:
-        """The second domain: unpaired samples for "train", else the true partners of the split in its order; None: unknown."""
+        """The second domain: unpaired samples for "train", else the true partners of a split in its order; None if unknown."""
         arrays = self.arrays
         if split == "train" and arrays.second is not None:
-            return levels(arrays.second)
+            return as_float(arrays.second)
         if arrays.partner is None:
             return None
         x = self._stores(torch.device("cpu"))[split][self._positions["second" if split == "train" else split]]
-        return arrays.partner(levels(x))
+        return arrays.partner(as_float(x))
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -169,39 +169,39 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def streams(self) -> bool:
-        """Whether samples are read from files batch by batch."""
+        """Whether samples are read from files while training."""
         return not isinstance(self.arrays.x, Tensor)
 
     @property
     def per_epoch(self) -> int:
-        """Training batches of one pass over the data."""
+        """Number of training batches in an epoch."""
         return len(self.split["train"]) // self.batch
 
     def passes(self, split: str) -> int:
-        """Passes over a split that make at least `draws` samples."""
+        """Number of passes over a split that give at least `draws` samples."""
         return max(1, -(-self.draws // len(self.split[split])))
 
     def batches_per_pass(self, split: str) -> int:
-        """Evaluation batches of one pass over a split."""
+        """Number of evaluation batches in one pass over a split."""
         return -(-len(self.split[split]) // self.batch)
 
     def probe(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """The first n samples of a split as a model observes them, always the same ones; for pictures."""
+        """The first n samples of a split, always with the same observation noise; for figures and classifiers."""
         store = self._stores(torch.device("cpu"))[split]
         x = store[self.split[split][:n]].to(device)
         return observe(x, self.likelihood, lambda shape: self.noise("probe").uniform("observe", 0, shape, device))
 
     def size(self, split: str) -> int:
-        """Samples of a split; on the training split they are all that there is, each as likely as another."""
+        """Number of samples of a split. On the training split q(x) is the uniform distribution over them."""
         return len(self.split[split])
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether a stored sample is seen as something new each time: binarised anew."""
+        """Whether an observation of a stored sample is random, which it is if samples are binarised."""
         return self.likelihood == "bernoulli"
 
     def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor:
-        """Stored samples of a split, each observed `times` times anew with the noise of a step: (times, B, *shape)."""
+        """Observe stored samples of a split `times` times each, with the noise of a step: (times, B, *shape)."""
         x = self._stores(torch.device(device))[split][self.split[split][index.cpu()]].to(device)
         noise = self.noise("again")
         return observe(
@@ -209,13 +209,13 @@ class DataModule(pl.LightningDataModule):
         )
 
     def reseeded(self, seed: int) -> DataModule:
-        """The same data and splits, with another order of batches and other noise."""
+        """A copy with the same data and splits, and the batch order and noise of another seed."""
         other = copy.copy(self)
         other.seed, other.trainer, other._noises = seed, None, {}
         return other
 
     def noise(self, purpose: str) -> Noise:
-        """The noise of a purpose; for "train" this rank's part of it."""
+        """The noise stream of a purpose; for "train" the part of this rank."""
         if purpose not in self._noises:
             rank, world = self._shard if purpose == "train" else (0, 1)
             self._noises[purpose] = Noise(self.seed, purpose, rank, world)
@@ -248,11 +248,11 @@ class DataModule(pl.LightningDataModule):
         return StepLoader(dataset, steps, self.workers if self.streams else 0)
 
     def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> EvalLoader:
-        """Loads a split in its own order, `passes` times, or its first `most` samples."""
+        """A loader of a split in its own order, `passes` times; `most` limits it to the first samples."""
         rank, world = self._shard
         subset = self.split[split][:most]
         order = SplitOrder(len(subset), self.batch)
-        # Every rank needs a batch, or metrics would wait for it for ever.
+        # Every rank needs at least one batch; otherwise the synchronisation of metrics would wait forever.
         steps = range(rank, order.per_pass * passes, world) or range(rank, rank + 1)
         dataset = StepDataset(self._stores(device)[split], subset, order)
         return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
@@ -264,23 +264,23 @@ class DataModule(pl.LightningDataModule):
         return self.train_loader(lambda: trainer.global_step, trainer.strategy.root_device)
 
     def val_dataloader(self) -> list[EvalLoader]:
-        """What is looked at while training: a part of the training split, and the validation split, once each."""
+        """The loaders for evaluation while training: the first samples of the training and of the validation split."""
         device = self._trainer.strategy.root_device
-        return [self.eval_loader(split, device, most=LIGHT) for split in ("train", "val")]
+        return [self.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in ("train", "val")]
 
     def test_dataloader(self) -> list[EvalLoader]:
-        """What the final evaluation looks at: every split until it has `draws` samples."""
+        """The loaders of the final evaluation: every split, until it has `draws` samples."""
         device = self._trainer.strategy.root_device
         return [self.eval_loader(split, device, passes=self.passes(split)) for split in SPLITS]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn stored samples into observed ones, on the device."""
+        """Replace stored samples by observed ones, on the device."""
         trainer = self._trainer
         purpose = "train" if trainer.training else eval_splits(trainer)[dataloader_idx]
         return self.observed(batch, self.noise(purpose))
 
     def observed(self, batch: Batch, noise: Noise) -> Batch:
-        """What the model sees of a stored batch, with the noise of its step."""
+        """A stored batch as it is observed with the noise of its step."""
         x = observe(batch.x, self.likelihood, lambda shape: noise.uniform("observe", batch.step, shape, batch.x.device))
         return Batch(x, batch.index, batch.step)
 
@@ -290,12 +290,12 @@ class DataModule(pl.LightningDataModule):
 
 
 def eval_splits(trainer: Any) -> tuple[str, ...]:
-    """The splits of an evaluation, in the order of its loaders: all at the end, two while training."""
+    """The splits of an evaluation in the order of its loaders: all in the final one, two while training."""
     return SPLITS if trainer.testing else ("train", "val")
 
 
 def content_digest(data: DataModule) -> str:
-    """A hash of the samples themselves, so that a renamed file matches and a changed one does not."""
+    """A hash of the samples, which does not change if a file is renamed, but does if its content changes."""
     if data.arrays.digest is None:
         data.arrays.digest = _content_digest(data)
     return data.arrays.digest

@@ -1,4 +1,7 @@
-"""p(z), p(x|z) and q(z|x), and samples of the two joints."""
+"""Priors p(z), decoders p(x|z) and encoders q(z|x) as modules that return distributions, and samples of both joints.
+
+The package imports `lagvae.networks`, `lagvae.noise` and `lagvae.errors` only.
+"""
 
 from lagvae.distributions.decoders import BernoulliDecoder, Generator, LaplaceDecoder, NormalDecoder
 from lagvae.distributions.encoders import (

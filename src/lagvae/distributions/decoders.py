@@ -1,4 +1,4 @@
-"""p(x|z): what the decoder says of x."""
+"""Decoders p(x|z)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
 
 class BernoulliDecoder(nn.Module):
-    """p(x|z) = ∏ Bernoulli(x_i; sigmoid(logit_i(z))), x in {0, 1} (or [0, 1], read as a probability).
+    """p(x|z) = ∏_i Bernoulli(x_i; sigmoid(logit_i(z))) for x in {0, 1}.
 
-    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`.
+    For x in [0, 1], log p(x|z) is its expectation over pixels that are 1 with probability x. Samples are not differentiable.
+
+    Args:
+        network: builds the network of the logits from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
+
+    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
     """
 
     has_density = True
@@ -37,25 +44,27 @@ class BernoulliDecoder(nn.Module):
 
     @staticmethod
     def sample(distribution: Independent, noise: Tensor) -> Tensor:
-        """x = [noise < p] with noise uniform on [0, 1); not differentiable."""
+        """x = 1[noise < p] for noise uniform on [0, 1), (B, *shape) → (B, *shape); not differentiable."""
         return (noise < distribution.base_dist.probs).float()
 
 
 class NormalDecoder(nn.Module):
-    """p(x|z) = N(μ(z), diag s²).
+    """p(x|z) = N(x; μ(z), diag s²).
 
     Args:
-        network: builds a module from (shape_in, shape_out).
+        network: builds the network of μ from (shape_in, shape_out).
         shape: shape of one x.
-        latent: dimension of z.
-        shared_scale: one learned s for all coordinates, or one each.
-        scale: s where it is fixed; None: learned.
-        unit: whether μ is in [0, 1] (by a sigmoid), as pixels are.
-        means: whether samples are the means, as a generator of images gives them (the limit of small s); the density
-            then measures how far x is off.
-        tiny: smallest learned scale, a numerical floor; with it −log p(x|z) is bounded below.
+        latent: dimension d of z.
+        shared_scale: whether all coordinates share one learned standard deviation s, or have one each.
+        scale: a fixed s > 0, or None for a learned one.
+        unit: whether a sigmoid maps μ to [0, 1], the range of pixels.
+        means: whether samples are the means μ(z) without noise, as those of an image generator are. The density then only
+            measures the reconstruction error.
+        tiny: lower limit of a learned s, which also bounds −log p(x|z) from below.
 
-    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`.
+    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
+
+    Raises: SettingError for a fixed scale that is not positive.
     """
 
     has_density = True
@@ -76,13 +85,13 @@ class NormalDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if scale is not None and not scale > 0:
-            raise SettingError(f"model.likelihood.scale={scale} must be positive, or null for a learned one.")
+            raise SettingError(f"model.likelihood.scale={scale} must be positive, or null to learn it.")
         self.network = network((latent,), tuple(shape))
         self.event_dims = len(shape)
         self.unit, self.means, self.fixed, self.tiny = unit, means, scale, tiny
         self.noise_shape = (0,) if means else tuple(shape)
         if scale is None:
-            # softplus(0.54) ≈ 1: the unit scale of standardised data
+            # softplus(0.54) ≈ 1, the standard deviation of standardised data
             self.raw_scale = nn.Parameter(torch.full(() if shared_scale else tuple(shape), 0.54))
 
     def forward(self, z: Tensor) -> Independent:
@@ -95,20 +104,20 @@ class NormalDecoder(nn.Module):
         return Independent(self.base(loc, scale, validate_args=False), self.event_dims, validate_args=False)
 
     def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
-        """x = μ + s · noise with standard normal noise; μ where samples are means."""
+        """x = μ + s · noise for standard normal noise, (B, *shape); or x = μ with `means`, for noise (B, 0)."""
         base = distribution.base_dist
         loc: Tensor = base.loc
         return loc if self.means else torch.addcmul(loc, base.scale, noise)
 
 
 class LaplaceDecoder(NormalDecoder):
-    """p(x|z) = ∏ Laplace(x_i; μ_i(z), s): −log p(x|z) is the L1 distance over s, up to a constant; else as `NormalDecoder`."""
+    """p(x|z) = ∏_i Laplace(x_i; μ_i(z), s), so that −log p(x|z) = ‖x − μ(z)‖₁ / s + const. Otherwise as `NormalDecoder`."""
 
     noise_kind = "uniform"
     base = Laplace
 
     def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
-        """x = μ − s · sgn(u) log(1 − |u|), u = 2 noise − 1 with uniform noise; μ where samples are means."""
+        """x = μ − s · sgn(u) log(1 − |u|), u = 2 noise − 1, for uniform noise, (B, *shape); or x = μ with `means`."""
         base = distribution.base_dist
         loc: Tensor = base.loc
         if self.means:
@@ -118,11 +127,17 @@ class LaplaceDecoder(NormalDecoder):
 
 
 class Generator(nn.Module):
-    """x = g(z): samples without a density; with `unit` in [0, 1], as pixels are.
+    """A deterministic decoder x = g(z), which has samples but no density.
 
-    Shapes: z (B, d) → x (B, *shape).
+    Args:
+        network: builds g from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
+        unit: whether a sigmoid maps x to [0, 1], the range of pixels.
 
-    Reference: Goodfellow et al., NeurIPS 2014.
+    Shapes: z (B, d) → `Pushforward` with samples x (B, *shape).
+
+    Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
     """
 
     has_density = False
@@ -142,5 +157,5 @@ class Generator(nn.Module):
 
     @staticmethod
     def sample(distribution: Pushforward, noise: Tensor) -> Tensor:
-        """x = g(z)."""
+        """x = g(z), (B, *shape); the noise (B, 0) is empty."""
         return distribution.mean

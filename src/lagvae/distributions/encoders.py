@@ -1,4 +1,4 @@
-"""q(z|x): what the encoder says of z."""
+"""Encoders q(z|x)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from lagvae.distributions.priors import CodesPrior, Prior, gaussian, normal_from
 from lagvae.errors import SettingError
 
 BEND = 2.0
-"""By how many of its scales the mean of an implicit encoder's Gaussian may be moved."""
+"""The largest shift of an implicit encoder's mean, in units of its scale σ."""
 
 Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
 
 class GaussianEncoder(nn.Module):
-    """q(z|x) = N(μ(x), diag σ(x)²) with σ = softplus(·) + `tiny`.
+    """q(z|x) = N(z; μ(x), diag σ(x)²) with σ = softplus(·) + `tiny`.
 
     Args:
-        network: builds a module from (shape_in, shape_out).
+        network: builds the network of μ and σ from (shape_in, shape_out).
         shape: shape of one x.
         latent: dimension d of z.
-        tiny: smallest scale, a numerical floor.
+        tiny: lower limit of σ.
 
-    Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,).
+    Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,); its log density is in nats.
+
+    Reference: Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014.
     """
 
     has_density = True
@@ -47,15 +49,18 @@ class GaussianEncoder(nn.Module):
 
     @staticmethod
     def sample(distribution: Independent, noise: Tensor) -> Tensor:
-        """z = μ + σ · noise with standard normal noise, (B, d) → (B, d)."""
+        """z = μ + σ · noise for standard normal noise, (B, d) → (B, d)."""
         base = distribution.base_dist
         return torch.addcmul(base.loc, base.scale, noise)
 
 
 class Pushforward:
-    """The law of f(noise): it can be sampled from, and has no density.
+    """The distribution of f(noise), which has samples but no density.
 
-    `mean` is f at noise 0, the point that a picture shows; of a deterministic law it is the point itself.
+    `mean` is f(0), the value that figures show. It is not the expectation unless f is deterministic or affine.
+
+    Args:
+        at: f, a function of the noise (B, …), where None stands for noise 0.
     """
 
     def __init__(self, at: Callable[[Tensor | None], Tensor]) -> None:
@@ -72,22 +77,26 @@ class Pushforward:
 
 
 class ImplicitEncoder(nn.Module):
-    """z = f(x, noise): a law that can be sampled from and has no density; deterministic with noise=0.
+    """An implicit encoder z = f(x, noise), which has samples but no density; deterministic for noise=0.
 
-    With noise (ε, e) ∼ N(0, I):  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a Gaussian whose mean is moved by a network of
-    further noise (semi-implicit, Yin & Zhou, ICML 2018). g starts at zero, so training starts from a Gaussian and bends it, by
-    at most two of its scales: an f that may be a thin sheet soon is one, whose density ratio no critic learns in time.
+    For noise (ε, e) ∼ N(0, I),  z = μ(x) + σ(x) · (ε + 2 tanh g(h(x), e)), a semi-implicit distribution: a Gaussian whose mean
+    a network g shifts as a function of further noise e. The last layer of g starts at zero, so the initial q(z|x) is Gaussian,
+    and the shift never exceeds 2σ. Without these two restrictions samples of f soon concentrate near a
+    lower-dimensional surface, and a critic cannot follow the density ratio.
 
     Args:
-        network: builds a module from (shape_in, shape_out).
+        network: builds the network of μ, σ and h from (shape_in, shape_out).
         shape: shape of one x.
         latent: dimension d of z.
-        noise: numbers e that go through the network; 0: no noise at all.
-        tiny: smallest scale, a numerical floor.
+        noise: dimension of e; 0 for a deterministic encoder.
+        tiny: lower limit of σ.
 
-    Shapes: x (B, *shape), noise (B, d + noise), or (B, 0) → z (B, d).
+    Shapes: x (B, *shape), noise (B, d + noise), or (B, 0) if deterministic → z (B, d).
 
-    Reference: Mescheder, Nowozin, Geiger, ICML 2017 (AVB); Tolstikhin et al., ICLR 2018 (deterministic, WAE).
+    Raises: SettingError for a negative noise dimension.
+
+    Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017; Yin & Zhou, Semi-Implicit Variational
+    Inference, ICML 2018; Tolstikhin et al., Wasserstein Auto-Encoders, ICLR 2018 (deterministic).
     """
 
     has_density = False
@@ -96,7 +105,7 @@ class ImplicitEncoder(nn.Module):
     def __init__(self, network: Network, shape: Sequence[int], latent: int, noise: int = 0, tiny: float = 1e-3) -> None:
         super().__init__()
         if noise < 0:
-            raise SettingError(f"model.posterior.noise={noise} must be at least 0 numbers.")
+            raise SettingError(f"model.posterior.noise={noise} must be at least 0.")
         self.latent, self.tiny = latent, tiny
         self.noise_shape = (latent + noise if noise else 0,)
         self.network = network(tuple(shape), (4, latent) if noise else (latent,))
@@ -114,42 +123,51 @@ class ImplicitEncoder(nn.Module):
         def at(noise: Tensor | None) -> Tensor:
             if noise is None:
                 noise = loc.new_zeros(len(loc), *self.noise_shape)
-            bent: Tensor = self.bend(torch.cat([hidden, noise[:, self.latent :]], -1))
-            return loc + scale * (noise[:, : self.latent] + BEND * bent.tanh())
+            shift: Tensor = self.bend(torch.cat([hidden, noise[:, self.latent :]], -1))
+            return loc + scale * (noise[:, : self.latent] + BEND * shift.tanh())
 
         return Pushforward(at)
 
     def log_density(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
-        """log 1/K Σ_k N(z; μ + 2 σ tanh g(h, e_k), σ²) in nats, (B,): log q(z|x) as K grows, to judge estimates of it by.
+        """log 1/K Σ_k N(z; μ + 2 σ tanh g(h, e_k), σ²) in nats, (B,), which converges to log q(z|x) as K grows.
+
+        If e_1 is the noise that generated z, it is an upper bound on log q(z|x) in expectation, otherwise a lower bound.
 
         Args:
-            noise: e, (K, B, noise). Where the first is the one that made z it is an upper bound in expectation, else a lower.
+            x: (B, *shape).
+            z: (B, d).
+            noise: e_1, …, e_K, (K, B, noise).
         """
         out = self.network(x).float()
         loc, scale, hidden = out[:, 0], F.softplus(out[:, 1]) + self.tiny, out[:, 2:].flatten(1)
         means = torch.stack([loc + BEND * scale * self.bend(torch.cat([hidden, e], -1)).tanh() for e in noise])
-        each = gaussian(means, scale.expand_as(means), 1).log_prob(z)
-        return each.logsumexp(0) - log(len(noise))
+        log_densities = gaussian(means, scale.expand_as(means), 1).log_prob(z)
+        return log_densities.logsumexp(0) - log(len(noise))
 
     @staticmethod
     def sample(distribution: Pushforward, noise: Tensor) -> Tensor:
-        """z = f(x, noise)."""
+        """z = f(x, noise), (B, d)."""
         return distribution.sample(noise)
 
 
 class LaplaceEncoder(nn.Module):
-    """q(z|x) = ∏ Laplace(z_k; μ_k(x), s): −log q(z|x) is the L1 distance over s, up to a constant.
+    """q(z|x) = ∏_k Laplace(z_k; μ_k(x), s), so that −log q(z|x) = ‖z − μ(x)‖₁ / s + const.
 
-    Samples are the medians μ(x), as where a network translates images (the limit of small s): the density measures
-    how far z is off, no noise is added to it.
+    Samples are z = μ(x) without noise, as those of a network that translates images are. The density only measures the
+    reconstruction error of z.
 
     Args:
-        network: builds a module from (shape_in, shape_out).
-        shape: shape of one x. latent: dimension of z.
+        network: builds the network of μ from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
         scale: s > 0.
-        unit: whether z is in [0, 1], as pixels are.
+        unit: whether a sigmoid maps μ to [0, 1], the range of pixels.
 
-    Reference: Zhu et al., CycleGAN, ICCV 2017.
+    Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,); its log density is in nats.
+
+    Raises: SettingError for a scale that is not positive.
+
+    Reference: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017.
     """
 
     has_density = True
@@ -171,24 +189,27 @@ class LaplaceEncoder(nn.Module):
 
     @staticmethod
     def sample(distribution: Independent, noise: Tensor) -> Tensor:
-        """z = μ(x)."""
+        """z = μ(x), (B, d); the noise (B, 0) is empty."""
         mean: Tensor = distribution.mean
         return mean
 
 
 class NormalEncoder(LaplaceEncoder):
-    """q(z|x) = ∏ N(z_k; μ_k(x), s²): −log q(z|x) is the squared distance over 2 s², up to a constant; else as `LaplaceEncoder`.
+    """q(z|x) = ∏_k N(z_k; μ_k(x), s²), so that −log q(z|x) = ‖z − μ(x)‖² / (2 s²) + const. Otherwise as `LaplaceEncoder`.
 
-    Reference: Kim et al., DiscoGAN, ICML 2017.
+    Reference: Kim et al., Learning to Discover Cross-Domain Relations with Generative Adversarial Networks, ICML 2017.
     """
 
     base = Normal
 
 
 class CodesPosterior:
-    """q(c, u|x) of the codes of a `CodesPrior`; nothing is said of its incompressible noise.
+    """q(c, u|x) over the codes of a `CodesPrior`: categorical for c and Gaussian for u. It leaves the noise e out.
 
-    logits: of all categorical codes, one after another, (B, Σ K). loc: (B, U), scale: (U,) of the uniform codes, as Gaussians.
+    Args:
+        prior: the prior of the codes.
+        logits: the concatenated logits of all categorical codes, (B, Σ K).
+        loc, scale: means (B, U) and standard deviations (U,) of the uniform codes.
     """
 
     def __init__(self, prior: CodesPrior, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
@@ -205,7 +226,7 @@ class CodesPosterior:
 
     @property
     def mean(self) -> Tensor:
-        """E z: probabilities, means, and 0 for the noise, (B, d)."""
+        """E z, (B, d): the probabilities of c, the means of u, and 0 for the noise e."""
         free = self.loc.new_zeros(*self.loc.shape[:-1], self.prior.free)
         return torch.cat([*(part.softmax(-1) for part in self._parts), self.loc, free], -1)
 
@@ -217,7 +238,7 @@ class CodesPosterior:
         return log_c - 0.5 * (error.square() + 2 * self.scale.log() + log(2 * pi)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z from uniform noise as the prior takes it: codes from q, the incompressible noise from the prior."""
+        """z, (B, d), from uniform noise of the shape that the prior takes: codes c and u from q, the noise e from the prior."""
         n, u = len(self.prior.categorical), self.prior.uniform
         ones = []
         for i, part in enumerate(self._parts):
@@ -228,11 +249,15 @@ class CodesPosterior:
 
 
 class CodesEncoder(nn.Module):
-    """q(c, u|x): a softmax for each categorical code, a Gaussian of learned scale for each uniform one.
+    """q(c, u|x): a softmax for each categorical code, and a Gaussian with a learned standard deviation for each uniform code.
 
     Args:
-        network: builds a module from (shape_in, shape_out). shape: shape of one x.
-        prior: the law of the codes.
+        network: builds the network of logits and means from (shape_in, shape_out).
+        shape: shape of one x.
+        prior: the prior of the codes.
+        tiny: lower limit of the standard deviations.
+
+    Shapes: x (B, *shape) → `CodesPosterior`; its log density is in nats.
 
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
     """
@@ -242,7 +267,7 @@ class CodesEncoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], prior: CodesPrior, tiny: float = 1e-2) -> None:
         super().__init__()
-        object.__setattr__(self, "prior", prior)  # known, not owned: the laws hold it
+        object.__setattr__(self, "prior", prior)  # not registered as a submodule: it belongs to the joint model
         self.values = sum(prior.categorical)
         self.network = network(tuple(shape), (self.values + prior.uniform,))
         self.raw_scale = nn.Parameter(torch.full((prior.uniform,), 0.54))  # softplus(0.54) ≈ 1
@@ -258,21 +283,26 @@ class CodesEncoder(nn.Module):
 
     @staticmethod
     def sample(distribution: CodesPosterior, noise: Tensor) -> Tensor:
-        """z from uniform noise."""
+        """z, (B, d), from uniform noise of the shape that the prior takes."""
         return distribution.sample(noise)
 
 
 def make_encoder(kind: Any, network: Network, shape: Sequence[int], prior: Prior) -> nn.Module:
-    """The encoder that `kind` makes for a prior; SettingError where the two do not fit.
+    """Build an encoder for a prior.
 
     Args:
         kind: an encoder class, or a partial of one.
+        network: builds a network from (shape_in, shape_out).
+        shape: shape of one x.
+        prior: the prior p(z), which determines the dimension of z.
+
+    Raises: SettingError for a `CodesEncoder` with a prior other than a `CodesPrior`.
     """
     cls = getattr(kind, "func", kind)
     if cls is CodesEncoder:
         if not isinstance(prior, CodesPrior):
-            raise SettingError(f"posterior=codes tells codes, which {type(prior).__name__} has not; add prior=codes.")
-        made: nn.Module = kind(network, shape, prior)
+            raise SettingError(f"posterior=codes infers codes, which {type(prior).__name__} does not have; add prior=codes.")
+        encoder: nn.Module = kind(network, shape, prior)
     else:
-        made = kind(network, shape, prior.latent)
-    return made
+        encoder = kind(network, shape, prior.latent)
+    return encoder

@@ -1,7 +1,7 @@
-"""The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and samples of both, drawn lazily from noise that is given.
+"""The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and lazily computed samples of both.
 
-A distribution module never draws noise. It says what noise a sample takes (`noise_kind`, `noise_shape`), and a sample is a
-deterministic function of the distribution and of noise that it is given.
+Priors, encoders and decoders do not draw random numbers. They state the kind and the shape of the noise that one sample needs
+(`noise_kind`, `noise_shape`), and a sample is a deterministic function of the distribution and of noise that it receives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lagvae.noise import Noise
 
 
 class JointModel(nn.Module):
-    """The two joints: p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), q(x) being the data."""
+    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data."""
 
     prior: Any
     encoder: Any
@@ -43,13 +43,13 @@ class JointModel(nn.Module):
 
     @property
     def has_distortion(self) -> bool:
-        """Whether log p(x|z) has a value."""
+        """Whether p(x|z) has a density."""
         has: bool = self.decoder.has_density
         return has
 
 
 def mean_of(distribution: Any) -> Tensor:
-    """The mean, what a picture shows."""
+    """The mean of a distribution, which figures show."""
     mean: Tensor = distribution.mean
     return mean
 
@@ -76,11 +76,21 @@ class Lazy(Generic[T]):
 
 
 def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
-    """Draw the noise that `names` ask for.
+    """Draw named noise for one batch.
 
-    "z_q", "z_p", "x_p": as the encoder, the prior and the decoder take it; "z_q*8": eight further draws, (B, 8, …).
-    "slices_x", "slices_z", "slices_xz": a normal direction in the space of the variable for each sample; "mix": a uniform
-    number for each. The streams are independent of each other, so adding one leaves the others as they were.
+    Names are "z_q", "z_p" and "x_p" for the noise of the encoder, the prior and the decoder; "z_q*8" for eight further draws
+    per sample, (B, 8, …); "slices_x", "slices_z" and "slices_xz" for one standard normal direction per sample in the space of
+    the variable; and "mix" for one uniform number per sample, (B,). Every name is a random stream of its own, so that adding
+    a name does not change the numbers of the others.
+
+    Args:
+        names: the noise to draw.
+        joint: the joint model, whose parts determine kinds and shapes.
+        noise: the source of random numbers.
+        step: the step to draw for.
+        x: a batch of data, (B, *shape), which determines batch size and device.
+
+    Returns: name → tensor, with B as its first axis.
     """
     n, sizes = x.shape[0], {"x": x[0].numel(), "z": joint.latent, "xz": x[0].numel() + joint.latent}
     noise_takers: dict[str, Any] = {"z_q": joint.encoder, "z_p": joint.prior, "x_p": joint.decoder}
@@ -97,15 +107,15 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
 
 
 class JointSamples:
-    """A batch of (x, z) ∼ q and of (x, z) ∼ p; nothing is computed before it is asked for.
+    """A batch of samples (x, z) ∼ q(x,z) and (x, z) ∼ p(x,z). Every attribute is computed when it is first accessed.
 
-    Laws without a density (a `Pushforward`) have samples and means alone.
+    Distributions without a density (see `Pushforward`) only have samples and means.
 
     Args:
-        laws: the laws of both joints.
+        joint: the joint model.
         x: a batch of data, (B, *shape).
-        noise: name → tensor, as `draw_noise` returns it.
-        gather: joins the batches of all ranks along axis 0, with gradient; the identity on one.
+        noise: name → tensor, as returned by `draw_noise`.
+        gather: concatenates the batches of all ranks along axis 0, with gradient; the identity for a single process.
 
     Shapes: x_q, x_p (B, *shape); z_q, z_p (B, d).
     """
@@ -134,7 +144,7 @@ class JointSamples:
 
     @Lazy
     def p_x_given_z_q(self) -> Any:
-        """p(x|z_q), the reconstruction."""
+        """p(x|z_q), the reconstruction of x_q."""
         return self.joint.decoder(self.z_q)
 
     @Lazy
@@ -168,11 +178,6 @@ class JointSamples:
         return self.joint.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
 
     @Lazy
-    def p_x_given_mean(self) -> Any:
-        """p(x|E q(z|x_q)), the reconstruction without the encoder's noise."""
-        return self.joint.decoder(self.q_z_given_x.mean)
-
-    @Lazy
     def q_z_given_x_p(self) -> Any:
-        """q(z|x_p), the encoder on the model's own samples."""
+        """q(z|x_p), the encoder applied to samples of the decoder."""
         return self.joint.encoder(self.x_p)

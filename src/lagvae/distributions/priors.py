@@ -1,4 +1,4 @@
-"""p(z): what z is drawn from."""
+"""Priors p(z)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from torch.distributions import Independent, Normal
 from lagvae.errors import SettingError
 
 TINY = 1e-6
-"""How near to 0 and 1 a uniform number may come before it is turned into a normal one."""
+"""Uniform numbers are clamped to [TINY, 1 − TINY] before they are transformed to normal ones."""
 
 
 def gaussian(loc: Tensor, scale: Tensor, event_dims: int) -> Independent:
-    """A diagonal Gaussian with its last axes as one event."""
+    """A diagonal Gaussian whose last `event_dims` axes form the event shape."""
     return Independent(Normal(loc, scale, validate_args=False), event_dims, validate_args=False)
 
 
 def normal_from(uniform: Tensor) -> Tensor:
-    """Standard normal numbers as a function of uniform ones."""
+    """Transform uniform numbers on [0, 1) to standard normal ones, elementwise."""
     return torch.special.ndtri(uniform.clamp(TINY, 1 - TINY))
 
 
 class StandardNormalPrior(nn.Module):
-    """p(z) = N(0, I) on R^d."""
+    """p(z) = N(0, I) on R^d.
+
+    Args:
+        latent: dimension d of z.
+    """
 
     noise_kind = "normal"
     zero: Tensor
@@ -58,14 +62,17 @@ class StandardNormalPrior(nn.Module):
 
 
 class CodesPrior(nn.Module):
-    """p(z) = p(c) p(u) p(e): categorical codes c, uniform codes u ∈ [−1, 1], and noise e ∼ N(0, I) that no encoder recovers.
+    """p(z) = p(c) p(u) p(e) with categorical codes c, uniform codes u ∈ [−1, 1], and noise e ∼ N(0, I).
 
-    z is (one-hot of each c, u, e), `latent` numbers in all; the noise takes what the codes leave.
+    z concatenates the one-hot vectors of all c, u, and e; e has the dimensions that the codes leave of `latent`. The encoder
+    does not infer e.
 
     Args:
-        latent: dimension of z.
-        categorical: number of values of each categorical code.
+        latent: dimension d of z.
+        categorical: number of values, at least 2, of each categorical code. All values are equally likely.
         uniform: number of uniform codes.
+
+    Raises: SettingError if there is no code, a categorical code has fewer than two values, or the codes exceed `latent`.
 
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
     """
@@ -76,48 +83,48 @@ class CodesPrior(nn.Module):
         super().__init__()
         if any(k < 2 for k in categorical) or uniform < 0 or not (categorical or uniform):
             raise SettingError(
-                f"model.prior.categorical={list(categorical)}, model.prior.uniform={uniform}: a prior of codes needs at least "
-                "one code, and a categorical one at least two values."
+                f"model.prior.categorical={list(categorical)}, model.prior.uniform={uniform}: the prior needs at least one "
+                "code, and every categorical code needs at least two values."
             )
         self.latent, self.categorical, self.uniform = latent, tuple(categorical), uniform
         self.free = latent - sum(categorical) - uniform
         if self.free < 0:
             raise SettingError(
-                f"model.latent={latent} has no room for the codes, which take {latent - self.free} numbers "
+                f"model.latent={latent} is too small for the codes, which take {latent - self.free} dimensions "
                 f"(categorical={list(categorical)}, uniform={uniform}); raise model.latent."
             )
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the noise of one sample: a number for each code, and for each number of e."""
+        """Shape of the noise of one sample: one number for each code and for each dimension of e."""
         return (len(self.categorical) + self.uniform + self.free,)
 
     @property
     def entropy(self) -> float:
-        """H(c) + H(u) in nats: the information that codes can carry."""
+        """H(c) + H(u) in nats, the largest information that the codes can carry."""
         return sum(log(k) for k in self.categorical) + self.uniform * log(2)
 
     def forward(self) -> CodesPrior:
-        """The law itself: it is sampled from, and has no density over all of z."""
+        """The prior itself, which has samples but no density over all of z."""
         return self
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z from uniform noise, (B, codes + free) → (B, d)."""
+        """z from uniform noise, (B, number of codes + dimension of e) → (B, d)."""
         n = len(self.categorical)
         ones = [one_hot((noise[..., i] * k).floor(), k) for i, k in enumerate(self.categorical)]
         return torch.cat([*ones, 2 * noise[..., n : n + self.uniform] - 1, normal_from(noise[..., n + self.uniform :])], -1)
 
 
 def one_hot(index: Tensor, k: int) -> Tensor:
-    """One-hot vectors (…, k) of whole numbers (…), also of floating point ones, and under vmap."""
+    """One-hot vectors (…, k) of integers (…), which may have a floating point dtype; works under vmap."""
     return (index.unsqueeze(-1) == torch.arange(k, device=index.device)).float()
 
 
 class EmpiricalPrior(nn.Module):
-    """p(z) is the empirical law of a second set of data, such as the images of another domain.
+    """p(z) is the empirical distribution of a second data set, such as the images of another domain.
 
     Args:
-        rows: the samples, (M, *shape); z is one of them, flattened.
+        rows: the M samples, (M, *shape). z is one of them, flattened to (d,), with equal probability.
     """
 
     noise_kind = "uniform"
@@ -131,24 +138,24 @@ class EmpiricalPrior(nn.Module):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """One number chooses a row."""
+        """Shape of the noise of one sample: a single number, which selects a row."""
         return ()
 
     @property
     def entropy(self) -> float:
-        """log M in nats, of the choice of a row."""
+        """H(z) = log M in nats, the entropy of the index of a row."""
         return log(len(self.rows))
 
     def forward(self) -> EmpiricalPrior:
-        """The law itself: it is sampled from, and has no density."""
+        """The prior itself, which has samples but no density."""
         return self
 
     def row(self, noise: Tensor) -> Tensor:
-        """Which row each uniform number chooses, (B,)."""
+        """The index of the row that each uniform number selects, (B,) → (B,)."""
         return (noise * len(self.rows)).long()
 
     def sample(self, noise: Tensor) -> Tensor:
-        """A row for each uniform number, (B,) → (B, d)."""
+        """z, the rows that uniform noise selects, (B,) → (B, d)."""
         return self.rows[self.row(noise)]
 
 

@@ -1,4 +1,8 @@
-"""Estimators: a number and its gradient from samples of the two joints."""
+"""Differentiable estimators of divergences between q and p, of rate and distortion, and of bounds on mutual information.
+
+An estimator maps `JointSamples` to a scalar. The package imports `lagvae.algebra`, `lagvae.distributions`, `lagvae.networks`
+and `lagvae.errors`.
+"""
 
 from lagvae.divergences.base import Divergence
 from lagvae.divergences.critic import Critic, CriticDivergence

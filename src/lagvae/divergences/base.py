@@ -1,4 +1,4 @@
-"""What a constraint bounds: which quantity, over which variables, estimated how."""
+"""The interface of the estimators that constraints bound."""
 
 from __future__ import annotations
 
@@ -13,27 +13,32 @@ from lagvae.errors import SettingError
 
 
 class Divergence(ABC):
-    """A scalar estimate of a divergence from a batch of samples: its mean, in nats or without unit."""
+    """Base class of estimators: a divergence, or another scalar, estimated from a batch of samples."""
 
     required_noise: frozenset[str] = frozenset({"z_q"})
-    """Names of the noise that the estimate draws on (see `draw_noise`)."""
+    """Names of the noise that the estimate needs (see `draw_noise`)."""
     nats: bool = True
-    """Whether the value is in nats; otherwise it has no unit."""
+    """Whether the value is in nats."""
     largest: float = inf
-    """The largest value that the divergence can have."""
+    """The upper limit of the divergence."""
     critic: nn.Module | None = None
-    """The network ψ that the estimate takes, where it takes one: made by `prepare`."""
+    """The critic ψ of the estimate, which `prepare` builds; None if it needs no critic."""
     symbol: str = ""
-    """What is estimated, in the words of `lagvae.algebra`."""
+    """The estimated quantity in the notation of `lagvae.algebra`."""
 
     @abstractmethod
     def __call__(self, samples: JointSamples) -> Tensor:
-        """The estimate, shape ()."""
+        """The estimate on a batch, ()."""
 
-    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - most need nothing
-        """Check that the laws give what the estimate takes, and make what depends on their shapes.
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - optional
+        """Check that the joint model supports the estimate, and build the critics, whose shapes depend on it.
 
-        Raises: SettingError that names the constraint, the law, and an estimator that would do.
+        Args:
+            name: name of the constraint, for error messages.
+            joint: the joint model.
+            shape: shape of one x.
+
+        Raises: SettingError that names the constraint, the incompatible distribution and an alternative.
         """
 
     def __repr__(self) -> str:
@@ -41,6 +46,6 @@ class Divergence(ABC):
 
 
 def require(holds: bool, name: str, what: str, distribution: object, instead: str) -> None:
-    """Raise SettingError unless `holds`: the constraint needs something that a law has not."""
+    """Raise SettingError unless `holds`: constraint `name` needs `what`, which `distribution` does not have."""
     if not holds:
-        raise SettingError(f"constraints.{name} needs {what}, which {type(distribution).__name__} has not; {instead}.")
+        raise SettingError(f"constraints.{name} needs {what}, which {type(distribution).__name__} does not have; {instead}.")

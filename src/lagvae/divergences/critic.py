@@ -1,7 +1,7 @@
-"""Critics: networks ψ that tell samples of q from samples of p, and the divergences that are estimated with them.
+"""Critics ψ that discriminate between samples of q and of p, and the base class of divergences that are estimated with one.
 
-A critic takes its own steps, on samples that are held fixed, before θ takes one through it. Its number v(·) is large where
-samples come from q.
+The critic is trained by its own optimizer steps on detached samples, before each step of θ. Its score v(·) is large for
+samples of q.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ OVER = {
     "z": ("q(z)", "p(z)", frozenset({"z_q", "z_p"})),
     "xz": ("q(x,z)", "p(x,z)", frozenset({"z_q", "z_p", "x_p"})),
 }
-"""What a divergence may be over → the two laws, and the noise that their samples take."""
+"""Variables of a divergence → the two distributions, and the noise that their samples need."""
 
 WIDTH = 64
-"""Numbers that a critic of pairs makes of x before it looks at z."""
+"""Dimension of the embedding of x in a critic of (x, z)."""
 
 
 class Critic(nn.Module):
-    """v(x), v(z) or v(x, z): a network to one number; of a pair, x is embedded first and then joined with z.
+    """A critic with the score v(x), v(z) or v(x, z). For a pair, x is embedded first and then concatenated with z.
 
     Args:
-        network: builds a module from (shape_in, shape_out).
-        shapes: shapes of the variables.
-        spectral: divide every weight by its largest singular value, so that no layer stretches distances
-            (Miyato et al., ICLR 2018).
+        network: builds a network from (shape_in, shape_out): the critic itself, or the embedding of x.
+        shapes: shapes of the variables, without the batch axis.
+        spectral: whether to divide the weights of every layer by their largest singular value, so that the spectral norm of
+            each is 1 (Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018).
+
+    Shapes: one tensor (B, *shape) per variable → (B,).
     """
 
     def __init__(self, network: Network, shapes: Sequence[Sequence[int]], spectral: bool = False) -> None:
@@ -58,23 +60,24 @@ class Critic(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
-        """(B, …) → (B,)."""
+        """The scores v, (B, …) → (B,)."""
         joined = torch.cat([self.embed(first), *(r.flatten(1) for r in rest)], -1) if self.joins else first
         out: Tensor = self.head(joined)
         return out.float().squeeze(-1)
 
 
 class CriticDivergence(Divergence):
-    """Base of the divergences with a critic over x, z or (x, z).
+    """Base class of divergences between q and p that are estimated with a critic of x, z or (x, z).
 
     Args:
         network: builds the critic's network from (shape_in, shape_out).
         over: "x", "z" or "xz".
-        r1: weight γ of the regularisation ½ γ E ‖∇v‖², the mean over samples of q and of p, which keeps a critic smooth
-            (Mescheder, Geiger, Nowozin, ICML 2018).
+        r1: weight γ ≥ 0 of the gradient penalty ½ γ · ½ (E_q ‖∇v‖² + E_p ‖∇v‖²) on the critic (Mescheder, Geiger, Nowozin,
+            Which Training Methods for GANs do actually Converge?, ICML 2018).
         spectral: whether every layer of the critic has spectral norm 1.
 
-    Raises: SettingError for an unknown `over`, a negative `r1`; in `prepare`, where samples of p(x|z) have no gradient.
+    Raises: SettingError for an unknown `over` or a negative `r1`; in `prepare`, if the divergence is over x and samples of
+        p(x|z) have no gradient.
     """
 
     critic: Any = None
@@ -97,42 +100,47 @@ class CriticDivergence(Divergence):
         self.critic = Critic(self.network, shapes[self.over], self.spectral)
 
     def critic_inputs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Samples of the two laws, each a tuple of variables."""
+        """Samples of q and of p, each a tuple with one tensor (B, …) per variable."""
         names = {"x": ("x",), "z": ("z",), "xz": ("x", "z")}[self.over]
         q, p = ({n: getattr(samples, f"{n}_{side}") for n in names} for side in "qp")
         return tuple(q.values()), tuple(p.values())
 
     def scores(self, samples: JointSamples) -> tuple[Tensor, Tensor]:
-        """v on samples of q and of p, each (B,)."""
+        """The scores v of samples of q and of p, each (B,)."""
         q, p = self.critic_inputs(samples)
         return self.critic(*q), self.critic(*p)
 
     def critic_loss(self, samples: JointSamples) -> Tensor:
-        """What ψ descends, with samples held fixed: minus the bound, plus regularisation; shape ()."""
+        """The loss of the critic ψ on detached samples: minus `critic_objective` plus the regularisation, ()."""
         q, p = (tuple(detach(v, self.r1 > 0) for v in side) for side in self.critic_inputs(samples))
         v_q, v_p = self.critic(*q), self.critic(*p)
         loss = self.critic_objective(v_q, v_p).neg()
         if self.r1:
-            loss = loss + 0.25 * self.r1 * (mean_squared_slope(v_q, q) + mean_squared_slope(v_p, p))
+            loss = loss + 0.25 * self.r1 * (mean_squared_gradient(v_q, q) + mean_squared_gradient(v_p, p))
         return loss + self.regularisation(samples, q, p)
 
     @abstractmethod
     def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
-        """What the critic maximises of its numbers, shape ()."""
+        """The objective that the critic maximises, as a function of its scores on samples of q and of p, (B,), (B,) → ()."""
 
     def regularisation(self, samples: JointSamples, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor | float:
-        """What else the critic minimises."""
+        """Further regularisation of the critic, (), which its loss adds."""
         return 0.0
 
 
 def detach(t: Tensor, differentiable: bool) -> Tensor:
-    """A sample held fixed; with a gradient of its own where the critic's slope is asked for."""
+    """Detach a sample from the graph of θ; with `differentiable`, as a leaf in which the critic can be differentiated."""
     t = t.detach()
     return t.requires_grad_() if differentiable else t
 
 
-def mean_squared_slope(v: Tensor, at: Sequence[Tensor]) -> Tensor:
-    """E ‖∇v‖² over samples, with a gradient to ψ."""
-    gradients: Any = torch.autograd.grad(v.sum(), list(at), create_graph=True)
+def mean_squared_gradient(v: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The mean of ‖∇v‖² over a batch, (), differentiable in ψ.
+
+    Args:
+        v: scores, (B,).
+        inputs: the inputs of the critic that they were computed from, each (B, …).
+    """
+    gradients: Any = torch.autograd.grad(v.sum(), list(inputs), create_graph=True)
     total: Tensor = sum(g.flatten(1).square().sum(1) for g in gradients)
     return total.mean()

@@ -1,10 +1,11 @@
-"""f-divergences by their variational form: a supremum over functions of samples, reached by a density ratio.
+"""f-divergences by their variational form, a supremum over functions T of samples.
 
-    D_f(q‖p) = E_p f(q/p) = sup_T E_q T − E_p f*(T),   reached by T = f'(q/p)
-    (Nguyen, Wainwright, Jordan, IEEE Trans. Inf. Theory 2010; Nowozin, Cseke, Tomioka, NeurIPS 2016).
+    D_f(q‖p) = E_p f(q/p) = sup_T E_q T − E_p f*(T),   attained by T = f'(q/p)
 
-A critic gives a number v per sample, and T = `witness`(v) keeps it in the domain of f*. Any v gives a lower bound. In nats
-where logarithms are in f, else without unit.
+A critic gives a score v per sample, and T = `witness`(v) maps it to the domain of f*, so every critic gives a lower bound. The
+value is in nats if f contains a logarithm, otherwise it has no unit.
+
+Reference: Nguyen, Wainwright, Jordan, IEEE Trans. Inf. Theory 2010; Nowozin, Cseke, Tomioka, f-GAN, NeurIPS 2016.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from lagvae.errors import SettingError
 
 
 class FDivergence(ABC):
-    """One f: its conjugate, and the witness that a critic's number stands for."""
+    """A convex f with its conjugate, and the map from a critic's score v to the witness T. All methods are elementwise."""
 
     largest: float = inf
-    """The largest value of D_f."""
+    """The upper limit of D_f."""
     nats = True
+    """Whether D_f is in nats."""
 
     @abstractmethod
     def f(self, u: Tensor) -> Tensor:
@@ -34,7 +36,7 @@ class FDivergence(ABC):
 
     @abstractmethod
     def witness(self, v: Tensor) -> Tensor:
-        """T as a function of the critic's number."""
+        """T as a function of the critic's score v."""
 
     @abstractmethod
     def conjugate(self, t: Tensor) -> Tensor:
@@ -42,10 +44,10 @@ class FDivergence(ABC):
 
     @abstractmethod
     def best(self, log_ratio: Tensor) -> Tensor:
-        """The number v of the best critic where log q/p is known."""
+        """The score v of the optimal critic, as a function of log q/p."""
 
     def lower(self, v_q: Tensor, v_p: Tensor) -> Tensor:
-        """E_q T − E_p f*(T) from the critic's numbers on samples of q and of p, (B,) → ()."""
+        """The lower bound E_q T − E_p f*(T) from scores on samples of q and of p, (B,), (B,) → ()."""
         return self.witness(v_q).mean() - self.conjugate(self.witness(v_p)).mean()
 
     def __repr__(self) -> str:
@@ -87,8 +89,9 @@ class ReverseKL(FDivergence):
 class JensenShannon(FDivergence):
     """JS(q, p) = ½ KL(q‖m) + ½ KL(p‖m), m = ½ (q + p), at most log 2: T = ½ log 2σ(v), f*(t) = −½ log(2 − exp 2t).
 
-    v is the logit of "from q", as the discriminator of a GAN gives it (Goodfellow et al., NeurIPS 2014), and the bound is
-    log 2 minus the logistic loss.
+    v is the logit of a GAN discriminator for "sampled from q", and the bound is log 2 minus its mean logistic loss.
+
+    Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
     """
 
     largest = log(2)
@@ -106,7 +109,7 @@ class JensenShannon(FDivergence):
         return log_ratio
 
     def lower(self, v_q: Tensor, v_p: Tensor) -> Tensor:
-        # The same as of any f, without the logarithm of a difference.
+        # Equal to the general formula, but without the logarithm of a difference.
         return log(2) - 0.5 * (softplus(-v_q).mean() + softplus(v_p).mean())
 
 
@@ -148,7 +151,10 @@ class ChiSquared(FDivergence):
 
 
 class TotalVariation(FDivergence):
-    """½ ∫ |q − p|, at most 1: f(u) = ½ |u − 1|, T = ½ tanh v, f*(t) = t. Its best critic is a step: a smooth one reads low."""
+    """½ ∫ |q − p|, at most 1: f(u) = ½ |u − 1|, T = ½ tanh v, f*(t) = t.
+
+    The optimal critic is a step function, so a smooth critic underestimates the divergence.
+    """
 
     largest = 1.0
     nats = False
@@ -181,16 +187,17 @@ GRADIENTS = ("value", "non_saturating")
 
 
 class VariationalFDivergence(CriticDivergence):
-    """D_f(q‖p) ≥ E_q T − E_p f*(T): a lower bound by the critic, as tight as the critic is good.
+    """The lower bound E_q T − E_p f*(T) ≤ D_f(q‖p) of a critic, in nats if f contains a logarithm.
 
     Args:
         f: "js", "kl", "reverse_kl", "hellinger", "chi2" or "tv" (see `lagvae.divergences.f_divergence`).
-        gradient: what θ descends. "value": the bound itself. "non_saturating", for "js" alone: ½ E_q softplus(v) +
-            ½ E_p softplus(−v), which has the same fixed point and does not vanish where the critic is sure
-            (Goodfellow et al., NeurIPS 2014). The value is the bound either way: constraints are on it.
-        network, over, r1, spectral: of the critic, see `CriticDivergence`.
+        gradient: the loss whose gradient θ descends. "value": the bound itself. "non_saturating", for "js" only:
+            ½ E_q softplus(v) + ½ E_p softplus(−v), which has the same fixed point, but whose gradient does not vanish when the
+            critic is confident (Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014). The value is the bound in
+            both cases.
+        network, over, r1, spectral: see `CriticDivergence`.
 
-    In nats where f has a logarithm.
+    Raises: SettingError for an unknown f or gradient, or as in `CriticDivergence`.
     """
 
     def __init__(
@@ -203,8 +210,8 @@ class VariationalFDivergence(CriticDivergence):
             raise SettingError(f"divergence.gradient={gradient!r} with f={f}: use value, or non_saturating with f=js.")
         self.name, self.f, self.gradient = f, F_DIVERGENCES[f](), gradient
         self.nats, self.largest = self.f.nats, self.f.largest
-        joint = (self.p_symbol, self.q_symbol) if f == "reverse_kl" else (self.q_symbol, self.p_symbol)
-        self.symbol = f"{SYMBOLS[f]}({joint[0]}||{joint[1]})"
+        first, second = (self.p_symbol, self.q_symbol) if f == "reverse_kl" else (self.q_symbol, self.p_symbol)
+        self.symbol = f"{SYMBOLS[f]}({first}||{second})"
 
     def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
         return self.f.lower(v_q, v_p)

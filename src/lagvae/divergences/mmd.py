@@ -14,21 +14,21 @@ from lagvae.errors import SettingError
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a_i − b_j‖² for a (n, d), b (m, d) → (n, m), never negative."""
+    """The squared distances ‖a_i − b_j‖² ≥ 0, (…, n, d), (…, m, d) → (…, n, m)."""
     aa = a.square().sum(-1, keepdim=True)
     bb = b.square().sum(-1).unsqueeze(-2)
     return (aa + bb).sub(a @ b.mT, alpha=2).clamp(min=0)
 
 
 class Kernel(ABC):
-    """A positive definite kernel of the squared distance."""
+    """Base class of positive definite kernels k(a, b) that are functions of ‖a − b‖² / scale."""
 
     def prepare(self, a: Tensor, b: Tensor) -> Tensor | float:
-        """The scale of the kernel: what squared distances are divided by. Constant unless it is fitted."""
+        """The scale by which squared distances are divided, for samples a (…, n, d) and b (…, m, d)."""
         return self.scale(a.shape[-1])
 
     def scale(self, d: int) -> float:
-        """Squared distance that the kernel counts as one, in d dimensions."""
+        """The scale in d dimensions of a kernel that does not depend on the samples."""
         return float(d)
 
     @abstractmethod
@@ -48,7 +48,9 @@ def _positive(name: str, value: float) -> float:
 class RBF(Kernel):
     """k = exp(−‖a − b‖² / (2 d ℓ²)).
 
-    With ℓ = 1 the exponent is −1 at the typical distance 2d of two standard normal draws, in any dimension.
+    For ℓ = 1 the exponent is −1 at 2d, the mean squared distance of two standard normal samples, in any dimension.
+
+    Raises: SettingError for a lengthscale ℓ that is not positive and finite.
     """
 
     def __init__(self, lengthscale: float = 1.0) -> None:
@@ -65,9 +67,9 @@ class RBF(Kernel):
 
 
 class MedianRBF(Kernel):
-    """k = exp(−‖a − b‖² / m), m the median of ‖a_i − b_j‖² over the batch, held constant in the gradient.
+    """k = exp(−‖a − b‖² / m) with the median m of ‖a_i − b_j‖² over a batch, which is detached from the gradient.
 
-    Where most samples coincide the median is 0: m is at least a millionth of the mean.
+    m is at least 1e−6 times the mean, because the median is 0 if most samples coincide.
     """
 
     def prepare(self, a: Tensor, b: Tensor) -> Tensor:
@@ -82,11 +84,14 @@ class MedianRBF(Kernel):
 
 
 class MixtureRBF(Kernel):
-    """The mean of RBF kernels with several lengthscales ℓ, in units as in `RBF`."""
+    """The mean of `RBF` kernels with several lengthscales ℓ.
+
+    Raises: SettingError for no lengthscale, or one that is not positive and finite.
+    """
 
     def __init__(self, lengthscales: Sequence[float] = (0.5, 1.0, 2.0)) -> None:
         if not lengthscales:
-            raise SettingError("kernel.lengthscales is empty; name at least one, such as [0.5,1,2].")
+            raise SettingError("kernel.lengthscales is empty; give at least one, such as [0.5,1,2].")
         self.lengthscales = [_positive("kernel.lengthscales", length) for length in lengthscales]
 
     def scale(self, d: int) -> float:
@@ -103,7 +108,12 @@ class MixtureRBF(Kernel):
 
 
 class IMQ(Kernel):
-    """The inverse multiquadric k = 1 / (1 + ‖a − b‖² / (2 d ℓ²)) (Tolstikhin et al., ICLR 2018)."""
+    """The inverse multiquadric k = 1 / (1 + ‖a − b‖² / (2 d ℓ²)).
+
+    Raises: SettingError for a lengthscale ℓ that is not positive and finite.
+
+    Reference: Tolstikhin et al., Wasserstein Auto-Encoders, ICLR 2018.
+    """
 
     def __init__(self, lengthscale: float = 1.0) -> None:
         self.lengthscale = _positive("kernel.lengthscale", lengthscale)
@@ -119,7 +129,7 @@ class IMQ(Kernel):
 
 
 class ReferenceRBF(Kernel):
-    """k = exp(−‖a − b‖² / d²), the kernel of the paper's own code. Nearly blind where d is large."""
+    """k = exp(−‖a − b‖² / d²), the kernel of the paper's reference code. For large d it is insensitive to differences."""
 
     def scale(self, d: int) -> float:
         return float(d * d)
@@ -135,16 +145,17 @@ STATISTICS = ("u", "v")
 
 
 def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
-    """Estimate the squared maximum mean discrepancy between two samples.
+    """Estimate the squared maximum mean discrepancy E k(z,z') + E k(w,w') − 2 E k(z,w) from samples of q and p.
 
     Args:
         z: samples of q, (n, d).
         w: samples of p, (m, d).
-        kernel: the kernel.
-        statistic: "u" leaves out the diagonal: unbiased, may be negative; "v" keeps it: never negative,
-            biased upwards by about (1 − E k(z,z'))/n + (1 − E k(w,w'))/m.
+        kernel: the kernel k.
+        statistic: "u" for the U-statistic, which leaves out the diagonals of k(z,z) and k(w,w) and is unbiased but may be
+            negative; "v" for the V-statistic, which is never negative but biased upwards by
+            (1 − E k(z,z'))/n + (1 − E k(w,w'))/m for kernels with k(z,z) = 1.
 
-    Returns: a scalar without unit, 0 in expectation ("u") where q = p.
+    Returns: a scalar without unit, in single precision at least.
 
     Raises: SettingError for an unknown statistic, or fewer than two samples with "u".
 
@@ -154,10 +165,10 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
         raise SettingError(f"statistic={statistic!r} is unknown; choose one of {', '.join(STATISTICS)}.")
     n, m = z.shape[-2], w.shape[-2]
     if statistic == "u" and min(n, m) < 2:
-        raise SettingError(f"The U-statistic of MMD needs at least two samples of each law, not {n} and {m}.")
+        raise SettingError(f"The U-statistic of MMD needs at least two samples of each distribution, not {n} and {m}.")
     with torch.autocast(z.device.type, enabled=False):
         z, w = z.float() if z.dtype != torch.float64 else z, w.float() if w.dtype != torch.float64 else w
-        # The samples are scaled, not their distances: (n, d) numbers are fewer than (n, n).
+        # Scaling the samples, (n, d), is cheaper than scaling their distances, (n, n).
         scale = kernel.prepare(z, w) ** 0.5
         z, w = z / scale, w / scale
         k_zz = kernel(squared_distances(z, z))
@@ -171,13 +182,15 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
 
 
 class MMD(Divergence):
-    """The squared MMD between q(z) and p(z), without unit (see `lagvae.divergences.mmd`).
+    """The squared MMD between q(z) and p(z), without unit (see `mmd`).
+
+    With several ranks the samples of all of them are gathered, which gives the MMD of the global batch.
 
     Args:
         kernel: the kernel.
-        statistic: "u" (unbiased, may be negative) or "v".
+        statistic: "u" (unbiased, may be negative) or "v" (biased, never negative).
 
-    Over several ranks the samples of all of them are joined first: it is the MMD of the global batch.
+    Raises: SettingError for an unknown statistic.
     """
 
     required_noise = frozenset({"z_q", "z_p"})

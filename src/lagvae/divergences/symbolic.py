@@ -1,4 +1,4 @@
-"""A divergence, or any objective, that a user writes down: computed term by term, with critics where it takes them."""
+"""An estimator of any objective in the notation of `lagvae.algebra`, computed term by term."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ RATIOS = {"log q(x)/p(x)": "x", "log q(z)/p(z)": "z", "log q(x,z)/p(x,z)": "xz"}
 
 
 class SymbolicObjective(CriticDivergence):
-    """Σ c E_s[…], the computable form of what is written, in nats; constants of the data are left out.
+    """The computable form Σ c E_s[…] of an objective in nats, up to constants of the data and the prior.
 
-    KL(q(x|z)‖p(x|z)), say, has no estimator of its own: it is −E_q log p(x|z) − E_q log p(z) + E_q log q(z|x)
-    − E_q log q(z)/p(z) up to a constant, of which the last needs a critic of z.
+    Every log ratio in it is estimated with a critic of its own. For example, KL(q(x|z)‖p(x|z)) is, up to a constant,
+    −E_q log p(x|z) − E_q log p(z) + E_q log q(z|x) − E_q log q(z)/p(z), where the last term needs a critic of z.
 
     Args:
-        objective: in the notation of `lagvae.algebra`, such as "KL(q(x|z)||p(x|z))".
+        objective: an objective in the notation of `lagvae.algebra`, such as "KL(q(x|z)||p(x|z))".
         network: builds a critic's network from (shape_in, shape_out).
         within: the largest class of terms that may be used: "likelihood", "unary" or "binary".
-        r1, spectral: of critics, see `CriticDivergence`.
+        r1, spectral: see `CriticDivergence`.
 
-    Raises: SettingError for what cannot be read, or not be computed within the class: why, and what is closest.
+    Raises: SettingError for an objective that cannot be parsed, contains an opaque divergence, or is not computable in the
+        class; in `prepare`, if the joint model does not have a density that it needs.
     """
 
     def __init__(
@@ -41,9 +42,9 @@ class SymbolicObjective(CriticDivergence):
             raise SettingError(f"divergence.within={within!r} is unknown; choose one of {', '.join(levels)}.")
         self.stated = parse(objective, name="divergence.objective")
         if self.stated.opaque:
-            odd = ", ".join(map(str, self.stated.opaque))
+            opaque = ", ".join(map(str, self.stated.opaque))
             raise SettingError(
-                f"divergence.objective={objective}: {odd} is no sum of log densities; make it a constraint of its own."
+                f"divergence.objective={objective}: {opaque} is not a sum of log densities; make it a separate constraint."
             )
         self.form = computable_form(self.stated, levels[within], name="divergence.objective")
         self.symbol = objective
@@ -51,15 +52,15 @@ class SymbolicObjective(CriticDivergence):
         self.required_noise = frozenset({"z_q", "z_p", "x_p"})
 
     def restated(self, objective: Objective) -> SymbolicObjective:
-        """The same estimator of another objective."""
+        """An estimator of another objective with the same settings."""
         return SymbolicObjective(str(objective), self.network, r1=self.r1, spectral=self.spectral)
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
-        told = " ".join(str(term) for _, term in self.form.terms)
-        require("p(x|z)" not in told or joint.has_distortion, name, "log p(x|z)", joint.decoder, "set likelihood=normal")
-        require("q(z|x)" not in told or joint.encoder.has_density, name, "log q(z|x)", joint.encoder, "set posterior=gaussian")
-        known = isinstance(joint.prior, StandardNormalPrior)
-        require("log p(z)" not in told or known, name, "log p(z)", joint.prior, "set prior=normal")
+        terms = " ".join(str(term) for _, term in self.form.terms)
+        require("p(x|z)" not in terms or joint.has_distortion, name, "log p(x|z)", joint.decoder, "set likelihood=normal")
+        require("q(z|x)" not in terms or joint.encoder.has_density, name, "log q(z|x)", joint.encoder, "set posterior=gaussian")
+        normal_prior = isinstance(joint.prior, StandardNormalPrior)
+        require("log p(z)" not in terms or normal_prior, name, "log p(z)", joint.prior, "set prior=normal")
         self.parts = {over: LogRatio(self.network, over, r1=self.r1, spectral=self.spectral) for over in self.ratios}
         for part in self.parts.values():
             part.prepare(name, joint, shape)
@@ -73,10 +74,10 @@ class SymbolicObjective(CriticDivergence):
         return torch.stack([part.critic_loss(samples) for part in self.parts.values()]).sum()
 
     def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
-        raise NotImplementedError("each part has its own")
+        raise NotImplementedError("every log ratio has an objective of its own")
 
     def term(self, symbol: str, samples: JointSamples) -> Tensor:
-        """E_s[…] of one elementary term, ()."""
+        """The value of an elementary term E_s[…], (), in nats."""
         s, log = symbol[2], symbol[4:-1]
         z = samples.z_q if s == "q" else samples.z_p
         if log in RATIOS:

@@ -1,4 +1,4 @@
-"""The Wasserstein-1 distance, a supremum over critics of slope at most 1."""
+"""The Wasserstein-1 distance, a supremum over 1-Lipschitz critics."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from lagvae.errors import SettingError
 
 
 class Wasserstein(CriticDivergence):
-    """W₁(q, p) = sup E_q v − E_p v over functions of slope at most 1 (Kantorovich and Rubinstein).
+    """W₁(q, p) = sup_v E_q v − E_p v over 1-Lipschitz functions v (Kantorovich–Rubinstein duality), in the unit of the samples.
 
     Args:
-        penalty: weight of E max(0, ‖∇v‖ − 1)², at random points between samples of q and p (Gulrajani et al., NeurIPS 2017;
-            one-sided as in Petzka et al., ICLR 2018: a penalty on slopes below 1 holds a critic at the wrong sign); with 0
-            the slope is held by spectral normalisation alone, which reads low.
-        network, over, r1, spectral: of the critic, see `CriticDivergence`.
+        penalty: weight ≥ 0 of the one-sided gradient penalty E max(0, ‖∇v‖ − 1)² at random points between samples of q and p. A
+            two-sided penalty would keep a critic of the wrong sign from passing through v = 0. With 0 only spectral
+            normalisation bounds the slope, which underestimates the distance.
+        network, over, r1, spectral: see `CriticDivergence`.
 
-    Without unit in nats: a distance in the units of the samples.
+    Raises: SettingError for a negative penalty, or penalty=0 without spectral normalisation.
+
+    Reference: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017; Petzka, Fischer, Lukovnikov, On the
+    Regularization of Wasserstein GANs, ICLR 2018 (one-sided).
     """
 
     nats = False
@@ -30,7 +33,7 @@ class Wasserstein(CriticDivergence):
         super().__init__(network, over, r1, spectral)
         if penalty < 0 or (penalty == 0 and not spectral):
             raise SettingError(
-                f"divergence.penalty={penalty}: the critic's slope is not held; give penalty > 0 or spectral=true."
+                f"divergence.penalty={penalty}: nothing bounds the critic's slope; set penalty > 0 or spectral=true."
             )
         self.penalty = penalty
         self.required_noise = self.required_noise | ({"mix"} if penalty else frozenset())

@@ -32,6 +32,7 @@ from lagvae.experiment.calibration import Calibration, calibration_config, calib
 from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
+from lagvae.experiment.schema import check_moved
 from lagvae.experiment.summary import critic_messages, summarise
 from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, write_atomically, write_json
@@ -156,6 +157,7 @@ def read_config(folder: RunFolder) -> DictConfig:
         raise CheckpointError(f"{folder.config} is damaged: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise CheckpointError(f"{folder.config} is damaged: it holds no settings.")
+    check_moved(cfg, str(folder.config))
     return cfg
 
 

@@ -2,10 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from lagvae.errors import CheckpointError
+
+MOVED = {
+    "constraints.*.unit": "constraints.*.scale",
+    "constraints.*.largest": "constraints.*.max_multiplier",
+    "constraints.*.relative": "constraints.*.gamma_relative",
+    "constraints.*.calibration": "constraints.*.calibration_weight",
+    "constraints.written": "constraints.symbolic",
+    "launcher.engine": "launcher.executor",
+    "launcher.cells_per_job": "launcher.runs_per_job",
+    "cell": "overrides",
+}
+"""Settings that have a new name: old key → new key, where * stands for any name."""
+
+MOVED_OPTIONS = {
+    ("launcher", "stacked"): "ensemble",
+    ("launcher", "joblib"): "processes",
+    ("divergence", "written"): "symbolic",
+}
+"""Options that have a new name: group and old option → new option."""
+
+
+def new_name(key: str) -> str | None:
+    """The new name of a setting that was moved, or that lies below one that was; None for all others."""
+    parts = key.split(".")
+    for old, new in MOVED.items():
+        pattern = old.split(".")
+        if len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False)):
+            parts[: len(pattern)] = [part if p == "*" else p for p, part in zip(new.split("."), parts, strict=False)]
+    moved = ".".join(parts)
+    return None if moved == key else moved
+
+
+def check_moved(cfg: DictConfig, source: str) -> None:
+    """Raise CheckpointError where the config of a run has settings under names that they no longer have.
+
+    Args:
+        source: what holds the config, for the message.
+    """
+    found = [f"{key} is now {name}" for key in _keys(OmegaConf.to_container(cfg)) if (name := new_name(key))]
+    if found:
+        raise CheckpointError(
+            f"{source} was written by an earlier version, whose runs this one cannot continue: {'; '.join(found)}. Train "
+            "the run again with the new names."
+        )
+
+
+def _keys(node: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys of nested settings; nothing below a setting that was moved."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            full = f"{key}.{name}" if key else str(name)
+            yield full
+            if new_name(full) is None:
+                yield from _keys(value, full)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What an objective is, in words: what it prefers, what it needs, what it equals, and who is near."""
+"""Describes an objective: its preference, how it is computed, equivalent forms, and the nearest members of the family."""
 
 from __future__ import annotations
 
@@ -35,19 +35,18 @@ from lagvae.explain.presets import ObjectiveSpec, objective_spec, presets
 from lagvae.terminal import console, print_line, short_path
 
 Line = tuple[str, str]
-"""What a line is about, and what it says."""
+"""The label and the text of a line."""
 
 WITHIN = {"likelihood": Class.LIKELIHOOD, "unary": Class.UNARY, "binary": Class.BINARY}
 
-FORMS, NEAR = 3, 3
-"""How many equivalent forms and neighbours are told."""
+MAX_FORMS, MAX_NEIGHBOURS = 3, 3
+"""Largest numbers of equivalent forms and of neighbours that are printed."""
 
 
 def explain(cfg: DictConfig) -> None:
-    """Tell what a config or a written objective is; refuse it where `within` cannot compute it.
+    """Describe the objective of a config or a written objective, or write the paper's Table 1 to a file.
 
-    Raises:
-        SettingError: where the objective cannot be read or computed within the class.
+    Raises: SettingError where the objective cannot be parsed, or cannot be computed within the class that `within` names.
     """
     if cfg.within is not None and cfg.within not in WITHIN:
         raise SettingError(f"within={cfg.within!r} is unknown; choose one of {', '.join(WITHIN)}.")
@@ -55,7 +54,7 @@ def explain(cfg: DictConfig) -> None:
     if cfg.table is not None:
         file = Path(cfg.table)
         try:
-            file.write_text(table1_markdown(list(presets(all_of_them=True))), encoding="utf-8")
+            file.write_text(table1_markdown(list(presets(strict=True))), encoding="utf-8")
         except OSError as error:
             raise SettingError(f"table={file} cannot be written: {error.strerror}.") from error
         print_line(f"Written to {short_path(file)}")
@@ -65,13 +64,13 @@ def explain(cfg: DictConfig) -> None:
         computable_form(written, within)
     else:
         validate(cfg)
-        one = objective_spec(cfg)
-        print_lines(one.family + (f" (its preset: {one.about})" if one.about else ""), spec_lines(one))
-        rewrite(one.bounds + one.penalty(learned=False), learned_divergences(one), within)
+        spec = objective_spec(cfg)
+        print_lines(spec.family + (f" (its preset: {spec.about})" if spec.about else ""), spec_lines(spec))
+        rewrite(spec.bounds + spec.penalty(learned=False), learned_divergences(spec), within)
 
 
 def print_lines(title: str, lines: list[Line]) -> None:
-    """Print it."""
+    """Print a title and the lines below it."""
     out = console()
     out.print(f"[bold]{escape(title)}[/]")
     for label, text in lines:
@@ -79,21 +78,21 @@ def print_lines(title: str, lines: list[Line]) -> None:
 
 
 def objective_lines(objective: Objective) -> Iterator[Line]:
-    """Class, preference, equivalent forms, and how it is computed."""
+    """The class of an objective, its preference, equivalent forms, and how it is computed."""
     yield "class", f"{classify(objective)}"
-    found = symbolic_lagrangian(objective)
-    if found is None:
+    lagrangian = symbolic_lagrangian(objective)
+    if lagrangian is None:
         yield "KL objective", "no: it is no sum of I_q, I_p and KL divergences"
     else:
         yield "KL objective", "yes" if not objective.opaque else "yes, apart from symbols of their own"
         alpha = (
             f"{name} = {number(a)} ({preference_word(a)} I_{s})"
-            for name, a, s in zip(("α₁", "α₂"), found.alpha, "qp", strict=True)
+            for name, a, s in zip(("α₁", "α₂"), lagrangian.alpha, "qp", strict=True)
         )
         yield "α", f"{', '.join(alpha)}; no other α gives this objective"
-        yield "Lagrangian", f"{found}" + ("" if found.feasible else "  (a negative multiplier: none with all λ ≥ 0)")
-        for way in islice(symbolic_lagrangians(objective), 1, FORMS):
-            yield "or", f"{way}"
+        yield "Lagrangian", f"{lagrangian}" + ("" if lagrangian.feasible else "  (a negative multiplier: none with all λ ≥ 0)")
+        for equivalent in islice(symbolic_lagrangians(objective), 1, MAX_FORMS):
+            yield "or", f"{equivalent}"
     form = computable_form(objective)
     yield "computed as", format_form(form)
     yield from critics(form)
@@ -107,17 +106,17 @@ def objective_lines(objective: Objective) -> Iterator[Line]:
 
 
 def preference_word(alpha: Fraction) -> str:
-    """A preference in a word."""
+    """A preference as a word."""
     return preference_in_words(float(alpha))
 
 
 def format_form(form: Form) -> str:
-    """A form, and the constant that it leaves out."""
+    """A form, with the constant that it leaves out."""
     return f"{form}" + (f", leaving out the constant {form.constant}" if form.constant.coefficients else "")
 
 
 def critics(form: Form) -> Iterator[Line]:
-    """Which critics a form takes."""
+    """The density ratios of a form that critics have to estimate."""
     ratios = dict.fromkeys(term.symbol[4:-1] for _, term in form.terms if _is_ratio(term))
     if ratios:
         yield "critics", f"estimate {', '.join(ratios)}; a log ratio may be used with either sign"
@@ -127,60 +126,60 @@ def _is_ratio(term: Term) -> bool:
     return term.symbol.startswith("E_") and term.level > Class.LIKELIHOOD
 
 
-def spec_lines(one: ObjectiveSpec) -> list[Line]:
-    """What it states, what is trained, and what follows."""
-    stated = joined([(one.alpha[0], "I_q"), (one.alpha[1], "I_p")])
+def spec_lines(spec: ObjectiveSpec) -> list[Line]:
+    """The stated objective of a member, the objective that is trained, and what these imply."""
+    stated = joined([(spec.alpha[0], "I_q"), (spec.alpha[1], "I_p")])
     lines = [("preference", stated if stated != "0" else "none (f = 0)")]
-    for p in one.penalties:
+    for p in spec.penalties:
         how = f"λ learned, from {number(p.multiplier)}" if p.learned else f"λ = {number(p.multiplier)}"
         lines.append((p.name, f"{p.text.replace('||', '‖')}, {how}"))
-    lines.append(("", "the objective, as stated" + (" and with λ where it starts" if learned_divergences(one) else "")))
-    lines += objective_lines(one.stated)
-    found = preference(one.stated.plain)
-    if found not in (None, one.alpha):
+    lines.append(("", "the objective, as stated" + (" and with λ where it starts" if learned_divergences(spec) else "")))
+    lines += objective_lines(spec.stated)
+    overall = preference(spec.stated.plain)
+    if overall not in (None, spec.alpha):
         why = "−E_q[log p(x|z)] = −I_q + KL(q(x|z)‖p(x|z)) and −E_p[log q(z|x)] = −I_p + KL(p(z|x)‖q(z|x))"
         lines.append(
             ("note", f"its penalties carry a preference of their own, beyond alpha.q and alpha.p: {why}, up to constants")
         )
-    if any(one.alpha):
+    if any(spec.alpha):
         lines.append(("", "what is trained: a bound in place of the preference"))
-        lines.append(("bound", f"{stated} ≤ {plainest(one.bounds)}, up to constants"))
-        gap = one.trained - one.stated
+        lines.append(("bound", f"{stated} ≤ {plainest(spec.bounds)}, up to constants"))
+        gap = spec.trained - spec.stated
         if not gap.opaque:
             lines.append(("which adds", f"{plainest(gap)}"))
-        lines += [("class", f"{classify(one.trained)}"), ("computed as", format_form(computable_form(one.trained)))]
-    lines += constraints_alone(one)
-    return [*lines, *neighbours(one.stated, one.family)]
+        lines += [("class", f"{classify(spec.trained)}"), ("computed as", format_form(computable_form(spec.trained)))]
+    lines += constraints_alone(spec)
+    return [*lines, *neighbours(spec.stated, spec.family)]
 
 
-def learned_divergences(one: ObjectiveSpec) -> dict[str, Objective]:
+def learned_divergences(spec: ObjectiveSpec) -> dict[str, Objective]:
     """The divergences with learned multipliers."""
-    return {p.name: p.divergence for p in one.penalties if p.learned}
+    return {p.name: p.divergence for p in spec.penalties if p.learned}
 
 
-def constraints_alone(one: ObjectiveSpec) -> Iterator[Line]:
-    """How each constraint with a learned multiplier is computed."""
-    for name, form in rewrite(one.bounds, learned_divergences(one))[1].items():
-        kept = f"; a bound is on the terms alone, without {form.constant}" if form.constant.coefficients else ""
-        yield f"{name} alone", f"{form}{kept}"
+def constraints_alone(spec: ObjectiveSpec) -> Iterator[Line]:
+    """How the divergence of each constraint with a learned multiplier is computed."""
+    for name, form in rewrite(spec.bounds, learned_divergences(spec))[1].items():
+        note = f"; a bound is on the terms alone, without {form.constant}" if form.constant.coefficients else ""
+        yield f"{name} alone", f"{form}{note}"
 
 
 def neighbours(objective: Objective, family: str = "") -> Iterator[Line]:
-    """Members that it equals up to constants, or else those that differ in the fewest terms."""
+    """The members that an objective equals up to constants, and those that differ from it in the fewest terms."""
     others = [other for other in presets() if other.family != family]
-    apart = []
+    distances = []
     for other in others:
-        ways = {"": objective - other.stated, " as trained": objective - other.trained}
-        how, difference = min(ways.items(), key=lambda way: length(way[1]))
-        apart.append((length(difference), f"{other.family}{how}", plainest(difference)))
-    same = [name for size, name, _ in apart if not size]
-    if same:
-        yield "equals", ", ".join(same)
-    for size, name, rest in sorted(apart)[: NEAR + len(same)]:
-        if size:
+        differences = {"": objective - other.stated, " as trained": objective - other.trained}
+        suffix, difference = min(differences.items(), key=lambda item: count_terms(item[1]))
+        distances.append((count_terms(difference), f"{other.family}{suffix}", plainest(difference)))
+    equal = [name for distance, name, _ in distances if not distance]
+    if equal:
+        yield "equals", ", ".join(equal)
+    for distance, name, rest in sorted(distances)[: MAX_NEIGHBOURS + len(equal)]:
+        if distance:
             yield "near", f"{name} {'−' if rest.startswith('−') else '+'} {rest.removeprefix('−')}"
 
 
-def length(objective: Objective) -> int:
-    """How many terms an objective has where it is told most plainly."""
+def count_terms(objective: Objective) -> int:
+    """The number of terms of an objective in its simplest notation."""
     return plainest(objective).count("(") + plainest(objective).count("I_") if objective else 0

@@ -1,4 +1,4 @@
-"""The paper's Table 1 from the presets themselves: what each member prefers, and what it can be computed with."""
+"""The paper's Table 1, computed from the presets: the preference of each member, and the class of terms that computes it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from fractions import Fraction
 from lagvae.algebra import Class, classify, computable_form, joined, number, plainest, preference
 from lagvae.explain.presets import ObjectiveSpec
 
-PAPER = {
+PAPER_CLASSES = {
     **dict.fromkeys(("vae", "beta_vae", "vmi"), Class.LIKELIHOOD),
     **dict.fromkeys(("vae_gan", "infovae", "infogan", "cyclegan"), Class.UNARY),
     **dict.fromkeys(("ali", "alice", "asvae"), Class.BINARY),
 }
-"""Where Table 1 files members (Zhao, Song, Ermon, UAI 2018)."""
+"""Member → its class in the paper's Table 1 (Zhao, Song, Ermon, UAI 2018)."""
 
 NO_PREFERENCE = ("vae_gan",)
-"""Members that it has under f = 0, where the algebra has not."""
+"""Members that the paper's Table 1 lists under f = 0 although the algebra finds a preference."""
 
-PIPE = r"\|"
+ESCAPED_PIPE = r"\|"
 
 ROWS = ("f = 0", "min I_q", "max I_q", "min I_p", "max I_p")
 
@@ -31,7 +31,7 @@ a penalty and not from α.
 
 """
 
-CARE = """
+NOTES = """
 ## What "computable" means here
 
 - **Up to constants.** E_q log q(x) belongs to the data and E_p log p(z) to the prior. So −E_q log p(x) *is* unary
@@ -65,80 +65,85 @@ theorem holds as linear algebra, read like this:
 
 def table1_markdown(members: Sequence[ObjectiveSpec]) -> str:
     """The whole document."""
-    return HEAD + "\n".join([*_grid(members), "", *_list(members), "", *_differences(members)]) + "\n" + CARE
+    return HEAD + "\n".join([*_class_table(members), "", *_member_table(members), "", *_differences(members)]) + "\n" + NOTES
 
 
-def alpha_cell(one: ObjectiveSpec) -> tuple[Fraction, Fraction]:
-    """(α₁, α₂) of the whole objective; as configured where it is no KL objective."""
-    return preference(one.stated.plain) or one.alpha
+def overall_alpha(spec: ObjectiveSpec) -> tuple[Fraction, Fraction]:
+    """(α₁, α₂) of the whole objective; as configured if it is not a KL objective."""
+    return preference(spec.stated.plain) or spec.alpha
 
 
 def signed_preference(value: tuple[Fraction, Fraction]) -> str:
-    """A row of the table."""
-    told = [f"{'min' if a > 0 else 'max'} I_{side}" for a, side in zip(value, "qp", strict=True) if a]
-    return ", ".join(told) or "f = 0"
+    """The name of a preference, which is the name of a row of the table, e.g. "max I_q" or "f = 0"."""
+    parts = [f"{'min' if a > 0 else 'max'} I_{side}" for a, side in zip(value, "qp", strict=True) if a]
+    return ", ".join(parts) or "f = 0"
 
 
-def _grid(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
+def _class_table(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
     yield f"| | {' | '.join(map(str, Class))} |"
     yield f"|---|{'---|' * len(Class)}"
-    found = [signed_preference(alpha_cell(one)) for one in members]
-    for row in dict.fromkeys([*ROWS, *found]):
+    preferences = [signed_preference(overall_alpha(spec)) for spec in members]
+    for row in dict.fromkeys([*ROWS, *preferences]):
         cells = []
         for level in Class:
-            here = [one for one, its in zip(members, found, strict=True) if its == row and classify(one.trained) is level]
-            cells.append(", ".join(one.family + ("" if alpha_cell(one) == one.alpha else r"\*") for one in here))
+            in_cell = [
+                spec
+                for spec, preferred in zip(members, preferences, strict=True)
+                if preferred == row and classify(spec.trained) is level
+            ]
+            cells.append(", ".join(spec.family + ("" if overall_alpha(spec) == spec.alpha else r"\*") for spec in in_cell))
         yield f"| {row} | {' | '.join(cells)} |"
 
 
-def _list(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
+def _member_table(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
     yield "## The members"
     yield ""
     yield "| member | objective, as stated | α₁, α₂ | constraints | class | trained as | source |"
     yield "|---|---|---|---|---|---|---|"
-    for one in members:
+    for spec in members:
         constraints = "; ".join(
             f"{p.text.replace('||', '‖')} ({'λ learned' if p.learned else f'λ = {number(p.multiplier)}'})"
-            for p in one.penalties
+            for p in spec.penalties
         )
         cells = (
-            one.family,
-            plainest(one.stated),
-            ", ".join(map(number, alpha_cell(one))),
+            spec.family,
+            plainest(spec.stated),
+            ", ".join(map(number, overall_alpha(spec))),
             constraints,
-            str(classify(one.trained)),
-            str(computable_form(one.trained)),
-            one.source,
+            str(classify(spec.trained)),
+            str(computable_form(spec.trained)),
+            spec.source,
         )
-        yield f"| {' | '.join(cell.replace('|', PIPE) for cell in cells)} |"
+        yield f"| {' | '.join(cell.replace('|', ESCAPED_PIPE) for cell in cells)} |"
 
 
 def _differences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
     yield "## Where the paper's table and the algebra differ"
     yield ""
-    told = [*_preferences(members), *_classes(members)]
-    yield from told or ["Nowhere, for these presets."]
+    differences = [*_preference_differences(members), *_class_differences(members)]
+    yield from differences or ["Nowhere, for these presets."]
 
 
-def _preferences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
-    for one in members:
-        found = alpha_cell(one)
-        if found == one.alpha:
+def _preference_differences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
+    for spec in members:
+        overall = overall_alpha(spec)
+        if overall == spec.alpha:
             continue
-        filed = ", where Table 1 has it under f = 0" if one.family in NO_PREFERENCE else ""
-        stated = joined([(one.alpha[0], "I_q"), (one.alpha[1], "I_p")])
+        in_table = ", where Table 1 has it under f = 0" if spec.family in NO_PREFERENCE else ""
+        stated = joined([(spec.alpha[0], "I_q"), (spec.alpha[1], "I_p")])
+        alphas = f"α₁ = {number(overall[0])}, α₂ = {number(overall[1])}"
         yield (
-            f"- **{one.family}** states the preference {stated}, but its penalties carry information: α₁ = {number(found[0])}, "
-            f"α₂ = {number(found[1])}, so it is *{signed_preference(found)}*{filed}. Its objective is {plainest(one.stated)}; "
+            f"- **{spec.family}** states the preference {stated}, but its penalties carry information: {alphas}, "
+            f"so it is *{signed_preference(overall)}*{in_table}. Its objective is {plainest(spec.stated)}; "
             "a reconstruction error of x is −I_q + KL(q(x|z)‖p(x|z)), one of z is −I_p + KL(p(z|x)‖q(z|x))."
         )
 
 
-def _classes(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
-    for one in members:
-        found, filed = classify(one.trained), PAPER.get(one.family)
-        if filed not in (None, found):
-            yield f"- **{one.family}** is {found}; Table 1 has it under {filed}."
-        as_stated = classify(one.stated)
-        if as_stated is not found:
-            yield f"- **{one.family}** is {found} as trained, by bounds on its preference; exactly as stated it is {as_stated}."
+def _class_differences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
+    for spec in members:
+        trained, in_table = classify(spec.trained), PAPER_CLASSES.get(spec.family)
+        if in_table not in (None, trained):
+            yield f"- **{spec.family}** is {trained}; Table 1 has it under {in_table}."
+        stated = classify(spec.stated)
+        if stated is not trained:
+            yield f"- **{spec.family}** is {trained} as trained, by bounds on its preference; exactly as stated it is {stated}."

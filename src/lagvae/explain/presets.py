@@ -1,4 +1,4 @@
-"""Members of the family as objectives: a config read symbol by symbol, without data and without training."""
+"""Members of the family as symbolic objectives, read from configs without data or training."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ RATE, DISTORTION = parse("E_q[log q(z|x) - log p(z)]"), parse("-E_q[log p(x|z)]"
 NEG_I_P_LOWER = parse("-E_p[log q(z|x)]")
 
 I_P_UPPER = single(Opaque("Ī_p", Class.LIKELIHOOD))
-"""The leave-one-out bound needs only densities, but is no sum of atoms."""
+"""The leave-one-out upper bound on I_p. It needs only densities, but is not a sum of atoms of the algebra."""
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """λ D: a constraint, or a penalty.
+    """λ D, the contribution of a constraint or penalty to the Lagrangian.
 
     Args:
         name: of the constraint.
         divergence: D.
-        text: D as its estimator states it.
-        multiplier: λ: fixed, or where it starts.
-        learned: whether λ ascends.
+        text: the formula of D as its estimator states it.
+        multiplier: λ, fixed or its initial value.
+        learned: whether λ is learned.
     """
 
     name: str
@@ -56,8 +56,8 @@ class ObjectiveSpec:
     Args:
         family: its name.
         alpha: (α₁, α₂) as configured.
-        penalties: its constraints.
-        about: what its preset says of it.
+        penalties: its constraints and penalties.
+        about: the description in its preset.
     """
 
     family: str
@@ -67,34 +67,34 @@ class ObjectiveSpec:
 
     @property
     def stated(self) -> Objective:
-        """α₁ I_q + α₂ I_p + Σ λ D, at the multipliers that it starts from."""
+        """α₁ I_q + α₂ I_p + Σ λ D, with the initial multipliers."""
         return self.alpha[0] * I_Q + self.alpha[1] * I_P + self.penalty()
 
     @property
     def bounds(self) -> Objective:
-        """The preference as it is trained: an upper bound where it minimises, minus a lower one where it maximises."""
+        """The preference as it is trained: an upper bound on information to minimise, or minus a lower bound to maximise."""
         (alpha_q, alpha_p), zero = self.alpha, Fraction(0)
         of_q = max(alpha_q, zero) * RATE + max(-alpha_q, zero) * DISTORTION
         return of_q + max(alpha_p, zero) * I_P_UPPER + max(-alpha_p, zero) * NEG_I_P_LOWER
 
     @property
     def trained(self) -> Objective:
-        """What is minimised: the preference by its bounds, and the penalties."""
+        """The objective that is minimised: the bounds in place of the preference, and the penalties."""
         return self.bounds + self.penalty()
 
     def penalty(self, learned: bool = True) -> Objective:
-        """Σ λ D, with or without those whose λ is learned."""
+        """Σ λ D, over all constraints or over those with fixed λ only."""
         return total((p.multiplier, p.divergence) for p in self.penalties if learned or not p.learned)
 
     @property
     def source(self) -> str:
-        """Authors and year, as the preset names them."""
+        """Authors and year from the description in the preset."""
         found = re.findall(r"\(([^()]*\b(?:19|20)\d\d)\)", self.about)
         return found[-1] if found else ""
 
 
 def objective_spec(cfg: DictConfig) -> ObjectiveSpec:
-    """The member that a config states; bounds are made up, for no symbol depends on them."""
+    """The member that a config defines. Its bounds are placeholders, since no symbol depends on them."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
     constraints = build_constraints(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     alpha = (exact_fraction(cfg.alpha.q), exact_fraction(cfg.alpha.p))
@@ -102,7 +102,7 @@ def objective_spec(cfg: DictConfig) -> ObjectiveSpec:
 
 
 def penalty(constraint: Constraint) -> Penalty:
-    """What a constraint adds; a divergence without a symbol that can be read is one of its own, over x and z."""
+    """The penalty of a constraint; a divergence without a formula that can be parsed becomes an opaque symbol over x and z."""
     text = getattr(constraint.divergence, "symbol", "")
     try:
         divergence = parse(text)
@@ -113,7 +113,7 @@ def penalty(constraint: Constraint) -> Penalty:
 
 
 def preset_comment(family: str) -> str:
-    """The first comment of a preset that says something; empty where there is no such file."""
+    """The first comment of a preset other than its package directive; empty if there is no such file."""
     for source in GlobalHydra.instance().config_loader().get_sources():
         file = Path(source.path) / "family" / f"{family}.yaml"
         if source.scheme() == "file" and file.is_file():
@@ -122,11 +122,15 @@ def preset_comment(family: str) -> str:
     return ""
 
 
-def presets(all_of_them: bool = False) -> Iterator[ObjectiveSpec]:
-    """The members that conf/family names, without further settings; one that cannot be built is left out, or raises."""
+def presets(strict: bool = False) -> Iterator[ObjectiveSpec]:
+    """The members in conf/family without further settings.
+
+    Args:
+        strict: whether a member that cannot be built raises its error; otherwise it is left out.
+    """
     for family in sorted(GlobalHydra.instance().config_loader().get_group_options("family")):
         try:
             yield objective_spec(compose("config", overrides=[f"family={family}"]))
         except (LagvaeError, HydraException, OmegaConfBaseException):
-            if all_of_them:
+            if strict:
                 raise

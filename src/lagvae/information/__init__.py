@@ -1,4 +1,7 @@
-"""Mutual information from samples: bounds of both sides, and the paper's kernel density estimate."""
+"""Estimates of mutual information from samples: lower and upper bounds, and the paper's kernel density estimate.
+
+All functions take and return tensors. The package imports `lagvae.errors` only.
+"""
 
 from lagvae.information.bounds import Aggregate, aggregate, aggregate_bounds, equal_mixture, kde_information, marginal_bounds
 from lagvae.information.gaussians import Mixture, gaussian_log_density, kde_log_density

@@ -1,4 +1,8 @@
-"""What is measured of a model on a split: torchmetrics metrics over `JointSamples`."""
+"""Metrics that evaluate a model on a split: torchmetrics metrics over `JointSamples`.
+
+This room may import the divergences, the bounds on information, the distributions and all rooms below them. It knows the data
+only through the protocol `EvaluationData`, and knows nothing of training or configs.
+"""
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr

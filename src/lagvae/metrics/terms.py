@@ -1,4 +1,4 @@
-"""Terms of the objective, divergences by their own estimators, and what else is a mean over samples."""
+"""Terms of the objective, divergences by their own estimators, active units, and reconstruction errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
 
 class Terms(LatentMetric):
-    """rate, distortion and neg_elbo (nats), as far as the laws have them, each a mean with a standard error."""
+    """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error."""
 
     index: list[Tensor]
     rate: list[Tensor]
@@ -33,21 +33,21 @@ class Terms(LatentMetric):
             self.distortion.append(samples.distortion)
 
     def compute(self) -> dict[str, Tensor]:
-        values = {name: dim_zero_cat(kept) for name in ("rate", "distortion") if len(kept := getattr(self, name))}
-        if len(values) == 2:
-            values = {"neg_elbo": values["rate"] + values["distortion"], **values}
+        terms = {name: dim_zero_cat(state) for name in ("rate", "distortion") if len(state := getattr(self, name))}
+        if len(terms) == 2:
+            terms = {"neg_elbo": terms["rate"] + terms["distortion"], **terms}
         result = {}
-        for name, each in values.items():
-            result[name], result[f"{name}_stderr"] = mean_and_stderr(each, dim_zero_cat(self.index))
+        for name, values in terms.items():
+            result[name], result[f"{name}_stderr"] = mean_and_stderr(values, dim_zero_cat(self.index))
         return result
 
 
 class DivergenceValues(LatentMetric):
-    """Divergences by their own estimators: mean over batches weighted by size, standard error over batches.
+    """Divergences by their own estimators: the mean over batches, weighted by size, and its standard error over batches.
 
     Args:
-        divergences: name → estimator. A U-statistic has the same mean for every batch size; a V-statistic has not,
-            so batches are as large as in training.
+        divergences: name → estimator. The mean of a U-statistic does not depend on the batch size, but that of a V-statistic
+            does; batches are therefore as large as in training.
     """
 
     value: list[Tensor]
@@ -82,7 +82,7 @@ class DivergenceValues(LatentMetric):
 
 
 class ActiveUnits(LatentMetric):
-    """Latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
+    """The number of latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
 
     Reference: Burda, Grosse, Salakhutdinov, ICLR 2016 (threshold 0.01).
     """
@@ -113,9 +113,10 @@ class ActiveUnits(LatentMetric):
 
 
 class ReconstructionError(LatentMetric):
-    """reconstruction = E_q (x − E[x|z])², the mean over coordinates, z ∼ q(z|x); its standard error over images.
+    """reconstruction = E_q (x − E[x|z])² with z ∼ q(z|x), the mean over coordinates, with its standard error over images.
 
-    Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z); its error over rows.
+    If z is a second domain of data (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])² with x ∼ p(x|z), with its
+    standard error over the rows of the prior.
     """
 
     index: list[Tensor]
@@ -137,7 +138,7 @@ class ReconstructionError(LatentMetric):
 
     def compute(self) -> dict[str, Tensor]:
         result = {}
-        for name, value, of in (("reconstruction", self.value, self.index), ("reconstruction_z", self.backward, self.row)):
+        for name, value, index in (("reconstruction", self.value, self.index), ("reconstruction_z", self.backward, self.row)):
             if len(value):
-                result[name], result[f"{name}_stderr"] = mean_and_stderr(dim_zero_cat(value), dim_zero_cat(of))
+                result[name], result[f"{name}_stderr"] = mean_and_stderr(dim_zero_cat(value), dim_zero_cat(index))
         return result

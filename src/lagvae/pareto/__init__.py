@@ -1,16 +1,19 @@
-"""Many runs in the plane of information and −ELBO: fronts, dominance, hypervolume, information over slack."""
+"""Compares finished runs in the plane of information and −ELBO: dominance, fronts, hypervolumes, information over slack.
+
+This room may read run folders and configs and import the experiment and all rooms below it. It neither trains nor evaluates.
+"""
 
 from lagvae.pareto.comparison import Analysis, Domination, Group, SlackCurve, analyse
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point, dominates, front, hypervolume, worst
-from lagvae.pareto.points import ANALYSIS, INFORMATION, SPLITS, Collection, RunPoint, collect, runs_below, title
+from lagvae.pareto.points import ANALYSIS, INFORMATION, SPLITS, Collection, RunPoint, collect, method_title, runs_below
 from lagvae.pareto.tables import (
     DOMINATIONS,
     GOALS,
     SLACK,
     SUMMARY,
     comparison_markdown,
+    dominated_rows,
     domination_rows,
-    loser_rows,
     notes,
     slack_rows,
     summary_rows,
@@ -38,16 +41,16 @@ __all__ = [
     "analyse",
     "collect",
     "comparison_markdown",
+    "dominated_rows",
     "dominates",
     "domination_rows",
     "front",
     "hypervolume",
-    "loser_rows",
+    "method_title",
     "notes",
     "runs_below",
     "slack_rows",
     "summary_rows",
-    "title",
     "worst",
     "write_csv",
     "write_markdown",

@@ -1,7 +1,8 @@
-"""Who dominates whom, which runs form fronts, what these cover, and how information follows the slack γ₁.
+"""Dominance between runs, Pareto fronts with their hypervolumes, and information as a function of the slack γ₁.
 
-Only runs with the same sign of α are compared, and dominance and fronts are within a seed: there the runs of a sweep
-share their start θ* and their random numbers. Seeds are replicates; what is found in each is summarised over them.
+Only runs with the same sign of α are compared, and dominance and fronts are determined within each seed, because the runs of a
+sweep with the same seed share their initial parameters θ* and their random numbers. Seeds are replicates, over which the
+results are summarised.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lagvae.pareto.points import SPLITS, Collection, RunPoint
 
 @dataclass(frozen=True)
 class Domination:
-    """On a split, `better` dominates `worse`, which is a run of another method with the same sign of α and seed."""
+    """On one split, `better` dominates `worse`, a run of another method with the same seed and sign of α."""
 
     split: str
     better: RunPoint
@@ -29,9 +30,11 @@ class Domination:
 class Group:
     """The runs of one method with one sign of α, on one split.
 
-    compared: runs that have a rival, a run of another method with the same seed. dominated: those that some rival dominates.
-    beaten: those that some rival is better than in both objectives, whatever the noise (z = 0).
-    fronts: seed → runs that no run of the group beats, by −ELBO upwards. hypervolumes: seed → nats².
+    Attributes:
+        compared: the runs that have a rival, which is a run of another method with the same seed.
+        dominated: the runs that some rival dominates.
+        dominated_ignoring_errors: the runs that some rival dominates if standard errors are ignored (z = 0).
+        fronts: seed → the runs on the Pareto front of the group, by increasing −ELBO. hypervolumes: seed → nats².
     """
 
     sign: int
@@ -40,23 +43,26 @@ class Group:
     runs: list[RunPoint]
     compared: list[RunPoint]
     dominated: list[RunPoint]
-    beaten: list[RunPoint]
+    dominated_ignoring_errors: list[RunPoint]
     fronts: Mapping[int, list[RunPoint]]
     hypervolumes: Mapping[int, float]
 
     @property
     def hypervolume(self) -> tuple[float, float | None]:
-        """Mean over seeds, and their standard deviation where there are several."""
+        """Mean over seeds, and the standard deviation over seeds if there are several."""
         values = list(self.hypervolumes.values())
         return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class SlackCurve:
-    """Information over the slack γ₁ for one α, on one split: the paper's Figure 1.
+    """Information as a function of the slack γ₁ for one α, on one split: a curve of the paper's Figure 1.
 
-    Per γ₁, upwards: the mean over seeds (nats); its spread, the standard deviation over seeds, or with one run the standard
-    error of the measurement; the standard error of the mean; the number of runs.
+    Attributes:
+        gammas: the values of γ₁ in nats, increasing. The lists below have an entry for each.
+        means: of information over seeds, in nats. errors: standard errors of the means.
+        spreads: standard deviations over seeds; of a single run, the standard error of its estimate.
+        counts: numbers of runs.
     """
 
     family: str
@@ -68,26 +74,28 @@ class SlackCurve:
     errors: list[float]
     counts: list[int]
 
-    def breaks(self) -> list[tuple[float, float, float, float]]:
-        """Where a larger slack does not give more of what α asks for: (γ, next γ, I(next γ) − I(γ), its standard error)."""
-        found = []
+    def non_monotone_steps(self) -> list[tuple[float, float, float, float]]:
+        """Steps where a larger slack does not improve information: (γ, next γ, I(next γ) − I(γ), its standard error)."""
+        steps = []
         for k in range(len(self.gammas) - 1):
-            step = self.means[k + 1] - self.means[k]
-            if step * self.alpha >= 0:  # α < 0 asks for more information, α > 0 for less
-                found.append((self.gammas[k], self.gammas[k + 1], step, hypot(self.errors[k], self.errors[k + 1])))
-        return found
+            change = self.means[k + 1] - self.means[k]
+            if change * self.alpha >= 0:  # α < 0 prefers more information, α > 0 less
+                steps.append((self.gammas[k], self.gammas[k + 1], change, hypot(self.errors[k], self.errors[k + 1])))
+        return steps
 
     @property
     def monotone(self) -> bool:
         """Whether mean information strictly rises (α < 0) or falls (α > 0) with γ₁."""
-        return not self.breaks()
+        return not self.non_monotone_steps()
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that is said of a collection.
+    """The result of a comparison.
 
-    references: (sign, split) → (−ELBO, I) in nats, where hypervolumes are measured from.
+    Attributes:
+        z: number of standard errors that a difference must exceed.
+        references: (sign, split) → (−ELBO, I) in nats, the reference point of the hypervolumes.
     """
 
     collection: Collection
@@ -99,7 +107,7 @@ class Analysis:
 
     def dominators(self, run: RunPoint, split: str) -> list[RunPoint]:
         """The runs of other methods that dominate a run on a split."""
-        return [found.better for found in self.dominations if found.split == split and found.worse.name == run.name]
+        return [pair.better for pair in self.dominations if pair.split == split and pair.worse.name == run.name]
 
 
 def analyse(
@@ -108,14 +116,14 @@ def analyse(
     """Compare the runs of a collection.
 
     Args:
-        z: how many standard errors of the difference a run must be better by, in both objectives, to dominate.
-        references: (sign, split) → (−ELBO, I) in nats, instead of the worst values of all runs of that sign and split.
+        z: number of standard errors of the difference by which a run must be better in both objectives to dominate.
+        references: (sign, split) → (−ELBO, I) in nats; by default the worst values of all runs of that sign and split.
 
     Raises: SettingError for a z that is not a number ≥ 0.
     """
     if not isfinite(z) or z < 0:
-        raise SettingError(f"z={z} must be a number ≥ 0: standard errors that a difference must exceed; 2 by default.")
-    found: dict[tuple[int, str], tuple[float, float]] = {}
+        raise SettingError(f"z={z} must be a number ≥ 0: the standard errors that a difference must exceed; 2 by default.")
+    used: dict[tuple[int, str], tuple[float, float]] = {}
     groups: list[Group] = []
     dominations: list[Domination] = []
     for sign in (MAXIMISE, MINIMISE):
@@ -123,15 +131,15 @@ def analyse(
         if not runs:
             continue
         for split in SPLITS:
-            found[sign, split] = (references or {}).get((sign, split)) or worst([c.points[split] for c in runs], sign)
+            used[sign, split] = (references or {}).get((sign, split)) or worst([run.points[split] for run in runs], sign)
             dominations += (pairs := _dominations(runs, split, z))
             groups += [
-                _group(runs, family, split, pairs, found[sign, split])
+                _group(runs, family, split, pairs, used[sign, split])
                 for family in collection.families
                 if any(run.family == family for run in runs)
             ]
     curves = [curve for split in SPLITS for curve in _curves(collection, split)]
-    return Analysis(collection, z, found, groups, dominations, curves)
+    return Analysis(collection, z, used, groups, dominations, curves)
 
 
 def _rivals(run: RunPoint, runs: list[RunPoint]) -> list[RunPoint]:
@@ -151,14 +159,14 @@ def _group(
     runs: list[RunPoint], family: str, split: str, dominations: list[Domination], reference: tuple[float, float]
 ) -> Group:
     """The group of a method among the runs of one sign."""
-    losers = {pair.worse.name for pair in dominations}
-    beaten = {pair.worse.name for pair in _dominations(runs, split, z=0.0)}
+    dominated = {pair.worse.name for pair in dominations}
+    dominated_ignoring_errors = {pair.worse.name for pair in _dominations(runs, split, z=0.0)}
     members = [run for run in runs if run.family == family]
     sign, fronts, hypervolumes = members[0].sign, {}, {}
     for seed in sorted({run.seed for run in members}):
-        here = [run for run in members if run.seed == seed]
-        points = [run.points[split] for run in here]
-        fronts[seed] = [here[k] for k in front(points, sign)]
+        of_seed = [run for run in members if run.seed == seed]
+        points = [run.points[split] for run in of_seed]
+        fronts[seed] = [of_seed[k] for k in front(points, sign)]
         hypervolumes[seed] = hypervolume(points, sign, reference)
     return Group(
         sign=sign,
@@ -166,25 +174,25 @@ def _group(
         family=family,
         runs=members,
         compared=[run for run in members if _rivals(run, runs)],
-        dominated=[run for run in members if run.name in losers],
-        beaten=[run for run in members if run.name in beaten],
+        dominated=[run for run in members if run.name in dominated],
+        dominated_ignoring_errors=[run for run in members if run.name in dominated_ignoring_errors],
         fronts=fronts,
         hypervolumes=hypervolumes,
     )
 
 
 def _curves(collection: Collection, split: str) -> list[SlackCurve]:
-    """A curve per method and α; none where γ₁ has a single value."""
-    slack = [(run, run.gamma) for run in collection.runs if run.gamma is not None]
-    if len({gamma for _, gamma in slack}) < 2:
+    """A curve for each method and α; none if γ₁ has a single value."""
+    with_slack = [(run, run.gamma) for run in collection.runs if run.gamma is not None]
+    if len({gamma for _, gamma in with_slack}) < 2:
         return []
     curves = []
-    for family, alpha in sorted({(run.family, run.alpha) for run, _ in slack}):
-        own = [(run, gamma) for run, gamma in slack if (run.family, run.alpha) == (family, alpha)]
+    for family, alpha in sorted({(run.family, run.alpha) for run, _ in with_slack}):
+        own = [(run, gamma) for run, gamma in with_slack if (run.family, run.alpha) == (family, alpha)]
         gammas = sorted({gamma for _, gamma in own})
-        points = [[run.points[split] for run, at in own if at == gamma] for gamma in gammas]
-        values = [[point.information for point in at] for at in points]
-        spreads = [stdev(v) if len(v) > 1 else at[0].information_stderr for v, at in zip(values, points, strict=True)]
+        points = [[run.points[split] for run, run_gamma in own if run_gamma == gamma] for gamma in gammas]
+        values = [[point.information for point in group] for group in points]
+        spreads = [stdev(v) if len(v) > 1 else group[0].information_stderr for v, group in zip(values, points, strict=True)]
         counts = [len(v) for v in values]
         errors = [spread / n**0.5 for spread, n in zip(spreads, counts, strict=True)]
         curves.append(SlackCurve(family, alpha, split, gammas, [fmean(v) for v in values], spreads, errors, counts))

@@ -1,4 +1,4 @@
-"""Pictures of many runs compared: information over the slack (the paper's Figure 1), fronts (its Figure 2)."""
+"""Figures of a comparison of runs: information over the slack γ₁ (the paper's Figure 1) and fronts (its Figure 2)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lagvae.experiment.style import STYLE
 from lagvae.io import write_atomically
 from lagvae.pareto.comparison import Analysis, Group
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE
-from lagvae.pareto.points import SPLITS, title
+from lagvae.pareto.points import SPLITS, method_title
 
 METHODS = {"lagvae": ("#0072B2", "o"), "infovae": ("#D55E00", "^"), "beta_vae": ("#009E73", "s"), "vae": ("#CC79A7", "D")}
-"""Method → colour and marker, told apart without colour vision and in grey (Okabe and Ito)."""
+"""Method → colour and marker, distinguishable with colour blindness and in greyscale (Okabe and Ito, 2008)."""
 
-OTHERS = (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
+OTHER_METHODS = (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
 
 MAXIMISING, MINIMISING = ("#08519c", "#56B4E9", "#009E73"), ("#a63603", "#E69F00", "#CC79A7")
-"""Of Figure 1: the further α is from zero, the earlier its colour."""
+"""Colours of the curves of Figure 1, by decreasing |α|."""
 
 AXES = {
     "i_q": "$I_q(x;z)$, middle of its interval (nats)",
@@ -32,16 +32,16 @@ AXES = {
     "i_q_kde": "$I_q(x;z)$ by kernel density estimate (nats)",
 }
 
-PRINTED = {"savefig.dpi": 220, "svg.hashsalt": "lagvae"}
-"""Sharp on paper; and a vector file that is the same whenever it is drawn."""
+OUTPUT = {"savefig.dpi": 220, "svg.hashsalt": "lagvae"}
+"""A resolution for print, and a fixed salt so that a vector file is the same whenever it is drawn."""
 
 
 def draw_pareto(folder: Path, analysis: Analysis) -> list[Path]:
-    """Draw figure2, and figure1 where γ₁ was swept, each as PNG and SVG; returns the files."""
+    """Draw figure2, and figure1 if γ₁ was swept, each as PNG and SVG; returns the files."""
     files = []
-    with matplotlib.rc_context(STYLE | PRINTED):
-        figures = {"figure1": slack(analysis)} if analysis.curves else {}
-        figures["figure2"] = fronts(analysis)
+    with matplotlib.rc_context(STYLE | OUTPUT):
+        figures = {"figure1": slack_figure(analysis)} if analysis.curves else {}
+        figures["figure2"] = fronts_figure(analysis)
         for name, figure in figures.items():
             for kind in ("png", "svg"):
                 path = folder / f"{name}.{kind}"
@@ -55,25 +55,25 @@ def draw_pareto(folder: Path, analysis: Analysis) -> list[Path]:
     return files
 
 
-def _looks(analysis: Analysis) -> dict[str, tuple[str, str]]:
+def _method_styles(analysis: Analysis) -> dict[str, tuple[str, str]]:
     """Method → colour and marker."""
-    spare = iter(OTHERS * len(analysis.collection.families))
-    return {family: METHODS.get(family) or next(spare) for family in analysis.collection.families}
+    unused = iter(OTHER_METHODS * len(analysis.collection.families))
+    return {family: METHODS.get(family) or next(unused) for family in analysis.collection.families}
 
 
-def fronts(analysis: Analysis) -> Figure:
+def fronts_figure(analysis: Analysis) -> Figure:
     """Every run of every seed in the plane of −ELBO and I, with the front of each method, sign of α and seed as steps."""
     figure = Figure(figsize=(7.6, 4.3), layout="constrained")
     axes = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
-    looks = _looks(analysis)
+    styles = _method_styles(analysis)
     for axis, split in zip(axes, SPLITS, strict=True):
         for group in (group for group in analysis.groups if group.split == split):
-            _draw_group(axis, group, *looks[group.family])
+            _draw_group(axis, group, *styles[group.family])
         axis.set_title("training data" if split == "train" else "test data", loc="left")
         axis.set_xlabel("−ELBO (nats)")
     axes[0].set_ylabel(AXES[analysis.collection.information])
-    keys = list(_keys(analysis, looks))
-    figure.legend(handles=keys, loc="outside lower center", ncols=(len(keys) + 1) // 2, fontsize=8)
+    handles = list(_legend_handles(analysis, styles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=(len(handles) + 1) // 2, fontsize=8)
     return figure
 
 
@@ -101,14 +101,14 @@ def _draw_group(axis: Axes, group: Group, colour: str, marker: str) -> None:
         axis.step(x, y, where="post", color=colour, linewidth=0.9, alpha=0.6, zorder=2)
 
 
-def _keys(analysis: Analysis, looks: dict[str, tuple[str, str]]) -> Iterator[Line2D]:
-    """What the legend says: methods by colour and marker, signs of α by filled and hollow, steps."""
-    for family, (colour, marker) in looks.items():
-        yield Line2D([], [], linestyle="none", color=colour, marker=marker, markersize=5, label=title(family))
-    if len(looks) % 2:
-        yield Line2D([], [], linestyle="none", label=" ")  # a legend fills its columns of two from above
-    told = ((MAXIMISE, "α < 0, maximise: better to the upper left"), (MINIMISE, "α > 0, minimise: better to the lower left"))
-    for sign, label in told:
+def _legend_handles(analysis: Analysis, styles: dict[str, tuple[str, str]]) -> Iterator[Line2D]:
+    """The legend: methods by colour and marker, signs of α by filled and hollow markers, fronts as lines."""
+    for family, (colour, marker) in styles.items():
+        yield Line2D([], [], linestyle="none", color=colour, marker=marker, markersize=5, label=method_title(family))
+    if len(styles) % 2:
+        yield Line2D([], [], linestyle="none", label=" ")  # a legend fills its columns, of two rows each, from above
+    signs = ((MAXIMISE, "α < 0, maximise: better to the upper left"), (MINIMISE, "α > 0, minimise: better to the lower left"))
+    for sign, label in signs:
         if any(group.sign == sign for group in analysis.groups):
             face = "0.3" if sign == MAXIMISE else "white"
             yield Line2D([], [], linestyle="none", color="0.3", marker="o", markersize=5, markerfacecolor=face, label=label)
@@ -116,8 +116,8 @@ def _keys(analysis: Analysis, looks: dict[str, tuple[str, str]]) -> Iterator[Lin
     yield Line2D([], [], color="0.3", linewidth=0.9, label="front" if seeds == 1 else f"fronts of {seeds} seeds")
 
 
-def slack(analysis: Analysis) -> Figure:
-    """Information over the slack γ₁ on training data, a line per α."""
+def slack_figure(analysis: Analysis) -> Figure:
+    """Information over the slack γ₁ on training data, with a line for each α."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axis = figure.subplots()
     curves = [curve for curve in analysis.curves if curve.split == "train"]
@@ -137,11 +137,11 @@ def slack(analysis: Analysis) -> Figure:
             markersize=4,
             linewidth=1.3,
             capsize=2,
-            label=name if len(families) == 1 else f"{title(curve.family)}, {name}",
+            label=name if len(families) == 1 else f"{method_title(curve.family)}, {name}",
         )
     axis.set_xlabel("slack γ₁ of −ELBO (nats)")
     axis.set_ylabel(AXES[analysis.collection.information])
-    several = max(max(curve.counts) for curve in curves) > 1
-    axis.set_title(f"training data, ± {'standard deviation over seeds' if several else 'standard error'}", loc="left")
+    several_seeds = max(max(curve.counts) for curve in curves) > 1
+    axis.set_title(f"training data, ± {'standard deviation over seeds' if several_seeds else 'standard error'}", loc="left")
     figure.legend(loc="outside lower center", ncols=min(4, len(curves)), fontsize=8)
     return figure

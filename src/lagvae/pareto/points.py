@@ -1,4 +1,4 @@
-"""Finished runs as points of the plane of information and −ELBO: found in run folders, read, and checked to belong together."""
+"""Finds finished runs in folders, reads them as points (information, −ELBO), and checks that they are comparable."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point
 from lagvae.runs.layout import LATEST, RunFolder
 
 SPLITS = ("train", "test")
-"""What is compared: the data that the constraints are on, and data that were not seen."""
+"""The splits that are compared: the data on which the constraints are imposed, and held-out data."""
 
 INFORMATION = {
-    "i_q": "the middle of the interval that I_q lies in; its standard error is the larger one of the two ends",
+    "i_q": "the middle of the interval that I_q lies in; its standard error is the larger of those of the two ends",
     "i_q_lower": "the lower end of the interval that I_q lies in",
     "i_q_upper": "the upper end of the interval that I_q lies in",
     "rate": "the rate E KL(q(z|x)‖p(z)), an upper bound on I_q",
     "i_q_kde": "the kernel density estimate of I_q (the paper's eq. 21), which may break the bounds on I_q",
 }
-"""Estimator → what it is; all in nats, with a standard error beside each."""
+"""Estimator → its description; all are in nats and have standard errors."""
 
-NAMES = {"lagvae": "LagVAE", "infovae": "InfoVAE", "beta_vae": "β-VAE", "vae": "VAE"}
-
-
-def title(family: str) -> str:
-    """A method as the literature writes it."""
-    return NAMES.get(family, family)
+METHOD_TITLES = {"lagvae": "LagVAE", "infovae": "InfoVAE", "beta_vae": "β-VAE", "vae": "VAE"}
 
 
-class Unusable(LagvaeError):
-    """A run folder is damaged or lacks what the comparison needs."""
+def method_title(family: str) -> str:
+    """The name of a method as the literature writes it."""
+    return METHOD_TITLES.get(family, family)
+
+
+class UnusableRun(LagvaeError):
+    """A run folder is damaged or lacks values that the comparison needs."""
 
 
 @dataclass(frozen=True)
 class RunPoint:
     """A finished run.
 
-    gamma: the slack γ₁ of −ELBO (nats) where its bound came from a calibration. bound: on −ELBO (nats), if any.
-    multipliers: the fixed λ, constraint → nats per unit of D. points: split → what was measured.
-    breaks_bound: whether its estimate of information lies outside of the bounds that information must obey.
+    Attributes:
+        gamma: the slack γ₁ of −ELBO (nats), if its bound came from a calibration. bound: on −ELBO (nats), if any.
+        multipliers: the fixed λ, constraint → nats per unit of D. points: split → the estimates.
+        breaks_bound: whether its estimate of information violates the bounds on information.
     """
 
     name: str
@@ -63,12 +64,12 @@ class RunPoint:
 
     @property
     def sign(self) -> int:
-        """Of α: below zero a run maximises information."""
+        """The sign of α; a run with α < 0 maximises information."""
         return MAXIMISE if self.alpha < 0 else MINIMISE
 
     @property
     def setting(self) -> str:
-        """What a sweep varies, in the paper's words."""
+        """The setting that a sweep varies, in the paper's notation."""
         if self.gamma is not None:
             return f"γ₁ = {self.gamma:g}"
         if self.bound is not None:
@@ -77,22 +78,22 @@ class RunPoint:
 
 
 def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
-    """A finished run as a run, with the estimate of information that is meant.
+    """Read a finished run, with the named estimate of information.
 
-    Raises: Unusable where its files are damaged or lack something; CheckpointError where summary.json cannot be read.
+    Raises: UnusableRun where its files are damaged or incomplete; CheckpointError where summary.json cannot be read.
     """
     summary, config = run.read_summary(), _config(run)
     if not isinstance(summary, Mapping):
-        raise Unusable("summary.json holds no summary")
+        raise UnusableRun("summary.json holds no summary")
     for key in ("family", "seed", "alpha.q", "alpha.p"):
-        told, asked = select(summary, key), select(config, key)
-        if told is None or told != asked:
-            raise Unusable(f"{key} is {told} in summary.json and {asked} in config.yaml")
+        in_summary, in_config = select(summary, key), select(config, key)
+        if in_summary is None or in_summary != in_config:
+            raise UnusableRun(f"{key} is {in_summary} in summary.json and {in_config} in config.yaml")
     for key in ("data", "model", "training.steps", "training.start"):
         if select(config, key) is None:
-            raise Unusable(f"config.yaml has no {key}")
+            raise UnusableRun(f"config.yaml has no {key}")
     constraints = config["constraints"]
-    names = sorted(constraints, key=lambda name: name != "neg_elbo")  # λ₁ is of −ELBO
+    names = sorted(constraints, key=lambda name: name != "neg_elbo")  # λ₁ belongs to −ELBO
     penalties = [c for c in names if select(summary, f"constraints.{c}.bound") is None]
     calibrated = {c: select(summary, f"constraints.{c}.calibrated") for c in constraints}
     bounded = "neg_elbo" in constraints and "neg_elbo" not in penalties
@@ -119,20 +120,20 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
 def _config(run: RunFolder) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(OmegaConf.load(run.config), resolve=True)
-    except Exception as error:  # YAML and OmegaConf fail in many ways
-        raise Unusable(f"config.yaml is damaged: {(str(error).splitlines() or [repr(error)])[0]}") from error
+    except Exception as error:  # YAML and OmegaConf raise many kinds of errors
+        raise UnusableRun(f"config.yaml is damaged: {(str(error).splitlines() or [repr(error)])[0]}") from error
     if not isinstance(config, dict):
-        raise Unusable("config.yaml holds no settings")
+        raise UnusableRun("config.yaml holds no settings")
     constraints = config.get("constraints")
     if not isinstance(constraints, dict) or not all(isinstance(c, dict) for c in constraints.values()):
-        raise Unusable("config.yaml has no constraints with their settings")
+        raise UnusableRun("config.yaml has no constraints with their settings")
     return {str(key): value for key, value in config.items()}
 
 
 def _number(content: Mapping[str, Any], key: str, file: str = "summary.json") -> float:
     value = select(content, key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise Unusable(f"{file} has no number at {key}")
+        raise UnusableRun(f"{file} has no number at {key}")
     return float(value)
 
 
@@ -142,9 +143,9 @@ def _point(summary: Mapping[str, Any], split: str, information: str) -> Point:
 
 
 def _bound(config: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[float, float | None]:
-    """The bound on −ELBO and, where it was calibrated, the slack γ₁ = bound − ε̂ in it (nats).
+    """The bound on −ELBO and, if it was calibrated, its slack γ₁ = bound − ε̂ (nats).
 
-    γ₁ is taken from the settings where they give it in nats, so that it is the same number for every seed.
+    γ₁ is taken from the settings if they state it in nats, so that it is the same number for every seed.
     """
     key = "constraints.neg_elbo"
     bound, setting = _number(summary, f"{key}.bound"), select(config, key)
@@ -156,12 +157,17 @@ def _bound(config: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[float
 
 
 ANALYSIS = "pareto-analysis"
-"""The folder that the comparison is written to where no other is named."""
+"""The folder to which a comparison is written by default."""
 
 
 @dataclass
 class Collection:
-    """The runs below some folders: those that are compared, and by name those that are not, with the reason."""
+    """The runs below some folders: those that are compared, and the names of all others.
+
+    Attributes:
+        runs: the compared runs. unfinished: names of runs without a summary. skipped: name → why a run cannot be used.
+        left_out: name → why a usable run does not take part.
+    """
 
     folders: list[Path]
     information: str
@@ -180,53 +186,56 @@ def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
     """Read all runs in some folders and below them.
 
     Args:
-        information: which estimate of I is meant, a key of `INFORMATION`.
+        information: the estimate of I to compare, a key of `INFORMATION`.
 
     Raises:
         SettingError: a folder cannot be read, or the estimate is unknown.
-        ComparisonError: no run can be used, or those that can do not belong together.
+        ComparisonError: no run can be used, or the usable runs are not comparable.
     """
     if information not in INFORMATION:
         raise SettingError(f"information={information} is unknown; choose one of {', '.join(INFORMATION)}.")
     for folder in folders:
         if not folder.is_dir():
             raise SettingError(f"{folder} is no folder. Name one that holds run folders, such as runs/pareto.")
-    found = Collection(list(folders), information)
+    collection = Collection(list(folders), information)
     roots, seen = [folder.resolve() for folder in folders], set[Path]()
-    for place in (place for root in roots for place in runs_below(root, seen)):
-        name = os.path.relpath(place.path, os.path.commonpath(roots))
-        name = place.path.name if name == "." else name
-        if not place.finished:
-            found.unfinished.append(f"{name} (it failed)" if place.failure.is_file() else name)
+    for run_folder in (run_folder for root in roots for run_folder in runs_below(root, seen)):
+        name = os.path.relpath(run_folder.path, os.path.commonpath(roots))
+        name = run_folder.path.name if name == "." else name
+        if not run_folder.finished:
+            collection.unfinished.append(f"{name} (it failed)" if run_folder.failure.is_file() else name)
             continue
         try:
-            run = read_point(place, name, information)
-        except (CheckpointError, Unusable) as error:
-            found.skipped[name] = str(error)
+            run = read_point(run_folder, name, information)
+        except (CheckpointError, UnusableRun) as error:
+            collection.skipped[name] = str(error)
             continue
         if run.alpha == 0:
-            found.left_out[name] = "α = 0: it prefers neither more nor less information"
+            collection.left_out[name] = "α = 0: it prefers neither more nor less information"
         elif run.settings.varied["alpha.p"] != 0:
-            found.left_out[name] = f"alpha.p = {run.settings.varied['alpha.p']:g}: its preference is not of I_q alone"
+            alpha_p = run.settings.varied["alpha.p"]
+            collection.left_out[name] = f"alpha.p = {alpha_p:g}: its preference does not concern I_q alone"
         else:
-            found.runs.append(run)
-    _drop_twins(found)
-    _check(found)
-    return found
+            collection.runs.append(run)
+    _drop_duplicates(collection)
+    _check(collection)
+    return collection
 
 
 def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
-    """The run folders at and below a folder that were not seen before; not what a run itself keeps in folders.
+    """The run folders at and below a folder that are not in `seen`, which is updated.
 
-    Calibrations, `latest`, hidden folders and earlier comparisons are passed by. SettingError where a folder cannot be read.
+    Calibrations, `latest`, hidden folders, earlier comparisons and the subfolders of a run are excluded.
+
+    Raises: SettingError where a folder cannot be read.
     """
     if folder.resolve() in seen:
-        return  # named twice, or a link that leads back
+        return  # the folder was named twice, or a link leads back to it
     seen.add(folder.resolve())
     run = RunFolder(folder)
-    passed = {LATEST, ANALYSIS}
+    excluded = {LATEST, ANALYSIS}
     if run.config.is_file():
-        passed |= {"evaluation", run.checkpoints.name, run.figures.name}
+        excluded |= {"evaluation", run.checkpoints.name, run.figures.name}
         if not (folder / "calibration.json").exists():
             yield run
     try:
@@ -234,40 +243,40 @@ def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
     except OSError as error:
         raise SettingError(f"{folder} cannot be read ({error.strerror}). Name folders that can.") from error
     for child in children:
-        if child.name not in passed and not child.name.startswith("."):
+        if child.name not in excluded and not child.name.startswith("."):
             yield from runs_below(child, seen)
 
 
-def _drop_twins(found: Collection) -> None:
-    """Of runs with the same settings and seed only the first one counts."""
+def _drop_duplicates(collection: Collection) -> None:
+    """Of runs with the same settings and seed keep only the first one."""
     first: dict[str, str] = {}
-    for run in list(found.runs):
-        mark = repr((run.family, run.seed, run.settings.shared, run.settings.own, run.settings.varied))
-        if mark in first:
-            found.runs.remove(run)
-            found.skipped[run.name] = f"it has the settings and the seed of {first[mark]}, which is counted"
-        first.setdefault(mark, run.name)
+    for run in list(collection.runs):
+        key = repr((run.family, run.seed, run.settings.shared, run.settings.own, run.settings.varied))
+        if key in first:
+            collection.runs.remove(run)
+            collection.skipped[run.name] = f"it has the settings and the seed of {first[key]}, which is counted"
+        first.setdefault(key, run.name)
 
 
-def _check(found: Collection) -> None:
-    """Raise ComparisonError where nothing is left to compare, or what is left does not belong together."""
-    where = ", ".join(str(folder) for folder in found.folders)
-    if not found.runs:
-        groups = {"unfinished": found.unfinished, "skipped": found.skipped, "left out": found.left_out}
-        told = "; ".join(f"{len(names)} {word}, such as {next(iter(names))}" for word, names in groups.items() if names)
-        why = next((f" ({reason})" for reason in (found.skipped | found.left_out).values()), "")
+def _check(collection: Collection) -> None:
+    """Raise ComparisonError if no run is left to compare, or if the runs are not comparable."""
+    where = ", ".join(str(folder) for folder in collection.folders)
+    if not collection.runs:
+        groups = {"unfinished": collection.unfinished, "skipped": collection.skipped, "left out": collection.left_out}
+        counts = "; ".join(f"{len(names)} {word}, such as {next(iter(names))}" for word, names in groups.items() if names)
+        reason = next((f" ({why})" for why in (collection.skipped | collection.left_out).values()), "")
         raise ComparisonError(
             f"There is no run to compare below {where}: "
-            + (f"{told}{why}. Finish or repair them, or name another folder." if told else "it holds no run folder.")
+            + (f"{counts}{reason}. Finish or repair them, or name another folder." if counts else "it holds no run folder.")
             + " A sweep makes runs: python src/train.py -m sweep=NAME."
         )
-    differ = disagreements({run.name: run.settings.shared for run in found.runs})
-    for family in found.families:
-        own = {run.name: run.settings.own for run in found.runs if run.family == family}
-        differ += [f"{told} (both {title(family)})" for told in disagreements(own)]
-    if differ:
-        more = f"\n  and {len(differ) - 5} more settings differ" if len(differ) > 5 else ""
+    differences = disagreements({run.name: run.settings.shared for run in collection.runs})
+    for family in collection.families:
+        own = {run.name: run.settings.own for run in collection.runs if run.family == family}
+        differences += [f"{difference} (both {method_title(family)})" for difference in disagreements(own)]
+    if differences:
+        more = f"\n  and {len(differences) - 5} more settings differ" if len(differences) > 5 else ""
         raise ComparisonError(
-            f"The runs below {where} do not belong together:\n  " + ";\n  ".join(differ[:5]) + more + ".\n"
+            f"The runs below {where} do not belong together:\n  " + ";\n  ".join(differences[:5]) + more + ".\n"
             "Name the folder of one sweep, or only folders of runs that share these settings."
         )

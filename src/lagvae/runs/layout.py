@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, written so that a reader never sees half a file.
+"""The run folder and the files that a run writes to it:
 
 runs/<name>/config.yaml  metrics.csv  summary.json  checkpoints/  figures/
 """
@@ -24,22 +24,22 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config, enough to run again."""
+        """The resolved config, from which the run can be repeated."""
         return self.path / "config.yaml"
 
     @property
     def summary(self) -> Path:
-        """What was reached; its presence says that the run finished."""
+        """The results; this file exists exactly if the run finished."""
         return self.path / "summary.json"
 
     @property
     def failure(self) -> Path:
-        """Why the run failed, where it did; gone when it is tried again."""
+        """The error of a failed run; removed when the run is tried again."""
         return self.path / "failure.json"
 
     @property
     def metrics(self) -> Path:
-        """Long table: step, epoch, split, name, value."""
+        """The table of metrics in long format: step, epoch, split, name, value."""
         return self.path / "metrics.csv"
 
     @property
@@ -65,7 +65,7 @@ class RunFolder:
         return self.summary.is_file()
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary; CheckpointError where it is missing or damaged."""
+        """Read the summary; CheckpointError where it is missing or damaged."""
         try:
             content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -74,14 +74,14 @@ class RunFolder:
 
     @staticmethod
     def check_name(name: str) -> None:
-        """Raise SettingError for a name that is no place below runs/, or is taken by what is kept there."""
+        """Raise SettingError for a name that is not a path below runs/ or is reserved there."""
         path = Path(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0] in (LATEST, ".multirun"):
             raise SettingError(f"name={name!r} cannot be a folder under runs/; use one such as name=first or name=a/b.")
 
     @classmethod
     def create(cls, runs: Path, name: str) -> RunFolder:
-        """Make a new folder; a name that is taken gets a number. `runs/latest` points at it from now on.
+        """Make a new folder, with a number appended if the name is taken, and point `runs/latest` to it.
 
         Raises: SettingError for a name that cannot be used, or where the folder cannot be made.
         """
@@ -108,7 +108,7 @@ class RunFolder:
 
     @classmethod
     def find(cls, runs: Path, which: str) -> RunFolder:
-        """The run that a user named: "latest", a name under runs/, or a path. CheckpointError where there is none."""
+        """Find a run by "latest", a name under runs/ or a path; CheckpointError where there is none."""
         for folder in (Path(which).expanduser(), runs / which):
             if (folder / "config.yaml").is_file():
                 return cls(folder.resolve())

@@ -1,4 +1,4 @@
-"""Loggers beside metrics.csv: Weights & Biases and TensorBoard, without a surprise."""
+"""Loggers beside metrics.csv: Weights & Biases and TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lagvae.runs.metrics_table import MetricsTable, read_rows
 
 
 def has_key(host: str = "api.wandb.ai") -> bool:
-    """Whether a W&B login is set up; the key itself is not looked at."""
+    """Whether a W&B login is configured; the key itself is not read."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -24,14 +24,14 @@ def has_key(host: str = "api.wandb.ai") -> bool:
 
 
 def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **settings: Any) -> WandbLogger:
-    """A WandbLogger that writes into the run's folder; it goes offline by itself without a key or an answer."""
+    """A WandbLogger that writes to the run's folder; it works offline if there is no login or the server does not answer."""
     import wandb
 
     mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     settings = {"save_dir": str(run.path), "config": config, "settings": wandb.Settings(quiet=True), **settings}
     try:
         logger = WandbLogger(mode=mode, **settings)
-        _ = logger.experiment  # connects now, before training
+        _ = logger.experiment  # connect now rather than during training
     except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError):
         if mode == "offline":
             raise
@@ -41,7 +41,7 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
 
 
 def log_picture(logger: Logger, path: Path) -> None:
-    """Show a PNG where a logger can show pictures."""
+    """Log a PNG with a logger that supports images; others ignore it."""
     if isinstance(logger, WandbLogger):
         logger.log_image(path.stem, [str(path)])
     elif isinstance(logger, TensorBoardLogger):
@@ -53,7 +53,7 @@ def log_picture(logger: Logger, path: Path) -> None:
 
 
 def replay(table: Path, logger: Logger) -> None:
-    """Tell a logger what metrics.csv holds: an ensemble trains many runs at once; a logger hears of each when it is over."""
+    """Log all rows of metrics.csv. The runs of an ensemble train at the same time, and each is logged after it has finished."""
     if isinstance(logger, MetricsTable):
         return
     rows: dict[int, dict[str, float]] = {}
@@ -64,7 +64,7 @@ def replay(table: Path, logger: Logger) -> None:
 
 
 def close(logger: Logger, failed: bool = False) -> None:
-    """Write out what is left; a W&B run ends, so that the next job of a sweep starts its own."""
+    """Flush a logger and end its W&B run, so that the next job of a sweep starts a run of its own."""
     logger.save()
     logger.finalize("failed" if failed else "success")
     if isinstance(logger, WandbLogger):

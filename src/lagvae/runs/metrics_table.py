@@ -17,8 +17,12 @@ COLUMNS = ("step", "epoch", "split", "name", "value")
 class MetricsTable(Logger):
     """A Lightning logger that appends rows (step, epoch, split, name, value) to metrics.csv.
 
-    Names are given as "split/name". What is not yet on disk when a run stops belongs to steps after its last
-    checkpoint; resuming drops rows after that step and writes them again.
+    Names are given as "split/name". Rows are saved before a checkpoint is. When a run is resumed, the rows after the step of
+    its checkpoint are dropped and written again.
+
+    Args:
+        path: of metrics.csv.
+        per_epoch: steps per epoch, by which the column "epoch" is computed.
     """
 
     def __init__(self, path: Path, per_epoch: int) -> None:
@@ -37,14 +41,14 @@ class MetricsTable(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        at = step or 0
-        epoch = f"{at / self.per_epoch:.4g}"
+        at_step = step or 0
+        epoch = f"{at_step / self.per_epoch:.4g}"
         for key, value in metrics.items():
             split, _, name = key.partition("/")
-            self._rows.append((at, epoch, split, name, repr(float(value))))
+            self._rows.append((at_step, epoch, split, name, repr(float(value))))
 
     def save(self) -> None:
-        """Append what was logged since the last call."""
+        """Append the rows logged since the last call to the file."""
         if not self._rows:
             return
         new = not self.path.exists()
@@ -63,11 +67,11 @@ class MetricsTable(Logger):
         self.save()
 
     def forget(self) -> None:
-        """Drop what was logged since the last call of save."""
+        """Discard the rows logged since the last call of save."""
         self._rows.clear()
 
     def cut(self, step: int) -> None:
-        """Drop all rows after a step, before a run goes on from there."""
+        """Remove all rows after a step, before a run is resumed from there."""
         if not self.path.exists():
             return
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
@@ -82,13 +86,13 @@ class MetricsTable(Logger):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; a row that a kill cut short is left out."""
+    """Rows of a metrics.csv; incomplete rows, which an interrupted write leaves, are left out."""
     with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if all(row.get(c) not in (None, "") for c in COLUMNS)]
 
 
 def read_series(path: Path, split: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:
-    """name → (steps, values) of a split, in the order of the file."""
+    """Name → (steps, values) on a split, in the order of the file."""
     wanted = set(names)
     series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in wanted}
     for row in read_rows(path):

@@ -17,7 +17,7 @@ import torch
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch
 from lagvae.callbacks.checkpoints import exact_penalty, probe_value
 from lagvae.data import Batch, DataModule
-from lagvae.data.datamodule import LIGHT
+from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
 from lagvae.experiment.factory import build_data, build_trainer
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint
@@ -134,7 +134,7 @@ class EnsembleCheckpoint(pl.Callback):
             ensemble.failed[k] = error
             ensemble.deactivate(k)
             return
-        stop = member.watch.look(member.model)
+        stop = member.watch.update(member.model)
         member.table.save()
         score = exact_penalty(member.model, member.evaluation.results)
         if score < member.best:
@@ -147,7 +147,7 @@ class EnsembleCheckpoint(pl.Callback):
     def _observed_batches(self, data: DataModule, device: torch.device) -> dict[str, list[Batch]]:
         """The observed batches of the evaluation in every interval, split → batches. They are always the same, so cached."""
         if data.seed not in self._observed:
-            loaders = {split: data.eval_loader(split, device, most=LIGHT) for split in EVAL_SPLITS}
+            loaders = {split: data.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in EVAL_SPLITS}
             self._observed[data.seed] = {
                 split: [data.observed(batch, data.noise(split)) for batch in loader] for split, loader in loaders.items()
             }

@@ -63,8 +63,41 @@ class LocalExecutor(Executor):
         return outcomes
 
 
-class DeviceExecutor(Executor):
-    """A queue for local devices: a process per job, which sees one device only, and never more than asked on one.
+class SubprocessExecutor(Executor):
+    """A process of its own for each job, as many at once as there are environments; a job has one of them to itself.
+
+    Threads wait for the processes that do the work: a process that is killed takes no other with it.
+
+    Args:
+        environments: variables that a process is started with, beside those of this one.
+    """
+
+    def __init__(self, environments: Sequence[dict[str, str]]) -> None:
+        self.environments, self.workers = environments, len(environments)
+
+    def run(self, folders: Sequence[Path]) -> list[Outcome]:
+        free: queue.Queue[dict[str, str]] = queue.Queue()
+        for environment in self.environments:
+            free.put(environment)
+
+        def one(folder: Path) -> Outcome:
+            environment = free.get()
+            try:
+                return run_in_subprocess(folder, environment)
+            finally:
+                free.put(environment)
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            futures = [pool.submit(one, folder) for folder in folders]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else a stop would start all that is queued
+                raise
+
+
+class DeviceExecutor(SubprocessExecutor):
+    """A queue for local devices: each job sees one device only, and a device never has more jobs than asked.
 
     Args:
         devices: indices of GPUs; null for all there are.
@@ -82,28 +115,23 @@ class DeviceExecutor(Executor):
             )
         if per_device < 1:
             raise SettingError(f"launcher.executor.per_device={per_device} must be at least 1.")
-        self.devices, self.per_device = devices, per_device
-        self.workers = len(devices) * per_device
+        environments = [{"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} for device in devices]
+        super().__init__(environments * per_device)
 
-    def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        free: queue.Queue[int] = queue.Queue()
-        for device in self.devices * self.per_device:
-            free.put(device)
 
-        def one(folder: Path) -> Outcome:
-            device = free.get()
-            try:
-                return run_in_subprocess(folder, {"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-            finally:
-                free.put(device)
+class ProcessExecutor(SubprocessExecutor):
+    """Local processes, which share the cores.
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(one, folder) for folder in folders]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # else a stop would start all that is queued
-                raise
+    Args:
+        jobs: processes at once; null for one per core. Each has its share of the threads.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        if jobs is not None and jobs < 1:
+            raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1, or null for one per core.")
+        workers = jobs or cores()
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // workers)))
+        super().__init__([{"OMP_NUM_THREADS": threads}] * workers)
 
 
 def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
@@ -129,29 +157,6 @@ def job_outcome(job: SweepJob) -> Outcome:
 def search_path() -> str:
     """The module search path of this process, as PYTHONPATH for another."""
     return os.pathsep.join(p for p in sys.path if p)
-
-
-class ProcessExecutor(Executor):
-    """Local processes by joblib's pool.
-
-    Args:
-        jobs: processes; null for one per core. Each gets its share of the threads.
-    """
-
-    def __init__(self, jobs: int | None = None) -> None:
-        if jobs is not None and jobs < 1:
-            raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1, or null for one per core.")
-        self.workers = jobs or cores()
-
-    def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        joblib = import_extra("joblib", "joblib")
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
-        start = joblib.delayed(run_in_subprocess)
-        # Threads wait for the processes that do the work: a process that is killed takes no other with it.
-        outcomes: list[Outcome] = joblib.Parallel(self.workers, backend="threading")(
-            start(folder, {"OMP_NUM_THREADS": threads}) for folder in folders
-        )
-        return outcomes
 
 
 class SlurmExecutor(Executor):

@@ -7,7 +7,6 @@ results of its runs are in their run folders.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, Stopped
@@ -106,13 +106,13 @@ class SweepJob:
     def locked(self) -> Iterator[None]:
         """Lock the job. Raises LagvaeError if another process has locked it. The lock is released if its process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise LagvaeError(
-                    "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
-                ) from error
+        try:
+            lock = FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout as error:
+            raise LagvaeError(
+                "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
+            ) from error
+        with lock:
             yield
 
 

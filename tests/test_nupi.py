@@ -1,4 +1,4 @@
-"""νPI against its recursion written out, and against the optimizers it contains."""
+"""νPI compared with its recursion, and with the optimizers that are special cases of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_the_proportional_term_it_is_plain_ascent(maximize: bool, errors
 
 
 def test_the_proportional_term_sums_to_the_average(errors: Tensor) -> None:
-    # Its terms telescope: after T steps λ is the integral plus kp (ξ_T − ξ_0), with ξ_0 the first violation.
+    # The proportional terms telescope: after T steps λ is the integral plus kp (ξ_T − ξ_0), where ξ_0 is the first violation.
     lr, kp, nu = 0.02, 0.7, 0.6
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64), requires_grad=False)
     end = run(NuPI([parameter], lr=lr, kp=kp, nu=nu, maximize=True), parameter, errors)[-1]
@@ -64,13 +64,13 @@ def test_the_proportional_term_sums_to_the_average(errors: Tensor) -> None:
 
 
 def test_a_constant_violation_makes_no_jump() -> None:
-    # However far a run starts from its bound, the first steps are those of the integral.
+    # For a constant violation the steps are those of the integral term alone, however large the violation.
     parameter = nn.Parameter(torch.zeros(1), requires_grad=False)
     path = run(NuPI([parameter], lr=0.01, kp=5.0, nu=0.9, maximize=True), parameter, torch.full((10, 1), 100.0))
     torch.testing.assert_close(path[:, 0], torch.arange(1.0, 11.0))
 
 
-def test_the_memory_travels_with_a_checkpoint(errors: Tensor) -> None:
+def test_the_state_is_saved_in_a_checkpoint(errors: Tensor) -> None:
     def fresh() -> tuple[nn.Parameter, NuPI]:
         parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64), requires_grad=False)
         return parameter, NuPI([parameter], lr=0.02, kp=0.7, nu=0.6, maximize=True)
@@ -97,6 +97,6 @@ def test_a_parameter_without_gradient_stays() -> None:
     "gains",
     [{"lr": -0.1}, {"kp": -1.0}, {"nu": 1.0}, {"nu": -0.1}, {"nu": 1.5}, {"lr": float("nan")}, {"kp": float("nan")}],
 )
-def test_gains_that_cannot_work_are_refused(gains: dict[str, float]) -> None:
+def test_invalid_gains_are_rejected(gains: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="NuPI"):
         NuPI([nn.Parameter(torch.zeros(1))], **gains)
