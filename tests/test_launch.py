@@ -196,7 +196,9 @@ def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path, monkeypatch: py
     assert len(summaries(tmp_path / "runs" / "sweep")) == 4
 
 
-def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
+def test_joblib_runs_a_cell_in_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter([subprocess.run])  # a Python of its own; the other is forked
+    monkeypatch.setattr(subprocess, "run", lambda *args, **settings: next(first, forked.run)(*args, **settings))
     outcome = sweep(tmp_path, "launcher=joblib", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 run" in outcome.out
