@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from helpers import QUICK, Outcome, files, program
@@ -206,7 +207,8 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
     assert max(most.values()) == 2
 
 
-def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
+def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", forked.run)
     words = ("launcher=gpus", "launcher.executor.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 0, outcome.err
@@ -214,7 +216,9 @@ def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
     assert len(summaries(tmp_path / "runs" / "sweep")) == 4
 
 
-def test_a_run_may_have_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_run_may_have_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter([subprocess.run])  # a Python of its own; the other is forked
+    monkeypatch.setattr(subprocess, "run", lambda *args, **settings: next(first, forked.run)(*args, **settings))
     outcome = sweep(tmp_path, "launcher=processes", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 run" in outcome.out
@@ -293,23 +297,17 @@ def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path
     assert "sweep=pareto is many runs: add -m." in without.err
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(root: Path, *words: str) -> forked.Program:
     """A sweep in a process of its own; what it says goes to a file."""
     root.mkdir(exist_ok=True)
     with (root / "said").open("w") as said:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
-            env=os.environ | {"LAGVAE_ROOT": str(root)},
-            stdout=said,
-            stderr=said,
-            # what runs tests in the background ignores Ctrl-C, and hands that on
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        command = [sys.executable, ROOT / "src" / "train.py", "-m", *QUICK, *SMALL, *words]
+        return forked.Program(command, os.environ | {"LAGVAE_ROOT": str(root)}, stdout=said, stderr=said)
 
 
 def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Kill −9 while it trains, and again while it measures; the same summaries as an undisturbed sweep, to the bit."""
-    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=400", "training.interval=100")
+    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=200", "training.interval=50")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert sweep(whole, *words).status == 0
     killed = start(cut, *words)
@@ -340,7 +338,7 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
         assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
 
 
-def until(happened: object, process: subprocess.Popen[bytes], patience: float = 120.0) -> None:
+def until(happened: object, process: forked.Program, patience: float = 120.0) -> None:
     """Wait for something while a process runs."""
     end = time.monotonic() + patience
     while not happened():  # type: ignore[operator]
