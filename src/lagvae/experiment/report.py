@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.markup import escape
 
@@ -50,7 +51,9 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
     print_line(
         f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}"
     )
-    print_line(f"{cfg.training.steps} steps, start: {cfg.training.start}, folder: {short_path(run.path)}")
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' if count > 1 else ''}"
+    print_line(f"{cfg.training.steps} steps on {threads}, start: {cfg.training.start}, folder: {short_path(run.path)}")
 
 
 ROWS = (  # label, key in the summary, whether to format it as nats
