@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
-	duality linear sensitivity estimators interval clean
+	duality linear sensitivity estimators interval mutants clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ estimators: $(READY) ## Test estimators of information and MMD where the truth i
 
 interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md (ARGS=--mnist: MNIST too)
 	@$(PY) benchmarks/interval.py $(ARGS)
+
+mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--rooms data metrics --count 20"; all rooms: hours)
+	@$(PY) benchmarks/mutants.py $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

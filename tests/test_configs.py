@@ -36,24 +36,58 @@ GROUPS = ("family", "data", "model", "multiplier", "kernel", "epsilon", "alpha",
 OPTIONS = {group: options(group) for group in GROUPS}
 Row = dict[str, str]
 
+PAIRED = ("cyclegan", "discogan")
+FAMILIES: dict[str, tuple[set[str], float, str, bool, str]] = {
+    "aae": ({"js_z"}, -1.0, "none", False, "scratch"),
+    "wae_gan": ({"js_z"}, -1.0, "none", False, "scratch"),
+    "wae_mmd": ({"mmd"}, -1.0, "none", False, "scratch"),
+    "vae_gan": ({"neg_elbo", "js_x"}, 0.0, "none", False, "scratch"),
+    "avb": ({"adversarial_neg_elbo"}, 0.0, "none", False, "scratch"),
+    "vmi": (set(), 0.0, "none", False, "scratch"),
+    "infogan": ({"js_x"}, 0.0, "none", False, "scratch"),
+    "ali": ({"js_xz"}, 0.0, "none", False, "scratch"),
+    "bigan": ({"js_xz"}, 0.0, "none", False, "scratch"),
+    "alice": ({"js_xz"}, -1.0, "none", False, "scratch"),
+    "cyclegan": ({"js_x", "js_z"}, -1.0, "none", False, "scratch"),
+    "discogan": ({"js_x", "js_z"}, -1.0, "none", False, "scratch"),
+    "asvae": ({"kl_xz"}, 0.0, "none", False, "scratch"),
+    "vae": ({"neg_elbo"}, 0.0, "none", False, "scratch"),
+    "beta_vae": ({"neg_elbo"}, 3.0, "none", False, "scratch"),
+    "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),
+    "lagvae": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
+}
+
+
+PLAIN = {"model": "mlp", "multiplier": "fixed", "kernel": "mixture", "epsilon": "explicit", "alpha": "none", "trainer": "cpu"}
+BASES: list[Row] = [
+    {**PLAIN, "logger": "csv", "family": family, "data": data}
+    for family, data in (("vae", "digits"), ("cyclegan", "digits_pairs"), ("vmi", "digits"))
+]
+"""Rows that build: of one domain, of two, and without a divergence. A pair builds where it can take a place in one."""
+
 
 def all_pairs() -> list[Row]:
-    """Rows of options so that any two options of different groups stand together in one of them.
+    """Rows of options so that any two options of different groups stand together in one that builds, where they can.
 
-    Greedy: a row starts with a pair that is still missing, and takes in each further group the option that adds most.
+    Greedy: a row is a base with a pair that is still missing, and takes in each further group the option that adds most
+    and leaves it what it is; one that cannot build takes any, so that it holds many pairs that cannot.
     """
     pairs = [(a, x, b, y) for a, b in itertools.combinations(GROUPS, 2) for x, y in itertools.product(OPTIONS[a], OPTIONS[b])]
     missing = dict.fromkeys(pairs)
     rows = []
-    while missing:
-        a, x, b, y = next(iter(missing))
-        row = {a: x, b: y}
-        for group in GROUPS:
-            if group not in row:
-                row[group] = max(OPTIONS[group], key=lambda o: sum(pair in missing for pair in with_option(row, group, o)))
-        for pair in with_option({}, "", "", row):
-            missing.pop(pair, None)
-        rows.append(row)
+    for builds in (True, False):
+        for a, x, b, y in pairs:
+            starts = [base | {a: x, b: y} for base in BASES]
+            row = next((each for each in starts if (refused(each) is None) == builds), None)
+            if (a, x, b, y) not in missing or row is None:
+                continue
+            for group in GROUPS:
+                if group not in (a, b):
+                    fitting = [o for o in OPTIONS[group] if (refused(row | {group: o}) is None) == builds]
+                    row[group] = max(fitting, key=lambda o: sum(pair in missing for pair in with_option(row, group, o)))
+            for pair in with_option({}, "", "", row):
+                missing.pop(pair, None)
+            rows.append(row)
     return rows
 
 
@@ -62,12 +96,9 @@ def with_option(row: Row, group: str, option: str, whole: Row | None = None) -> 
     if whole is not None:
         yield from ((a, whole[a], b, whole[b]) for a, b in itertools.combinations(GROUPS, 2))
         return
-    for other in row:
+    for other in row.keys() - {group}:
         a, b = sorted((group, other), key=GROUPS.index)
         yield (a, option if a == group else row[a], b, option if b == group else row[b])
-
-
-ROWS = all_pairs()
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +125,7 @@ def spelled(row: Row, root: Path) -> list[str]:
         "folder": [f"data.source.path={root}/images", "data.source.size=8"],
     }.get(row["data"], [])
     if row["epsilon"] == "explicit":
-        names = settings(root, *words).constraints
-        words += [f"constraints.{name}.epsilon=1.5" for name in names]
+        words += [f"constraints.{name}.epsilon=1.5" for name in FAMILIES[row["family"]][0]]
     return words
 
 
@@ -117,11 +147,22 @@ def refused(row: Row) -> str | None:
     return "|".join(reason for reason, holds in told.items() if holds) or None
 
 
+ROWS = all_pairs()
+
+
 def test_the_rows_hold_all_pairs() -> None:
+    """Those of a row that builds, wherever there is one: a pair that no base takes is refused in every row."""
     pairs = {pair for row in ROWS for pair in with_option({}, "", "", row)}
     assert len(pairs) == sum(len(OPTIONS[a]) * len(OPTIONS[b]) for a, b in itertools.combinations(GROUPS, 2))
     assert all(len(options) > 1 for options in OPTIONS.values())
-    assert any(refused(row) is None for row in ROWS)
+    assert all(refused(base) is None for base in BASES)
+    building = [row for row in ROWS if refused(row) is None]
+    built = {pair for row in building for pair in with_option({}, "", "", row)}
+    # One domain with model=square: 15 families and 6 data sets; model=conv without images: 1. A critic on several devices: 11.
+    # Two domains with other data: 2 × 6. A preference that the model has not: 8 families to minimise, 3 to maximise.
+    # And model=square, which only two domains take, is on no several devices and has nothing to minimise: 2.
+    assert len(pairs - built) == 15 + 6 + 1 + 11 + 2 * 6 + 8 + 3 + 2
+    assert len(building) > 0.8 * len(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
@@ -158,28 +199,6 @@ def test_every_experiment_builds_its_model(own_files: Path) -> None:
 
 
 # ---- families
-
-
-PAIRED = ("cyclegan", "discogan")
-FAMILIES: dict[str, tuple[set[str], float, str, bool, str]] = {
-    "aae": ({"js_z"}, -1.0, "none", False, "scratch"),
-    "wae_gan": ({"js_z"}, -1.0, "none", False, "scratch"),
-    "wae_mmd": ({"mmd"}, -1.0, "none", False, "scratch"),
-    "vae_gan": ({"neg_elbo", "js_x"}, 0.0, "none", False, "scratch"),
-    "avb": ({"adversarial_neg_elbo"}, 0.0, "none", False, "scratch"),
-    "vmi": (set(), 0.0, "none", False, "scratch"),
-    "infogan": ({"js_x"}, 0.0, "none", False, "scratch"),
-    "ali": ({"js_xz"}, 0.0, "none", False, "scratch"),
-    "bigan": ({"js_xz"}, 0.0, "none", False, "scratch"),
-    "alice": ({"js_xz"}, -1.0, "none", False, "scratch"),
-    "cyclegan": ({"js_x", "js_z"}, -1.0, "none", False, "scratch"),
-    "discogan": ({"js_x", "js_z"}, -1.0, "none", False, "scratch"),
-    "asvae": ({"kl_xz"}, 0.0, "none", False, "scratch"),
-    "vae": ({"neg_elbo"}, 0.0, "none", False, "scratch"),
-    "beta_vae": ({"neg_elbo"}, 3.0, "none", False, "scratch"),
-    "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),
-    "lagvae": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
-}
 
 
 def test_families_are_their_settings(tmp_path: Path) -> None:

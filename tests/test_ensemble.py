@@ -108,30 +108,33 @@ def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
     assert ensemble["ensemble"]["runs"] == len(RUNS)
     assert ensemble["verdict"] == alone["verdict"]
     for split, values in alone["splits"].items():
-        for (
-            key,
-            value,
-        ) in values.items():  # None where there is no value, such as the error of a single batch; or the name of a bound
+        for key, value in values.items():  # None where there is no value, as the error of a single batch; or a bound's name
             expected = pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float | int) else value
             assert ensemble["splits"][split][key] == expected, key
 
 
-def test_an_ordinary_run_resumes_from_a_checkpoint_of_an_ensemble(both: dict[str, Path], tmp_path: Path) -> None:
-    """Resumed from an ensemble's best checkpoint, the ordinary module ends with the parameters of the ensemble."""
-    name = next((n for n in RUNS if checkpoint(both["ensemble"], n, "best")["global_step"] < STEPS), None)
-    if name is None:
-        pytest.skip("the best checkpoint of every run is its last one")
-    there = run(both["ensemble"], name, *RUNS[name])
-    content = checkpoint(both["ensemble"], name, "best")
-    cfg = there.cfg.copy()
-    cfg.name = "again"
-    again = SweepRun(cfg)
-    again.create_folder()
-    again.folder.checkpoints.mkdir()
-    torch.save(content, again.folder.last)
-    resume(again.folder)
-    for key, value in checkpoint(both["ensemble"], name)["state_dict"].items():
-        assert far(checkpoint(both["ensemble"], "again")["state_dict"][key], value) < 1e-5, key
+def test_an_ordinary_run_goes_on_from_a_checkpoint_of_an_ensemble(both: dict[str, Path], tmp_path: Path) -> None:
+    """An ensemble stops between two intervals; from what it kept of the first one, each run goes on alone to its own end."""
+    names = ("maximize", "rate", "fixed-maximize")
+    runs = members(tmp_path, *names)
+
+    def stop(step: int, note: str) -> None:
+        if step >= 30:
+            raise KeyboardInterrupt
+
+    for each in runs:
+        each.cfg.training.log_every = 10
+    with pytest.raises(Stopped):
+        train_ensemble(runs, tmp_path / "job", stop)
+    for name, each in zip(names, runs, strict=True):
+        kept = each.folder.checkpoints / "best.ckpt"
+        assert torch.load(kept, weights_only=True)["global_step"] == 25
+        kept.rename(each.folder.last)
+        assert resume(each.folder)["steps"] == STEPS
+        content, alone = torch.load(each.folder.last, weights_only=True), checkpoint(both["alone"], name)
+        assert content["global_step"] == STEPS
+        for key, value in alone["state_dict"].items():
+            assert far(content["state_dict"][key], value) < 1e-5, (name, key)
 
 
 def members(root: Path, *names: str) -> list[SweepRun]:

@@ -110,7 +110,24 @@ def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -
         assert c["train"] == summary["constraints"][name]["train"]
         assert c["multiplier"] == summary["constraints"][name]["multiplier"]
     assert (root / "runs" / "one" / "evaluation" / "summary.json").is_file()
-    assert evaluate(RunFolder(root / "runs" / "one"), "best")["steps"] <= summary["steps"]
+
+
+def test_evaluation_of_the_best_checkpoint_is_of_that_one(root: Path) -> None:
+    """A best checkpoint of another step, with weights that tell nothing: z is of the prior, and so the rate is 0."""
+    summary = train(compose([*TINY, "name=one"]))
+    run = RunFolder(root / "runs" / "one")
+    content = torch.load(run.last, weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.startswith("joint.encoder."):
+            value.zero_()
+    torch.save(content | {"global_step": 20}, run.checkpoints / "best.ckpt")
+    best, last = evaluate(run, "best"), evaluate(run, str(run.last))
+    assert (best["steps"], last["steps"], summary["steps"]) == (20, 40, 40)
+    assert last["splits"] == summary["splits"]
+    for split, values in best["splits"].items():
+        # Zero weights are one q(z|x) = N(0, s² I) for every x, which no image is told by.
+        assert values["i_q_lower"] == pytest.approx(0.0, abs=1e-6), split
+        assert summary["splits"][split]["i_q_lower"] > 0.01, split
 
 
 def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -> None:

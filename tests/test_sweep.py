@@ -46,21 +46,25 @@ def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) 
     assert (len(found) - count, count) == (lagvae, infovae)
 
 
+LAGVAE = [{"family=lagvae", f"alpha.q={q}", f"c.gamma={gamma}"} for q in (-1, 1) for gamma in (0.1, 0.2, 0.4)]
+INFOVAE = [{"family=infovae", f"a.m={a}", f"b.m={b}"} for a in (1, 2) for b in (5, 6)]
+
+
 @pytest.mark.parametrize(
     ("typed", "left"),
     [
-        (["c.gamma=0.2"], 2 + 4),  # of the grid that sweeps it, those that it names; the other grid stays
-        (["c.gamma=0.20"], 2 + 4),  # a number is a number however it is written
-        (["c.gamma=0.1,0.4", "alpha.q=1"], 2 + 4),
-        (["family=infovae"], 4),
-        (["family=infovae", "a.m=2"], 2),
-        (["other=3"], 10),  # a word for all
-        (["other=3,4"], 20),  # several values multiply
-        (["seed=0,1,2"], 30),
+        (["c.gamma=0.2"], [LAGVAE[1], LAGVAE[4], *INFOVAE]),  # of the grid that sweeps it, those that it names; the other stays
+        (["c.gamma=0.20"], [LAGVAE[1], LAGVAE[4], *INFOVAE]),  # a number is a number however it is written
+        (["c.gamma=0.1,0.4", "alpha.q=1"], [LAGVAE[3], LAGVAE[5], *INFOVAE]),
+        (["family=infovae"], INFOVAE),
+        (["family=infovae", "a.m=2"], INFOVAE[2:]),
+        (["other=3"], [run | {"other=3"} for run in LAGVAE + INFOVAE]),  # a word for all
+        (["other=3,4"], [run | {other} for run in LAGVAE + INFOVAE for other in ("other=3", "other=4")]),  # several multiply
+        (["seed=0,1,2"], [run | {f"seed={seed}"} for run in LAGVAE + INFOVAE for seed in range(3)]),
     ],
 )
-def test_a_word_filters_or_multiplies(typed: list[str], left: int) -> None:
-    assert len(expand(GRIDS, typed)) == left
+def test_a_word_filters_or_multiplies(typed: list[str], left: list[set[str]]) -> None:
+    assert [words(run) for run in expand(GRIDS, typed)] == left
 
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])

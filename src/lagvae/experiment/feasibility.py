@@ -25,7 +25,6 @@ from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
-from lagvae.experiment.report import print_feasibility
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
 from lagvae.io import write_json
@@ -127,11 +126,6 @@ def feasibility_result(
         "constraints": rows,
         "largest": {"name": largest, **{key: rows[largest][key] for key in ("excess", "excess_stderr")}},
     }
-
-
-def feasible(cfg: DictConfig) -> None:
-    """The command of src/feasible.py."""
-    print_feasibility(*find_feasible(cfg))
 
 
 def single_constraint_config(cfg: DictConfig, name: str) -> DictConfig:

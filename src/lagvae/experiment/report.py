@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from lagvae.experiment.calibration import Calibration
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
-from lagvae.terminal import console, format_number, print_line, short_path
+from lagvae.terminal import console, format_number, plain_table, print_line, short_path
 
 COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
 
@@ -84,17 +82,11 @@ def bound_names(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
     return ", ".join(names if len(set(names)) > 1 else names[:1])
 
 
-def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    return table
-
-
 def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
     out = console()
     splits = summary["splits"]
-    table = _table(f"{summary['family']} on {summary['data']}: constraints", "")
+    table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
     for name in ("bound", "train", "val", "test", "λ"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -104,7 +96,7 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
         table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
-    table = _table("Measured (± standard error)", "")
+    table = plain_table("Measured (± standard error)", "")
     for split in splits:
         table.add_column(split, justify="right", no_wrap=True)
     any_outside = False
@@ -148,7 +140,7 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
 def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
     """Print the minimum of each divergence alone, and the values of all of them together."""
     rows, largest = result["constraints"], result["largest"]
-    table = _table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
+    table = plain_table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
     for name in ("scale", "alone", "asked", "together", "above"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, c in rows.items():

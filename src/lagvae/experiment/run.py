@@ -274,23 +274,6 @@ def run_calibration(
     return calibration, folder.path
 
 
-# ---- the commands of src/calibrate.py and src/evaluate.py
-
-
-def calibrate_command(cfg: DictConfig) -> None:
-    """The command of src/calibrate.py."""
-    validate(cfg)
-    data = build_data(cfg)
-    existing = find_calibration(cfg, data)
-    calibration, folder = existing or calibrate(cfg, data)
-    print_calibration(calibration, folder, fresh=existing is None)
-
-
-def evaluate_command(cfg: DictConfig) -> None:
-    """The command of src/evaluate.py."""
-    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
-
-
 def versions() -> dict[str, str]:
     """The versions of the packages that affect the numbers of a run."""
     names = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "scikit-learn")

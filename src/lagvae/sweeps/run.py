@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.settings import deciding_settings, differences
@@ -94,3 +94,12 @@ def to_config(node: Mapping[str, Any]) -> DictConfig:
     cfg = OmegaConf.create(dict(node))
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
+    """Make a run of the config that Hydra composes."""
+    cfg = compose()
+    with flag_override(cfg, ["struct", "readonly"], False):
+        cfg.pop("hydra", None)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return SweepRun(to_config(resolved))

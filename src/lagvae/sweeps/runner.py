@@ -5,43 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig
 
 from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
 from lagvae.experiment.factory import instantiate
-from lagvae.experiment.run import resume, train
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
 from lagvae.io import check_writable, write_json
-from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import Executor, Outcome
-from lagvae.sweeps.job import SweepJob, finish_run
+from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
 from lagvae.sweeps.progress import show_progress
-from lagvae.sweeps.run import SweepRun, to_config
+from lagvae.sweeps.run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
-
-
-def train_command(cfg: DictConfig) -> None:
-    """The command of src/train.py: start a new run, resume one, or do what is left of a single run of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
-        finish_run(compose_run(lambda: cfg.copy()))
-        return
-    if cfg.resume is None:
-        train(cfg)
-        return
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith(("resume=", "paths."))]
-    if others:
-        raise SettingError(
-            f"resume={cfg.resume} continues with the run's own settings; leave out {', '.join(others)}, or start a new run."
-        )
-    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
 
 
 def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
@@ -79,15 +56,6 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
     else:
         failed = {}
     print_outcome(runs, already, failed, time.perf_counter() - started)
-
-
-def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """Make a run of the config that Hydra composes."""
-    cfg = compose()
-    with flag_override(cfg, ["struct", "readonly"], False):
-        cfg.pop("hydra", None)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return SweepRun(to_config(resolved))
 
 
 def run_all(
