@@ -106,9 +106,9 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     [
         (
             ["sweep=paretto"],
-            "sweep=paretto is unknown; choose one of family, family_learned, figure1, pareto, pareto_paper, seeds",
+            "sweep=paretto is unknown; did you mean pareto? Choose one of family, family_learned, figure1, pareto",
         ),
-        (["trainig.steps=1,2"], "trainig is unknown; did you mean training?"),
+        (["trainig.steps=1,2"], "trainig is unknown; did you mean training.steps=1,2?"),
         (["seed=0,0"], "The sweep has a run twice"),
         (["alpha=maximize,minimize", "name=same"], "would have the same folder, same"),
         (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
