@@ -39,7 +39,7 @@ def cells_of(words: list[str], count: int, steps: int, root: str) -> list[Any]:
     """Runs of the Pareto grid, half of each method, as a sweep would compose them."""
     from omegaconf import OmegaConf
 
-    from lagvae.sweeps.run import SweepRun
+    from lagvae.sweeps.sweep_run import SweepRun
 
     found = []
     for k in range(count):
@@ -159,7 +159,7 @@ def main() -> None:
 
 def fresh(cells: list[Any], root: str) -> list[Any]:
     """The same runs, with new folders."""
-    from lagvae.sweeps.run import SweepRun
+    from lagvae.sweeps.sweep_run import SweepRun
 
     again = []
     for cell in cells:

@@ -23,7 +23,7 @@ from lagvae.experiment.factory import build_data, build_lagrangian, build_model
 from lagvae.experiment.validate import validate
 from lagvae.sweeps.grid import expand as sweep_cells
 from lagvae.sweeps.plan import check_runs
-from lagvae.sweeps.run import SweepRun, to_config
+from lagvae.sweeps.sweep_run import SweepRun, to_config
 
 CONF = ROOT / "conf"
 

@@ -19,7 +19,7 @@ from lagvae.experiment.run import build_start, calibrate, resume, train
 from lagvae.lagrangian import Lagrangian
 from lagvae.runs.metrics_table import read_rows
 from lagvae.sweeps.ensemble_training import train_ensemble, train_in_chunks
-from lagvae.sweeps.run import SweepRun
+from lagvae.sweeps.sweep_run import SweepRun
 
 FIXED = ("family=infovae", "training.start=calibrated")
 RUNS: dict[str, tuple[str, ...]] = {

@@ -23,7 +23,7 @@ from lagvae.errors import LagvaeError
 from lagvae.runs.metrics_table import read_rows
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import MAX_EVALUATED_HERE, SweepJob, evaluate_all
-from lagvae.sweeps.run import SweepRun, to_config
+from lagvae.sweeps.sweep_run import SweepRun, to_config
 
 SMALL = ("launcher.compile=false", "training.interval=10")
 

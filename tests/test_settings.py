@@ -24,7 +24,7 @@ from lagvae.data.sources import ImageFiles
 from lagvae.experiment.calibration import calibration_folder, calibration_settings
 from lagvae.experiment.settings import RULES, ComparedSettings, deciding_settings, find_rule, fingerprint, flatten
 from lagvae.sweeps.plan import ensemble_key, group_runs
-from lagvae.sweeps.run import SweepRun
+from lagvae.sweeps.sweep_run import SweepRun
 
 NOWHERE = Path("/nowhere")
 

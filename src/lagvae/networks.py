@@ -1,4 +1,8 @@
-"""Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness."""
+"""Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness.
+
+A network is built as `network(shape_in, shape_out)`. Ensembles map it over their members, so it must work under
+`torch.func.vmap`: no branch on a value, and no batch normalisation.
+"""
 
 from __future__ import annotations
 

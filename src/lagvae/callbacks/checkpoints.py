@@ -27,7 +27,8 @@ def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
     preference = lagrangian.preference
     val = results["val"]
     q, p = float(preference.alpha_q), float(preference.alpha_p)
-    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
+    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0)
+    f += max(p, 0.0) * val.get("i_p_upper", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
     for c in lagrangian.constraints:
         key = f"constraint/{c.name}"
         if c.bound is None:

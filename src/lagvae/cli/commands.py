@@ -22,7 +22,7 @@ def train_command(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
         from lagvae.sweeps.job import finish_run
-        from lagvae.sweeps.run import compose_run
+        from lagvae.sweeps.sweep_run import compose_run
 
         finish_run(compose_run(lambda: cfg.copy()))
         return

@@ -122,7 +122,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
 
 @contextmanager
 def command_line(words: Sequence[str]) -> Iterator[None]:
-    """Hand the words of a command line to Hydra as it takes them, and its errors to us; afterwards all is as it was."""
+    """Set sys.argv to the form that Hydra expects, and make Hydra raise its errors; restore both on exit."""
     before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
     expanded = [each for word in words for each in expand_word(word)]
     sys.argv[1:] = sorted(expanded, key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
@@ -154,7 +154,7 @@ def expand_word(word: str) -> list[str]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Around one job. Alone it ends the program with a clear error; in a sweep the others go on, and the program fails last."""
+    """Report the errors of one job. A single run ends the program; a sweep goes on and fails at its end."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -13,7 +13,11 @@ from lagvae.errors import SettingError
 
 
 class Divergence(ABC):
-    """Base class of estimators: a divergence, or another scalar, estimated from a batch of samples."""
+    """Base class of estimators: a divergence, or another scalar, estimated from a batch of samples.
+
+    Ensembles map an estimate over their members, so it must work under `torch.func.vmap`: no `.item()`, no branch on a
+    value.
+    """
 
     required_noise: frozenset[str] = frozenset({"z_q"})
     """Names of the noise that the estimate needs (see `draw_noise`)."""

@@ -1,7 +1,8 @@
 """The role of every setting: whether it affects calibrations, ensembles and comparisons, or only where and how fast a run is
 computed.
 
-The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it.
+The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it. What an
+ensemble needs beyond single settings (no critics, one optimizer of λ, one sign of alpha.p) is in `lagvae.sweeps.plan`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from lagvae.experiment.run import build_start
 from lagvae.io import storage_error, write_atomically, write_json
 from lagvae.model import LatentVariableModel, divergence_error
 from lagvae.runs.metrics_table import MetricsTable
-from lagvae.sweeps.run import SweepRun
+from lagvae.sweeps.sweep_run import SweepRun
 
 ProgressCallback = Callable[[int, str], None]
 """Called with the amount of work that is done and a note for the progress bar."""

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from lagvae.errors import LagvaeError, Stopped
 from lagvae.experiment.run import calibrate, resume
 from lagvae.io import write_json
-from lagvae.sweeps.run import SweepRun, to_config
+from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import quiet_libraries
 
 MAX_EVALUATED_HERE = 4

@@ -15,7 +15,7 @@ from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerpr
 from lagvae.experiment.validate import needs_calibration
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
-from lagvae.sweeps.run import SweepRun
+from lagvae.sweeps.sweep_run import SweepRun
 from lagvae.terminal import print_line, short_path
 
 
@@ -25,12 +25,17 @@ def trains_alone(run: SweepRun) -> bool:
 
 
 def ensemble_key(run: SweepRun) -> dict[str, Any]:
-    """The settings that runs must share to train as one ensemble."""
+    """The settings that runs must share to train as one ensemble.
+
+    Beyond those whose rule says so: the sign of alpha.p, which decides what is computed, and the order of the constraints, for
+    the vectors over constraints are stacked.
+    """
     shared = {key: value for key, value in run.settings.items() if (find_rule(key) or UNKNOWN).ensemble == "same"}
     if trains_alone(run):
         shared["alone"] = run.name
     alpha_p = run.settings["alpha.p"]
-    return shared | {"the sign of alpha.p": (alpha_p > 0) - (alpha_p < 0)}
+    order = [str(name) for name in run.cfg.constraints]
+    return shared | {"the sign of alpha.p": (alpha_p > 0) - (alpha_p < 0), "the order of the constraints": order}
 
 
 def dual_optimizer(run: SweepRun) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.progress import TextColumn
 
 from lagvae.callbacks.progress import ProgressBar
 from lagvae.sweeps.plan import Jobs
-from lagvae.sweeps.run import SweepRun
+from lagvae.sweeps.sweep_run import SweepRun
 
 EVALUATION_WORK = 0.5
 """The assumed time to evaluate a run, relative to the time to train it; used to estimate the time left."""

@@ -17,7 +17,7 @@ from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
 from lagvae.sweeps.progress import show_progress
-from lagvae.sweeps.run import SweepRun, compose_run
+from lagvae.sweeps.sweep_run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
 
 
