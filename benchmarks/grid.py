@@ -30,7 +30,7 @@ def compose(overrides: list[str]) -> Any:
 def calibrate(root: str, overrides: list[str]) -> None:
     """Make the calibration that all runs of a grid share."""
     os.environ["LAGVAE_ROOT"] = root
-    from lagvae.experiment.run import calibrate_command
+    from lagvae.cli.commands import calibrate_command
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()

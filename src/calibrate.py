@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from lagvae.cli.entry import guarded
 
     with guarded():
-        from lagvae.experiment.run import calibrate_command
+        from lagvae.cli.commands import calibrate_command
 
         calibrate_command(cfg)
 

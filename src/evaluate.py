@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from lagvae.cli.entry import guarded
 
     with guarded():
-        from lagvae.experiment.run import evaluate_command
+        from lagvae.cli.commands import evaluate_command
 
         evaluate_command(cfg)
 

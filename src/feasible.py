@@ -21,9 +21,9 @@ def main(cfg: DictConfig) -> None:
     from lagvae.cli.entry import guarded
 
     with guarded():
-        from lagvae.experiment.feasibility import feasible
+        from lagvae.cli.commands import feasible_command
 
-        feasible(cfg)
+        feasible_command(cfg)
 
 
 if __name__ == "__main__":

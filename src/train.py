@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from lagvae.cli.entry import guarded
 
     with guarded():
-        from lagvae.sweeps.runner import train_command
+        from lagvae.cli.commands import train_command
 
         train_command(cfg)
 

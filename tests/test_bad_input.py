@@ -497,7 +497,7 @@ def test_a_finished_run_is_not_resumed(root: Path) -> None:
 
 def test_resume_takes_no_other_settings(root: Path) -> None:
     said = program(root, "resume=done", "training.steps=80", "seed=1")
-    refuses(said, "resume=done goes on with the run's own settings; leave out training.steps=80, seed=1")
+    refuses(said, "resume=done continues with the run's own settings; leave out training.steps=80, seed=1")
 
 
 def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:
@@ -516,11 +516,11 @@ def cut(file: Path) -> None:
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "cut short": (cut, "damaged or no checkpoint"),
-    "empty": (lambda file: file.write_bytes(b""), "damaged or no checkpoint"),
+    "cut short": (cut, "damaged or not a checkpoint"),
+    "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
     "another model": (lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file), "is of another model: "),
-    "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or no checkpoint"),
-    "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or no checkpoint"),
+    "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
 
 
@@ -637,8 +637,8 @@ def test_a_calibration_that_does_not_fit_is_told_what_differs(root: Path) -> Non
     folder = calibration_of(root)
     words = [*QUICK, "model.latent=3", "data.batch=40", "divergence=[neg_elbo,mmd,rate]", f"epsilon.calibration={folder}"]
     said = program(root, *words)
-    differ = "there → here: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate: none → given"
-    refuses(said, f"The calibration in {folder} was made with other settings", differ)
+    differ = "calibration → this run: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate.divergence._target_: none → "
+    refuses(said, f"The calibration in {folder} was made with other settings", differ.strip())
 
 
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:

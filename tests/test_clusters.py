@@ -80,7 +80,7 @@ def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: 
     subprocess.run(["scancel", "--name=lagvae"], check=True)
     assert process.wait(120) == 1
     said.close()
-    assert (tmp_path / "said").read_text().count("ended without a word") == 4
+    assert (tmp_path / "said").read_text().count("ended without a result") == 4
     again = program(tmp_path, "-m", *QUICK, *SMALL, *words)
     assert again.status == 0, again.err
 
@@ -90,7 +90,7 @@ def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: 
 def test_a_partition_that_is_none_is_refused(tmp_path: Path) -> None:
     outcome = sweep(tmp_path, *CELLS, "launcher=slurm", "launcher.executor.partition=nowhere")
     assert outcome.status == 1
-    assert "SLURM takes no job" in outcome.err
+    assert "SLURM does not accept the job" in outcome.err
     assert "partition" in outcome.err
 
 

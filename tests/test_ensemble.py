@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,17 @@ RUNS: dict[str, tuple[str, ...]] = {
 STEPS = 50
 
 
+@pytest.fixture(scope="module", autouse=True)
+def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All roots share a folder of calibrations, so that each is made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALIBRATIONS", str(tmp_path_factory.mktemp("calibrations")))
+        yield
+
+
 def run(root: Path, name: str, *overrides: str) -> SweepRun:
-    cfg = settings(root, *QUICK, f"training.steps={STEPS}", "training.interval=25", f"name={name}", *overrides)
+    shared = "paths.calibrations=${oc.env:CALIBRATIONS}"
+    cfg = settings(root, *QUICK, shared, f"training.steps={STEPS}", "training.interval=25", f"name={name}", *overrides)
     return SweepRun(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,33 @@ from lagvae.sweeps.grid import expand
 EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the calibration of TINY."""
+    root = tmp_path_factory.mktemp("made")
+    calibrate(compose([*TINY, f"paths.root={root}"]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(made: Path) -> RunFolder:
+    """A run of TINY that has finished."""
+    train(compose([*TINY, f"paths.root={made}", "name=one"]))
+    return RunFolder(made / "runs" / "one")
+
+
+@pytest.fixture
+def one(finished: RunFolder, root: Path) -> RunFolder:
+    """A copy of `finished` that a test may change."""
+    return RunFolder(shutil.copytree(finished.path, root / "runs" / "one"))
+
+
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs and calibrations of a test go to its own folder."""
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs and calibrations of a test go to its own folder, where that of TINY is known already."""
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
     monkeypatch.delenv("LAGVAE_RUN", raising=False)
+    shutil.copytree(made / "calibrations", tmp_path / "calibrations")
     return tmp_path
 
 
@@ -84,11 +107,10 @@ def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(v, found[1][1][k]) for k, v in found[0][1].items())
 
 
-def test_a_run_stopped_after_training_is_finished_by_resume(root: Path) -> None:
-    whole = train(compose([*TINY, "name=one"]))
-    run = RunFolder(root / "runs" / "one")
-    run.summary.unlink()
-    again = resume(run)
+def test_a_run_stopped_after_training_is_finished_by_resume(one: RunFolder) -> None:
+    whole = one.read_summary()
+    one.summary.unlink()
+    again = resume(one)
     assert again["splits"] == whole["splits"]
 
 
@@ -101,27 +123,26 @@ def test_a_run_starts_from_the_calibrated_parameters() -> None:
     assert not all(torch.equal(theta[k], v) for k, v in scratch.joint.state_dict().items())
 
 
-def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -> None:
-    summary = train(compose([*TINY, "name=one"]))
-    again = evaluate(RunFolder(root / "runs" / "one"))
+def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(one: RunFolder) -> None:
+    summary = one.read_summary()
+    again = evaluate(one)
     assert again["splits"] == summary["splits"]
     assert again["constraints"].keys() == summary["constraints"].keys()
     for name, c in again["constraints"].items():
         assert c["train"] == summary["constraints"][name]["train"]
         assert c["multiplier"] == summary["constraints"][name]["multiplier"]
-    assert (root / "runs" / "one" / "evaluation" / "summary.json").is_file()
+    assert (one.path / "evaluation" / "summary.json").is_file()
 
 
-def test_evaluation_of_the_best_checkpoint_is_of_that_one(root: Path) -> None:
+def test_evaluation_of_the_best_checkpoint_is_of_that_one(one: RunFolder) -> None:
     """A best checkpoint of another step, with weights that tell nothing: z is of the prior, and so the rate is 0."""
-    summary = train(compose([*TINY, "name=one"]))
-    run = RunFolder(root / "runs" / "one")
-    content = torch.load(run.last, weights_only=True)
+    summary = one.read_summary()
+    content = torch.load(one.last, weights_only=True)
     for name, value in content["state_dict"].items():
         if name.startswith("joint.encoder."):
             value.zero_()
-    torch.save(content | {"global_step": 20}, run.checkpoints / "best.ckpt")
-    best, last = evaluate(run, "best"), evaluate(run, str(run.last))
+    torch.save(content | {"global_step": 20}, one.checkpoints / "best.ckpt")
+    best, last = evaluate(one, "best"), evaluate(one, str(one.last))
     assert (best["steps"], last["steps"], summary["steps"]) == (20, 40, 40)
     assert last["splits"] == summary["splits"]
     for split, values in best["splits"].items():

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from helpers import QUICK, Outcome, files, program
@@ -21,7 +22,7 @@ from small import ROOT
 from lagvae.errors import LagvaeError
 from lagvae.runs.metrics_table import read_rows
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
-from lagvae.sweeps.job import FEW, SweepJob, evaluate_all
+from lagvae.sweeps.job import MAX_EVALUATED_HERE, SweepJob, evaluate_all
 from lagvae.sweeps.run import SweepRun, to_config
 
 SMALL = ("launcher.compile=false", "training.interval=10")
@@ -49,7 +50,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = sweep(root, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3")
     assert outcome.status == 0, outcome.err
     assert "8 runs; 2 jobs of 4 runs" in outcome.out
-    assert "2 ensembles, for these differ: model.latent: 2 → 3" in outcome.out
+    assert "2 ensembles, because these settings differ: model.latent: 2 → 3" in outcome.out
     assert "8 of 8 runs finished" in outcome.out
     return root
 
@@ -95,7 +96,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     before = files(done)
     outcome = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3", "training.steps=60")
     assert outcome.status == 1
-    assert "holds a run of another sweep (there → here: training.steps: 40 → 60)" in outcome.err
+    assert "holds a run of another sweep (that run → this run: training.steps: 40 → 60)" in outcome.err
     assert "folder=NAME" in outcome.err
     assert files(done) == before
 
@@ -109,8 +110,8 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
         ),
         (["trainig.steps=1,2"], "trainig is unknown; did you mean training?"),
         (["seed=0,0"], "The sweep has a run twice"),
-        (["alpha=maximize,minimize", "name=same"], "would be kept in the same folder, same"),
-        (["sweep=pareto", "alpha.q=3"], "alpha.q=3 picks no run: the sweep has alpha.q in -1, 1"),
+        (["alpha=maximize,minimize", "name=same"], "would have the same folder, same"),
+        (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
         (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
         (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, processes, ray, slurm"),
@@ -206,7 +207,8 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
     assert max(most.values()) == 2
 
 
-def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
+def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", forked.run)
     words = ("launcher=gpus", "launcher.executor.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 0, outcome.err
@@ -214,7 +216,9 @@ def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
     assert len(summaries(tmp_path / "runs" / "sweep")) == 4
 
 
-def test_a_run_may_have_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_run_may_have_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter([subprocess.run])  # a Python of its own; the other is forked
+    monkeypatch.setattr(subprocess, "run", lambda *args, **settings: next(first, forked.run)(*args, **settings))
     outcome = sweep(tmp_path, "launcher=processes", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
     assert "2 jobs of 1 run" in outcome.out
@@ -266,7 +270,7 @@ def test_cells_are_measured_in_several_processes(done: Path, tmp_path: Path) -> 
     whole = summaries(root / "runs")
     for run in runs:
         run.folder.summary.unlink()
-    assert len(runs) > FEW
+    assert len(runs) > MAX_EVALUATED_HERE
     assert dict(evaluate_all(runs, 2)) == dict.fromkeys([run.name for run in runs])
     assert summaries(root / "runs") == whole
 
@@ -276,12 +280,12 @@ def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: py
     (tmp_path / "job").mkdir()
     error = run_in_subprocess(tmp_path / "job", {})
     assert isinstance(error, LagvaeError)
-    assert "ended without a word" in str(error)
+    assert "ended without a result" in str(error)
 
 
 def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
     quick = [*QUICK, "epsilon.source=calibrated"]
-    named = "run='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
+    named = "overrides='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
     outcome = program(tmp_path, *quick, "sweep=pareto", named)
     assert outcome.status == 0, outcome.err
     run = tmp_path / "runs" / "pareto" / "infovae-q1-seed0"
@@ -293,23 +297,17 @@ def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path
     assert "sweep=pareto is many runs: add -m." in without.err
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(root: Path, *words: str) -> forked.Program:
     """A sweep in a process of its own; what it says goes to a file."""
     root.mkdir(exist_ok=True)
     with (root / "said").open("w") as said:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
-            env=os.environ | {"LAGVAE_ROOT": str(root)},
-            stdout=said,
-            stderr=said,
-            # what runs tests in the background ignores Ctrl-C, and hands that on
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        command = [sys.executable, ROOT / "src" / "train.py", "-m", *QUICK, *SMALL, *words]
+        return forked.Program(command, os.environ | {"LAGVAE_ROOT": str(root)}, stdout=said, stderr=said)
 
 
 def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Kill −9 while it trains, and again while it measures; the same summaries as an undisturbed sweep, to the bit."""
-    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=400", "training.interval=100")
+    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=200", "training.interval=50")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert sweep(whole, *words).status == 0
     killed = start(cut, *words)
@@ -340,7 +338,7 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
         assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
 
 
-def until(happened: object, process: subprocess.Popen[bytes], patience: float = 120.0) -> None:
+def until(happened: object, process: forked.Program, patience: float = 120.0) -> None:
     """Wait for something while a process runs."""
     end = time.monotonic() + patience
     while not happened():  # type: ignore[operator]
@@ -356,7 +354,7 @@ def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     said = (tmp_path / "said").read_text()
-    assert re.search(r"Stopped; 0 of 2 runs are finished\. Type the same command again to go on\.", " ".join(said.split()))
+    assert re.search(r"Stopped; 0 of 2 runs are finished\. Run the same command again to resume\.", " ".join(said.split()))
 
 
 def test_a_damaged_summary_is_made_again(done: Path, tmp_path: Path) -> None:

@@ -148,10 +148,10 @@ def test_the_reference_is_the_worst_of_each_coordinate() -> None:
 # ---- a comparison with known results
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds, both signs of α, two methods; the tests below state which runs dominate which."""
-    root = tmp_path / "sweep"
+    root = tmp_path_factory.mktemp("written")
     for seed in (0, 1):
         for gamma, up, down in ((0.5, 6.0, 3.0), (1.5, 8.0, 2.0), (3.0, 10.0, 1.0)):
             for alpha, information in ((-1.0, up), (1.0, down)):
@@ -162,6 +162,12 @@ def sweep(tmp_path: Path) -> Path:
         write_run(root / f"info-max-s{seed}", "infovae", -1.0, (7.0, neg_elbo), seed=seed, multipliers=(1.0, 2000.0))
         write_run(root / f"info-min-s{seed}", "infovae", 1.0, (2.0, 22.0), test=(4.0, 27.0), seed=seed)
     return root
+
+
+@pytest.fixture
+def sweep(written: Path, tmp_path: Path) -> Path:
+    """A copy of `written` that a test may change."""
+    return shutil.copytree(written, tmp_path / "sweep")
 
 
 def of(groups: list[Group], family: str, sign: int, split: str) -> Group:

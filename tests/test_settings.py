@@ -238,7 +238,7 @@ def calibration_key(config: Any) -> str:
 def test_settings_are_read_of_a_config_of_hydra_as_of_plain_ones() -> None:
     for words in (PLAIN, CRITICS):
         assert calibration_key(made_by_hydra(*words)) == calibration_key(composed(*words))
-        assert SweepRun(made_by_hydra(*words)).content == run_of(composed(*words)).content
+        assert SweepRun(made_by_hydra(*words)).settings == run_of(composed(*words)).settings
 
 
 @pytest.mark.parametrize("words", [PLAIN, CRITICS], ids=["plain", "critics"])

@@ -69,7 +69,7 @@ def test_a_word_filters_or_multiplies(typed: list[str], left: list[set[str]]) ->
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
 def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
-    with pytest.raises(SettingError, match="picks no run: the sweep has"):
+    with pytest.raises(SettingError, match="selects no run: the sweep has"):
         expand(GRIDS, [typed])
 
 

@@ -1,4 +1,4 @@
-"""Files written so that a reader never sees half of one, and what a user is told where a folder cannot be written."""
+"""Write files atomically, so that a reader never sees a partial one, and report folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 from lagvae.errors import SettingError
 
 ALMOST_FULL = 2**24
-"""Free bytes below which a writer that failed for no stated reason is taken to have met a full disk."""
+"""If a writer fails without a stated reason and fewer bytes than this are free, the disk is assumed to be full."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` make a file beside `path`, then move it there in one step.
+    """Let `write` create a temporary file in the folder of `path`, then move it to `path` atomically.
 
-    Raises: SettingError where the folder cannot be written or the disk is full.
+    Raises:
+        SettingError: if the folder cannot be written or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             write(part)
             part.chmod(0o644)
             part.replace(path)
-        except RuntimeError as error:  # torch's file writer reports a full disk in its own way
+        except RuntimeError as error:  # torch's file writer reports a full disk as a RuntimeError
             if shutil.disk_usage(part.parent).free < ALMOST_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
@@ -43,34 +44,34 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> SettingError:
-    """What to tell a user whose folder cannot be written."""
+    """The error for the user when `path` cannot be written."""
     if error.errno == errno.ENOSPC:
         return SettingError(f"The disk is full: {path} could not be written. Free some space; a stopped run can be resumed.")
     files = [parent for parent in path.parents if os.path.isfile(parent)]
     reason = f"{files[0]} is a file, not a folder" if files else error.strerror or error
-    return SettingError(f"{path} cannot be written ({reason}). Set paths.root to a folder that can.")
+    return SettingError(f"{path} cannot be written ({reason}). Set paths.root to a writable folder.")
 
 
 def check_writable(folder: Path) -> None:
-    """Raise SettingError where a folder could not be made or written to; it is not made."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{there} is not writable"))
+    """Raise SettingError if a folder cannot be created or written to. The folder is not created."""
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{existing} is not writable"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; NaN and infinity become null."""
+    """Write JSON atomically. NaN and infinite numbers become null."""
 
-    def plain(value: Any) -> Any:
+    def to_json(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             return None
         if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
+            return {str(k): to_json(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
+            return [to_json(v) for v in value]
         return value
 
-    text = json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(to_json(content), indent=2, ensure_ascii=False) + "\n"
 
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8")

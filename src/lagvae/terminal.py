@@ -8,8 +8,10 @@ import warnings
 from math import isfinite
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 
 def console(stderr: bool = False) -> Console:
@@ -52,3 +54,10 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning\.")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")
+
+
+def plain_table(title: str, first: str) -> Table:
+    """A table with a bold title, a line under its head and no frame; `first` is the head of its first column."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table

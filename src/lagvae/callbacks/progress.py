@@ -1,4 +1,4 @@
-"""One progress bar: steps, epoch, −ELBO, the information interval, multipliers, time left."""
+"""The progress bar of training: step, epoch, −ELBO, constraints, bounds on information, multipliers and time left."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lagvae.callbacks.evaluation import Evaluation
 
 
 class ProgressBar:
-    """A rich progress bar on a terminal; elsewhere a plain line for every tenth of the way.
+    """A rich progress bar on a terminal. Elsewhere it prints a plain line after every tenth of the work.
 
     Args:
-        title: what is being done. total: where the end is; None where that is not known yet.
-        count: the column that says how far it is. completed: where it starts.
+        title: the name of the task. total: the total amount of work, None if it is not known yet.
+        count: the column that shows the progress. completed: the work that is already done.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ProgressBar:
             self._bar.start()
 
     def update(self, completed: float, note: str, line: str | None = None) -> None:
-        """Show how far it is. `line` is what stands where there is no terminal; by default the note."""
+        """Show the progress. Without a terminal `line` is printed, or the note if there is no line."""
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, note=note)
         elif self.total and (tenth := int(10 * completed / self.total)) > self._tenth:
@@ -52,24 +52,24 @@ class ProgressBar:
             self.console.print(note if line is None else line, highlight=False, soft_wrap=True)
 
     def restart(self, title: str, total: float) -> None:
-        """Count anew, from 0 to another end."""
+        """Start again from 0, with a new total."""
         self.title, self.total = title, total
         if self._bar is not None:
             self._bar.reset(self._task, total=total, description=title)
 
     def stop(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar and leave it on the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 class TrainingProgress(pl.Callback):
-    """Shows training in a progress bar, which looks at numbers only when the model logs them.
+    """Shows the progress of training. The values in the bar are updated only at steps where the model logs them.
 
     Args:
-        title: what is being done.
-        evaluation: where the information interval comes from.
+        title: the name of the task.
+        evaluation: its results contain the bounds on information.
     """
 
     def __init__(self, title: str, evaluation: Evaluation, console: Console | None = None) -> None:
@@ -78,7 +78,7 @@ class TrainingProgress(pl.Callback):
         self._bar: ProgressBar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._every = getattr(pl_module, "log_every", 50)
+        self._interval = getattr(pl_module, "log_every", 50)
         if trainer.is_global_zero:
             start, end = trainer.global_step, trainer.max_steps
             self._bar = ProgressBar(self.title, end, MofNCompleteColumn(), start, self.console)
@@ -86,7 +86,7 @@ class TrainingProgress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self._every == 0:
+        if trainer.global_step % self._interval == 0:
             self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -119,9 +119,9 @@ class TrainingProgress(pl.Callback):
             for c in pl_module.lagrangian.constraints
             if c.name in last and c.name not in ("neg_elbo", "mmd")
         ]
-        val = self.evaluation.results.get("train", {})
-        if "i_q_lower" in val:
-            notes.append(f"I [{val['i_q_lower']:.1f}, {val['i_q_upper']:.1f}]")
+        values = self.evaluation.results.get("train", {})
+        if "i_q_lower" in values:
+            notes.append(f"I [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
         learned = [c.name for c in pl_module.lagrangian.constraints if c.learned]
         if learned and last:
             notes.append("λ " + " ".join(f"{float(last[f'multiplier/{n}']):.3g}" for n in learned))

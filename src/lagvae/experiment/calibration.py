@@ -1,7 +1,7 @@
-"""Calibration (paper, eq. 19–20): what the divergences can be, ε̂ = D(θ*), θ* = argmin λᵀD with α = 0.
+"""Calibration (paper, eq. 19–20): the attainable values of the divergences, ε̂ = D(θ*) with θ* = argmin λᵀD at α = 0.
 
-A calibration is a folder `calibrations/<name>-<hash>/` with calibration.json and theta.pt. The hash is of the settings
-that matter: a run with other settings has another hash, so that the wrong calibration is never taken in silence.
+A calibration is a folder `calibrations/<name>-<hash>/` that holds calibration.json and theta.pt. The hash is computed from
+the settings that determine θ* and ε̂, so a run with other settings never uses a calibration that does not fit it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from lagvae.io import write_atomically, write_json
 
 @dataclass
 class Calibration:
-    """What calibration found.
+    """The result of a calibration.
 
-    calibrated: constraint → ε̂, on the split `split`, with stderr: constraint → standard error.
-    splits: split → name → value, the full evaluation. settings: what the hash is of.
+    Attributes:
+        calibrated: constraint → ε̂, measured on `split`. stderr: constraint → the standard error of ε̂.
+        splits: split → metric → value, the full evaluation. settings: the settings that determine the result and its hash.
+        made: date and time. seconds: how long it took.
     """
 
     calibrated: dict[str, float]
@@ -44,17 +46,17 @@ class Calibration:
 
     @property
     def hash(self) -> str:
-        """Hash of the settings that matter."""
+        """The hash of the settings that determine this calibration."""
         return fingerprint(self.settings)
 
     def save(self, folder: Path, theta: Mapping[str, Tensor]) -> None:
-        """Write theta.pt, then calibration.json: the latter's presence says that both are whole."""
+        """Write theta.pt, then calibration.json, whose presence shows that both files are complete."""
         write_atomically(folder / "theta.pt", lambda part: torch.save(dict(theta), part))
         write_json(folder / "calibration.json", asdict(self) | {"hash": self.hash})
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
-        """Read a calibration. CalibrationError where it is missing or damaged."""
+        """Read a calibration. Raises CalibrationError if it is missing or damaged."""
         file = folder / "calibration.json"
         if not file.is_file():
             raise CalibrationError(
@@ -63,40 +65,43 @@ class Calibration:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             written = content.pop("hash")
-            found = cls(**content)
-            found.calibrated = {name: float(value) for name, value in found.calibrated.items()}
-            found.stderr = {name: nan if found.stderr[name] is None else float(found.stderr[name]) for name in found.calibrated}
-            if found.hash != written:
-                raise ValueError("its settings are not those that it was written with")
+            result = cls(**content)
+            result.calibrated = {name: float(value) for name, value in result.calibrated.items()}
+            stderr = result.stderr
+            result.stderr = {name: nan if stderr[name] is None else float(stderr[name]) for name in result.calibrated}
+            if result.hash != written:
+                raise ValueError("its settings were changed after it was written")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = error if isinstance(error, OSError | ValueError) else "it does not hold what a calibration holds"
+            reason = error if isinstance(error, OSError | ValueError) else "it does not have the contents of a calibration"
             raise CalibrationError(f"{file} is damaged ({reason}). Remove {folder} and calibrate again.") from error
-        return found
+        return result
 
     @staticmethod
     def theta(folder: Path) -> dict[str, Tensor]:
-        """θ*, the state of the laws and of the critics that know them."""
+        """θ*: the state of the joint model and of the critics that were trained with it."""
         try:
             state = dict(torch.load(folder / "theta.pt", map_location="cpu", weights_only=True))
-        except Exception as error:  # unpickling fails in many ways
+        except Exception as error:  # unpickling can raise almost any exception
             raise CalibrationError(
                 f"{folder / 'theta.pt'} is missing or damaged. Remove {folder} and calibrate again."
             ) from error
         return state
 
     def check(self, settings: Mapping[str, Any], folder: Path) -> None:
-        """Raise CalibrationError, with the settings that differ, where this calibration is of another problem."""
-        found = differences(self.settings, json.loads(json.dumps(settings, default=str)))
-        if found:
+        """Raise CalibrationError, naming the settings that differ, if this calibration was made for another problem."""
+        differing = differences(self.settings, json.loads(json.dumps(settings, default=str)))
+        if differing:
             raise CalibrationError(
-                f"The calibration in {folder} was made with other settings (there → here: {'; '.join(found[:5])}). Leave "
-                "epsilon.calibration out to use or make the one that fits, or give the settings it was made with."
+                f"The calibration in {folder} was made with other settings (calibration → this run: "
+                f"{'; '.join(differing[:5])}). Leave out epsilon.calibration to use or make a calibration that fits, or give "
+                "the settings that this one was made with."
             )
 
     def bound(self, name: str, gamma: float, relative: bool) -> float:
-        """ε̂ + γ, or ε̂ + γ · ε̂ where relative (γ₂ = 0.5 ε̂₂ in the paper).
+        """ε̂ + γ, or ε̂ + γ · ε̂ if the slack is relative (γ₂ = 0.5 ε̂₂ in the paper).
 
-        A relative slack is of max(ε̂, its standard error, 0): an unbiased estimate of a divergence may fall below zero.
+        A relative slack is γ times the largest of ε̂, its standard error and 0, because an unbiased estimate of a divergence
+        may be negative.
         """
         if name not in self.calibrated:
             raise CalibrationError(
@@ -110,7 +115,7 @@ class Calibration:
 
 
 def calibration_config(cfg: DictConfig) -> DictConfig:
-    """The config of the run that calibrates: α = 0, λ fixed at the calibration weights, its own seed and length."""
+    """The config of the calibration run: α = 0, λ fixed at the calibration weights, and its own seed and length."""
     derived: DictConfig = copy.deepcopy(cfg)
     derived.family = "calibration"
     derived.alpha.q = derived.alpha.p = 0.0
@@ -126,12 +131,12 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
 
 
 def uses_critics(cfg: DictConfig) -> bool:
-    """Whether a divergence of the config has a critic."""
+    """Whether any divergence of the config has a critic."""
     return any("network" in c.divergence for c in cfg.constraints.values())
 
 
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
-    """The settings that decide θ* and ε̂, flat; a digest of the samples stands for where they come from."""
+    """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source."""
     chosen = settings_where(cfg, lambda rule: rule.calibration)
     if not uses_critics(cfg):
         chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
@@ -139,5 +144,5 @@ def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
 
 
 def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:
-    """Where the calibration of these settings is kept."""
+    """The folder of the calibration with these settings."""
     return Path(cfg.paths.calibrations) / f"{cfg.data.name}-{cfg.model.name}-{fingerprint(settings)}"

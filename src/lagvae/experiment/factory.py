@@ -1,4 +1,4 @@
-"""From a config to objects."""
+"""Build the objects of a run from its config: data, joint model, Lagrangian, model, loggers and trainer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
 @contextmanager
 def error_context(key: str) -> Iterator[None]:
-    """Whatever goes wrong inside is the fault of the setting: a SettingError that names it; our own errors come through."""
+    """Turn any error inside into a SettingError that names the setting; errors of this package pass unchanged."""
     try:
         yield
     except LagvaeError:
@@ -47,7 +47,7 @@ def error_context(key: str) -> Iterator[None]:
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
-    """Instantiate a config node; our own errors come through as they are."""
+    """Instantiate a config node. Errors of this package pass unchanged, others become a SettingError."""
     try:
         return hydra_instantiate(node, **kwargs)
     except InstantiationException as error:
@@ -58,7 +58,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """The data, loaded, checked and split."""
+    """Load, check and split the data."""
     data: DataModule = instantiate(cfg.data)
     data.check()
     for part in ("training", "final"):
@@ -69,7 +69,7 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
-    """p(z), p(x|z), q(z|x) for the shape of the data, initialised from the seed."""
+    """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed."""
     torch.manual_seed(cfg.seed)
     model = cfg.model
     kind = decoder_class(model.likelihood)
@@ -86,7 +86,7 @@ def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
 
 
 def decoder_class(node: Any) -> Any:
-    """The decoder's class, or a partial of it: a config node, or a name of `DECODERS`."""
+    """The class of the decoder, or a partial of it, from a config node or a name in `DECODERS`."""
     if not isinstance(node, str):
         return instantiate(node)
     if node not in DECODERS:
@@ -95,26 +95,26 @@ def decoder_class(node: Any) -> Any:
 
 
 def build_prior(kind: Any, latent: int, data: DataModule) -> Any:
-    """p(z); an empirical one of the data's second domain."""
+    """p(z). An empirical prior is built from the second domain of the data."""
     if kind.func is not EmpiricalPrior:
         return kind(latent)
     rows = data.second("train")
     if rows is None:
         raise SettingError(
-            f"prior=data takes z from a second domain, which data={data.name} has not; use data=digits_pairs, or data=array "
-            'with an array "second" beside the samples.'
+            f"prior=data takes z from a second domain, which data={data.name} does not have; use data=digits_pairs, or "
+            'data=array with an array "second" beside the samples.'
         )
     return kind(rows)
 
 
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
-    """Preference and constraints with their bounds."""
+    """The Lagrangian of the preference and of the constraints with their bounds."""
     parts = merge_symbolic_penalties(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
     return Lagrangian(*parts, simplex=simplex)
 
 
 def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
-    """Constraints with their bounds, as they are configured."""
+    """The constraints with their bounds, as they are configured."""
     constraints = []
     for name, c in cfg.constraints.items():
         bound = c.epsilon
@@ -137,29 +137,30 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
 def merge_symbolic_penalties(
     alpha_q: float, alpha_p: float, constraints: list[Constraint]
 ) -> tuple[Preference, list[Constraint]]:
-    """Preference and constraints; where α I + Σ λ D of what is written needs a smaller class than its parts, that sum instead.
+    """Replace the preference and the symbolic penalties by their sum if the sum needs a smaller class of objectives.
 
-    Only penalties with fixed λ are summed: a learned one must be computable alone. The sum has I itself, not its bound.
+    Only penalties with a fixed λ are summed, because a learned λ needs the value of its own divergence. The sum contains I
+    itself, not a bound on it. Without such a gain, preference and constraints are returned unchanged.
     """
     penalties = [c for c in constraints if isinstance(c.divergence, SymbolicObjective) and not c.learned and c.bound is None]
     if penalties:
-        whole = exact_fraction(alpha_q) * parse("I_q") + exact_fraction(alpha_p) * parse("I_p")
-        whole = whole + total((exact_fraction(c.multiplier), c.divergence.stated) for c in penalties)  # type: ignore[attr-defined]
-        if classify(whole) < max(c.divergence.form.level for c in penalties):  # type: ignore[attr-defined]
+        objective = exact_fraction(alpha_q) * parse("I_q") + exact_fraction(alpha_p) * parse("I_p")
+        objective = objective + total((exact_fraction(c.multiplier), c.divergence.stated) for c in penalties)  # type: ignore[attr-defined]
+        if classify(objective) < max(c.divergence.form.level for c in penalties):  # type: ignore[attr-defined]
             first = penalties[0]
-            together = replace(first, divergence=first.divergence.restated(whole), multiplier=1.0)  # type: ignore[attr-defined]
-            rest = [together if c is first else c for c in constraints if c is first or c not in penalties]
-            return Preference(0.0, 0.0), rest
+            merged = replace(first, divergence=first.divergence.restated(objective), multiplier=1.0)  # type: ignore[attr-defined]
+            constraints = [merged if c is first else c for c in constraints if c is first or c not in penalties]
+            return Preference(0.0, 0.0), constraints
     return Preference(alpha_q, alpha_p), constraints
 
 
 def exact_fraction(value: float) -> Fraction:
-    """A setting as the decimal that was typed."""
+    """The exact value of the decimal number that the user typed."""
     return Fraction(repr(float(value)))
 
 
 def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
-    """The learning rate schedule: "cosine" over the length of training, a torch scheduler's config node, or none."""
+    """The learning rate schedule: "cosine" over all training steps, the config node of a torch scheduler, or None."""
     schedule = cfg.model.schedule
     if schedule is None:
         return None
@@ -174,7 +175,7 @@ def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
 def build_model(
     cfg: DictConfig, data: DataModule, calibration: Calibration | None = None, simplex: bool = False
 ) -> LatentVariableModel:
-    """The LightningModule; `simplex` as of `Lagrangian`."""
+    """The LightningModule. `simplex` is passed to `Lagrangian`."""
     joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
     for c in lagrangian.constraints:
         c.divergence.prepare(c.name, joint, data.shape)
@@ -194,7 +195,7 @@ def build_model(
 
 
 def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
-    """metrics.csv always, and what logger=… asks for; SettingError where its package is missing."""
+    """The logger of metrics.csv, and the one that logger=… names. Raises SettingError if its package is not installed."""
     loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
     target = cfg.logger.get("_target_")
     if target is None:
@@ -216,10 +217,10 @@ def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Log
 def build_trainer(
     cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = (), **settings: Any
 ) -> pl.Trainer:
-    """Lightning's trainer, with what holds for every fit here: the length of training, own callbacks, no bar of Lightning's.
+    """Lightning's trainer, configured for a fit of this package: its length, our callbacks, no progress bar of Lightning's.
 
     Args:
-        folder: where Lightning keeps what it writes by itself. settings: further ones of `pl.Trainer`.
+        folder: where Lightning keeps the files that it writes itself. settings: further arguments of `pl.Trainer`.
     """
     quiet_libraries()
     own: dict[str, Any] = {

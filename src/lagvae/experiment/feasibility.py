@@ -1,11 +1,12 @@
-"""What a model can reach, before any bound is chosen: each divergence alone, and the least largest violation of all together.
+"""Which bounds a model can meet, before any is chosen: the minimum of each divergence alone and of all divergences together.
 
     alone:     min_θ D_i
-    together:  min_θ max_i (D_i − r_i) / unit_i  =  min_θ max_w Σ_i w_i (D_i − r_i) / unit_i,   w ≥ 0, Σ w = 1
+    together:  min_θ max_i (D_i − r_i) / scale_i  =  min_θ max_w Σ_i w_i (D_i − r_i) / scale_i,   w ≥ 0, Σ w = 1
 
-r_i is ε where the config gives a number (constraints.NAME.epsilon), else the least value alone. Each is found by training, as
-a calibration is, kept like one, and measured on held-out data. What is found is an upper bound on what could be, but where a
-constraint has a critic: its D is a lower bound on the divergence, of what that critic sees, and a stronger one may read more.
+The reference r_i is ε_i if the config gives a number (constraints.NAME.epsilon), and otherwise the minimum alone. Each minimum
+is found by training, stored as a calibration is, and evaluated on held-out data. It is an upper bound on the true minimum,
+except for a divergence with a critic: its estimate is a lower bound on the divergence, and a stronger critic may give a larger
+value.
 """
 
 from __future__ import annotations
@@ -24,52 +25,58 @@ from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
-from lagvae.experiment.report import print_feasibility
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
 from lagvae.io import write_json
 
 
 def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
-    """Find what is attainable, or what was found before; returns it with the folder that holds it as feasible.json.
+    """Find the attainable values, or load them if they were found before.
 
-    Raises: SettingError where the config has no constraint, where laws or data lack what a divergence takes, and for settings
-        that have no effect here.
+    Returns:
+        The result, and the folder in which it is stored as feasible.json.
+
+    Raises:
+        SettingError: if the config has no constraint, if the distributions or the data lack what a divergence needs, or if a
+            setting has no effect here.
     """
     for key in ("resume", "epsilon.calibration"):
         if (value := OmegaConf.select(cfg, key)) is not None:
-            raise SettingError(f"{key}={value} has no effect here: what was found before is reused; leave it out.")
+            raise SettingError(f"{key}={value} has no effect here: earlier results are reused by themselves; leave it out.")
     cfg, optimizer = split_own_settings(cfg)
     names = [str(name) for name in cfg.constraints]
     if not names:
-        raise SettingError(f"family={cfg.family} has no constraint, so nothing to reach; add one with divergence=[NAME].")
+        raise SettingError(
+            f"family={cfg.family} has no constraint, so there is no bound to meet; add one with divergence=[NAME]."
+        )
     singles = {name: single_constraint_config(cfg, name) for name in names}
-    asked = {name: c.epsilon for name, c in cfg.constraints.items()}
-    # Everything that can be wrong is told before the first of them trains.
-    for each in (*singles.values(), together_config(cfg, {n: asked[n] or 0.0 for n in names}, optimizer)):
+    epsilon = {name: c.epsilon for name, c in cfg.constraints.items()}
+    # Every setting is validated before the first run trains.
+    for each in (*singles.values(), together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
         validate(each)
     data = build_data(cfg)
     build_model(calibration_config(cfg), data)
     least: dict[str, tuple[Calibration, Path]] = {}
     for name in names:
         least[name] = calibrate(singles[name], data, f"Least {name} on")
-    reference = {n: least[n][0].calibrated[n] if asked[n] is None else float(asked[n]) for n in names}
-    found, folder = least[names[0]]
+    reference = {n: least[n][0].calibrated[n] if epsilon[n] is None else float(epsilon[n]) for n in names}
+    together, folder = least[names[0]]
     if len(names) > 1:
         derived = together_config(cfg, reference, optimizer)
         settings = together_settings(cfg, derived, data)
-        found, folder = load_cached(cfg, settings) or run_calibration(
+        together, folder = load_cached(cfg, settings) or run_calibration(
             cfg, derived, settings, data, "All together on", simplex=True
         )
-    result = feasibility_result(cfg, {n: c for n, (c, _) in least.items()}, found, reference)
+    result = feasibility_result(cfg, {n: c for n, (c, _) in least.items()}, together, reference)
     write_json(folder / "feasible.json", result)
     return result, folder
 
 
 def split_own_settings(cfg: DictConfig) -> tuple[DictConfig, Any]:
-    """The config as train.py knows it, and the node of the optimizer that is feasible.py's own.
+    """Split the config into that of a training run and the optimizer node that only feasible.py has.
 
-    Raises: SettingError for a rate that is no positive number, and for an optimizer that does not work or does not ascend.
+    Raises:
+        SettingError: if the rate is not a positive number, or if the optimizer does not work or does not ascend.
     """
     own: Any = OmegaConf.to_container(cfg.feasible, resolve=True)
     rate = own["rate"]
@@ -89,7 +96,7 @@ def split_own_settings(cfg: DictConfig) -> tuple[DictConfig, Any]:
 def feasibility_result(
     cfg: DictConfig, least: dict[str, Calibration], together: Calibration, reference: dict[str, float]
 ) -> dict[str, Any]:
-    """What is written and shown: by constraint, and the largest scaled violation."""
+    """The content of feasible.json: a row for each constraint, and the largest scaled violation."""
     rows: dict[str, dict[str, Any]] = {}
     for name, c in cfg.constraints.items():
         name = str(name)
@@ -121,13 +128,8 @@ def feasibility_result(
     }
 
 
-def feasible(cfg: DictConfig) -> None:
-    """What src/feasible.py runs."""
-    print_feasibility(*find_feasible(cfg))
-
-
 def single_constraint_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The config whose calibration minimises one constraint and no other."""
+    """The config whose calibration minimises the divergence of one constraint alone."""
     single: DictConfig = copy.deepcopy(cfg)
     single.epsilon.calibration = None
     for other, c in single.constraints.items():
@@ -136,7 +138,7 @@ def single_constraint_config(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def together_config(cfg: DictConfig, reference: Mapping[str, float], optimizer: Any) -> DictConfig:
-    """The config of the run that minimises the largest (D − reference) / unit: α = 0, λ learned (on the simplex)."""
+    """The config of the run that minimises the largest (D − reference) / scale: α = 0, and λ learned on the simplex."""
     derived = calibration_config(cfg)
     derived.family = "feasible"
     derived.epsilon.source = "explicit"
@@ -147,7 +149,7 @@ def together_config(cfg: DictConfig, reference: Mapping[str, float], optimizer: 
 
 
 def together_settings(cfg: DictConfig, derived: DictConfig, data: DataModule) -> dict[str, Any]:
-    """The settings that matter to it: those of a calibration, the references, and how the weights ascend."""
+    """The settings that determine that run: those of a calibration, the references, and the optimizer of the weights."""
     of_each = {str(name): {"reference": c.epsilon, "scale": c.scale} for name, c in derived.constraints.items()}
     return calibration_settings(cfg, data) | {
         "together": {"constraints": of_each, "optimizer": OmegaConf.to_container(derived.multiplier.optimizer, resolve=True)}

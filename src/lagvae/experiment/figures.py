@@ -1,4 +1,4 @@
-"""Pictures of a run: samples, reconstructions, a latent traversal, multipliers and constraints over steps."""
+"""Figures of a run: samples, reconstructions, a latent traversal, and multipliers and constraints over training steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
 def draw_run(
     folder: Path, data: DataModule, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path
 ) -> list[Path]:
-    """Draw every figure that fits the data; returns the files."""
+    """Draw every figure that suits the data and the model, and return the files."""
     figures: dict[str, Figure] = {}
     with matplotlib.rc_context(STYLE), torch.no_grad():
         x = data.probe("test", 20, model.device)
@@ -62,7 +62,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 
 def _show(axis: Axes, picture: Tensor) -> None:
-    """One image (C, H, W) in [0, 1]."""
+    """Show one image (C, H, W) with values in [0, 1]."""
     pixels = picture.detach().cpu().clamp(0, 1)
     axis.imshow(
         pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest"
@@ -71,7 +71,7 @@ def _show(axis: Axes, picture: Tensor) -> None:
 
 
 def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Images (N, C, H, W) as one, with a light line between them."""
+    """Arrange images (N, C, H, W) in a grid as one image, separated by light lines."""
     n, c, h, w = pictures.shape
     rows = ceil(n / columns)
     canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 0.15, device=pictures.device)
@@ -82,7 +82,7 @@ def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
 
 
 def samples(model: LatentVariableModel, x: Tensor) -> Figure:
-    """Means of p(x|z) at 100 draws of the prior."""
+    """The means of p(x|z) at 100 samples of the prior."""
     prior = model.eval_model.prior
     noise = Noise(model.seed, "figures")
     draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
@@ -94,15 +94,15 @@ def samples(model: LatentVariableModel, x: Tensor) -> Figure:
 
 
 def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
-    """Test samples as the model sees them, above the means of p(x|z) at z ∼ q(z|x)."""
+    """Test samples as the model observes them, above the means of p(x|z) at z ∼ q(z|x)."""
     x = x[: len(x) // 2 * 2]
     encoder = model.eval_model.encoder
     stream = Noise(model.seed, "figures")
     draw = stream.normal if encoder.noise_kind == "normal" else stream.uniform
     noise = draw("reconstructions", 0, (len(x), *encoder.noise_shape), x.device)
-    again = mean_of(model.eval_model.decoder(encoder.sample(encoder(x), noise)))
+    means = mean_of(model.eval_model.decoder(encoder.sample(encoder(x), noise)))
     half = len(x) // 2
-    rows = torch.cat([x[:half], again[:half], x[half:], again[half:]])
+    rows = torch.cat([x[:half], means[:half], x[half:], means[half:]])
     figure, axes = _figure(5.2, 2.5)
     _show(axes[0, 0], tile(rows, half))
     axes[0, 0].set_title("Test data (rows 1, 3) and reconstructions (rows 2, 4)", loc="left")
@@ -110,30 +110,30 @@ def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
 
 
 def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
-    """A row for each value of the first categorical code, a column for one draw of all else."""
+    """One row per value of the first categorical code; along a column all other codes and the noise are the same."""
     prior = model.eval_model.prior
     k = prior.categorical[0]
     noise = Noise(model.seed, "figures").uniform("codes", 0, (columns, *prior.noise_shape), x.device).repeat(k, 1)
     noise[:, 0] = (torch.arange(k, device=x.device).repeat_interleave(columns) + 0.5) / k
     figure, axes = _figure(5.0, 0.42 * k + 0.4)
     _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(prior.sample(noise))), columns))
-    axes[0, 0].set_title("Codes: one value a row, the same noise down a column", loc="left")
+    axes[0, 0].set_title("Codes: one value per row, the same noise in each column", loc="left")
     return figure
 
 
 def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, columns: int = 10) -> Figure:
-    """Test samples, their translations and true partners; then the partners translated back to the first domain."""
+    """Test samples, their translations, their true partners, and the partners translated back to the first domain."""
     x, partners = x[:columns], partners[:columns]
-    there = mean_of(model.eval_model.encoder(x)).reshape(partners.shape)
-    back = mean_of(model.eval_model.decoder(partners.flatten(1)))
+    to_z = mean_of(model.eval_model.encoder(x)).reshape(partners.shape)
+    to_x = mean_of(model.eval_model.decoder(partners.flatten(1)))
     figure, axes = _figure(5.2, 2.6)
-    _show(axes[0, 0], tile(torch.cat([x, there, partners, back]), columns))
+    _show(axes[0, 0], tile(torch.cat([x, to_z, partners, to_x]), columns))
     axes[0, 0].set_title("x, its translation E[z|x], the true partner z, its translation E[x|z]", loc="left")
     return figure
 
 
 def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int = 9, span: float = 2.5) -> Figure:
-    """One code, with one coordinate at a time moved over ±`span`; coordinates in the order of their rate."""
+    """The decoded images of one latent code as a single coordinate varies over ±`span`, the coordinates ordered by rate."""
     base = model.eval_model.encoder(x).base_dist
     rate = (base.loc.square() + base.scale.square() - 1 - 2 * base.scale.log()).mean(0) / 2
     order = rate.argsort(descending=True)[: min(rows, model.eval_model.latent)]
@@ -148,10 +148,11 @@ def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int =
     axis.set_axis_on()
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    cell = x.shape[-2] + 1
-    axis.set_yticks([(r + 0.5) * cell - 1 for r in range(len(order))], [f"z[{k}]: {rate[k]:.1f} nats" for k in order.tolist()])
-    cell = x.shape[-1] + 1
-    axis.set_xticks([(k + 0.5) * cell - 1 for k in range(steps)], [f"{v:+.1f}" for v in grid.tolist()])
+    height, width = x.shape[-2] + 1, x.shape[-1] + 1
+    axis.set_yticks(
+        [(r + 0.5) * height - 1 for r in range(len(order))], [f"z[{k}]: {rate[k]:.1f} nats" for k in order.tolist()]
+    )
+    axis.set_xticks([(k + 0.5) * width - 1 for k in range(steps)], [f"{v:+.1f}" for v in grid.tolist()])
     axis.tick_params(length=0)
     axis.set_title("Traversal: one coordinate at a time, with its share of the rate", loc="left")
     return figure
@@ -170,7 +171,7 @@ def _unit(constraint: Mapping[str, Any]) -> str:
 
 
 def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
-    """Each divergence over training, with its bound."""
+    """Each divergence over the training steps, with its bound."""
     constraints = summary["constraints"]
     figure, axes = _figure(3.6 * max(1, len(constraints)), 2.8, columns=max(1, len(constraints)))
     batch = read_series(metrics, "train", constraints)
@@ -182,8 +183,8 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
             axis.plot(
                 *probe[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
             )
-            shown = sorted(values)
-            low, high = shown[len(shown) // 100], shown[-1 - len(shown) // 20]
+            ordered = sorted(values)
+            low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 20]
             edges = [low, high, *([c["bound"]] if c["bound"] is not None else [])]
             margin = 0.15 * (max(edges) - min(edges) or 1.0)
             axis.set_ylim(min(edges) - margin, max(edges) + margin)
@@ -198,7 +199,7 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
 
 
 def multipliers_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
-    """Each learned multiplier and the violation that drives it (running mean)."""
+    """Each learned multiplier, and the violation that drives it with its running mean."""
     learned = {n: c for n, c in summary["constraints"].items() if c["learned"]}
     figure, axes = _figure(3.6 * len(learned), 4.4, rows=2, columns=len(learned))
     series = read_series(metrics, "train", [f"{kind}/{n}" for kind in ("multiplier", "violation") for n in learned])
@@ -220,7 +221,7 @@ def multipliers_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
 
 
 def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
-    """The path of training in the plane of rate and distortion; a bound on −ELBO is a line of slope −1."""
+    """The path of training in the rate–distortion plane, where a bound on −ELBO is a line of slope −1."""
     figure, axes = _figure(4.2, 3.6)
     axis = axes[0, 0]
     splits = summary["splits"]

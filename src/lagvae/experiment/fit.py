@@ -1,4 +1,4 @@
-"""One fit of Lightning's trainer: model, data, loggers and callbacks put together."""
+"""One fit of Lightning's trainer, with its model, data, loggers and callbacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATIONARITY_BATCHES = 20
 
 @contextmanager
 def interrupted(trainer: pl.Trainer) -> Iterator[None]:
-    """Lightning ends the program where a user stops it; here that is Stopped, which says where."""
+    """Raise Stopped, which names the step, where Lightning would end the program because the user interrupted it."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -38,12 +38,12 @@ def interrupted(trainer: pl.Trainer) -> Iterator[None]:
 
 
 class Fit:
-    """One model on its data: Lightning's trainer, the loggers and the callbacks around them.
+    """Trains or evaluates one model on its data with Lightning's trainer, the loggers and the callbacks.
 
     Attributes:
-        results: split → name → value, of the newest evaluation. watch: remembers how near each constraint came to its bound.
-        ensemble: size and seconds of the ensemble that trained the model so far, if one did. step: of the model's weights.
-        started: when the fit was made. trained_in: seconds until training was over, None before.
+        results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
+        ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.
+        started: when the fit was created. trained_in: seconds until training ended, None before that.
     """
 
     trained_in: float | None
@@ -65,7 +65,7 @@ class Fit:
 
     @property
     def first_process(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process writes the files and prints."""
         return self.trainer.is_global_zero
 
     @property
@@ -73,7 +73,7 @@ class Fit:
         return self.evaluation.results
 
     def train(self, checkpoint: Path | None = None) -> None:
-        """Train, from a checkpoint where one is given. Stopped where the user stops it."""
+        """Train, from a checkpoint if one is given. Raises Stopped if the user interrupts it."""
         content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
         self.ensemble = content.get("ensemble")
         for logger in self.loggers:
@@ -82,25 +82,25 @@ class Fit:
         with interrupted(self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
-        if self.ensemble is not None:  # it had no loggers but the table
+        if self.ensemble is not None:  # an ensemble writes metrics.csv alone; the other loggers receive its rows now
             for logger in self.loggers:
                 replay(self.folder.metrics, logger)
 
     def load(self, checkpoint: Path) -> None:
-        """Take the weights of a checkpoint. CheckpointError where it is damaged or of another model."""
+        """Load the weights of a checkpoint. Raises CheckpointError if it is damaged or of another model."""
         content = read_checkpoint(checkpoint, self.model)
         self.model.load_state_dict(content["state_dict"])
         self.step = content["global_step"]
 
     def evaluate(self) -> None:
-        """The full evaluation of every split, into `results`."""
+        """Run the full evaluation on every split and store it in `results`."""
         with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
 
     def stationarity(self) -> float | None:
-        """The KKT residual of θ on batches of the training split."""
+        """The KKT stationarity residual of θ on batches of the training split."""
         device = self.model.device
-        self.data.trainer = None  # batches for one process, from the first step on
+        self.data.trainer = None  # the loader then yields the batches of a single process, from the first step on
         loader = self.data.eval_loader("train", device, most=STATIONARITY_BATCHES * self.data.batch)
         self.model.eval()
         noise = self.data.noise("stationarity")
@@ -109,23 +109,23 @@ class Fit:
             return stationarity(self.model.joint, self.model.lagrangian, batches)
 
     @contextmanager
-    def resumable(self, how: str) -> Iterator[None]:
-        """Close the loggers where training inside fails or is stopped; a Stopped says how to go on."""
+    def resumable(self, instruction: str) -> Iterator[None]:
+        """Close the loggers if training inside fails or is interrupted. `instruction` tells the user how to resume."""
         try:
             yield
         except LagvaeError as error:
             for logger in self.loggers:
                 close(logger, failed=True)
             if isinstance(error, Stopped):
-                raise Stopped(f"{error} {how}") from None
+                raise Stopped(f"{error} {instruction}") from None
             raise
 
 
 def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = True) -> Evaluation:
-    """What is measured of a model: the metrics that a config names, and each divergence by its own estimator.
+    """The evaluation of a model: the metrics that the config names, and every constrained divergence.
 
     Args:
-        final: whether the metrics of the final evaluation are wanted too, and not only those of every interval.
+        final: whether to include the metrics of the final evaluation, and not only those of every interval.
     """
     named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
     constraints = {"constraints": lambda: DivergenceValues(named)}
@@ -134,19 +134,19 @@ def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = 
 
 
 def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
-    """A checkpoint that fits the model; CheckpointError where it is damaged or of another model."""
+    """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state_dict"]
-    except Exception as error:  # unpickling fails in many ways
+    except Exception as error:  # unpickling can raise almost any exception
         raise CheckpointError(
-            f"{path} is missing, damaged or no checkpoint of this program. Use another one, or start anew."
+            f"{path} is missing, damaged or not a checkpoint of this program. Use another checkpoint, or start a new run."
         ) from error
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items()}
-    if expected != found:
-        odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    if expected != shapes:
+        key = min(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
         raise CheckpointError(
-            f"{path} is of another model: {odd[0]} has shape {found.get(odd[0])} there and {expected.get(odd[0])} here."
+            f"{path} is of another model: {key} has shape {shapes.get(key)} there and {expected.get(key)} here."
         )
     return content

@@ -1,4 +1,4 @@
-"""What a user reads on the terminal."""
+"""The reports of a run, a calibration and a feasibility analysis on the terminal."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from lagvae.experiment.calibration import Calibration
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
-from lagvae.terminal import console, format_number, print_line, short_path
+from lagvae.terminal import console, format_number, plain_table, print_line, short_path
 
 COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
 
 
-def print_calibration(found: Calibration, folder: Path, fresh: bool) -> None:
-    """ε̂, and where it is kept."""
-    values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, found.stderr[n])}" for n, v in found.calibrated.items())
-    took = f" in {found.seconds:.0f} s" if fresh else ""
-    print_line(
-        f"{'Calibrated' if fresh else 'Calibration found'}{took}: ε̂ = {values} (on {found.split}), in {short_path(folder)}"
-    )
+def print_calibration(calibration: Calibration, folder: Path, fresh: bool) -> None:
+    """Print ε̂ and the folder of the calibration. `fresh` says whether it was made just now."""
+    stderr = calibration.stderr
+    values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, stderr[n])}" for n, v in calibration.calibrated.items())
+    title = f"Calibrated in {calibration.seconds:.0f} s" if fresh else "Calibration found"
+    print_line(f"{title}: ε̂ = {values} (on {calibration.split}), in {short_path(folder)}")
 
 
 def preference_in_words(alpha: float) -> str:
-    """A preference in words."""
+    """The verb for a preference α: maximise or minimise."""
     return "maximise" if alpha < 0 else "minimise" if alpha > 0 else "no preference on"
 
 
-def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibration | None, run: RunFolder) -> None:
-    """What a run is about to do."""
+def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibration | None, run: RunFolder) -> None:
+    """Print what a run is about to do: the constrained problem, the number of steps and the folder."""
     goals = [
         f"{preference_in_words(a)} I_{side} (α = {a:+g})" for side, a in (("q", cfg.alpha.q), ("p", cfg.alpha.p)) if a != 0
     ]
@@ -45,9 +42,9 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibrat
             continue
         setting = cfg.constraints[c.name]
         origin = "given"
-        if setting.epsilon is None and calibrated is not None:
-            epsilon = calibrated.calibrated[c.name]
-            origin = f"{format_number(epsilon, c.divergence.nats)} + {format_number(c.bound - epsilon, c.divergence.nats)}"
+        if setting.epsilon is None and calibration is not None:
+            calibrated, nats = calibration.calibrated[c.name], c.divergence.nats
+            origin = f"{format_number(calibrated, nats)} + {format_number(c.bound - calibrated, nats)}"
         bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
     print_line(
@@ -56,7 +53,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibrated: Calibrat
     print_line(f"{cfg.training.steps} steps, start: {cfg.training.start}, folder: {short_path(run.path)}")
 
 
-ROWS = (  # label, key, whether in nats
+ROWS = (  # label, key in the summary, whether to format it as nats
     ("−ELBO (nats)", "neg_elbo", True),
     ("rate (nats)", "rate", True),
     ("distortion (nats)", "distortion", True),
@@ -80,22 +77,16 @@ ROWS = (  # label, key, whether in nats
 
 
 def bound_names(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """Which bound an end of I_q is (see `lagvae.metrics.Information`), once where it is the same for all splits."""
+    """The names of the bounds on I_q (see `lagvae.metrics.Information`), a single one if it is the same on all splits."""
     names = [values[f"{key}_by"].replace("_", " ") for values in splits.values() if f"{key}_by" in values]
     return ", ".join(names if len(set(names)) > 1 else names[:1])
 
 
-def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    return table
-
-
 def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
-    """What was asked, what was reached, and the verdicts."""
+    """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
     out = console()
     splits = summary["splits"]
-    table = _table(f"{summary['family']} on {summary['data']}: constraints", "")
+    table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
     for name in ("bound", "train", "val", "test", "λ"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -105,29 +96,29 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
         table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
-    table = _table("Measured (± standard error)", "")
+    table = plain_table("Measured (± standard error)", "")
     for split in splits:
         table.add_column(split, justify="right", no_wrap=True)
-    warned = False
+    any_outside = False
     for label, key, nats in ROWS:
         if not any(key in values for values in splits.values()):
-            continue  # what is not defined is not shown
+            continue  # the model or the data do not define this metric
         cells = []
         for values in splits.values():
-            odd = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
-            warned |= odd
-            cells.append(format_number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if odd else ""))
+            outside = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
+            any_outside |= outside
+            cells.append(format_number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if outside else ""))
         table.add_row(label, *cells)
     if all("active_units" in values for values in splits.values()):
         table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)
     if lower := bound_names(splits, "i_q_lower"):
         out.print(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
-    if warned:
+    if any_outside:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("mmd_estimator"):
         out.print(f"{summary['mmd_estimator']}.")
-    for line in slack_buys(summary):
+    for line in describe_sensitivity(summary):
         out.print(escape(line))
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
@@ -135,7 +126,10 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     if summary.get("regime"):
         out.print(escape(summary["regime"]))
     if summary.get("stopped_by"):
-        out.print(f"Stopped early, after {summary['steps']} steps: more ascent of λ would change nothing.")
+        out.print(
+            f"Stopped early, after {summary['steps']} steps: λ of {summary['stopped_by']} is at its largest value, and the "
+            "divergence no longer decreases."
+        )
     for message in summary["messages"]:
         out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")
@@ -144,9 +138,9 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
 
 
 def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
-    """What each constraint can be alone, and what all can be together."""
+    """Print the minimum of each divergence alone, and the values of all of them together."""
     rows, largest = result["constraints"], result["largest"]
-    table = _table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
+    table = plain_table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
     for name in ("scale", "alone", "asked", "together", "above"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, c in rows.items():
@@ -160,47 +154,48 @@ def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
     out = console()
     out.print(table)
     if len(rows) > 1:
-        out.print("together: where the largest (D − asked, else alone) / unit is least; above: that of each; negative: below.")
-    out.print(attainable(rows, largest))
+        out.print(
+            "Column together: the values where the largest excess (D − reference) / scale is smallest. The reference is the "
+            "bound that was asked for, or else the minimum alone. Column above: the excess of each, negative if it is below."
+        )
+    out.print(describe_attainable(rows, largest))
     if critics := [name for name, c in rows.items() if c["critic"]]:
         out.print(
-            f"{', '.join(critics)}: as the critic sees it, a lower bound on the divergence; a stronger critic may read more."
+            f"{', '.join(critics)}: estimated with a critic, so this is a lower bound on the divergence; a stronger critic may "
+            "give a larger value."
         )
     out.print(
-        f"Found by {result['steps']} steps of training each (calibration.steps), one seed: longer training may reach less. "
-        f"Kept in {short_path(folder)}"
+        f"Each was found in {result['steps']} training steps (calibration.steps) with one seed; longer training may find a "
+        f"smaller value. Stored in {short_path(folder)}"
     )
 
 
-def attainable(rows: Mapping[str, Any], largest: Mapping[str, Any]) -> str:
-    """Whether bounds can be met, in a sentence."""
-    name, met, one = largest["name"], largest["excess"] <= 0, len(rows) == 1
-    off = f"{format_number(abs(largest['excess']), True, largest['excess_stderr'])} units {'below' if met else 'above'}"
+def describe_attainable(rows: Mapping[str, Any], largest: Mapping[str, Any]) -> str:
+    """A sentence on whether the bounds can be met."""
+    name, met, single = largest["name"], largest["excess"] <= 0, len(rows) == 1
+    excess = format_number(abs(largest["excess"]), True, largest["excess_stderr"])
+    distance = f"{excess} times its scale {'below' if met else 'above'}"
     asked = [c["asked"] is not None for c in rows.values()]
-    if one and not any(asked):
-        return "A bound above this can be met."
+    if single and not any(asked):
+        return "Any bound above this value can be met."
     if not all(asked):
-        return f"All at once, the largest ({name}) is {off} what was asked, else its least alone."
+        return f"All together, the largest excess is that of {name}: {distance} its reference."
     if not met:
-        said = (
-            f"This bound was not met: {name} stays {off} it"
-            if one
-            else f"These bounds were not met: {name} stays {off} its own"
-        )
-        return f"[bold yellow]{said}.[/]"
-    if one:
-        return f"This bound can be met: {name} comes {off} it."
-    return f"These bounds can be met: {name}, the nearest to its own, comes {off} it."
+        which = "This bound was" if single else "These bounds were"
+        return f"[bold yellow]{which} not met: {name} stays {distance} its bound.[/]"
+    if single:
+        return f"This bound can be met: {name} ends {distance} its bound."
+    return f"These bounds can be met: {name}, the closest to its bound, ends {distance} it."
 
 
-def slack_buys(summary: Mapping[str, Any]) -> list[str]:
-    """What a little more slack on each active constraint would do to the bound on information, from λ."""
+def describe_sensitivity(summary: Mapping[str, Any]) -> list[str]:
+    """How a little more slack on each active constraint would change the bound on information, from λ."""
     lines = []
     for name, c in summary["constraints"].items():
         if (change := c.get("sensitivity")) is None:
             continue
         side = "q" if summary["alpha"]["q"] else "p"
-        more = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
-        bound, way = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
-        lines.append(f"{more} more of slack on {name}: the {bound} bound on I_{side} {way} by about {abs(change):.2g} nats.")
+        slack = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
+        bound, verb = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
+        lines.append(f"{slack} more of slack on {name}: the {bound} bound on I_{side} {verb} by about {abs(change):.2g} nats.")
     return lines

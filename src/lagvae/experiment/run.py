@@ -1,16 +1,16 @@
-"""The life of one run, from its settings to its summary: `train` tells it from top to bottom.
+"""The course of one run, from its settings to its summary. `train` goes through all stages:
 
-    compose      Hydra hands over a config
-    validate     what can be wrong with the settings is said before anything is loaded
-    data         loaded, checked, split
-    calibrate    θ* and ε̂, found under the hash of what decides them, or made now
-    model        the joint model, the Lagrangian with its bounds, started from θ*
-    fit          Lightning's trainer, with a checkpoint in every interval
-    evaluate     every metric on every split
-    summarise    what was asked, what was reached, and the verdict
-    report       figures, summary.json, the terminal
+    compose      Hydra composes the config
+    validate     invalid settings are reported before anything is loaded
+    data         the data are loaded, checked and split
+    calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed
+    model        the joint model and the Lagrangian with its bounds are built; training starts from θ* or from scratch
+    fit          Lightning's trainer trains the model and saves a checkpoint after every interval
+    evaluate     every metric is computed on every split
+    summarise    the summary collects the settings, the results and the verdict on each constraint
+    report       figures and summary.json are written, and the summary is printed
 
-`resume` enters at the fit, `evaluate` at the evaluation, and `calibrate` lives the same life without a preference.
+`resume` starts at the fit and `evaluate` at the evaluation. `calibrate` goes through the same stages with α = 0.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from lagvae.terminal import print_line
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train a run and write its folder; returns the summary."""
+    """Train a run, write its folder, and return the summary."""
     check_writable(Path(cfg.paths.runs))
     data, model, calibration = setup(cfg)
     folder = create_folder(cfg)
@@ -52,10 +52,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def resume(folder: RunFolder) -> dict[str, Any]:
-    """Go on with an interrupted run, with its own settings, from its last checkpoint; returns the summary."""
+    """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary."""
     if folder.finished:
         print_line(
-            f"{folder.path} has finished; there is nothing to resume. See it with python src/evaluate.py run={folder.path}."
+            f"{folder.path} has finished; there is nothing to resume. Evaluate it again with python src/evaluate.py "
+            f"run={folder.path}."
         )
         return folder.read_summary()
     cfg = read_config(folder)
@@ -64,7 +65,7 @@ def resume(folder: RunFolder) -> dict[str, Any]:
 
 
 def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
-    """Measure and draw a run again, from a checkpoint; writes evaluation/ in the run's folder and returns the summary.
+    """Evaluate a checkpoint of a run again, write evaluation/ in the run's folder, and return the summary.
 
     Args:
         which: "last", "best", or the path of a checkpoint.
@@ -86,40 +87,40 @@ def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
 
 
 def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
-    """Find θ* and measure ε̂, or return what was found before; an interrupted calibration goes on where it was."""
+    """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
     validate(cfg)
     data = data or build_data(cfg)
-    found = find_calibration(cfg, data)
-    if found is not None:
-        return found
+    existing = find_calibration(cfg, data)
+    if existing is not None:
+        return existing
     return run_calibration(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
 
 
-# ---- from settings to a model that can start
+# ---- from the settings to a model that is ready to train
 
 
 def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration | None]:
-    """Validate everything, load the data, calibrate where bounds or the start need it, and build the model."""
+    """Validate the settings, load the data, calibrate if the bounds or the start need it, and build the model."""
     validate(cfg)
     data = build_data(cfg)
-    build_joint(cfg, data)  # what does not fit the data is said before a calibration is made
+    build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
     if needs_calibration(cfg):
-        found = find_calibration(cfg, data)
-        if found is None:
+        existing = find_calibration(cfg, data)
+        if existing is None:
             print_line("No calibration fits these settings yet: calibrating first.")
-        print_calibration(*(found or calibrate(cfg, data)), fresh=found is None)
+        print_calibration(*(existing or calibrate(cfg, data)), fresh=existing is None)
     model, calibration = build_start(cfg, data)
     return data, model, calibration
 
 
 def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel, Calibration | None]:
-    """The model where training starts, with its bounds; CalibrationError where no calibration fits that should."""
+    """The model with its bounds and its initial parameters. Raises CalibrationError if it needs a calibration and none fits."""
     if not needs_calibration(cfg):
         return build_model(cfg, data), None
-    found = find_calibration(cfg, data)
-    if found is None:
+    existing = find_calibration(cfg, data)
+    if existing is None:
         raise CalibrationError("No calibration fits these settings. Make one with python src/calibrate.py.")
-    calibration, folder = found
+    calibration, folder = existing
     model = build_model(cfg, data, calibration)
     if cfg.training.start == "calibrated":
         try:
@@ -132,7 +133,10 @@ def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel,
 
 
 def create_folder(cfg: DictConfig) -> RunFolder:
-    """The run's new folder: made by the first process, which tells the others, whether they run already or not yet."""
+    """Create the folder of a new run. The first process creates it and shares its path with all others.
+
+    Processes that run already get the path by a broadcast, processes that start later from the environment.
+    """
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0
     if first:
         folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
@@ -146,10 +150,10 @@ def create_folder(cfg: DictConfig) -> RunFolder:
 
 
 def read_config(folder: RunFolder) -> DictConfig:
-    """The config of a run; CheckpointError where it is damaged."""
+    """Read the config of a run. Raises CheckpointError if it is damaged."""
     try:
         cfg = OmegaConf.load(folder.config)
-    except Exception as error:  # YAML and OmegaConf fail in many ways
+    except Exception as error:  # YAML and OmegaConf raise many kinds of exception
         raise CheckpointError(f"{folder.config} is damaged: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise CheckpointError(f"{folder.config} is damaged: it holds no settings.")
@@ -157,25 +161,27 @@ def read_config(folder: RunFolder) -> DictConfig:
     return cfg
 
 
-# ---- fit, evaluate, summarise, report
+# ---- fit, evaluation, summary and report
 
 
 def fit_and_summarise(
     cfg: DictConfig, data: DataModule, model: LatentVariableModel, calibration: Calibration | None, folder: RunFolder
 ) -> dict[str, Any]:
-    """Train from where the folder's last checkpoint stands, evaluate, and write and print what became of it."""
+    """Train from the last checkpoint in the folder, if there is one, evaluate, and write and print the summary."""
     fit = Fit(cfg, data, model, folder, f"Training {cfg.family} on {cfg.data.name}")
     if fit.first_process:
         print_plan(cfg, model, calibration, folder)
     name = os.path.relpath(folder.path.resolve(), Path(cfg.paths.runs).resolve())
-    with fit.resumable(f"Go on with: python src/train.py resume={name}"):
+    with fit.resumable(f"Resume with: python src/train.py resume={name}"):
         fit.train(folder.last_checkpoint)
         fit.evaluate()
     return summarise_and_report(fit, calibration, folder.metrics)
 
 
 def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
-    """Draw the figures, write summary.json last, since its presence says that the run is whole, and print it.
+    """Draw the figures, write summary.json and print the summary.
+
+    summary.json is written last, because its presence shows that the run is complete.
 
     Args:
         metrics: the metrics.csv of the run.
@@ -214,7 +220,7 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
 
 
 def find_calibration(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Path] | None:
-    """The calibration that fits, or None; CalibrationError where a named one does not fit."""
+    """The calibration that fits, or None. Raises CalibrationError if epsilon.calibration names one that does not fit."""
     settings = calibration_settings(cfg, data)
     if cfg.epsilon.calibration is not None:
         folder = Path(cfg.epsilon.calibration).expanduser()
@@ -225,7 +231,7 @@ def find_calibration(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Pa
 
 
 def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration, Path] | None:
-    """The calibration that is kept under these settings, or None."""
+    """The stored calibration with these settings, or None."""
     folder = calibration_folder(cfg, settings)
     if not (folder / "calibration.json").is_file():
         return None
@@ -237,20 +243,24 @@ def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration,
 def run_calibration(
     cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: DataModule, title: str, simplex: bool = False
 ) -> tuple[Calibration, Path]:
-    """Train the config that was derived from another one, measure its divergences, and keep both under these settings."""
+    """Train a derived config, evaluate its divergences, and store both as the calibration with these settings.
+
+    Args:
+        cfg: the config to calibrate for. derived: the config that is trained. settings: what determines the result.
+    """
     folder = RunFolder(calibration_folder(cfg, settings))
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data, simplex=simplex)
     write_atomically(folder.config, lambda part: OmegaConf.save(derived, part, resolve=True))
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
-    with fit.resumable("Type the same command again to go on."):
+    with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)
         fit.evaluate()
-    measured = fit.results[cfg.calibration.split]
+    values = fit.results[cfg.calibration.split]
     names = [str(name) for name in cfg.constraints]
     calibration = Calibration(
-        calibrated={name: measured[f"constraint/{name}"] for name in names},
-        stderr={name: measured[f"constraint/{name}_stderr"] for name in names},
+        calibrated={name: values[f"constraint/{name}"] for name in names},
+        stderr={name: values[f"constraint/{name}_stderr"] for name in names},
         split=cfg.calibration.split,
         splits=fit.results,
         settings=settings,
@@ -264,24 +274,7 @@ def run_calibration(
     return calibration, folder.path
 
 
-# ---- what src/calibrate.py and src/evaluate.py run
-
-
-def calibrate_command(cfg: DictConfig) -> None:
-    """What src/calibrate.py runs."""
-    validate(cfg)
-    data = build_data(cfg)
-    found = find_calibration(cfg, data)
-    calibration, folder = found or calibrate(cfg, data)
-    print_calibration(calibration, folder, fresh=found is None)
-
-
-def evaluate_command(cfg: DictConfig) -> None:
-    """What src/evaluate.py runs."""
-    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
-
-
 def versions() -> dict[str, str]:
-    """Versions of what decides about numbers."""
+    """The versions of the packages that affect the numbers of a run."""
     names = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "scikit-learn")
     return {"lagvae": __version__, "python": platform.python_version()} | {name: version(name) for name in names}

@@ -1,4 +1,4 @@
-"""The typed shape of a config: what Hydra checks every value against before anything runs."""
+"""The config's schema: Hydra checks the type of every value against it before anything runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ MOVED = {
 }
 """Settings that have a new name: old key → new key, where * stands for any name."""
 
-MOVED_OPTIONS = {("launcher", "stacked"): "ensemble", ("divergence", "written"): "symbolic"}
+MOVED_OPTIONS = {
+    ("launcher", "stacked"): "ensemble",
+    ("launcher", "joblib"): "processes",
+    ("divergence", "written"): "symbolic",
+}
 """Options that have a new name: group and old option → new option."""
 
 
@@ -63,7 +67,7 @@ def _keys(node: Any, key: str = "") -> Iterator[str]:
 
 @dataclass
 class AlphaConfig:
-    """Preference: α > 0 minimises, α < 0 maximises information."""
+    """The preference: α > 0 minimises information, α < 0 maximises it."""
 
     q: float = 0.0
     p: float = 0.0
@@ -71,7 +75,7 @@ class AlphaConfig:
 
 @dataclass
 class EpsilonConfig:
-    """Where bounds come from: calibrated (ε̂ + γ), explicit (the numbers given), none (penalties only)."""
+    """The source of the bounds: calibrated (ε̂ + γ), explicit (given numbers) or none (penalties only)."""
 
     source: str = MISSING
     calibration: str | None = None
@@ -79,7 +83,7 @@ class EpsilonConfig:
 
 @dataclass
 class MultiplierConfig:
-    """Whether multipliers are learned, and by which optimizer, at which rate."""
+    """Whether multipliers are learned, with which optimizer and learning rate."""
 
     learned: bool = MISSING
     rate: float | None = None
@@ -88,7 +92,7 @@ class MultiplierConfig:
 
 @dataclass
 class ConstraintConfig:
-    """One constraint, see `lagvae.lagrangian.Constraint`."""
+    """One constraint; see `lagvae.lagrangian.Constraint`."""
 
     divergence: Any = MISSING
     epsilon: float | None = None
@@ -103,7 +107,7 @@ class ConstraintConfig:
 
 @dataclass
 class TrainingConfig:
-    """Length and rhythm of training."""
+    """The number of training steps, the interval between evaluations, and further settings of training."""
 
     steps: int = MISSING
     interval: int = MISSING
@@ -116,7 +120,7 @@ class TrainingConfig:
 
 @dataclass
 class CalibrationConfig:
-    """How θ* is found and ε̂ measured."""
+    """How θ* is trained, and on which split ε̂ is measured."""
 
     steps: int = MISSING
     seed: int = 0
@@ -125,7 +129,7 @@ class CalibrationConfig:
 
 @dataclass
 class LauncherConfig:
-    """Where the cells of a sweep train, and how many in one job."""
+    """Where the runs of a sweep train, and how many of them in one job."""
 
     executor: Any = None
     runs_per_job: Any = "auto"
@@ -134,7 +138,7 @@ class LauncherConfig:
 
 @dataclass
 class PathsConfig:
-    """Where things are kept."""
+    """The folders of data, runs and calibrations."""
 
     root: str = MISSING
     data: str = "${paths.root}/data"
@@ -144,7 +148,7 @@ class PathsConfig:
 
 @dataclass
 class Config:
-    """A run of train.py or calibrate.py."""
+    """The config of train.py and calibrate.py."""
 
     family: str = MISSING
     name: str = MISSING
@@ -171,7 +175,7 @@ class Config:
 
 @dataclass
 class ExplainConfig(Config):
-    """A run of explain.py: a config of train.py, or an objective written out."""
+    """The config of explain.py: a config of train.py, or an objective as text."""
 
     objective: str | None = None
     within: str | None = None
@@ -180,14 +184,14 @@ class ExplainConfig(Config):
 
 @dataclass
 class FeasibleConfig(Config):
-    """A run of feasible.py: a config of train.py, and how the weights of the constraints ascend."""
+    """The config of feasible.py: a config of train.py, and the optimizer of the weights of the constraints."""
 
     feasible: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class EvaluateConfig:
-    """A run of evaluate.py."""
+    """The config of evaluate.py."""
 
     run: str = "latest"
     checkpoint: str = "last"

@@ -1,6 +1,7 @@
-"""Which setting decides what: a calibration, an ensemble, a comparison, or nothing but where and how fast a run is computed.
+"""The role of every setting: whether it affects calibrations, ensembles and comparisons, or only where and how fast a run is
+computed.
 
-`RULES` is the one table; calibrations, ensembles and comparisons all ask it. A new setting needs a row.
+The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting decides.
+    """The role of a setting.
 
-    calibration: whether it decides θ* and ε̂, so that a calibration made with another value does not fit.
-    ensemble: "same" where all members of an ensemble must have it alike, "differs" where each has its own.
-    comparison: "same" where all runs that are compared must have it alike, "method" where those of one method must,
-        "varies" where it tells the runs of a method apart, "ignored" where it does not matter.
-    machine: whether it decides about no number, only about where a run is kept, shown or computed.
+    Attributes:
+        calibration: whether it determines θ* and ε̂, so that a calibration made with another value does not fit.
+        ensemble: "same" if all members of an ensemble must share its value, "differs" if each member may have its own.
+        comparison: "same" if all compared runs must share its value, "method" if the runs of one method must, "varies" if it
+            distinguishes the runs of a method, "ignored" if it does not matter.
+        machine: whether it affects no number, but only where a run is stored, shown or computed.
     """
 
     calibration: bool
@@ -34,11 +36,11 @@ class Rule:
 MACHINE = Rule(False, "differs", "ignored", machine=True)
 
 RULES: dict[str, Rule] = {
-    # what a run is called, and where it is kept, shown and computed
+    # the name of a run, and where it is stored, shown and computed
     **dict.fromkeys(("name", "folder", "label", "resume", "paths", "logger", "launcher"), MACHINE),
     **dict.fromkeys(("trainer", "training.threads", "data.workers", "callbacks.figures"), MACHINE),
     "trainer.precision": Rule(True, "same", "same"),
-    # the problem: what is preferred, and within which bounds
+    # the constrained problem: the preference and the bounds
     "family": Rule(False, "differs", "ignored"),
     "alpha": Rule(False, "differs", "varies"),
     "epsilon": Rule(False, "differs", "ignored"),
@@ -51,12 +53,12 @@ RULES: dict[str, Rule] = {
     "constraints.*.scale": Rule(False, "differs", "same"),
     "constraints.*.max_multiplier": Rule(False, "differs", "same"),
     "constraints.*.calibration_weight": Rule(True, "differs", "same"),
-    "kernel": Rule(False, "same", "ignored"),  # the divergences that take a kernel hold it
-    # how the multipliers ascend; an ensemble has one optimizer of λ, see lagvae.sweeps.plan
+    "kernel": Rule(False, "same", "ignored"),  # it appears in the settings of the divergences that use it
+    # the optimizer of the multipliers; an ensemble has a single one, see lagvae.sweeps.plan
     "multiplier.learned": Rule(False, "differs", "ignored"),
-    "multiplier.rate": Rule(False, "differs", "ignored"),  # the optimizer holds it
+    "multiplier.rate": Rule(False, "differs", "ignored"),  # it appears in the settings of the optimizer
     "multiplier.optimizer": Rule(False, "differs", "method"),
-    # the data; a calibration has a digest of the samples themselves in place of their source
+    # the data; a calibration depends on a digest of the samples instead of their source
     "data": Rule(True, "same", "same"),
     "data._target_": Rule(False, "same", "same"),
     "data.source": Rule(False, "same", "same"),
@@ -67,7 +69,7 @@ RULES: dict[str, Rule] = {
     "model.optimizer.lr": Rule(True, "differs", "same"),
     "critic.optimizer": Rule(True, "same", "ignored"),
     "critic.steps": Rule(True, "same", "ignored"),
-    "critic.network": Rule(False, "same", "ignored"),  # the divergences that have a critic hold it
+    "critic.network": Rule(False, "same", "ignored"),  # it appears in the settings of the divergences that use it
     "seed": Rule(False, "differs", "ignored"),
     "calibration": Rule(True, "differs", "same"),
     "training.steps": Rule(False, "same", "same"),
@@ -76,39 +78,39 @@ RULES: dict[str, Rule] = {
     "training.log_every": Rule(False, "same", "ignored"),
     "training.gradient_clip": Rule(True, "same", "same"),
     "training.average": Rule(True, "same", "same"),
-    # what is measured
+    # the metrics
     "callbacks.training": Rule(False, "same", "ignored"),
     "callbacks.final": Rule(False, "same", "ignored"),
     "callbacks.final.terms": Rule(False, "same", "same"),
     "callbacks.final.information": Rule(False, "same", "same"),
 }
-"""Setting → what it decides. A row holds for all settings below its key that have no row of their own; * is any one name."""
+"""Setting → its rule. A row applies to all settings below its key that have no row of their own; * stands for any one name."""
 
 UNKNOWN = Rule(True, "same", "same")
-"""A setting without a row, of a run that another version made, is taken to decide everything."""
+"""The rule of a setting without a row, which a run of another version may have: it is assumed to affect everything."""
 
 
 def find_rule(key: str) -> Rule | None:
-    """The row of a setting: the most specific one that covers it; None where there is none."""
+    """The most specific row that covers a setting, or None."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
-        own = parts[:length]
-        starred = [own[0], "*", *own[2:]] if length > 1 else own
-        for candidate in (own, starred):
+        prefix = parts[:length]
+        wildcard = [prefix[0], "*", *prefix[2:]] if length > 1 else prefix
+        for candidate in (prefix, wildcard):
             if (rule := RULES.get(".".join(candidate))) is not None:
                 return rule
     return None
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings as dotted key → value; lists are values."""
+    """Flatten nested settings to dotted key → value. Lists are kept as values."""
     if not isinstance(value, Mapping):
         return {key: value}
     return {k: v for name, part in value.items() for k, v in flatten(part, f"{key}.{name}" if key else str(name)).items()}
 
 
 def select(config: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
+    """The value at a dotted key, or None."""
     value: Any = config
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -116,40 +118,42 @@ def select(config: Mapping[str, Any], key: str) -> Any:
 
 
 def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rule], bool]) -> dict[str, Any]:
-    """The settings of a config whose rule is chosen, flat, as plain values that JSON holds."""
+    """The settings of a config whose rule satisfies `chosen`, flat, as plain values that JSON can hold."""
     plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    found = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
-    if "trainer.precision" in found:
-        found["trainer.precision"] = str(found["trainer.precision"])  # 32 and "32" are one precision
-    content: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    settings = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
+    if "trainer.precision" in settings:
+        settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
+    content: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return content
 
 
 def deciding_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that decide about the numbers of a run, flat."""
+    """The settings that affect the numbers of a run, flat."""
     return settings_where(cfg, lambda rule: not rule.machine)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for the settings."""
+    """A hash of the settings, as eight hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ, as "key: a → b"; a setting that one of them lacks is "none" there."""
+    """The settings whose values differ, each as "key: a → b". A missing setting is shown as "none"."""
     keys = [*a, *(key for key in b if key not in a)]
     return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
 
 
-# ---- runs that are compared
+# ---- comparisons of runs
 
 
 @dataclass(frozen=True)
 class ComparedSettings:
-    """The settings of a run, flat, by who must share them.
+    """The settings of a run, flat, grouped by which runs of a comparison must share them.
 
-    shared: all runs of a comparison. own: beyond that, the runs of one method. varied: nobody; they tell its runs apart.
+    Attributes:
+        shared: those that all runs must share. own: those that only the runs of one method must share.
+        varied: those that distinguish the runs of a method.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)
@@ -158,7 +162,7 @@ class ComparedSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], calibrated: Mapping[str, float]) -> ComparedSettings:
-        """Sort a resolved config; `calibrated` is constraint → ε̂, the same for all runs of one calibration."""
+        """Group the settings of a resolved config. `calibrated`: constraint → ε̂, shared by the runs of one calibration."""
         shared = settings_where(config, lambda rule: rule.comparison == "same")
         return cls(
             shared=shared | {f"ε̂ of {name} (its calibration)": value for name, value in calibrated.items()},
@@ -169,14 +173,14 @@ class ComparedSettings:
 
 
 def disagreements(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """In words, every key that has several values among some runs, with two of them and who has them.
+    """A sentence for every setting on which some runs disagree, with two of its values and runs that have them.
 
-    A run without a constraint has nothing to say about it; any other key that a run lacks is "none" there.
+    A run without a constraint is left out for the settings of that constraint. Any other missing setting counts as "none".
 
     Args:
         settings: run → key → value.
     """
-    found = []
+    sentences = []
     for key in dict.fromkeys(k for values in settings.values() for k in values):
         optional = key.startswith(("constraints.", "ε̂"))
         runs: dict[str, list[str]] = {}
@@ -184,14 +188,14 @@ def disagreements(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if key in values or not optional:
                 runs.setdefault(_text(values.get(key)), []).append(name)
         if len(runs) > 1:
-            (a, at_a), (b, at_b) = list(runs.items())[:2]
+            (a, runs_a), (b, runs_b) = list(runs.items())[:2]
             others = f", among {len(runs)} values" if len(runs) > 2 else ""
-            found.append(f"{key} is {a} in {_such_as(at_a)} and {b} in {_such_as(at_b)}{others}")
-    return found
+            sentences.append(f"{key} is {a} in {_such_as(runs_a)} and {b} in {_such_as(runs_b)}{others}")
+    return sentences
 
 
 def _text(value: Any) -> str:
-    """A value as it is compared and shown; 1 and 1.0 are the same."""
+    """A value as text, for comparison and display: 1 and 1.0 are the same."""
     whole = isinstance(value, float) and value.is_integer()
     return "none" if value is None else str(int(value) if whole else value)
 

@@ -1,4 +1,4 @@
-"""How every figure looks."""
+"""The matplotlib style of every figure."""
 
 from __future__ import annotations
 

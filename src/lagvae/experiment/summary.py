@@ -1,4 +1,4 @@
-"""summary.json: what was asked, what was reached, and the verdict on each constraint."""
+"""The content of summary.json: the settings of the problem, the results, and the verdict on each constraint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from omegaconf import DictConfig
 
 from lagvae.data import SPLITS
 from lagvae.experiment.calibration import Calibration
-from lagvae.experiment.diagnostics import explain_critic, explain_violation, judge, overall, regime, sensitivity
+from lagvae.experiment.diagnostics import (
+    assess_constraint,
+    explain_critic,
+    explain_violation,
+    overall_verdict,
+    regime,
+    sensitivity,
+)
 from lagvae.experiment.factory import instantiate
 from lagvae.lagrangian import Lagrangian
 from lagvae.metrics import tightest
@@ -25,13 +32,17 @@ def summarise(
     splits: Mapping[str, Mapping[str, float]],
     best: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What was asked, what was reached, and the verdict on each constraint."""
+    """Summarise a run.
+
+    Args:
+        splits: split → metric → value, of the full evaluation. best: constraint → the smallest divergence in training.
+    """
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
-    constraints, findings, messages = {}, [], []
+    constraints, results, messages = {}, [], []
     for i, c in enumerate(lagrangian.constraints):
         key = f"constraint/{c.name}"
-        finding = judge(
+        result = assess_constraint(
             c,
             splits["train"][key],
             splits["train"][f"{key}_stderr"],
@@ -40,8 +51,8 @@ def summarise(
             best.get(c.name, float("inf")),
         )
         calibrated = None if calibration is None else calibration.calibrated.get(c.name)
-        findings.append(finding)
-        message = explain_violation(finding, calibrated, " nats" if c.divergence.nats else "")
+        results.append(result)
+        message = explain_violation(result, calibrated, " nats" if c.divergence.nats else "")
         messages += [message] if message else []
         constraints[c.name] = {
             "estimator": repr(c.divergence),
@@ -49,10 +60,10 @@ def summarise(
             "calibrated": calibrated,
             "learned": c.learned,
             "scale": c.scale,
-            "sensitivity": sensitivity(finding, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
+            "sensitivity": sensitivity(result, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
             **{split: splits[split][key] for split in SPLITS},
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
-            **finding.as_dict(),
+            **result.as_dict(),
         }
     return {
         "family": cfg.family,
@@ -67,17 +78,17 @@ def summarise(
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
             for split, values in splits.items()
         },
-        "verdict": overall(findings),
-        "regime": regime(lagrangian.constraints, findings, cfg.alpha.q, cfg.alpha.p),
+        "verdict": overall_verdict(results),
+        "regime": regime(lagrangian.constraints, results, cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
 
 
 def critic_messages(lagrangian: Lagrangian, metrics: Path) -> list[str]:
-    """What to tell of critics that stood at an end of their scale for most of the second half of training."""
+    """A message for each critic whose divergence was saturated for most of the second half of training."""
     critics = {c.name: c.divergence for c in lagrangian.constraints if c.divergence.critic is not None}
     series = read_series(metrics, "train", critics) if critics and metrics.is_file() else {}
-    found = [
+    messages = [
         explain_critic(name, series[name][1], divergence.largest) for name, divergence in critics.items() if name in series
     ]
-    return [message for message in found if message is not None]
+    return [message for message in messages if message is not None]

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a setting is found here, before data are read or training starts."""
+"""Validation of the settings, before data are read or training starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES = ("calibrated", "explicit", "none")
 
 
 def validate(cfg: DictConfig) -> None:
-    """Raise SettingError for all that can be wrong with settings by themselves, before data are read or anything is made."""
+    """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
     with error_context("The config"):
         typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
         missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
@@ -64,7 +64,7 @@ def validate(cfg: DictConfig) -> None:
         if c.epsilon is not None and not isfinite(c.epsilon):
             raise SettingError(f"{key}.epsilon={c.epsilon} must be a finite number.")
         if not isfinite(c.gamma) or c.gamma < 0:
-            raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to what is attainable.")
+            raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to the attainable value.")
         if not (isfinite(c.calibration_weight) and c.calibration_weight >= 0):
             raise SettingError(f"{key}.calibration_weight={c.calibration_weight} must be a number ≥ 0.")
         if cfg.epsilon.source == "explicit" and c.epsilon is None:
@@ -84,18 +84,18 @@ def validate(cfg: DictConfig) -> None:
 
 
 def needs_calibration(cfg: DictConfig) -> bool:
-    """Whether bounds or the start of training come from a calibration."""
+    """Whether a bound or the initial parameters come from a calibration."""
     bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
     return bounds or cfg.training.start == "calibrated"
 
 
 def dry_run(cfg: DictConfig) -> None:
-    """Build what needs no data, with bounds made up where calibration will find them, and throw it away."""
+    """Build and discard everything that needs no data, so that errors appear now. Calibrated values are taken to be 0."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
     lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     theta = torch.nn.Parameter(torch.zeros(1))
-    alone = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
-    if not alone and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
+    one_device = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
+    if not one_device and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
         raise SettingError(
             f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
         )
@@ -119,15 +119,16 @@ def dry_run(cfg: DictConfig) -> None:
     build_trainer(cfg, Path(cfg.paths.root))
 
 
-PLAIN: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+"""Type → how messages name it."""
 
 
 def check_nodes(node: Any, key: str = "") -> None:
-    """Raise SettingError where a `_target_` does not exist, or does not take a setting beside it, by its name or its type.
+    """Raise SettingError if a `_target_` does not exist, or does not accept a setting next to it because of its name or type.
 
     Args:
-        node: a config or a part of one, as plain dicts and lists; interpolations are left to the place they point to.
-        key: where it stands.
+        node: a config or a part of one, as plain dicts and lists. An interpolation is checked where its value is set.
+        key: the dotted key of the node.
     """
     if not isinstance(node, Mapping):
         return
@@ -139,35 +140,35 @@ def check_nodes(node: Any, key: str = "") -> None:
 
 def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
     try:
-        taker: Any = locate(target)
-    except Exception as error:  # whatever a module does while it is imported
+        function: Any = locate(target)
+    except Exception as error:  # importing a module can raise any exception
         raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
-    if not callable(taker):
+    if not callable(function):
         raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
-    parameters = inspect.signature(taker).parameters
+    parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     try:
-        hints = typing.get_type_hints(taker.__init__ if inspect.isclass(taker) else taker)
-    except NameError:  # annotations that are only there for a type checker
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except NameError:  # an annotation uses a name that is imported for type checkers only
         hints = {}
     for name, value in node.items():
         if str(name).startswith("_"):
             continue
         if name not in parameters and not takes_all:
             raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
-        if not fits(value, hints.get(name, Any)):
-            raise SettingError(f"{key}.{name}={value} must be {in_words(hints[name])}.")
+        if not matches_type(value, hints.get(name, Any)):
+            raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value of a config may stand where the annotation says `hint`; True where that cannot be told."""
+def matches_type(value: Any, hint: Any) -> bool:
+    """Whether a plain value of a config has the type of the annotation `hint`. True if that cannot be decided."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("${")):
         return True
     if origin in (Union, UnionType):
-        return any(fits(value, option) for option in options)
+        return any(matches_type(value, option) for option in options)
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and all(any(fits(v, option) for option in options) for v in value)
+        return isinstance(value, list) and all(any(matches_type(v, option) for option in options) for v in value)
     if not isinstance(hint, type) or hint in (Any, object):
         return True
     if isinstance(value, bool) or hint is bool:
@@ -175,14 +176,14 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-def in_words(hint: Any) -> str:
-    """What a user may write where the annotation says `hint`."""
+def describe_type(hint: Any) -> str:
+    """What a user may write as a value with the annotation `hint`."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (list, tuple, Sequence):
-        return f"a list, each {in_words(options[0])}"
+        return f"a list, each {describe_type(options[0])}"
     if origin in (Union, UnionType):
-        plain = [in_words(option) for option in options if option in PLAIN or option is type(None)]
-        return " or ".join(plain) or str(hint)
+        names = [describe_type(option) for option in options if option in TYPE_NAMES or option is type(None)]
+        return " or ".join(names) or str(hint)
     if hint is type(None):
         return "null"
-    return PLAIN.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"
+    return TYPE_NAMES.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"

@@ -9,13 +9,12 @@ from pathlib import Path
 from rich.markup import escape
 
 from lagvae.errors import SettingError
-from lagvae.experiment.report import _table
 from lagvae.io import check_writable
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
 from lagvae.pareto.points import ANALYSIS, collect
 from lagvae.pareto.tables import SLACK, SUMMARY, dominated_rows, notes, slack_rows, summary_rows, write_csv, write_markdown
-from lagvae.terminal import console, short_path
+from lagvae.terminal import console, plain_table, short_path
 
 MAX_PRINTED = 20
 """Largest number of dominated runs printed on the terminal; the file lists all of them."""
@@ -50,7 +49,7 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
 
 def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of formatted texts."""
-    table = _table(name, head[0])
+    table = plain_table(name, head[0])
     for column in head[1:]:
         table.add_column(column)
     for row in rows:

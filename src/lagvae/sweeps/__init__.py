@@ -1,1 +1,5 @@
-"""Many runs: which are left to do, which train together, and where."""
+"""Sweeps: which runs of a union of grids are left to do, which of them train together as an ensemble, and where their jobs run.
+
+The modules of this package may import `lagvae.experiment` and every floor below it. They may not import explain, pareto or the
+command line.
+"""

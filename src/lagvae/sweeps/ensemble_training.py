@@ -1,4 +1,4 @@
-"""Train runs as one ensemble, each into its own run folder, with a checkpoint of all in every interval."""
+"""Train runs as one ensemble. Each run has its own folder; a checkpoint of the whole ensemble is saved in every interval."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.run import SweepRun
 
 ProgressCallback = Callable[[int, str], None]
-"""Hears the step that an ensemble has reached, and a remark."""
+"""Called with the amount of work that is done and a note for the progress bar."""
 
 EVAL_SPLITS = ("train", "val")
 
 
 @dataclass
 class EnsembleMember:
-    """A run in training: its model, a live view of the ensemble, and what an ordinary run has around it."""
+    """A run that trains in an ensemble: its model, whose parameters are views of the ensemble's, its data and its callbacks."""
 
     run: SweepRun
     model: LatentVariableModel
@@ -44,44 +44,43 @@ class EnsembleMember:
     evaluation: Evaluation
     watch: FeasibilityWatch
     best: float = float("inf")
-    over: str | None = None
-    """Why it trains no more: "trained", or what went wrong."""
+    ended: str | None = None
+    """None while it trains; afterwards "trained", or the message of the error that ended its training."""
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "over": self.over, "watch": self.watch.state_dict()}
+        return {"best": self.best, "ended": self.ended, "watch": self.watch.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.best, self.over = state["best"], state["over"]
+        self.best, self.ended = state["best"], state["ended"]
         self.watch.load_state_dict(state["watch"])
 
     def callbacks(self) -> dict[str, Any]:
-        """The states that an ordinary run's callbacks would have."""
+        """The callback states that a checkpoint of the run has if it trains alone."""
         return {Checkpoints.__qualname__: {"best": self.best}, FeasibilityWatch.__qualname__: self.watch.state_dict()}
 
 
 def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
-    """Build what a run needs for training."""
+    """Build the model, the data and the callbacks of a run."""
     cfg = run.cfg
-    own = data.reseeded(cfg.data.seed)
-    model, _ = build_start(cfg, own)
+    data = data.reseeded(cfg.data.seed)
+    model, _ = build_start(cfg, data)
     evaluation = build_evaluation(cfg, model, final=False)
-    return EnsembleMember(
-        run, model, own, MetricsTable(run.folder.metrics, own.per_epoch), evaluation, FeasibilityWatch(evaluation)
-    )
+    table = MetricsTable(run.folder.metrics, data.per_epoch)
+    return EnsembleMember(run, model, data, table, evaluation, FeasibilityWatch(evaluation))
 
 
 @dataclass(eq=False)
 class EnsembleCheckpoint(pl.Callback):
-    """After every interval: measures each run, keeps its best, and saves the whole ensemble in one file.
+    """After every interval, evaluates each run, updates its best checkpoint and saves the whole ensemble in one file.
 
-    One file, moved into place in one step, so that a kill at any moment leaves all runs at the same step.
+    The file is replaced atomically. If the process is killed at any moment, all runs therefore resume from the same step.
     """
 
     ensemble: Ensemble
     members: Sequence[EnsembleMember]
     file: Path
     steps: int
-    tell: ProgressCallback
+    report_progress: ProgressCallback
     seconds: float = 0.0
     _better: set[int] = field(default_factory=set)
     _ended: set[int] = field(default_factory=set)
@@ -100,34 +99,35 @@ class EnsembleCheckpoint(pl.Callback):
         self._start = time.perf_counter()
         self._from = trainer.global_step
         for k, member in enumerate(self.members):
-            if member.over is not None:
+            if member.ended is not None:
                 ensemble.deactivate(k)
         trainer.should_stop = not bool(ensemble.alive.any())
-        self.tell(trainer.global_step, ensemble.note)
+        self.report_progress(trainer.global_step, ensemble.note)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step % self.ensemble.log_every == 0:
-            self.tell(trainer.global_step, self.ensemble.note)
+            self.report_progress(trainer.global_step, self.ensemble.note)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         ensemble = self.ensemble
         step = trainer.global_step
         if step == self._from and step > 0:
-            return  # a resumed ensemble closes the interval of its checkpoint once more, without a batch
+            return  # a resumed ensemble ends the interval of its checkpoint once more, without training on a batch
         ensemble.raise_if_broken()
         for k in ensemble.alive.nonzero().flatten().tolist():
-            self._close_interval(ensemble, k, step)
+            self._end_interval(ensemble, k, step)
         for k, error in ensemble.failed.items():
-            self._give_up(k, str(error))
+            self._record_failure(k, str(error))
         self._save(trainer)
         for k in self._ended:
             ensemble.deactivate(k)
         if not bool(ensemble.alive.any()):
             trainer.should_stop = True
 
-    def _close_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
+    def _end_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
+        """Evaluate a member, write its rows, and find out whether it is better than before, has ended or has diverged."""
         member = self.members[k]
-        member.evaluation.run(member.model, member.data, self._observe(member.data, ensemble.device))
+        member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
         member.table.log_metrics(member.evaluation.row(), step)
         probe = probe_value(member.evaluation.results["train"])
         if (error := divergence_error([], [], step, probe)) is not None:
@@ -141,11 +141,11 @@ class EnsembleCheckpoint(pl.Callback):
             member.best = score
             self._better.add(k)
         if stop or step >= self.steps:
-            member.over = "trained"
+            member.ended = "trained"
             self._ended.add(k)
 
-    def _observe(self, data: DataModule, device: torch.device) -> dict[str, list[Batch]]:
-        """The batches of an interval's evaluation as a model observes them, the same in every interval: split → batches."""
+    def _observed_batches(self, data: DataModule, device: torch.device) -> dict[str, list[Batch]]:
+        """The observed batches of the evaluation in every interval, split → batches. They are always the same, so cached."""
         if data.seed not in self._observed:
             loaders = {split: data.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in EVAL_SPLITS}
             self._observed[data.seed] = {
@@ -153,17 +153,17 @@ class EnsembleCheckpoint(pl.Callback):
             }
         return self._observed[data.seed]
 
-    def _give_up(self, k: int, message: str) -> None:
-        """Keep what a failed run had at the last checkpoint."""
+    def _record_failure(self, k: int, message: str) -> None:
+        """Record that a run failed, and leave it as it was at the last checkpoint of the ensemble."""
         member = self.members[k]
-        if member.over is not None:
+        if member.ended is not None:
             return
-        member.over = message
+        member.ended = message
         member.table.forget()
-        member.run.fail(message)
+        member.run.record_failure(message)
         if self.file.is_file():
-            before = torch.load(self.file, map_location="cpu", weights_only=True)
-            self._write(before, k, member.run.folder.last)
+            content = torch.load(self.file, map_location="cpu", weights_only=True)
+            self._write(content, k, member.run.folder.last)
 
     def _save(self, trainer: pl.Trainer) -> None:
         part = self.file.with_suffix(".part")
@@ -185,72 +185,76 @@ class EnsembleCheckpoint(pl.Callback):
         self._better.clear()
 
     def _write(self, content: dict[str, Any], k: int, path: Path) -> None:
+        """Write the checkpoint of one member from that of the ensemble."""
         member = self.members[k]
-        own = member_checkpoint(
-            content, k, float(self.ensemble.factors[k]), any(c.learned for c in member.model.lagrangian.constraints)
-        )
-        own["callbacks"] = member.callbacks()
-        own["ensemble"] = {"runs": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
-        write_atomically(path, lambda part: torch.save(own, part))
+        learned = any(c.learned for c in member.model.lagrangian.constraints)
+        checkpoint = member_checkpoint(content, k, float(self.ensemble.factors[k]), learned)
+        checkpoint["callbacks"] = member.callbacks()
+        checkpoint["ensemble"] = {"runs": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
+        write_atomically(path, lambda part: torch.save(checkpoint, part))
 
 
-def train_ensemble(runs: Sequence[SweepRun], folder: Path, tell: ProgressCallback, compile: bool = False) -> dict[str, str]:
-    """Train runs as one ensemble, from where its checkpoint in `folder` stands; run → what went wrong with it.
+def train_ensemble(
+    runs: Sequence[SweepRun], folder: Path, report_progress: ProgressCallback, compile: bool = False
+) -> dict[str, str]:
+    """Train runs as one ensemble, from its checkpoint in `folder` if there is one. Returns run → error for those that failed.
 
-    Every run that was trained has its last.ckpt, as an ordinary run has at its end. Stopped where the user stops it.
+    Every trained run has a last.ckpt, as a run that trains alone has. Raises Stopped if the user interrupts it.
+
+    Args:
+        report_progress: called with the training step and a note.
     """
     cfg = runs[0].cfg
     if cfg.training.threads is not None:
         torch.set_num_threads(cfg.training.threads)
     data = build_data(cfg)
     for run in runs:
-        run.claim()
+        run.create_folder()
     members = [make_member(run, data) for run in runs]
     seeds = [(m.model.seed, m.data.seed) for m in members]
     ensemble = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
-    datas = {m.data.seed: m.data for m in members}
+    data_of_seed = {m.data.seed: m.data for m in members}
     file = folder / "ensemble.ckpt"
     checkpoint = file if file.is_file() else None
     step = read_checkpoint(file, ensemble)["global_step"] if checkpoint else 0
     for m in members:
         m.table.cut(step)
-    keeper = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, tell)
-    trainer = build_trainer(cfg, folder, [keeper], limit_val_batches=0)
+    callback = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, report_progress)
+    trainer = build_trainer(cfg, folder, [callback], limit_val_batches=0)
+    ensemble_data = EnsembleData([data_of_seed[seed] for _, seed in ensemble.parts])
     with interrupted(trainer):
-        trainer.fit(
-            ensemble, EnsembleData([datas[seed] for _, seed in ensemble.parts]), ckpt_path=checkpoint, weights_only=True
-        )
-    failed = {m.run.name: m.over for m in members if m.over not in (None, "trained")}
+        trainer.fit(ensemble, ensemble_data, ckpt_path=checkpoint, weights_only=True)
+    failed = {m.run.name: m.ended for m in members if m.ended not in (None, "trained")}
     file.unlink(missing_ok=True)
     return {name: message for name, message in failed.items() if message is not None}
 
 
-SHARE = 0.6
-"""The share of free memory that an ensemble may fill."""
+MEMORY_FRACTION = 0.6
+"""The fraction of the free memory that an ensemble may use."""
 
 
-def footprint(member: EnsembleMember, device: torch.device) -> int:
-    """Bytes that one run takes in an ensemble, from one measured step.
+def memory_per_run(member: EnsembleMember, device: torch.device) -> int:
+    """An estimate of the memory in bytes that a run takes in an ensemble, from one forward pass.
 
-    Its parameters five times (their gradient, two moments of the optimizer, a copy while saving) and twice what a step
-    keeps for the gradient (the other half for what comes and goes).
+    It is five times the parameters (themselves, their gradients, two moments of the optimizer, and a copy while saving) plus
+    twice the tensors that are saved for the backward pass (the other half stands for temporary tensors).
     """
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(t: torch.Tensor) -> torch.Tensor:
-        kept[t.data_ptr()] = t.nbytes
+    def record_size(t: torch.Tensor) -> torch.Tensor:
+        saved[t.data_ptr()] = t.nbytes
         return t
 
     data, model = member.data, member.model
     batch = next(iter(data.train_loader(lambda: 0, torch.device("cpu"))))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(record_size, lambda t: t):
         model.lagrangian.measure(model.samples(data.observed(batch, data.noise("train")), "train"))
     parameters = sum(p.nbytes for p in model.joint.parameters())
-    return 5 * parameters + 2 * sum(kept.values())
+    return 5 * parameters + 2 * sum(saved.values())
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """The free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil
@@ -259,44 +263,45 @@ def free_memory(device: torch.device) -> int:
 
 
 def train_in_chunks(
-    runs: Sequence[SweepRun], folder: Path, size: int | None, tell: Callable[[int, str], None], compile: bool = False
+    runs: Sequence[SweepRun], folder: Path, size: int | None, report_progress: ProgressCallback, compile: bool = False
 ) -> dict[str, str]:
-    """Train runs in as few ensembles as fit the device, one after another; run → what went wrong with it.
+    """Train runs in as few ensembles as fit the memory, one after another. Returns run → error for those that failed.
 
-    The first measure of what fits is remembered in `folder`, so that a job that was killed goes on in the same ensembles.
+    The size of the ensembles is stored in `folder`, so that a job that was killed resumes with the same ensembles.
 
     Args:
-        size: runs of an ensemble; None for as many as fit. tell: hears the run-steps that are done, and a remark.
+        size: the number of runs in an ensemble; None for as many as fit. report_progress: called with the number of training
+            steps, summed over the runs, and a note.
     """
-    remembered = folder / "chunks.json"
+    size_file = folder / "chunks.json"
     note = ""
-    if remembered.is_file():
-        size = int(json.loads(remembered.read_text(encoding="utf-8"))["size"])
+    if size_file.is_file():
+        size = int(json.loads(size_file.read_text(encoding="utf-8"))["size"])
     elif size is None:
         device = build_trainer(runs[0].cfg, folder).strategy.root_device
-        one, free = footprint(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
-        size = max(1, min(len(runs), int(SHARE * free / one)))
-        print(f"A run takes about {one / 2**20:.0f} MiB; {size} of {len(runs)} at once in {free / 2**30:.1f} GiB.")
+        needed, free = memory_per_run(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
+        size = max(1, min(len(runs), int(MEMORY_FRACTION * free / needed)))
+        print(f"A run takes about {needed / 2**20:.0f} MiB; {free / 2**30:.1f} GiB are free: {size} of {len(runs)} at once.")
     if size < len(runs):
         note = f"{size} at once"
-    write_json(remembered, {"size": size})
+    write_json(size_file, {"size": size})
     failed: dict[str, str] = {}
     done = 0
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
         if not all(run.finished or run.trained for run in chunk):
 
-            def tell_all(step: int, remark: str, base: int = done, count: int = len(chunk)) -> None:
-                tell(base + count * step, ", ".join(filter(None, (note, remark))))
+            def report_chunk(step: int, chunk_note: str, base: int = done, count: int = len(chunk)) -> None:
+                report_progress(base + count * step, ", ".join(filter(None, (note, chunk_note))))
 
             try:
-                failed |= train_ensemble(chunk, folder / f"from{start}", tell_all, compile)
+                failed |= train_ensemble(chunk, folder / f"from{start}", report_chunk, compile)
             except torch.OutOfMemoryError:
                 if size == 1 or start > 0:
                     raise
-                print(f"{size} runs at once are more than the memory holds; trying {size // 2}.")
-                remembered.unlink()
+                print(f"The memory is too small for {size} runs at once; trying {size // 2}.")
+                size_file.unlink()
                 shutil.rmtree(folder / f"from{start}", ignore_errors=True)
-                return train_in_chunks(runs, folder, size // 2, tell, compile)
+                return train_in_chunks(runs, folder, size // 2, report_progress, compile)
         done += len(chunk) * int(chunk[0].cfg.training.steps)
     return failed

@@ -1,6 +1,6 @@
-"""Where the jobs of a sweep run: here, on local devices, in local processes, on a SLURM or a Ray cluster.
+"""Executors run the jobs of a sweep: in this process, on local devices, in local processes, or on a SLURM or Ray cluster.
 
-An engine takes job folders and returns, for each, the runs that failed, or the error that ended the whole job.
+An executor takes the folders of jobs. For each job it returns the runs that failed, or the error that ended the whole job.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from lagvae.sweeps.job import SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
 
-PATIENCE = 5.0
-"""Seconds without an answer after which there is no cluster at an address."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds to wait for a cluster to answer at its address."""
 
-LOST = "The job ended without a word (killed, or out of memory?); its log is {log}."
+NO_RESULT = "The job ended without a result (killed, or out of memory?); its log is {log}."
 
 
 class Executor(ABC):
-    """Runs jobs."""
+    """Runs the jobs of a sweep."""
 
     workers: int = 1
-    """Jobs that may run at once, where that is known: a sweep is cut into as many."""
+    """The number of jobs that a sweep is divided into, unless `launcher.runs_per_job` is given."""
 
     @abstractmethod
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        """Run all jobs, in any order; outcomes in the order of the folders."""
+        """Run all jobs, in any order, and return their outcomes in the order of the folders."""
 
 
 def import_extra(module: str, name: str) -> Any:
-    """A module of an extra; SettingError that says how to install it."""
+    """Import a module of an optional dependency. Raises SettingError, which says how to install it, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -49,18 +49,18 @@ def import_extra(module: str, name: str) -> Any:
 
 
 class LocalExecutor(Executor):
-    """One job after another, in this process."""
+    """Runs one job after another in this process."""
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
-        found: list[Outcome] = []
+        outcomes: list[Outcome] = []
         for folder in folders:
             try:
-                found.append(run_job(str(folder)))
+                outcomes.append(run_job(str(folder)))
             except Stopped:
                 raise
             except LagvaeError as error:
-                found.append(error)
-        return found
+                outcomes.append(error)
+        return outcomes
 
 
 class SubprocessExecutor(Executor):
@@ -149,25 +149,25 @@ def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
 
 
 def job_outcome(job: SweepJob) -> Outcome:
-    """What a job that is over left."""
+    """The outcome of a job whose process has ended."""
     outcome = job.outcome()
-    return LagvaeError(LOST.format(log=job.log)) if outcome is None else outcome
+    return LagvaeError(NO_RESULT.format(log=job.log)) if outcome is None else outcome
 
 
 def search_path() -> str:
-    """Where this process finds its modules, so that another finds the same."""
+    """The module search path of this process, as PYTHONPATH for another."""
     return os.pathsep.join(p for p in sys.path if p)
 
 
 class SlurmExecutor(Executor):
-    """A job array on a SLURM cluster, by submitit; the folder of the project must be shared with its nodes.
+    """Runs jobs as a job array on a SLURM cluster, with submitit. The nodes must share the folder of the project.
 
     Args:
-        jobs: jobs that a sweep is cut into.
-        partition, timeout_min, cpus_per_task, mem_gb, gpus_per_node: what each asks for; null for the cluster's default.
-        setup: lines of shell that a job starts with.
+        jobs: the number of jobs that a sweep is divided into.
+        partition, timeout_min, cpus_per_task, mem_gb, gpus_per_node: resources of each job; null for the cluster's default.
+        setup: shell commands that run at the start of a job.
         additional: further parameters of sbatch, by name.
-        patience: seconds after which a job that left the queue without a result is lost.
+        patience: seconds to wait for the result of a job after it has left the queue.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class SlurmExecutor(Executor):
         if jobs < 1:
             raise SettingError(f"launcher.executor.jobs={jobs} must be at least 1.")
         self.workers, self.patience = jobs, patience
-        asked = {
+        parameters = {
             "timeout_min": timeout_min,
             "slurm_partition": partition,
             "cpus_per_task": cpus_per_task,
@@ -194,18 +194,18 @@ class SlurmExecutor(Executor):
             "slurm_setup": setup,
             "slurm_additional_parameters": additional,
         }
-        self.asked = {key: value for key, value in asked.items() if value is not None}
+        self.parameters = {key: value for key, value in parameters.items() if value is not None}
 
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
         submitit = import_extra("submitit", "slurm")
         logs = folders[0].parent / "slurm" / time.strftime("%Y%m%d-%H%M%S")
-        os.environ["PYTHONPATH"] = search_path()  # sbatch hands the environment on
+        os.environ["PYTHONPATH"] = search_path()  # sbatch passes the environment to the job
         try:
             executor = submitit.AutoExecutor(folder=str(logs), cluster="slurm")
-            executor.update_parameters(name="lagvae", slurm_array_parallelism=len(folders), **self.asked)
+            executor.update_parameters(name="lagvae", slurm_array_parallelism=len(folders), **self.parameters)
             jobs = executor.map_array(run_job, [str(folder) for folder in folders])
-        except (RuntimeError, submitit.core.utils.FailedJobError) as error:  # no SLURM here, or it will not have such a job
-            raise SettingError(f"SLURM takes no job: {str(error).strip().splitlines()[-1]}") from error
+        except (RuntimeError, submitit.core.utils.FailedJobError) as error:  # SLURM is missing or rejects the job
+            raise SettingError(f"SLURM does not accept the job: {str(error).strip().splitlines()[-1]}") from error
         ids = {folder: str(job.job_id) for folder, job in zip(folders, jobs, strict=True)}
         try:
             return self._wait(ids)
@@ -215,7 +215,7 @@ class SlurmExecutor(Executor):
             raise
 
     def _wait(self, ids: dict[Path, str]) -> list[Outcome]:
-        """Wait for results on the shared disk. What left the queue without one is lost: so no accounting is needed."""
+        """Wait for results on the shared disk. The queue shows which jobs have ended, so SLURM's accounting is not needed."""
         gone: dict[Path, float] = {}
         outcomes: dict[Path, Outcome] = {}
         while len(outcomes) < len(ids):
@@ -227,7 +227,7 @@ class SlurmExecutor(Executor):
                 elif queued is not None and ids[folder] not in queued:
                     if time.monotonic() - gone.setdefault(folder, time.monotonic()) > self.patience:
                         outcomes[folder] = LagvaeError(
-                            LOST.format(log=f"{SweepJob(folder).log}, and SLURM's in {folder.parent / 'slurm'}")
+                            NO_RESULT.format(log=f"{SweepJob(folder).log}, and SLURM's in {folder.parent / 'slurm'}")
                         )
                 else:
                     gone.pop(folder, None)
@@ -236,26 +236,26 @@ class SlurmExecutor(Executor):
 
 
 def in_queue(arrays: Sequence[str]) -> set[str] | None:
-    """The tasks of job arrays that wait or run, as "array_task"; None where the queue did not answer."""
-    asked = subprocess.run(
+    """The pending and running tasks of job arrays, as "array_task"; None if the queue did not answer."""
+    answer = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(arrays)}"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if asked.returncode != 0:
-        # SLURM forgets arrays that are over, and then does not know their number
-        return set() if "Invalid job id" in asked.stderr else None
-    return set(asked.stdout.split())
+    if answer.returncode != 0:
+        # SLURM forgets arrays that have ended, and then reports their id as invalid.
+        return set() if "Invalid job id" in answer.stderr else None
+    return set(answer.stdout.split())
 
 
 class RayExecutor(Executor):
-    """Tasks on a Ray cluster, or on one that is started here; the folder of the project must be shared with its nodes.
+    """Runs jobs as tasks on a Ray cluster. The nodes must share the folder of the project.
 
     Args:
-        address: of the cluster, "auto" for the one that runs here; null starts one.
-        jobs: jobs that a sweep is cut into.
-        cpus, gpus: what each asks for.
+        address: the address of the cluster; "auto" for one that runs on this machine, null to start one.
+        jobs: the number of jobs that a sweep is divided into.
+        cpus, gpus: resources of each job.
     """
 
     def __init__(self, address: str | None = None, jobs: int = 1, cpus: float = 1, gpus: float = 0) -> None:
@@ -269,7 +269,7 @@ class RayExecutor(Executor):
         try:
             if self.address is not None and "://" not in self.address and ":" in self.address:
                 host, _, port = self.address.rpartition(":")
-                socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()  # Ray itself would try for minutes
             ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": search_path()}}, **started)
         except (OSError, ValueError) as error:
             raise SettingError(f"launcher.executor.address={self.address}: no Ray cluster answers there ({error}).") from error
@@ -280,7 +280,7 @@ class RayExecutor(Executor):
             for ref, folder in zip(refs, folders, strict=True):
                 try:
                     outcomes.append(ray.get(ref))
-                except ray.exceptions.RayError:  # the job's own error, or the end of the process that ran it
+                except ray.exceptions.RayError:  # the job failed, or its process died
                     outcomes.append(job_outcome(SweepJob(folder)))
             return outcomes
         finally:

@@ -1,4 +1,4 @@
-"""Sweeps: a union of grids, and what a command line makes of it. Plain lists in, lists of overrides out."""
+"""Expand the union of grids of a sweep, together with the words of a command line, into the overrides of each run."""
 
 from __future__ import annotations
 
@@ -15,93 +15,100 @@ from lagvae.errors import SettingError
 Grid = Mapping[str, Any]
 
 NAME = "name='${folder}/${family}${label}-seed${seed}'"
-"""Where a run is kept: label is made of what tells it apart."""
+"""The override that names the folder of a run. The label is made of the settings that distinguish it, see `run_label`."""
 
 UNLABELLED = ("family", "seed")
+"""Settings that are left out of the label, because the name has them already."""
 
 
 def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
     """The overrides of each run of a sweep.
 
-    A run takes one value of every key of its grid; the grids' runs follow each other. Words of the command line are
-    for all runs; with several values, KEY=a,b, they multiply the runs. Where a grid sweeps the key of a word, the word
-    is a *filter*: of that grid those runs stay whose value it names; grids that do not sweep the key stay as they are.
+    The runs of a grid are all combinations of its values, and the runs of a sweep are those of its grids, in order. A word of
+    the command line applies to all runs; if it has several values, KEY=a,b, there is a run for each of them. If a grid sweeps
+    the key of a word, the word is a *filter* instead: it selects the runs of that grid that have one of its values, and leaves
+    grids that do not sweep the key unchanged.
 
     Args:
-        grids: key → value or list of values, each.
-        words: overrides of the command line.
+        grids: each maps a key to a value or a list of values.
+        words: the overrides on the command line.
 
-    Raises: SettingError for an empty grid, a value that is not plain, or a filter that no run fits.
+    Raises:
+        SettingError: if a grid has no values, a value is neither a number nor a name, or a filter selects no run.
     """
     checked = [_checked(grid, i) for i, grid in enumerate(grids)] or [{}]
     swept = {key for grid in checked for key in grid}
     fixed: list[str] = []
-    typed: dict[str, list[str]] = {}
+    given: dict[str, list[str]] = {}
     for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
         key = override.get_key_element()
         if key in swept or override.is_sweep_override():
-            typed[key] = _values(override)
+            given[key] = _values(override)
         else:
             fixed.append(word)
-    for key in swept & typed.keys():
-        known = list(dict.fromkeys(v for grid in checked for v in grid.get(key, [])))
-        if odd := [a for a in typed[key] if not any(same_value(a, b) for b in known)]:
+    for key in swept & given.keys():
+        available = list(dict.fromkeys(v for grid in checked for v in grid.get(key, [])))
+        if unknown := [a for a in given[key] if not any(same_value(a, b) for b in available)]:
             raise SettingError(
-                f"{key}={','.join(odd)} picks no run: the sweep has {key} in {', '.join(known)}. Name some of these, or leave "
-                "it out."
+                f"{key}={','.join(unknown)} selects no run: the sweep has {key} in {', '.join(available)}. Give some of these "
+                "values, or leave it out."
             )
-    found: list[list[str]] = []
+    runs: list[list[str]] = []
     for grid in checked:
         axes: dict[str, list[str]] = {}
         for key, values in grid.items():
-            axes[key] = [v for v in values if key not in typed or any(same_value(v, t) for t in typed[key])]
-        axes |= {key: values for key, values in typed.items() if key not in swept}
+            axes[key] = [v for v in values if key not in given or any(same_value(v, g) for g in given[key])]
+        axes |= {key: values for key, values in given.items() if key not in swept}
         for chosen in product(*axes.values()):
             pairs = dict(zip(axes, chosen, strict=True))
-            told = {key: value for key, value in pairs.items() if len(grid.get(key, "ab")) > 1}
-            own = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label={run_label(told)}"]
-            found.append(own if any(word.startswith("name=") for word in fixed) else [*own, NAME])
-    return found
+            # A key with a single value in its grid does not distinguish runs; one of the command line always counts.
+            labelled = {key: value for key, value in pairs.items() if key not in grid or len(grid[key]) > 1}
+            overrides = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label={run_label(labelled)}"]
+            runs.append(overrides if any(word.startswith("name=") for word in fixed) else [*overrides, NAME])
+    return runs
 
 
 def run_label(pairs: Mapping[str, str]) -> str:
-    """What tells a run apart, for the name of its folder: the last part of each key, or the one before where two share it."""
+    """The settings that distinguish a run, as a part of the name of its folder.
+
+    A key is shortened to its last part, or to the part before it if the last parts of two keys are the same.
+    """
     keys = [key for key in pairs if key not in UNLABELLED]
-    last = [key.rpartition(".")[2] for key in keys]
+    leaves = [key.rpartition(".")[2] for key in keys]
     text = ""
-    for key, leaf in zip(keys, last, strict=True):
+    for key, leaf in zip(keys, leaves, strict=True):
         parts = key.split(".")
-        shown = parts[-2] if last.count(leaf) > 1 and len(parts) > 1 else leaf
+        short = parts[-2] if leaves.count(leaf) > 1 and len(parts) > 1 else leaf
         value = re.sub(r"[^\w.+-]+", "_", pairs[key]).strip("_")
-        text += f"-{shown}{value}" if value[:1] in "+-.0123456789" else f"-{shown}_{value}"
+        text += f"-{short}{value}" if value[:1] in "+-.0123456789" else f"-{short}_{value}"
     return text
 
 
 def _checked(grid: Any, number: int) -> dict[str, list[str]]:
-    """key → its values as words."""
+    """A grid as key → values, as they would be written on a command line."""
     if not isinstance(grid, Mapping):
         raise SettingError(f"hydra.sweeper.grids[{number}] is {grid!r}; a grid is KEY: VALUE or KEY: [VALUES].")
-    found: dict[str, list[str]] = {}
+    checked: dict[str, list[str]] = {}
     for key, values in grid.items():
         values = values if isinstance(values, list) else [values]
         if not values:
             raise SettingError(f"hydra.sweeper.grids[{number}]: {key} has no values.")
-        odd = [v for v in values if isinstance(v, dict | list)]
-        if odd:
-            raise SettingError(f"hydra.sweeper.grids[{number}]: {key} has the value {odd[0]}; use numbers and names.")
-        found[str(key)] = [word_of(v) for v in values]
-    return found
+        for value in values:
+            if isinstance(value, dict | list):
+                raise SettingError(f"hydra.sweeper.grids[{number}]: {key} has the value {value}; use numbers and names.")
+        checked[str(key)] = [word_of(v) for v in values]
+    return checked
 
 
 def _values(override: Override) -> list[str]:
-    """The values of a word, as words."""
+    """The values of an override, as they are written on the command line."""
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
 
 
 def word_of(value: Any) -> str:
-    """A plain value as Hydra reads it."""
+    """A plain value as Hydra's command line writes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -110,7 +117,7 @@ def word_of(value: Any) -> str:
 
 
 def same_value(a: str, b: str) -> bool:
-    """Whether two words name the same value: numbers by their value, all else by its letters."""
+    """Whether two words mean the same value. Numbers are compared by value, everything else as text without quotes."""
     try:
         return float(a) == float(b)
     except ValueError:

@@ -1,7 +1,7 @@
-"""A job of a sweep: runs that one process trains, as one ensemble where it can, and measures. What an engine runs, anywhere.
+"""A job of a sweep: runs that one process trains, as an ensemble if possible, and evaluates. Every executor runs such jobs.
 
-A job is a folder: task.json says what to do, progress.json how far it is, result.json what went wrong, log.txt what was
-printed. Its runs' run folders are what it leaves.
+A job has a folder: task.json holds the task, progress.json the progress, result.json the outcome and log.txt the output. The
+results of its runs are in their run folders.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from lagvae.io import write_json
 from lagvae.sweeps.run import SweepRun, to_config
 from lagvae.terminal import quiet_libraries
 
-FEW = 4
-"""Runs that are measured sooner than new processes would have started."""
+MAX_EVALUATED_HERE = 4
+"""Up to this many runs are evaluated in the job's own process, because starting other processes would take longer."""
 
-EVERY = 0.5
-"""Seconds between two notes of progress."""
+PROGRESS_INTERVAL = 0.5
+"""The least number of seconds between two updates of progress.json."""
 
 
 class SweepJob:
-    """A job's folder."""
+    """The folder of a job."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._told = 0.0
+        self._reported = 0.0
 
     @property
     def task(self) -> Path:
@@ -54,15 +54,15 @@ class SweepJob:
 
     @classmethod
     def create(cls, folder: Path, kind: str, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> SweepJob:
-        """Write down what to do. kind: "train" or "calibrate"."""
+        """Create the folder of a job with its task. kind: "train" or "calibrate"."""
         job = cls(folder)
-        job.forget()
+        job.clear_results()
         configs = [OmegaConf.to_container(run.cfg) for run in runs]
         write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
         return job
 
-    def forget(self) -> None:
-        """Remove what an earlier try said; LagvaeError where it still goes on."""
+    def clear_results(self) -> None:
+        """Remove the result and the progress of an earlier attempt. Raises LagvaeError if that is still running."""
         with self.locked():
             self.result.unlink(missing_ok=True)
             (self.folder / "progress.json").unlink(missing_ok=True)
@@ -71,14 +71,18 @@ class SweepJob:
         content = json.loads(self.task.read_text(encoding="utf-8"))
         return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
 
-    def report_progress(self, steps: int, measured: int, note: str = "", now: bool = False) -> None:
-        """Note how far the job is: run-steps trained, runs measured."""
-        if now or time.monotonic() - self._told > EVERY:
-            self._told = time.monotonic()
-            write_json(self.folder / "progress.json", {"steps": steps, "evaluated": measured, "note": note})
+    def report_progress(self, steps: int, evaluated: int, note: str = "", now: bool = False) -> None:
+        """Write the number of training steps, summed over the runs, and of evaluated runs to progress.json.
+
+        Args:
+            now: write even if the last update is less than `PROGRESS_INTERVAL` ago.
+        """
+        if now or time.monotonic() - self._reported > PROGRESS_INTERVAL:
+            self._reported = time.monotonic()
+            write_json(self.folder / "progress.json", {"steps": steps, "evaluated": evaluated, "note": note})
 
     def read_progress(self) -> dict[str, Any]:
-        """What was noted last; empty before."""
+        """The last progress that was written; empty if there is none."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -90,7 +94,7 @@ class SweepJob:
         return self.folder / "result.json"
 
     def outcome(self) -> dict[str, str] | LagvaeError | None:
-        """The runs that failed, or what ended the job; None while there is neither."""
+        """Run → error for those that failed, or the error that ended the job; None while there is no result."""
         try:
             content = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -100,7 +104,7 @@ class SweepJob:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the job; LagvaeError where another process does. The system lets go where a process dies."""
+        """Lock the job. Raises LagvaeError if another process has locked it. The lock is released if its process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(self.folder / "lock").acquire(timeout=0)
@@ -113,9 +117,10 @@ class SweepJob:
 
 
 def run_job(folder: str) -> dict[str, str]:
-    """Do a job; run → what went wrong with it. A run that fails leaves the others to go on.
+    """Run a job. Returns run → error for those that failed; the others go on. The outcome is also written to result.json.
 
-    Raises: LagvaeError where the whole job cannot be done. Either is left in result.json.
+    Raises:
+        LagvaeError: if the whole job fails.
     """
     job = SweepJob(Path(folder))
     quiet_libraries()
@@ -132,23 +137,23 @@ def run_job(folder: str) -> dict[str, str]:
         except Exception as error:
             with job.log.open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
-            told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} (see {job.log})"
-            write_json(job.result, {"error": told})
-            raise LagvaeError(told) from error
+            message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} (see {job.log})"
+            write_json(job.result, {"error": message})
+            raise LagvaeError(message) from error
         write_json(job.result, {"failed": failed})
     return failed
 
 
 @contextlib.contextmanager
 def redirect_output(path: Path) -> Iterator[None]:
-    """What a job prints goes to its log: the terminal belongs to the sweep."""
+    """Append what is printed inside to a file, because the terminal shows the progress of the whole sweep."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         yield
 
 
 def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
-    """Make the calibrations of runs, one each."""
+    """Make the calibration of each run. Returns run → error for those that failed."""
     failed: dict[str, str] = {}
     for run in runs:
         with record_failure(run, failed):
@@ -158,7 +163,7 @@ def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
-    """Whatever goes wrong is the run's alone, and remembered in its folder; a stop by the user is not caught."""
+    """Add an error that is raised inside to `failed` and to the run's folder. An interruption by the user is not caught."""
     try:
         yield
     except Stopped:
@@ -170,11 +175,11 @@ def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
         failed[run.name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if run.name in failed:
         with contextlib.suppress(LagvaeError, OSError):
-            run.fail(failed[run.name])
+            run.record_failure(failed[run.name])
 
 
 def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> dict[str, str]:
-    """Train what is not trained, in ensembles that fit the device; then measure, in as many processes as there are cores."""
+    """Train the runs that are not trained yet, in ensembles that fit the memory, then evaluate them in several processes."""
     failed: dict[str, str] = {}
     total = 0
     if len(runs) > 1 and not all(run.finished or run.trained for run in runs):
@@ -189,34 +194,34 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
         )
     total = sum(int(run.cfg.training.steps) for run in runs)
     waiting = [run for run in runs if run.name not in failed and not run.finished]
-    measured = len(runs) - len(waiting) - len(failed)
+    evaluated = len(runs) - len(waiting) - len(failed)
     if len(runs) == 1:
         for run in waiting:
             with record_failure(run, failed):
                 finish_run(run)
     else:
-        job.report_progress(total, measured, now=True)
+        job.report_progress(total, evaluated, now=True)
         for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
             if message is not None:
                 failed[name] = message
-            measured += 1
-            job.report_progress(total, measured)
+            evaluated += 1
+            job.report_progress(total, evaluated)
     job.report_progress(total, len(runs), now=True)
     return failed
 
 
 def finish_run(run: SweepRun) -> dict[str, Any]:
-    """The summary of a run: read where it is there, else trained from where its last checkpoint stands."""
+    """Do what is left of a run, from its last checkpoint if there is one, and return its summary."""
     if run.finished:
         return run.folder.read_summary()
     run.check_folder()
-    run.claim()
+    run.create_folder()
     return resume(run.folder)
 
 
 def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str, str | None]]:
-    """Evaluate and draw trained runs, several at once; yields (run, what went wrong). A few are done here."""
-    if len(runs) <= FEW:
+    """Evaluate trained runs, several at once unless there are few of them. Yields the name of each and its error, or None."""
+    if len(runs) <= MAX_EVALUATED_HERE:
         threads = torch.get_num_threads()
         for run in runs:
             yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
@@ -229,14 +234,14 @@ def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str
                 try:
                     yield futures[future].name, future.result()
                 except BrokenProcessPool:
-                    yield futures[future].name, "The process that measured it ended without a word (out of memory?)."
+                    yield futures[future].name, "The process that evaluated it died (out of memory?)."
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # else a stop would wait for all that is queued
+            pool.shutdown(cancel_futures=True)  # an interruption must not wait for the runs that are still queued
             raise
 
 
 def evaluate_one(config: Any) -> str | None:
-    """Evaluate and draw one trained run, on one thread; what went wrong, or None."""
+    """Evaluate one trained run on a single thread. Returns its error, or None."""
     quiet_libraries()
     torch.set_num_threads(1)
     run = SweepRun(to_config(config))
@@ -247,12 +252,12 @@ def evaluate_one(config: Any) -> str | None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when the one that started it is gone, however it went."""
+    """Exit this process when the process that started it has ended, even if it was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:

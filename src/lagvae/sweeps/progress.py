@@ -1,4 +1,4 @@
-"""The progress of all jobs of a sweep in one bar."""
+"""One progress bar for all jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lagvae.callbacks.progress import ProgressBar
 from lagvae.sweeps.plan import Jobs
 from lagvae.sweeps.run import SweepRun
 
-EVALUATING = 0.5
-"""The work of evaluating a run, as a share of that of training it; for the bar's time left."""
+EVALUATION_WORK = 0.5
+"""The assumed time to evaluate a run, relative to the time to train it; used to estimate the time left."""
 
 
 class SweepProgress:
-    """The progress of all jobs: runs done, step, time left; plain lines where there is no terminal."""
+    """Shows the progress of all jobs: evaluated runs, training step and time left. Without a terminal it prints plain lines."""
 
     def __init__(self, jobs: Jobs, calibrating: bool) -> None:
         self.jobs, self.calibrating = jobs, calibrating
@@ -27,35 +27,35 @@ class SweepProgress:
 
     @property
     def runs(self) -> int:
-        """The number of runs of all jobs."""
+        """The number of runs in all jobs."""
         return sum(len(runs) for _, runs in self.jobs)
 
     @property
     def total(self) -> float:
-        """The work of all jobs, in steps of a run."""
-        return (1 + EVALUATING) * sum(steps_of(runs) * len(runs) for _, runs in self.jobs)
+        """The work of all jobs, in training steps of a single run."""
+        return (1 + EVALUATION_WORK) * sum(steps_of(runs) * len(runs) for _, runs in self.jobs)
 
     def start_training(self) -> None:
-        """Calibrations are made; from here on time is counted anew."""
+        """Start the bar again for the training, after all calibrations are made."""
         self.calibrating = False
         self.bar.restart("Training", self.total)
 
     def refresh(self) -> None:
-        """Read how far the jobs are, and show it."""
+        """Read the progress of the jobs and show it."""
         if self.calibrating:
             return
-        notes = [(runs, job.read_progress()) for job, runs in self.jobs]
-        steps = sum(note.get("steps", 0) for _, note in notes)
-        evaluated = sum(note.get("evaluated", 0) for _, note in notes)
-        done = steps + sum(EVALUATING * steps_of(runs) * note.get("evaluated", 0) for runs, note in notes)
-        remarks = sorted({note["note"] for _, note in notes if note.get("note")})
+        progress = [(runs, job.read_progress()) for job, runs in self.jobs]
+        steps = sum(of_job.get("steps", 0) for _, of_job in progress)
+        evaluated = sum(of_job.get("evaluated", 0) for _, of_job in progress)
+        done = steps + sum(EVALUATION_WORK * steps_of(runs) * of_job.get("evaluated", 0) for runs, of_job in progress)
+        notes = sorted({of_job["note"] for _, of_job in progress if of_job.get("note")})
         text = f"{evaluated}/{self.runs} runs  "
         if len(self.jobs) == 1 and steps:
-            most = steps_of(notes[0][0])
-            text += f"step {min(steps // self.runs, most)}/{most}"
+            last = steps_of(progress[0][0])
+            text += f"step {min(steps // self.runs, last)}/{last}"
         else:
-            text += f"{steps:,} run-steps"
-        self.bar.update(done, "  ".join([text, *remarks]))
+            text += f"{steps:,} training steps in all"
+        self.bar.update(done, "  ".join([text, *notes]))
 
     def close(self) -> None:
         self.refresh()
@@ -63,17 +63,17 @@ class SweepProgress:
 
 
 def steps_of(runs: Sequence[SweepRun]) -> int:
-    """The steps of each run of a job."""
+    """The training steps of each run of a job."""
     return int(runs[0].cfg.training.steps)
 
 
 @contextmanager
 def show_progress(jobs: Jobs, calibrating: bool) -> Iterator[SweepProgress]:
-    """Show the progress of jobs while they run, wherever they do."""
-    progress, over = SweepProgress(jobs, calibrating), threading.Event()
+    """Show the progress of jobs while they run."""
+    progress, stop = SweepProgress(jobs, calibrating), threading.Event()
 
     def refresh() -> None:
-        while not over.wait(0.5):
+        while not stop.wait(0.5):
             progress.refresh()
 
     thread = threading.Thread(target=refresh, daemon=True)
@@ -81,6 +81,6 @@ def show_progress(jobs: Jobs, calibrating: bool) -> Iterator[SweepProgress]:
     try:
         yield progress
     finally:
-        over.set()
+        stop.set()
         thread.join()
         progress.close()

@@ -1,51 +1,32 @@
-"""Run the runs of a sweep: find what is left to do, calibrate once, group, hand jobs to an engine, watch, report."""
+"""Run a sweep: find the runs that are left to do, calibrate, group runs into jobs, execute the jobs and report the outcome."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig
 
 from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
 from lagvae.experiment.factory import instantiate
-from lagvae.experiment.run import resume, train
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
 from lagvae.io import check_writable, write_json
-from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import Executor, Outcome
-from lagvae.sweeps.job import SweepJob, finish_run
+from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
 from lagvae.sweeps.progress import show_progress
-from lagvae.sweeps.run import SweepRun, to_config
+from lagvae.sweeps.run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
 
 
-def train_command(cfg: DictConfig) -> None:
-    """What src/train.py runs: a new run, resume=…, or a run of a sweep, which does only what is left of it."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
-        finish_run(compose_run(lambda: cfg.copy()))
-        return
-    if cfg.resume is None:
-        train(cfg)
-        return
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith(("resume=", "paths."))]
-    if others:
-        raise SettingError(
-            f"resume={cfg.resume} goes on with the run's own settings; leave out {', '.join(others)}, or start a new run."
-        )
-    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
-
-
 def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
-    """Run all runs of a sweep that are not finished."""
+    """Run all runs of a sweep that are not finished.
+
+    Args:
+        config: Hydra's config of the sweep. composers: compose the config of each run.
+    """
     started = time.perf_counter()
     runs = [compose_run(compose) for compose in composers]
     check_runs(runs)
@@ -60,8 +41,8 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
         run.check_folder()
         if str(run.cfg.trainer.devices) not in ("1", "auto") or run.cfg.trainer.num_nodes != 1:
             raise SettingError(
-                f"trainer.devices={run.cfg.trainer.devices}: a run of a sweep trains on one device; share runs out with "
-                "launcher=gpus, or train one model on several with trainer=ddp and without -m."
+                f"trainer.devices={run.cfg.trainer.devices}: a run of a sweep trains on one device; distribute the runs over "
+                "devices with launcher=gpus, or train one model on several devices with trainer=ddp and without -m."
             )
     settings = config.launcher
     executor: Executor = instantiate(settings.executor, _convert_="all")
@@ -77,19 +58,14 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
     print_outcome(runs, already, failed, time.perf_counter() - started)
 
 
-def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """A run from what Hydra composes of its overrides."""
-    cfg = compose()
-    with flag_override(cfg, ["struct", "readonly"], False):
-        cfg.pop("hydra", None)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return SweepRun(to_config(resolved))
-
-
 def run_all(
     executor: Executor, missing: Sequence[list[SweepRun]], jobs: Jobs, replan: Callable[[Sequence[SweepRun]], Jobs]
 ) -> dict[str, str]:
-    """Calibrate, then train; run → what went wrong. Runs whose calibration failed are left out."""
+    """Calibrate, then train. Returns run → error for those that failed. Runs whose calibration failed are not trained.
+
+    Args:
+        missing: the runs that wait for a calibration, grouped by calibration. replan: plans the jobs of the remaining runs.
+    """
     failed: dict[str, str] = {}
     waiting = [run for _, runs in jobs for run in runs]
     try:
@@ -101,25 +77,29 @@ def run_all(
                 progress.start_training()
             failed |= failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]) if jobs else [])
     except (Stopped, KeyboardInterrupt):
-        done = sum(run.finished for run in waiting)
-        told = f"Stopped; {done} of {len(waiting)} runs are finished. Type the same command again to go on."
-        raise KeyboardInterrupt from Stopped(told)
+        finished = sum(run.finished for run in waiting)
+        message = f"Stopped; {finished} of {len(waiting)} runs are finished. Run the same command again to resume."
+        raise KeyboardInterrupt from Stopped(message)
     return failed
 
 
 def calibrate_first(executor: Executor, missing: Sequence[list[SweepRun]], folder: Path) -> dict[str, str]:
-    """Make each calibration once, before the jobs that need it; run → why it has none."""
-    made: Jobs = []
+    """Make each calibration once, before the runs that need it. Returns run → error for those whose calibration failed."""
+    jobs: Jobs = []
     for runs in missing:
-        name = f"calibrate-{fingerprint(runs[0].content)}"
-        made.append((SweepJob.create(folder / name, "calibrate", runs[:1], {}), runs[:1]))
-    problems = failures_by_run(made, executor.run([job.folder for job, _ in made]))
-    lost = [runs for runs in missing if runs[0].name in problems]
-    return {c.name: f"Its calibration failed. {problems[runs[0].name]}" for runs in lost for c in runs}
+        name = f"calibrate-{fingerprint(runs[0].settings)}"
+        jobs.append((SweepJob.create(folder / name, "calibrate", runs[:1], {}), runs[:1]))
+    errors = failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]))
+    return {
+        run.name: f"Its calibration failed. {errors[runs[0].name]}"
+        for runs in missing
+        if runs[0].name in errors
+        for run in runs
+    }
 
 
 def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Run → what went wrong; where a whole job ended, its unfinished runs are to blame."""
+    """Run → error, from the outcomes of the jobs. The error of a whole job is that of each of its unfinished runs."""
     failed: dict[str, str] = {}
     for (_, runs), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Stopped):
@@ -134,25 +114,29 @@ def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str], seconds: float) -> None:
-    """Say what became of every run, and write it beside them."""
+    """Print the outcome of a sweep and write it to sweep.json in its folder. Raises FailedRunsError if runs failed.
+
+    Args:
+        already: the number of runs that were finished before. failed: run → error.
+    """
     root = Path(runs[0].cfg.paths.runs)
     states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
-    lost = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
-    failed = {name: message for name, message in (failed | lost).items() if states.get(name) != "finished"}
+    unfinished = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
+    failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}
     folders = {run.folder.path.parent for run in runs}
     for folder in folders if len(folders) == 1 else ():
         write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
-    done = sum(state == "finished" for state in states.values())
-    minutes = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
+    finished = sum(state == "finished" for state in states.values())
+    duration = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
     verdicts: dict[str, int] = {}
     for run in runs:
         if states[run.name] == "finished":
             verdict = str(run.folder.read_summary()["verdict"])
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
-    where = folders.pop() if len(folders) == 1 else root
+    location = short_path(folders.pop() if len(folders) == 1 else root)
     before = f" ({already} before)" if already else ""
-    print_line(f"{done} of {len(runs)} runs finished{before} in {minutes}: {counts or 'none'}. They are in {short_path(where)}")
+    print_line(f"{finished} of {len(runs)} runs finished{before} in {duration}: {counts or 'none'}. They are in {location}")
     if failed:
         lines = [f"{name}: {message}" for name, message in failed.items()]
         raise FailedRunsError("\n".join([f"{len(lines)} of the runs failed, the others finished:", *lines]))

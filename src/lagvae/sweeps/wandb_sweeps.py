@@ -1,4 +1,4 @@
-"""Every sweep as one of Weights & Biases."""
+"""Convert the sweeps of this project to sweeps of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from lagvae.sweeps.grid import NAME, Grid, expand
 
 
 def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
-    """The sweep as one of W&B: one parameter, `overrides`, whose values are the runs, so that the union survives."""
+    """The W&B sweep with the same runs.
+
+    A grid of W&B is a single product of parameters, not a union of products. The W&B sweep therefore has one parameter,
+    `overrides`, with one value for each run.
+    """
     words = [" ".join(w for w in run if w != NAME) for run in expand(grids, [])]
     return {
         "program": "src/train.py",
@@ -23,14 +27,14 @@ def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
 
 
 def write_wandb_sweeps(folder: Path) -> list[Path]:
-    """Write every sweep of a folder as one of W&B, into wandb/ beside them."""
+    """Write the W&B sweep of every sweep in a folder to its subfolder wandb/, and return the files."""
     written = []
     for file in sorted(folder.glob("*.yaml")):
         sweep = OmegaConf.to_container(OmegaConf.load(file))
         path = folder / "wandb" / file.name
         path.parent.mkdir(exist_ok=True)
-        head = f"# Made by python src/wandb_sweeps.py. Use: wandb sweep sweeps/wandb/{file.name}, then wandb agent ID.\n"
+        header = f"# Made by python src/wandb_sweeps.py. Use: wandb sweep sweeps/wandb/{file.name}, then wandb agent ID.\n"
         text = OmegaConf.to_yaml(OmegaConf.create(for_wandb(file.stem, sweep["hydra"]["sweeper"]["grids"])))  # type: ignore
-        path.write_text(head + text, encoding="utf-8")
+        path.write_text(header + text, encoding="utf-8")
         written.append(path)
     return written
