@@ -43,7 +43,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "distributions": ("distributions",),
     "divergences": ("divergences", "critics", "wiring", "family"),
     "ensemble.py": ("ensemble",),
-    "experiment": ("settings", "wiring", "diagnosis", "feasible", "experiment"),
+    "experiment": ("settings", "wiring", "diagnostics", "feasible", "experiment"),
     "explain": ("algebra",),
     "information": ("information",),
     "io.py": ("runs",),

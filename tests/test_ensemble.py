@@ -78,6 +78,11 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
+SAME = {"rel": 1e-4, "abs": 1e-5}
+"""What an ensemble may measure beside the run alone: sums of numbers of about 25 nats in another order, of which fp32 resolves
+2e-6; the smallest numbers that are compared, an MMD of 0.01 and its standard error of 0.003, are far above both."""
+
+
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize("name", RUNS)
 def test_parameters_and_multipliers_are_those_of_the_run_alone(both: dict[str, Path], name: str, which: str) -> None:
@@ -111,14 +116,14 @@ def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: st
     ]
     assert rows[0].keys() == rows[1].keys()
     for key, value in rows[0].items():
-        assert rows[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), key
+        assert rows[1][key] == pytest.approx(value, nan_ok=True, **SAME), key
     alone, ensemble = (json.loads((f / "summary.json").read_text()) for f in folders)
     assert ensemble.keys() - alone.keys() == {"ensemble"}
     assert ensemble["ensemble"]["runs"] == len(RUNS)
     assert ensemble["verdict"] == alone["verdict"]
     for split, values in alone["splits"].items():
         for key, value in values.items():  # None where there is no value, as the error of a single batch; or a bound's name
-            expected = pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float | int) else value
+            expected = pytest.approx(value, **SAME) if isinstance(value, float | int) else value
             assert ensemble["splits"][split][key] == expected, key
 
 

@@ -1,6 +1,6 @@
-"""What is connected to what: the split that a verdict is of, the weights that are measured, the noise, and the order of files.
+"""How the parts are connected: the split of a verdict, the weights that are evaluated, the noise, and the order of files.
 
-Each part is tested for itself elsewhere; here, that one part is handed what it should be. Worlds are tiny or in closed form.
+The parts themselves are tested elsewhere. Models and data are tiny, or have a closed form.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LinearJoint = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
 
-# ---- the verdict: of the training split, and against the whole preference
+# ---- the verdict: on the training split, relative to both preferences
 
 
 def summary_of(constraint: Constraint, q: float, p: float, stderr: float = 0.0, **divergences: float) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def bounded(multiplier: float, learned: bool = True) -> Constraint:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_verdict_is_of_the_split_that_is_trained_on(split: str) -> None:
-    """The bound holds for one split alone: the run met it exactly if that is the training split."""
+def test_the_verdict_is_on_the_training_split(split: str) -> None:
+    """The bound holds on one split only: the constraint is met exactly if that is the training split."""
     found = summary_of(bounded(1.0), -1.0, 0.0, **{s: BOUND + (0.0 if s == split else 3.0) for s in SPLITS})
     (one,) = found["constraints"].values()
     assert one["verdict"] == ("active" if split == "train" else "not converged")
@@ -93,8 +93,8 @@ def test_a_verdict_is_of_the_split_that_is_trained_on(split: str) -> None:
     assert bool(found["messages"]) == (split != "train")
 
 
-def test_the_error_of_a_verdict_is_of_the_training_split_too() -> None:
-    """A violation of three of its units is none where two standard errors are four."""
+def test_the_tolerance_of_the_verdict_is_of_the_training_split_too() -> None:
+    """A violation of 3 is within the tolerance where two standard errors are 4."""
     noisy = Constraint("mmd", MMD(RBF()), bound=0.0, learned=True, scale=1.0, max_multiplier=1000.0)
     for stderr, verdict in ((2.0, "active"), (0.0, "not converged")):
         found = summary_of(noisy, -1.0, 0.0, stderr, train=3.0, val=3.0, test=3.0)
@@ -111,12 +111,12 @@ def test_a_multiplier_dominates_the_larger_of_both_preferences(q: float, p: floa
 
 
 @pytest.mark.parametrize(("q", "p", "price"), [(-2.0, 0.0, 1.5), (2.0, 0.0, -1.5), (0.0, 4.0, -0.75), (1.0, 1.0, None)])
-def test_the_price_of_slack_is_over_the_one_preference_that_there_is(q: float, p: float, price: float | None) -> None:
+def test_the_sensitivity_divides_by_the_one_preference_that_is_not_zero(q: float, p: float, price: float | None) -> None:
     found = summary_of(bounded(3.0), q, p, **dict.fromkeys(SPLITS, BOUND))
     assert found["constraints"]["neg_elbo"]["sensitivity"] == price
 
 
-# ---- which weights are measured, kept and started from
+# ---- which weights are evaluated, saved and started from
 
 
 def tiny_model(average: float | None) -> LatentVariableModel:
@@ -126,7 +126,7 @@ def tiny_model(average: float | None) -> LatentVariableModel:
     return LatentVariableModel(joint, Lagrangian(Preference(-1.0), []), torch.optim.SGD, average=average)
 
 
-def test_evaluation_measures_the_average_and_training_the_parameters_themselves() -> None:
+def test_evaluation_uses_the_averaged_weights_and_training_the_current_ones() -> None:
     model = tiny_model(average=0.5)
     assert model.averaged is not None
     with torch.no_grad():
@@ -143,14 +143,14 @@ def test_evaluation_measures_the_average_and_training_the_parameters_themselves(
     assert not own.equal(mean)
 
 
-def test_without_an_average_the_parameters_are_measured() -> None:
+def test_without_an_average_the_current_weights_are_evaluated() -> None:
     model, x = tiny_model(average=None), torch.ones(4, 3)
     own = model.joint.encoder(x).mean
     assert model.samples(Batch(x, torch.arange(4), 0), "val").q_z_given_x.mean.equal(own)
 
 
-def test_the_kept_parameters_are_those_that_were_measured(tmp_path: Path) -> None:
-    """θ* of a calibration with an average, in a model without one, measures ε̂ on the split that ε̂ is of."""
+def test_the_saved_parameters_are_those_that_were_evaluated(tmp_path: Path) -> None:
+    """θ* of a calibration with averaged weights has ε̂ on the split of the calibration, in a model without an average."""
     cfg = settings(tmp_path, *QUICK, "training.average=0.9", "calibration.split=test")
     data = build_data(cfg)
     calibration, folder = calibrate(cfg, data)
@@ -169,7 +169,7 @@ def test_the_kept_parameters_are_those_that_were_measured(tmp_path: Path) -> Non
         assert calibration.stderr[name] == pytest.approx(stderr, rel=1e-6, nan_ok=True)
 
 
-# ---- when a bound on I is the value itself
+# ---- when a bound on I is exact
 
 
 def identity_joint(linear_joint: LinearJoint, t: float) -> JointModel:
@@ -186,10 +186,10 @@ def grey(n: int, likelihood: str, **settings: Any) -> DataModule:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
-def test_a_bound_is_the_value_itself_only_where_all_there_is_never_changes(
+def test_a_bound_is_exact_only_where_x_is_one_of_all_samples_and_never_changes(
     likelihood: str, split: str, linear_joint: LinearJoint
 ) -> None:
-    """On the training split x is one of N stored samples; where each is binarised anew, or held out, there are more."""
+    """On the training split x is one of N stored samples; binarised anew or held out, it is one of a larger population."""
     joint, data = identity_joint(linear_joint, 0.2), grey(90, likelihood)
     measure = Information()
     assert measure.is_applicable(joint, data, split)
@@ -204,11 +204,11 @@ def test_a_bound_is_the_value_itself_only_where_all_there_is_never_changes(
     assert data.is_stochastic == (likelihood == "bernoulli")
 
 
-# ---- what is known of a split beside its samples
+# ---- labels, partners and the classifier of a split
 
 
 def labelled(own_test: bool = False) -> DataModule:
-    """Samples that are their own position, with labels that tell positions apart: (position // 3) % 4."""
+    """Samples whose value is their position i, with the label (i // 3) % 4 and the partner 2 i + 1."""
     x, test = torch.arange(90.0).unsqueeze(1), 1000 + torch.arange(20.0).unsqueeze(1)
     more = {"test": test, "test_labels": torch.arange(20) % 3} if own_test else {}
     arrays = Arrays(x, labels=torch.arange(90) // 3 % 4, partner=lambda x: x * 2 + 1, **more)
@@ -223,8 +223,8 @@ def stored(data: DataModule, split: str) -> Tensor:
 
 @pytest.mark.parametrize("own_test", [False, True])
 @pytest.mark.parametrize("split", SPLITS)
-def test_codes_are_held_against_the_labels_of_their_own_split(split: str, own_test: bool) -> None:
-    """An encoder that tells every label is right everywhere, in whichever order the split comes."""
+def test_codes_are_compared_with_the_labels_of_their_own_split(split: str, own_test: bool) -> None:
+    """An encoder that predicts every label has accuracy 1 on every split, in any order of the samples."""
     data = labelled(own_test)
     prior = CodesPrior(5, categorical=(4,))
     joint = JointModel(prior, CodesEncoder(partial(MLP, hidden=()), (1,), prior), nn.Identity())
@@ -242,7 +242,7 @@ def test_codes_are_held_against_the_labels_of_their_own_split(split: str, own_te
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_translations_are_held_against_the_partners_of_their_own_split(split: str) -> None:
+def test_translations_are_compared_with_the_partners_of_their_own_split(split: str) -> None:
     data = labelled()
     second = data.second("train")
     assert second is not None
@@ -260,7 +260,7 @@ def test_translations_are_held_against_the_partners_of_their_own_split(split: st
     assert float(found["pairing_chance"]) == pytest.approx(1 / len(x))
 
 
-def test_the_second_domain_that_is_trained_on_has_no_partner_of_what_is_seen() -> None:
+def test_no_training_sample_of_the_second_domain_is_the_partner_of_a_sample_of_the_first() -> None:
     data = labelled()
     second = data.second("train")
     assert second is not None
@@ -271,8 +271,8 @@ def test_the_second_domain_that_is_trained_on_has_no_partner_of_what_is_seen() -
 
 
 @pytest.mark.parametrize(("split", "accuracy"), [("train", 1.0), ("val", 0.0), ("test", 0.0)])
-def test_the_classifier_learns_from_the_training_split_and_from_no_other(split: str, accuracy: float) -> None:
-    """Outside the training split the two classes have changed places."""
+def test_the_classifier_is_trained_on_the_training_split_only(split: str, accuracy: float) -> None:
+    """Outside the training split the two classes are swapped."""
     sides = torch.arange(90) % 2
     x = (2.0 * sides - 1).unsqueeze(1) + 0.01 * torch.randn(90, 1, generator=torch.Generator().manual_seed(0))
     arrays = Arrays(x, labels=sides)
@@ -287,28 +287,28 @@ def test_the_classifier_learns_from_the_training_split_and_from_no_other(split: 
     measure.update(samples, index)
     found = measure.compute()
     assert float(found["class_accuracy"]) == accuracy
-    assert float(found["class_coverage"]) == 0.5, "one image again and again"
+    assert float(found["class_coverage"]) == 0.5, "the same image, repeated"
 
 
 # ---- batches and their noise
 
 
 def attached(data: DataModule, rank: int = 0, world: int = 1, **state: Any) -> DataModule:
-    """Data under a trainer of which only what data ask for is known."""
+    """Data attached to a stand-in for a trainer."""
     strategy = SimpleNamespace(root_device=CPU)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=0, strategy=strategy, **state)  # type: ignore[assignment]
     return data
 
 
-def test_every_split_is_binarised_with_noise_of_its_own() -> None:
-    """The same stored samples at the same step, as Lightning hands them over in training, while training, and at the end."""
+def test_every_split_is_binarised_with_its_own_noise() -> None:
+    """The same stored samples at the same step: in training, in the evaluation of an interval, and in the final evaluation."""
     data, stored_batch = grey(90, "bernoulli"), Batch(torch.full((400, 3), 0.5), torch.arange(400), 3)
     seen = {}
     for name, training, testing, loaders in (("fit", True, False, 1), ("light", False, False, 2), ("end", False, True, 3)):
         attached(data, training=training, testing=testing)
         for i in range(loaders):
             seen[name, i] = data.on_after_batch_transfer(stored_batch, i).x
-    assert seen["light", 1].equal(seen["end", 1]), "the validation split, whenever it is looked at"
+    assert seen["light", 1].equal(seen["end", 1]), "the validation split is the same in every evaluation"
     assert seen["light", 0].equal(seen["end", 0])
     held_out, training = (seen["end", 1], seen["end", 2]), seen["fit", 0]
     for one, other in ((held_out[0], training), (held_out[1], training), held_out):
@@ -316,7 +316,7 @@ def test_every_split_is_binarised_with_noise_of_its_own() -> None:
         assert abs(float((one == other).float().mean()) - 0.5) < 0.12
 
 
-def test_further_draws_of_an_image_are_new_ones() -> None:
+def test_further_observations_of_an_image_use_new_noise() -> None:
     data = grey(90, "bernoulli")
     index = torch.arange(data.size("val"))
     evaluated = data.observed(Batch(stored(data, "val"), index, 1), data.noise("val")).x
@@ -337,7 +337,7 @@ def test_the_ranks_share_the_batches_of_an_evaluation(split: str, world: int, pa
         seen.append([value for batch in data.eval_loader(split, CPU, passes=passes) for value in batch.x[:, 0].tolist()])
     assert Counter(value for part in seen for value in part) == dict.fromkeys(x[:, 0].tolist(), passes)
     batches = -(-len(x) // 8) * passes
-    assert max(map(len, seen)) <= -(-batches // world) * 8, "an equal part for each"
+    assert max(map(len, seen)) <= -(-batches // world) * 8, "no rank has more than its share"
 
 
 def test_the_ranks_share_the_batches_of_training() -> None:
@@ -346,59 +346,61 @@ def test_the_ranks_share_the_batches_of_training() -> None:
     assert [torch.cat(pair).tolist() for pair in zip(*parts, strict=True)] == [x.tolist() for x in whole]
 
 
-# ---- when a run stops by itself
+# ---- when training stops early
 
 
 def watched(values: list[float], **settings: Any) -> int | None:
-    """After how many intervals training stops whose divergence has these values; None where it goes on."""
+    """The number of intervals after which training stops for a divergence with these values; None where it does not stop."""
     own = {"bound": 5.0, "multiplier": 10.0, "learned": True, "max_multiplier": 10.0} | settings
     model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), **own)]))
     evaluation: Any = SimpleNamespace(results={})
+    trainer: Any = SimpleNamespace(should_stop=False)
     watch = FeasibilityWatch(evaluation, patience=3)
     for k, value in enumerate(values, 1):
         evaluation.results = {"train": {"constraint/neg_elbo": value}, "val": {"constraint/neg_elbo": 20.0}}
-        if watch.look(model):
+        watch.on_validation_epoch_end(trainer, model)
+        if trainer.should_stop:
             assert watch.stopped_by == "neg_elbo"
             assert watch.best == {"neg_elbo": min(values[:k])}
             return k
     return None
 
 
-def test_a_run_goes_on_while_its_divergence_falls() -> None:
+def test_training_continues_while_the_divergence_falls() -> None:
     falling = [20.0 - 0.5 * k for k in range(12)]
     assert watched(falling) is None
-    assert watched([20.0] * 12) == 4, "three intervals without progress after the first"
+    assert watched([20.0] * 12) == 4, "three intervals without progress, after the first"
     assert watched([20.0 + k for k in range(12)]) == 4
     assert watched([20.0 - 0.5 * TOLERANCE * k for k in range(12)]) == 4, "less than a tolerance is no progress"
-    assert watched([20.0, 20.0, 20.0, 18.0, 18.0, 18.0, 16.0, 16.0, 16.0, 14.0]) is None, "progress starts the count anew"
+    assert watched([20.0, 20.0, 20.0, 18.0, 18.0, 18.0, 16.0, 16.0, 16.0, 14.0]) is None, "progress resets the count"
     assert watched([20.0, 18.0, 18.0, 18.0, 18.0]) == 5
 
 
 @pytest.mark.parametrize(
     "settings", [{"multiplier": 9.0}, {"learned": False}, {"bound": 19.95}, {"bound": 30.0}, {"learned": False, "bound": None}]
 )
-def test_a_run_goes_on_where_more_ascent_could_change_something(settings: dict[str, Any]) -> None:
-    """λ below its largest value, a λ that is not learned, a bound that holds, or none."""
+def test_training_continues_where_more_ascent_could_help_or_nothing_is_violated(settings: dict[str, Any]) -> None:
+    """λ below its maximum, a fixed λ, a bound that holds, or no bound."""
     assert watched([20.0] * 12, **settings) is None
 
 
-def test_the_measure_of_progress_is_that_of_the_constraint() -> None:
+def test_progress_is_measured_in_the_scale_of_the_constraint() -> None:
     assert watched([20.0 - 0.5 * k for k in range(12)], scale=10.0, multiplier=1.0) == 4
     assert watched([20.0 - 5.0 * k for k in range(3)], scale=10.0, multiplier=1.0) is None
 
 
-# ---- which checkpoint is the best
+# ---- which checkpoint is best
 
 
 def penalty_of(q: float, p: float, *constraints: Constraint, **val: float) -> float:
-    """The score of a model that is as given on the validation split, and breaks every bound by half its unit in training."""
+    """The score of a model that is as given on the validation split, and violates every bound by half its scale in training."""
     model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(q, p), constraints))
     values = {f"constraint/{c.name}": 7.0 for c in constraints}
     broken = {f"constraint/{c.name}": (c.bound or 0.0) + 0.5 * c.scale for c in constraints}
     return exact_penalty(model, {"val": values | val, "train": broken})
 
 
-def test_the_best_checkpoint_is_by_both_preferences() -> None:
+def test_the_score_of_a_checkpoint_has_both_preferences() -> None:
     terms = {"rate": 3.0, "distortion": 50.0, "i_p_lower": 2.0}
     assert penalty_of(2.0, 0.0, **terms) == 2 * 3.0
     assert penalty_of(-2.0, 0.0, **terms) == 2 * 50.0
@@ -406,7 +408,7 @@ def test_the_best_checkpoint_is_by_both_preferences() -> None:
     assert penalty_of(2.0, -4.0, **terms) == 2 * 3.0 - 4 * 2.0
 
 
-def test_the_best_checkpoint_is_by_the_weight_of_each_penalty_and_the_unit_of_each_bound() -> None:
+def test_the_score_of_a_checkpoint_has_the_weight_of_each_penalty_and_the_scale_of_each_bound() -> None:
     weighed = Constraint("mmd", MMD(RBF()), multiplier=300.0)
     bound = Constraint("neg_elbo", NegElbo(), bound=10.0, multiplier=2.0, scale=4.0)
     assert penalty_of(1.0, 0.0, weighed, rate=3.0) == 3.0 + 300 * 7.0
@@ -414,11 +416,11 @@ def test_the_best_checkpoint_is_by_the_weight_of_each_penalty_and_the_unit_of_ea
     assert penalty_of(1.0, 0.0, weighed, bound, rate=3.0) == 3.0 + 300 * 7.0 + 10 * 0.5
 
 
-# ---- divergences with a critic that is right
+# ---- divergences with an exact critic
 
 
 class LogDensityRatio(nn.Module):
-    """log N(z; m, 1) − log N(z; 0, 1), the critic that is right about q = N(m, 1) and p = N(0, 1)."""
+    """log N(z; m, 1) − log N(z; 0, 1), the optimal critic of q = N(m, 1) and p = N(0, 1)."""
 
     mean = 1.5
 
@@ -433,8 +435,8 @@ class LogDensityRatio(nn.Module):
     ("objective", "sign"),
     [("KL(q(z)||p(z))", 1), ("KL(p(z)||q(z))", 1), ("-KL(p(z)||q(z))", -1), ("-KL(q(z)||p(z))", -1)],
 )
-def test_what_is_written_of_either_side_has_its_sign(objective: str, sign: int, mean_is: MeanIs) -> None:
-    """Both directions of KL between N(m, 1) and N(0, 1) are m²/2 = 1.125; to descend them moves q towards p."""
+def test_terms_of_a_symbolic_objective_have_their_sign_on_both_sides(objective: str, sign: int, mean_is: MeanIs) -> None:
+    """Both directions of KL between N(m, 1) and N(0, 1) are m²/2 = 1.125; descending either moves q towards p."""
     estimator = SymbolicObjective(objective, LogDensityRatio)
     linear = partial(MLP, hidden=())
     joint = JointModel(StandardNormalPrior(1), GaussianEncoder(linear, (1,), 1), NormalDecoder(linear, (1,), 1))
@@ -451,11 +453,11 @@ def test_what_is_written_of_either_side_has_its_sign(objective: str, sign: int, 
     assert mean_is(torch.stack(parts), sign * LogDensityRatio.mean**2 / 2) < 0.05
 
 
-def test_the_rate_by_contrast_adds_what_the_contrast_itself_loses(
+def test_the_rate_by_adaptive_contrast_includes_the_error_of_the_contrast(
     linear_joint: LinearJoint, mean_is: MeanIs, generator: torch.Generator
 ) -> None:
-    """Where q(z|x) is Gaussian, a critic that sees nothing is right, and the error of r alone is left: at six draws in two
-    dimensions it is 1.4 nats, far above the error of this test."""
+    """For a Gaussian q(z|x) the constant critic is optimal, and only the expected error of r is left: 0.7 nats for six draws
+    in two dimensions, far above the standard error of this test."""
     world = LinearGaussian.random(3, 2, 0.6, seed=3)
     a, cov = world.posterior()
     joint = linear_joint(world, a, cov.diagonal().sqrt())
@@ -469,10 +471,10 @@ def test_the_rate_by_contrast_adds_what_the_contrast_itself_loses(
         assert mean_is(rate.rate(samples) - samples.rate, 0.0) < 0.1
 
 
-# ---- the order in which files come to be
+# ---- the order in which files are written
 
 
-def test_rows_are_written_once_where_a_run_goes_on(tmp_path: Path) -> None:
+def test_a_cut_table_has_every_row_once(tmp_path: Path) -> None:
     first = MetricsTable(tmp_path / "metrics.csv", per_epoch=2)
     for step in (2, 4, 6):
         first.log_metrics({"train/rate": float(step)}, step)
@@ -486,8 +488,8 @@ def test_rows_are_written_once_where_a_run_goes_on(tmp_path: Path) -> None:
     assert [(int(r["step"]), float(r["value"])) for r in read_rows(tmp_path / "metrics.csv")] == [(s, s) for s in (2, 4, 6, 8)]
 
 
-def test_a_run_that_was_stopped_and_went_on_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stops after rows of the second interval were written and before the checkpoint of that interval."""
+def test_a_resumed_run_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped after rows of the second interval were written, before the checkpoint of that interval."""
     step = LatentVariableModel.training_step
 
     def stop(self: LatentVariableModel, batch: Batch, batch_idx: int) -> None:
@@ -512,9 +514,7 @@ def full_disk(*args: Any, **kwargs: Any) -> NoReturn:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_calibration_is_called_whole_only_when_its_parameters_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibration_json_is_written_after_the_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Calibration({"neg_elbo": 1.0}, {"neg_elbo": 0.1}, "val", {}, {"a": 1})
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_disk)
@@ -526,7 +526,7 @@ def test_a_calibration_is_called_whole_only_when_its_parameters_are_there(
     assert json.loads((tmp_path / "calibration.json").read_text())["hash"] == made.hash
 
 
-def test_a_run_is_called_finished_only_when_its_figures_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summary_json_is_written_after_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = settings(tmp_path, *UNCONSTRAINED, "callbacks.figures=true", "training.steps=20", "name=run")
     run = RunFolder(tmp_path / "runs" / "run")
     with monkeypatch.context() as patch:
