@@ -114,7 +114,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
         (["sweep=pareto", "alpha.q=3"], "alpha.q=3 picks no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
         (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
-        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of gpus, joblib, ray, slurm, ensemble"),
+        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, joblib, ray, slurm"),
         (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
         (["seed=0,1", "trainer.devices=2"], "a run of a sweep trains on one device"),
         (["seed=0,1", "model.optimizer.lr=-1"], "model.optimizer does not work"),
@@ -265,7 +265,7 @@ def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: py
 
 def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
     quick = [*QUICK, "epsilon.source=calibrated"]
-    named = "run='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
+    named = "overrides='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
     outcome = program(tmp_path, *quick, "sweep=pareto", named)
     assert outcome.status == 0, outcome.err
     run = tmp_path / "runs" / "pareto" / "infovae-q1-seed0"
