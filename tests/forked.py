@@ -7,6 +7,7 @@ forked from has imported and nothing else, so that there is no thread that a for
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -131,7 +132,15 @@ def server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
+    atexit.register(end, ours, process)
     return ours, process
+
+
+def end(calls: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """End the process that programs are forked from."""
+    calls.close()
+    process.kill()
+    process.wait()
 
 
 # ---- in the process that is forked from, and in what is forked

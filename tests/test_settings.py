@@ -334,6 +334,14 @@ def test_members_have_one_sign_of_the_preference_on_the_model(p: float) -> None:
     assert [run.cfg.alpha.p for run in together] == [p, 2 * p]
 
 
+def test_members_have_their_constraints_in_one_order() -> None:
+    """Bounds, scales and multipliers are vectors over the constraints, which are stacked as they are."""
+    config = composed(*PLAIN, "divergence=[neg_elbo,mmd]")
+    other = composed(*PLAIN, "divergence=[mmd,neg_elbo]")
+    assert len(group_runs([run_of(config, name="one"), run_of(config, name="two", seed=1)])) == 1
+    assert len(group_runs([run_of(config, name="one"), run_of(other, name="two", seed=1)])) == 2
+
+
 @pytest.mark.parametrize("words", [CRITICS, (*PLAIN, "training.average=0.9")], ids=["critics", "average"])
 def test_runs_with_a_critic_or_an_average_train_alone(words: tuple[str, ...]) -> None:
     one, two = (run_of(composed(*words), name=name, seed=seed) for seed, name in enumerate(("one", "two")))

@@ -401,10 +401,11 @@ def penalty_of(q: float, p: float, *constraints: Constraint, **val: float) -> fl
 
 
 def test_the_score_of_a_checkpoint_has_both_preferences() -> None:
-    terms = {"rate": 3.0, "distortion": 50.0, "i_p_lower": 2.0}
+    terms = {"rate": 3.0, "distortion": 50.0, "i_p_lower": 2.0, "i_p_upper": 6.0}
     assert penalty_of(2.0, 0.0, **terms) == 2 * 3.0
     assert penalty_of(-2.0, 0.0, **terms) == 2 * 50.0
     assert penalty_of(0.0, -4.0, **terms) == -4 * 2.0
+    assert penalty_of(0.0, 4.0, **terms) == 4 * 6.0
     assert penalty_of(2.0, -4.0, **terms) == 2 * 3.0 - 4 * 2.0
 
 
