@@ -92,7 +92,7 @@ estimators: $(READY) ## Test estimators of information and MMD where the truth i
 interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md (ARGS=--mnist: MNIST too)
 	@$(PY) benchmarks/interval.py $(ARGS)
 
-mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--rooms data metrics --count 20"; all rooms: hours)
+mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
 	@$(PY) benchmarks/mutants.py $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay

@@ -1,10 +1,10 @@
 """How much the tests notice: small faults are put into the package one at a time, and its tests must fail.
 
-    python benchmarks/mutants.py --rooms data metrics --count 20 --seed 0 --out results/mutants.md
+    python benchmarks/mutants.py --packages data metrics --count 20 --seed 0 --out results/mutants.md
 
 A fault (a mutant) is one change of a copy of the package: a comparison or a sign flipped, a constant changed, a statement
-dropped, a condition negated, or one split named for another. It is killed where a test of its room fails or takes longer than
---timeout, and survives where all pass. A survivor is a test that is missing, or a change that changes nothing.
+dropped, a condition negated, or one split named for another. It is killed where a test of its package fails or takes longer
+than --timeout, and survives where all pass. A survivor is a test that is missing, or a change that changes nothing.
 
 What was found is kept line by line beside the table (--out with the ending .jsonl): the same command goes on where it stopped,
 and a fault is tried anew only where its module has changed.
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src") / "lagvae"
 COPIED = ("src", "tests", "conf", "sweeps", "benchmarks", "docs", "Makefile", "README.md", "pyproject.toml")
 
-ROOMS: dict[str, tuple[str, ...]] = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
     "callbacks": ("wiring", "resume", "experiment"),
     "cli": ("door", "bad_input"),
@@ -174,12 +174,12 @@ def mutants_of(root: Path, file: Path) -> list[Mutant]:
     return list(found.values())
 
 
-def sample(root: Path, room: str, count: int, seed: int) -> list[Mutant]:
-    """Some faults of a room, the same ones for the same seed."""
-    path = root / PACKAGE / room
+def sample(root: Path, package: str, count: int, seed: int) -> list[Mutant]:
+    """Some faults of a package, the same ones for the same seed."""
+    path = root / PACKAGE / package
     files = sorted(file.relative_to(root) for file in ([path] if path.is_file() else path.rglob("*.py")))
     all_of_them = [mutant for file in files for mutant in mutants_of(root, file)]
-    return random.Random(f"{seed}/{room}").sample(all_of_them, min(count, len(all_of_them)))
+    return random.Random(f"{seed}/{package}").sample(all_of_them, min(count, len(all_of_them)))
 
 
 # ---- what the tests say of them
@@ -237,12 +237,12 @@ def read_results(file: Path) -> dict[str, dict[str, str]]:
 
 def table(chosen: dict[str, list[Mutant]], results: dict[str, dict[str, str]]) -> str:
     """The report, in Markdown."""
-    lines = ["| room | mutants | killed | of these by time | survived |", "|---|---:|---:|---:|---:|"]
+    lines = ["| package | mutants | killed | of these by time | survived |", "|---|---:|---:|---:|---:|"]
     survivors = []
-    for room, mutants in chosen.items():
+    for package, mutants in chosen.items():
         said = [results[m.key]["result"] for m in mutants if m.key in results]
         slow, alive = said.count("timeout"), said.count("survived")
-        lines.append(f"| {room} | {len(said)} | {len(said) - alive} | {slow} | {alive} |")
+        lines.append(f"| {package} | {len(said)} | {len(said) - alive} | {slow} | {alive} |")
         survivors += [m.name for m in mutants if results.get(m.key, {}).get("result") == "survived"]
     named = ["", "Survivors:", "", *(f"- `{name}`" for name in survivors)] if survivors else []
     return "\n".join(["# Mutants", "", *lines, *named]) + "\n"
@@ -250,8 +250,10 @@ def table(chosen: dict[str, list[Mutant]], results: dict[str, dict[str, str]]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rooms", nargs="+", default=list(ROOMS), choices=list(ROOMS), metavar="ROOM", help=", ".join(ROOMS))
-    parser.add_argument("--count", type=int, default=10, help="mutants of each room (default: 10)")
+    parser.add_argument(
+        "--packages", nargs="+", default=list(PACKAGES), choices=list(PACKAGES), metavar="NAME", help=", ".join(PACKAGES)
+    )
+    parser.add_argument("--count", type=int, default=10, help="mutants of each package (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the tests of a mutant (default: 900)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutants.md", help="the table; .jsonl lies beside it")
@@ -259,25 +261,25 @@ def main() -> None:
     lines = args.out.with_suffix(".jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
     results = read_results(lines)
-    chosen = {room: sample(ROOT, room, args.count, args.seed) for room in args.rooms}
+    chosen = {package: sample(ROOT, package, args.count, args.seed) for package in args.packages}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, Progress(*columns, console=Console(stderr=True)) as bar:
         copy = Path(name)
         copy_tree(ROOT, copy)
         task = bar.add_task("Mutants", total=sum(map(len, chosen.values())))
-        for room, mutants in chosen.items():
+        for package, mutants in chosen.items():
             left = [mutant for mutant in mutants if mutant.key not in results]
             bar.advance(task, len(mutants) - len(left))
             if left:
-                bar.update(task, description=f"{room}: its tests as they are")
-                if run_tests(copy, ROOMS[room], args.timeout) != "passed":
-                    raise SystemExit(f"The tests of {room} fail, or take too long, without any mutant: nothing can be told.")
+                bar.update(task, description=f"{package}: its tests as they are")
+                if run_tests(copy, PACKAGES[package], args.timeout) != "passed":
+                    raise SystemExit(f"The tests of {package} fail, or take too long, without any mutant: nothing can be told.")
             for mutant in left:
-                bar.update(task, description=shortened(f"{room}: {mutant.name}"))
+                bar.update(task, description=shortened(f"{package}: {mutant.name}"))
                 start = time.perf_counter()
-                result = try_out(copy, mutant, ROOMS[room], args.timeout)
+                result = try_out(copy, mutant, PACKAGES[package], args.timeout)
                 seconds = round(time.perf_counter() - start, 1)
-                found = {"key": mutant.key, "room": room, "result": result, "seconds": seconds, **asdict(mutant)}
+                found = {"key": mutant.key, "package": package, "result": result, "seconds": seconds, **asdict(mutant)}
                 results[mutant.key] = found
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found, ensure_ascii=False) + "\n")

@@ -112,10 +112,10 @@ def test_faults_are_changed_killed_and_counted(tmp_path: Path) -> None:
     assert "- `tiny.py:10 sign: -x → +x`" in told
 
 
-def test_every_room_of_the_package_has_tests_that_watch_over_it() -> None:
+def test_every_package_of_the_package_has_tests_that_watch_over_it() -> None:
     import mutants
 
     there = {path.name for path in (ROOT / "src" / "lagvae").iterdir() if path.name[:1] not in "_."}
-    assert there - {"errors.py"} == set(mutants.ROOMS)
-    for tests in mutants.ROOMS.values():
+    assert there - {"errors.py"} == set(mutants.PACKAGES)
+    for tests in mutants.PACKAGES.values():
         assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in tests), tests

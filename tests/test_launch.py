@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_a_job_is_free_again_when_the_process_that_trained_it_was_killed(tmp_pat
     )
     job = SweepJob(tmp_path / "job")
     command = [sys.executable, "-c", holds, str(job.folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"

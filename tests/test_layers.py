@@ -1,4 +1,4 @@
-"""Who may know whom: imports point down, and only some rooms know some of the tools."""
+"""Who may know whom: imports point down, and only some packages know some of the tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import lagvae
 
 PACKAGE = Path(lagvae.__file__).parent
 
-FLOORS: tuple[tuple[str, ...], ...] = (
+LAYERS: tuple[tuple[str, ...], ...] = (
     # worlds with a known answer: for tests, benchmarks and data=linear_gaussian, so they may know all that they check
     ("oracles",),
     # what a user types: Hydra, command lines, error messages
@@ -47,16 +47,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("io", "noise", "terminal"),
     ("errors",),
 )
-"""Rooms of the package from top to bottom. A room may import the floors below its own."""
+"""The packages and modules directly under lagvae, from top to bottom. Each may import the layers below its own."""
 
-LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
+LEVEL = {package: level for level, layer in enumerate(LAYERS) for package in layer}
 
-EXPERIMENTS = ("cli", "experiment", "explain", "sweeps")
-"""The rooms that may see a config."""
+CONFIG_PACKAGES = ("cli", "experiment", "explain", "sweeps")
+"""The packages that may see a config."""
 
 TOOLS: dict[str, frozenset[str]] = {
-    "hydra": frozenset(EXPERIMENTS),
-    "omegaconf": frozenset({*EXPERIMENTS, "pareto"}),
+    "hydra": frozenset(CONFIG_PACKAGES),
+    "omegaconf": frozenset({*CONFIG_PACKAGES, "pareto"}),
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "wandb": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),
@@ -72,16 +72,16 @@ TOOLS: dict[str, frozenset[str]] = {
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"sweeps"}),
 }
-"""Third-party tool → the rooms that know it; torch is known to all."""
+"""Third-party tool → the packages that know it; torch is known to all."""
 
 
 def files() -> dict[str, list[Path]]:
-    """Room → its files. A room is a module or a package directly under lagvae."""
-    rooms: dict[str, list[Path]] = {}
+    """Package, or module directly under lagvae → its files."""
+    packages: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         if path != PACKAGE / "__init__.py":
-            rooms.setdefault(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), []).append(path)
-    return rooms
+            packages.setdefault(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), []).append(path)
+    return packages
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -91,13 +91,13 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} imports by a relative name; imports here are absolute"
-            # `from lagvae import io` names a room, `from lagvae import __version__` does not.
+            # `from lagvae import io` names a package, `from lagvae import __version__` does not.
             yield from (f"{node.module}.{alias.name}" if node.module == "lagvae" else str(node.module) for alias in node.names)
 
 
-def rooms_known_to(room: str) -> set[str]:
-    found = {name.split(".")[1] for path in files()[room] for name in imports(path) if name.startswith("lagvae.")}
-    return (found & files().keys()) - {room}
+def packages_known_to(package: str) -> set[str]:
+    found = {name.split(".")[1] for path in files()[package] for name in imports(path) if name.startswith("lagvae.")}
+    return (found & files().keys()) - {package}
 
 
 def module_of(path: Path) -> str:
@@ -116,15 +116,15 @@ def tools_known_to(paths: list[Path]) -> set[str]:
     return {name.split(".")[0] for path in paths for name in imports(path)} - own
 
 
-def test_every_room_has_a_place() -> None:
-    assert files().keys() == LEVEL.keys(), "a new room goes into FLOORS, below all that import it"
-    assert sum(map(len, FLOORS)) == len(LEVEL), "a room stands in FLOORS twice"
+def test_every_package_has_a_place() -> None:
+    assert files().keys() == LEVEL.keys(), "a new package goes into LAYERS, below all that import it"
+    assert sum(map(len, LAYERS)) == len(LEVEL), "a package stands in LAYERS twice"
 
 
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_imports_point_down(room: str) -> None:
-    up = {other for other in rooms_known_to(room) if LEVEL[other] <= LEVEL[room]}
-    assert not up, f"{room} imports {', '.join(sorted(up))}, which is not below it"
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_imports_point_down(package: str) -> None:
+    up = {other for other in packages_known_to(package) if LEVEL[other] <= LEVEL[package]}
+    assert not up, f"{package} imports {', '.join(sorted(up))}, which is not below it"
 
 
 def test_modules_do_not_import_each_other_in_circles() -> None:
@@ -132,11 +132,11 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
     TopologicalSorter({module_of(path): set(modules_known_to(path)) for paths in files().values() for path in paths}).prepare()
 
 
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_tools_are_known_where_they_belong(room: str) -> None:
-    for tool in tools_known_to(files()[room]):
-        assert tool in TOOLS, f"{room} imports {tool}: say in TOOLS who may"
-        assert room in TOOLS[tool], f"{room} imports {tool}, which is for {', '.join(sorted(TOOLS[tool]))}"
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_tools_are_known_where_they_belong(package: str) -> None:
+    for tool in tools_known_to(files()[package]):
+        assert tool in TOOLS, f"{package} imports {tool}: say in TOOLS who may"
+        assert package in TOOLS[tool], f"{package} imports {tool}, which is for {', '.join(sorted(TOOLS[tool]))}"
 
 
 def test_the_entry_points_are_thin() -> None:
@@ -144,7 +144,7 @@ def test_the_entry_points_are_thin() -> None:
     assert {path.stem for path in entries} >= {"train", "calibrate", "evaluate", "pareto"}
     for path in entries:
         known = {name.split(".")[1] for name in imports(path) if name.startswith("lagvae.")}
-        assert known <= {*EXPERIMENTS}, f"{path.name} imports {', '.join(sorted(known))}"
+        assert known <= {*CONFIG_PACKAGES}, f"{path.name} imports {', '.join(sorted(known))}"
         assert tools_known_to([path]) <= {"hydra", "omegaconf"}
 
 
@@ -165,5 +165,5 @@ def test_a_public_name_is_defined_in_one_place() -> None:
     assert not several, "two things of one name: " + "; ".join(f"{n} in {', '.join(m)}" for n, m in several.items())
 
 
-def test_there_is_no_room_for_leftovers() -> None:
+def test_there_is_no_place_for_leftovers() -> None:
     assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in PACKAGE.rglob("*")}

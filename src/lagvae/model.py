@@ -247,7 +247,7 @@ class LatentVariableModel(pl.LightningModule):
         self._first_nonfinite = torch.where(new, self.global_step, self._first_nonfinite)
 
     def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
-        self.raise_if_broken()
+        self.handle_nonfinite()
         multiplier = self.lagrangian.multiplier
         logged = {name: value.detach() for name, value in values.terms.items()}
         logged["objective"] = self.lagrangian.preference(values.terms).detach()
@@ -266,7 +266,7 @@ class LatentVariableModel(pl.LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
 
-    def raise_if_broken(self, probe: float = 0.0) -> None:
+    def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
         error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, probe)
         if error is not None:

@@ -1,6 +1,6 @@
 """Lightning callbacks: evaluation of metrics, checkpoints, stopping at infeasible bounds, and the progress bar.
 
-This room may import the metrics, the model, the data and all rooms below them; it knows nothing of configs or run folders.
+This package may import the metrics, the model, the data and those below. It knows nothing of configs or run folders.
 """
 
 from lagvae.callbacks.checkpoints import Checkpoints

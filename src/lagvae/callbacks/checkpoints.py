@@ -66,7 +66,7 @@ class Checkpoints(Checkpoint):
         if not self.evaluation.results:
             return  # a resumed run ends the interval of its checkpoint once more, without training on a batch
         model: Any = pl_module
-        model.raise_if_broken(probe_value(self.evaluation.results["train"]))  # never save a diverged model
+        model.handle_nonfinite(probe_value(self.evaluation.results["train"]))  # never save a diverged model
         # Write the rows first: where there is a checkpoint, metrics.csv holds all rows up to its step.
         for logger in trainer.loggers:
             logger.save()

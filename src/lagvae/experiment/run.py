@@ -1,6 +1,6 @@
-"""The course of one run, from its settings to its summary. `train` goes through all stages:
+"""The course of one run, from its settings to its summary. `train` takes the config that Hydra composed through all
+stages:
 
-    compose      Hydra composes the config
     validate     invalid settings are reported before anything is loaded
     data         the data are loaded, checked and split
     calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed
@@ -10,7 +10,8 @@
     summarise    the summary collects the settings, the results and the verdict on each constraint
     report       figures and summary.json are written, and the summary is printed
 
-`resume` starts at the fit and `evaluate` at the evaluation. `calibrate` goes through the same stages with α = 0.
+`resume` sets up the same run and continues its fit. `evaluate` loads a checkpoint instead of fitting. `calibrate` fits and
+evaluates the same model with α = 0, and stores θ* and ε̂.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Metrics that evaluate a model on a split: torchmetrics metrics over `JointSamples`.
 
-This room may import the divergences, the bounds on information, the distributions and all rooms below them. It knows the data
+This package may import the divergences, the bounds on information, the distributions and those below. It knows the data
 only through the protocol `EvaluationData`, and knows nothing of training or configs.
 """
 

@@ -1,7 +1,7 @@
 """Models in which every quantity of the package is known exactly: linear-Gaussian models, discrete tables, convex programs.
 
-They serve tests, benchmarks and `data=linear_gaussian`. Since they check the rest of the package, this room may import all
-others, and no other room may import it.
+They serve tests, benchmarks and `data=linear_gaussian`. Since they check the rest of the package, this package may import all
+others, and no other package may import it.
 """
 
 from lagvae.oracles.gaussian import LinearGaussian

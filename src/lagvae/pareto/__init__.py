@@ -1,6 +1,6 @@
 """Compares finished runs in the plane of information and −ELBO: dominance, fronts, hypervolumes, information over slack.
 
-This room may read run folders and configs and import the experiment and all rooms below it. It neither trains nor evaluates.
+This package may read run folders and configs and import the experiment and those below. It neither trains nor evaluates.
 """
 
 from lagvae.pareto.comparison import Analysis, Domination, Group, SlackCurve, analyse

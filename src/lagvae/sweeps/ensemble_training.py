@@ -113,7 +113,7 @@ class EnsembleCheckpoint(pl.Callback):
         step = trainer.global_step
         if step == self._from and step > 0:
             return  # a resumed ensemble ends the interval of its checkpoint once more, without training on a batch
-        ensemble.raise_if_broken()
+        ensemble.handle_nonfinite()
         for k in ensemble.alive.nonzero().flatten().tolist():
             self._end_interval(ensemble, k, step)
         for k, error in ensemble.failed.items():

@@ -181,7 +181,6 @@ def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
 def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> dict[str, str]:
     """Train the runs that are not trained yet, in ensembles that fit the memory, then evaluate them in several processes."""
     failed: dict[str, str] = {}
-    total = 0
     if len(runs) > 1 and not all(run.finished or run.trained for run in runs):
         from lagvae.sweeps.ensemble_training import train_in_chunks
 
