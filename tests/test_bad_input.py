@@ -182,7 +182,9 @@ TOGETHER = {
     "model=conv": ["data of shape (channels, height, width), not (8,); use model=mlp"],
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],
-    "constraints.mmd.multiplier=1e9": ["constraints.mmd.multiplier=1e+09 starts above constraints.mmd.max_multiplier"],
+    "constraints.mmd.multiplier=1e9": ["multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"],
+        "constraints.mmd.multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"
+    ],
 }
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from helpers import QUICK, program
-from test_launch import SMALL, summaries, sweep, until
+from test_launch import SMALL, summaries, sweep
+from test_stopping import until
 
 CLUSTERS = Path(__file__).parent / "clusters"
-CELLS = ("alpha=maximize,minimize", "seed=0,1")
+RUNS = ("alpha=maximize,minimize", "seed=0,1")
 
 
 def cluster(script: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -50,11 +51,11 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def same_as_here(tmp_path: Path, *words: str) -> str:
     """The sweep there ends with the summaries of the sweep here; what was said there."""
-    assert sweep(tmp_path / "here", *CELLS, "launcher.runs_per_job=2").status == 0
-    there = sweep(tmp_path / "there", *CELLS, *words)
+    assert sweep(tmp_path / "here", *RUNS, "launcher.runs_per_job=2").status == 0
+    there = sweep(tmp_path / "there", *RUNS, *words)
     assert there.status == 0, there.err
     assert summaries(tmp_path / "there" / "runs") == summaries(tmp_path / "here" / "runs")
-    again = sweep(tmp_path / "there", *CELLS, *words)
+    again = sweep(tmp_path / "there", *RUNS, *words)
     assert "4 of 4 runs finished (4 before)" in again.out
     return there.out
 
@@ -69,7 +70,7 @@ def test_a_sweep_on_slurm_is_the_sweep_here(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: Path) -> None:
-    words = (*CELLS, "launcher=slurm", "launcher.compile=false", "launcher.executor.patience=3", "training.steps=4000")
+    words = (*RUNS, "launcher=slurm", "launcher.compile=false", "launcher.executor.patience=3", "training.steps=4000")
     process = subprocess.Popen(
         [sys.executable, str(CLUSTERS.parents[1] / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
         env=os.environ | {"LAGVAE_ROOT": str(tmp_path)},
@@ -88,7 +89,7 @@ def test_a_job_that_slurm_cancels_is_named_and_done_by_the_next_sweep(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_partition_that_is_none_is_refused(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, *CELLS, "launcher=slurm", "launcher.executor.partition=nowhere")
+    outcome = sweep(tmp_path, *RUNS, "launcher=slurm", "launcher.executor.partition=nowhere")
     assert outcome.status == 1
     assert "SLURM does not accept the job" in outcome.err
     assert "partition" in outcome.err
@@ -105,6 +106,6 @@ def test_a_sweep_on_ray_is_the_sweep_here(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_address_where_no_ray_is_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    outcome = sweep(tmp_path, *CELLS, "launcher=ray", "launcher.executor.address='127.0.0.1:1'")
+    outcome = sweep(tmp_path, *RUNS, "launcher=ray", "launcher.executor.address='127.0.0.1:1'")
     assert outcome.status == 1
     assert "no Ray cluster answers there" in outcome.err
