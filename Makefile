@@ -1,4 +1,4 @@
-# Everything a user types. The first use of any target makes .venv and installs from pyproject.toml.
+# The commands of a user. The first use of a target creates .venv and installs from pyproject.toml.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
-	duality linear sensitivity estimators interval clean
+	duality linear sensitivity estimators interval mutants clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,12 +21,12 @@ $(READY): pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-setup: $(READY) ## Make .venv and install everything
+setup: $(READY) ## Create .venv and install everything
 
-calibrate: $(READY) ## Find what divergences the model can reach
+calibrate: $(READY) ## Find which divergences the model can reach: ε̂ and θ*
 	@$(PY) src/calibrate.py $(ARGS)
 
-feasible: $(READY) ## Find what bounds the model can meet, alone and together, before training
+feasible: $(READY) ## Find which bounds the model can meet, alone and together, before training
 	@$(PY) src/feasible.py $(ARGS)
 
 train: $(READY) ## Train; calibrates first where no calibration fits
@@ -35,21 +35,21 @@ train: $(READY) ## Train; calibrates first where no calibration fits
 evaluate: $(READY) ## Measure and draw a run again: ARGS="run=NAME"
 	@$(PY) src/evaluate.py $(ARGS)
 
-pareto: $(READY) ## The paper's Figure 2, 58 cells; on digits about nine minutes on two cores
+pareto: $(READY) ## The paper's Figure 2, 58 runs; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=pareto $(ARGS)
 
-figure1: $(READY) ## The paper's Figure 1, 48 cells; on digits about nine minutes on two cores
+figure1: $(READY) ## The paper's Figure 1, 48 runs; on digits about nine minutes on two cores
 	@$(PY) src/train.py -m sweep=figure1 $(ARGS)
 
 figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
 	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
 
 family: $(READY) ## Train every member, three seeds: results/family.md (an hour on two cores)
-	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=joblib training.threads=1
-	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=joblib training.threads=1
+	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=processes training.threads=1
+	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=processes training.threads=1
 	@$(PY) benchmarks/family.py runs/family runs/family_learned --out results/family.md
 
-explain: $(READY) ## Say what an objective is: ARGS="family=infovae"; no training, no data
+explain: $(READY) ## Explain an objective: ARGS="family=infovae"; no training, no data
 	@$(PY) src/explain.py $(ARGS)
 
 table1: $(READY) ## The paper's Table 1, from the families here: docs/table1.md
@@ -66,9 +66,9 @@ lint: $(READY) ## Check style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-bench: $(READY) ## Time a step and a stack of cells over a plain loop: results/step.md, stack.md (ten minutes)
+bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: results/step.md, ensemble.md (ten minutes)
 	@$(PY) benchmarks/step.py --out results/step.md
-	@$(PY) benchmarks/stack.py --out results/stack.md $(ARGS)
+	@$(PY) benchmarks/ensemble.py --out results/ensemble.md $(ARGS)
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
@@ -83,14 +83,17 @@ duality: $(READY) ## Certify strong duality on tables, and show where it fails: 
 linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (four minutes)
 	@$(PY) benchmarks/linear_gaussian.py --out results/linear_gaussian.md $(ARGS)
 
-sensitivity: $(READY) ## What slack buys, predicted from λ and measured: results/sensitivity.md (five minutes)
+sensitivity: $(READY) ## What more slack gains, predicted from λ and measured: results/sensitivity.md (five minutes)
 	@$(PY) benchmarks/sensitivity.py --out results/sensitivity.md $(ARGS)
 
-estimators: $(READY) ## Put estimators of information and MMD on trial: docs/estimators.md (ten minutes)
+estimators: $(READY) ## Test estimators of information and MMD where the truth is known: docs/estimators.md (ten minutes)
 	@$(PY) benchmarks/estimators.py $(ARGS)
 
 interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md (ARGS=--mnist: MNIST too)
 	@$(PY) benchmarks/interval.py $(ARGS)
+
+mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
+	@$(PY) benchmarks/mutants.py $(ARGS)
 
 clean: ## Remove caches; runs, calibrations and data stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -43,9 +43,10 @@ def overrides(controller: str, start: str, alpha: float, gamma: float, steps: in
 
 def trace(folder: str) -> dict[str, Any]:
     """Overshoot, steps to feasibility and to rest, from a run's metrics."""
-    from lagvae.runs import Run, read_series
+    from lagvae.runs.layout import RunFolder
+    from lagvae.runs.metrics_table import read_series
 
-    steps, values = read_series(Run(Path(folder)).metrics, "train", ["violation/neg_elbo"])["violation/neg_elbo"]
+    steps, values = read_series(RunFolder(Path(folder)).metrics, "train", ["violation/neg_elbo"])["violation/neg_elbo"]
     means = [statistics.fmean(values[max(0, k - WINDOW + 1) : k + 1]) for k in range(len(values))]
     met = next((k for k, v in enumerate(means) if v <= 0.1), None)
     outside = max((k for k, v in enumerate(means) if abs(v) > 0.3), default=-1)
@@ -56,7 +57,7 @@ def trace(folder: str) -> dict[str, Any]:
     }
 
 
-def cell(values: list[float | None], how: Callable[..., float] = statistics.median, digits: int = 2) -> str:
+def run(values: list[float | None], how: Callable[..., float] = statistics.median, digits: int = 2) -> str:
     known = [v for v in values if v is not None]
     missing = f" ({len(values) - len(known)} never)" if len(known) < len(values) else ""
     return (f"{how(known):.{digits}f}" if known else "–") + missing
@@ -73,16 +74,16 @@ def main() -> None:
     options = parser.parse_args()
     root = options.root or tempfile.mkdtemp(prefix="dual-")
     grid.calibrate(root, list(NETWORK))
-    cells = [
+    runs = [
         (controller, start, alpha, gamma)
         for controller in options.controllers
         for start in options.starts
         for alpha in (-1.0, 1.0)
         for gamma in GAMMAS
     ]
-    summaries = grid.run([overrides(*c, options.steps) for c in cells], root, options.jobs)
+    summaries = grid.run([overrides(*c, options.steps) for c in runs], root, options.jobs)
     results = []
-    for (controller, start, alpha, gamma), summary in zip(cells, summaries, strict=True):
+    for (controller, start, alpha, gamma), summary in zip(runs, summaries, strict=True):
         constraints = summary["constraints"]
         results.append(
             {"controller": controller, "start": start, "alpha": alpha, "gamma": gamma}
@@ -106,8 +107,8 @@ def main() -> None:
             size = [abs(r["violation"]) for r in rows]
             lines.append(
                 f"| {controller} | {start} | {statistics.median(size):.3f} | {max(size):.3f} | "
-                f"{cell([r['overshoot'] for r in rows], max)} | "
-                f"{cell([r['feasible'] for r in rows], digits=0)} | {cell([r['settled'] for r in rows], digits=0)} | "
+                f"{run([r['overshoot'] for r in rows], max)} | "
+                f"{run([r['feasible'] for r in rows], digits=0)} | {run([r['settled'] for r in rows], digits=0)} | "
                 f"{statistics.fmean(r['rate'] for r in rows if r['alpha'] < 0):.2f} | "
                 f"{statistics.fmean(r['rate'] for r in rows if r['alpha'] > 0):.2f} | "
                 f"{sum(r['mmd'] not in ('active', 'inactive') for r in rows)}/{len(rows)} |"

@@ -16,18 +16,18 @@ import grid
 import torch
 from rich.progress import track
 
-from lagvae.oracles.duality import Program, Solution, dual_value, random_program, shadow_price, solve
-from lagvae.session import quiet
-from lagvae.tables import Ended, train
+from lagvae.oracles.duality import Program, Solution, dual_value, random_program, shadow_price, solve_program
+from lagvae.oracles.softmax_tables import TrainedTables, train_tables
+from lagvae.terminal import quiet_libraries
 
 HEAD = ("problem", "x × z", "p(z)", "V (nats)", "SCS off by", "λ*", "−dV/dε off by", "f − V", "violation", "gap", "λ off by")
 
 
 def row(seed: int, steps: int) -> tuple[Program, dict[str, float], list[str]]:
     program = random_program(seed)
-    best, other = solve(program), solve(program, "SCS")
-    ended = train(program, steps)
-    price = shadow_price(program, 0.01 * program.units[0])
+    best, other = solve_program(program), solve_program(program, "SCS")
+    ended = train_tables(program, steps)
+    price = shadow_price(program, 0.01 * program.scales[0])
     numbers = {
         "solvers": abs(other.value - best.value),
         "price": abs(price / best.multipliers[0] - 1),
@@ -48,7 +48,7 @@ def row(seed: int, steps: int) -> tuple[Program, dict[str, float], list[str]]:
     return program, numbers, texts
 
 
-def violations(program: Program, ended: Ended | Solution) -> list[float]:
+def violations(program: Program, ended: TrainedTables | Solution) -> list[float]:
     """D − bound of the KL, and of the MMD where it is constrained."""
     found = [float(ended.world.kl("x,z")) - program.epsilon]
     if program.kernel is not None and program.epsilon_mmd is not None:
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table there (results/duality.md)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quiet()
-    solve(random_program(0))  # a missing solver is told before any work
+    quiet_libraries()
+    solve_program(random_program(0))  # a missing solver is told before any work
     found = [row(seed, options.steps) for seed in track(range(options.problems), description="Programs")]
     numbers = [n for _, n, _ in found]
 

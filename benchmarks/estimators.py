@@ -126,7 +126,7 @@ def times(found: list[Cell]) -> list[str]:
 def of_images(cell: tuple[float, int]) -> Cell:
     """Bounds image by image where draws of an image differ by `ratio` times the noise of the encoder."""
     from lagvae.metrics import tightest
-    from lagvae.metrics.images import Redraw
+    from lagvae.metrics.images import Reobserver
 
     torch.set_num_threads(1)
     ratio, repetitions = cell
@@ -140,8 +140,8 @@ def of_images(cell: tuple[float, int]) -> Cell:
             from lagvae.metrics import Information
 
             measure = Information(samples=10_000, components=10, images=images, pairs=10_000_000)
-            measure._everything, measure._size = 1000, 1000
-            measure._redraw = Redraw(world, "train", world.encoder) if images else None
+            measure._total, measure._size = 1000, 1000
+            measure._reobserve = Reobserver(world, "train", world.encoder) if images else None
             return measure
 
         plain, full = metric(False), metric(True)
@@ -166,13 +166,13 @@ def kernel_power(cell: tuple[str, int]) -> Cell:
     """How often a permutation test at level 0.05 tells N(0, 0.64 I) from N(0, I), d = 64, 250 samples each; and equal laws."""
     from omegaconf import OmegaConf
 
-    from lagvae.build import make
     from lagvae.divergences import mmd
+    from lagvae.experiment.factory import instantiate
     from lagvae.metrics import permutation_p_value
 
     torch.set_num_threads(1)
     name, repetitions = cell
-    kernel = make(OmegaConf.load(grid.ROOT / "conf" / "kernel" / f"{name}.yaml"))
+    kernel = instantiate(OmegaConf.load(grid.ROOT / "conf" / "kernel" / f"{name}.yaml"))
     generator = torch.Generator().manual_seed(64)
     p: dict[float, list[float]] = {0.8: [], 1.0: []}
     values: list[float] = []
@@ -201,7 +201,7 @@ def draw(found: list[Cell], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from lagvae.figures.style import STYLE
+    from lagvae.experiment.style import STYLE
 
     looks = dict(zip(NAMES, ("#0072B2", "#000000", "#D55E00", "#E69F00", "#009E73", "#CC79A7"), strict=True))
     marks = dict(zip(NAMES, "osv^DX", strict=True))

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from lagvae.build import build_data, build_model
-from lagvae.cli import register
+from lagvae.cli.entry import register
 from lagvae.data import Batch
-from lagvae.experiment import read_config
-from lagvae.runs import Run
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.run import read_config
+from lagvae.runs.layout import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {
@@ -219,7 +219,7 @@ def listed(values: Sequence[float]) -> str:
 def density(folder: Path) -> tuple[float, float]:
     """Bounds on the true −ELBO of a run with an implicit encoder, from many draws of its noise, on test data."""
     register(ROOT)
-    run = Run(folder)
+    run = RunFolder(folder)
     cfg = read_config(run)
     data = build_data(cfg)
     model = build_model(cfg, data)
@@ -227,12 +227,12 @@ def density(folder: Path) -> tuple[float, float]:
     x = data.probe("test", len(data.split["test"]))
     with torch.no_grad():
         s = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "test")
-        free = s.noise["z_q"][:, model.laws.latent :]
+        free = s.noise["z_q"][:, model.joint.latent :]
         e = torch.randn(DRAWS, *free.shape, generator=torch.Generator().manual_seed(0))
         rest = -s.p_z.log_prob(s.z_q).mean() + s.distortion.mean()
-        low = model.laws.encoder.log_density(x, s.z_q, e).mean() + rest
+        low = model.joint.encoder.log_density(x, s.z_q, e).mean() + rest
         e[0] = free
-        return float(low), float(model.laws.encoder.log_density(x, s.z_q, e).mean() + rest)
+        return float(low), float(model.joint.encoder.log_density(x, s.z_q, e).mean() + rest)
 
 
 def critics(runs: Runs) -> list[str]:

@@ -20,7 +20,7 @@ def compose(overrides: list[str]) -> Any:
     """A config as train.py would compose it."""
     from hydra import compose, initialize_config_dir
 
-    from lagvae.cli import register
+    from lagvae.cli.entry import register
 
     register(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -30,31 +30,31 @@ def compose(overrides: list[str]) -> Any:
 def calibrate(root: str, overrides: list[str]) -> None:
     """Make the calibration that all runs of a grid share."""
     os.environ["LAGVAE_ROOT"] = root
-    from lagvae.experiment import calibrate_and_tell
-    from lagvae.session import quiet
+    from lagvae.cli.commands import calibrate_command
+    from lagvae.terminal import quiet_libraries
 
-    quiet()
-    calibrate_and_tell(compose(["training.threads=1", *overrides]))
+    quiet_libraries()
+    calibrate_command(compose(["training.threads=1", *overrides]))
 
 
 def train(overrides: list[str], root: str) -> dict[str, Any]:
     """One run, or what it left where it was made before; returns its summary with the run's folder and overrides."""
     os.environ["LAGVAE_ROOT"] = root
     os.environ.pop("LAGVAE_RUN", None)
-    from lagvae.experiment import train
-    from lagvae.runs import Run
-    from lagvae.session import quiet
+    from lagvae.experiment.run import train
+    from lagvae.runs.layout import RunFolder
+    from lagvae.terminal import quiet_libraries
 
-    quiet()
+    quiet_libraries()
     name = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:12]
-    run = Run(Path(root) / "runs" / name)
+    run = RunFolder(Path(root) / "runs" / name)
     if run.finished:
         summary = run.read_summary()
     else:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        shutil.rmtree(run.path, ignore_errors=True)
         with open(os.devnull, "w") as hole, contextlib.redirect_stdout(hole), contextlib.redirect_stderr(hole):
             summary = train(compose(["training.threads=1", f"name={name}", *overrides]))
-    return summary | {"folder": str(run.folder), "overrides": overrides}
+    return summary | {"folder": str(run.path), "overrides": overrides}
 
 
 def run(jobs: Iterable[list[str]], root: str, processes: int) -> list[dict[str, Any]]:

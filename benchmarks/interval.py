@@ -66,19 +66,19 @@ def main() -> None:
 
 def rows_of(name: str, folder: Path) -> list[str]:
     """A row for each split of a run."""
-    from lagvae.build import build_data, make
-    from lagvae.experiment import read_config, start_from
+    from lagvae.experiment.factory import build_data, instantiate
+    from lagvae.experiment.fit import read_checkpoint
+    from lagvae.experiment.run import build_start, read_config
     from lagvae.metrics import Information, tightest
-    from lagvae.runs import Run
-    from lagvae.session import read_checkpoint
+    from lagvae.runs.layout import RunFolder
 
-    run = Run(folder)
+    run = RunFolder(folder)
     cfg = read_config(run)
     data = build_data(cfg)
-    model = start_from(cfg, data)[0]
+    model = build_start(cfg, data)[0]
     model.load_state_dict(read_checkpoint(run.last, model)["state_dict"])
     model.eval()
-    now = make(grid.compose([]).callbacks.final.information)
+    now = instantiate(grid.compose([]).callbacks.final.information)
     before = partial(Information, samples=10_000, components=10, pairs=10**9)
     rows = []
     for split in SPLITS:
@@ -106,7 +106,7 @@ def measured(measure: Any, model: Any, data: Any, split: str, once: bool = False
     import torch
 
     noise = data.noise(split)
-    assert measure.defined(model.shown, data, split)
+    assert measure.is_applicable(model.eval_model, data, split)
     with torch.no_grad():
         for batch in data.eval_loader(split, torch.device("cpu"), 1 if once else data.passes(split)):
             observed = data.observed(batch, noise)

@@ -49,7 +49,7 @@ def problem(words: list[str]) -> Any:
     """The exact problem of the training split: its covariance, and the latent dimension."""
     import torch
 
-    from lagvae.build import build_data
+    from lagvae.experiment.factory import build_data
     from lagvae.oracles import WaterFilling
 
     cfg = grid.compose([*words, "constraints.neg_elbo.epsilon=0"])

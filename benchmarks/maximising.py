@@ -17,8 +17,8 @@ import matplotlib
 import numpy as np
 from rich.progress import track
 
-from lagvae.figures.style import STYLE
-from lagvae.oracles.maximising import Curve, mixing_lowers_the_bound, random_tables, search, search_free
+from lagvae.experiment.style import STYLE
+from lagvae.oracles.maximising import TradeOffCurve, mixing_lowers_the_bound, random_tables, search, search_free
 
 matplotlib.use("Agg")
 EPSILONS = 40
@@ -38,7 +38,7 @@ class Case:
     def name(self) -> str:
         return f"{self.n} × {self.k}, {'decoder free' if self.free else 'model given'}"
 
-    def curve(self, seed: int) -> Curve:
+    def curve(self, seed: int) -> TradeOffCurve:
         q_x, p_z, decoder = random_tables(self.n, self.k, seed)
         return search_free(q_x, float(p_z[0])) if self.free else search(q_x, p_z, decoder, self.cells, polished=EPSILONS)
 
@@ -54,7 +54,7 @@ LEAST = 1e-4
 """Gaps below it are not counted, in nats."""
 
 
-def largest(curve: Curve, above: bool) -> float:
+def largest(curve: TradeOffCurve, above: bool) -> float:
     """The largest gap where λ* ≥ |α|, or where λ* is smaller."""
     chosen = (curve.multiplier >= 1) == above
     return float(curve.gap[chosen].max(initial=0.0))

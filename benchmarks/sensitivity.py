@@ -59,7 +59,7 @@ def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, 
         return [way * (after[name] - before[name]) for before, after in at]
 
     met = [[run["constraints"]["neg_elbo"]["violation"] for run in pair] for pair in pairs]
-    cells = [
+    runs = [
         SIGNS[alpha],
         f"{delta:g}",
         mean([before * delta for before, _ in price]),
@@ -72,7 +72,7 @@ def row(alpha: float, delta: float, pairs: list[tuple[dict[str, Any], dict[str, 
         mean([delta + after - before for before, after in met]),
     ]
     first, second = (statistics.fmean(each) * delta for each in zip(*price, strict=True))
-    return cells, second < first, min(first, second) <= statistics.fmean(moved(preferred)) <= max(first, second)
+    return runs, second < first, min(first, second) <= statistics.fmean(moved(preferred)) <= max(first, second)
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def main() -> None:
     met = sum(run["verdict"] == "met" for run in runs.values())
     fell, between = (sum(told) for told in list(zip(*rows, strict=True))[1:])
     lines = [
-        *grid.table(head, [cells for cells, _, _ in rows]),
+        *grid.table(head, [runs for runs, _, _ in rows]),
         "",
         f"Nats of information gained (maximise) or lost (minimise) for δ nats more of slack than γ = {options.gamma:g}, by the "
         "bound that α prefers; then by the other bound, which should move by δ more. Digits, α = ±1, "

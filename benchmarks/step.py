@@ -90,9 +90,9 @@ def through_trainer(cfg: Any, steps: int) -> float:
     """Seconds per step of our own training, from its first batch to its end."""
     import pytorch_lightning as pl
 
-    from lagvae.build import build_data, build_model
-    from lagvae.runs import Run
-    from lagvae.session import Session
+    from lagvae.experiment.factory import build_data, build_model
+    from lagvae.experiment.fit import Fit
+    from lagvae.runs.layout import RunFolder
 
     class Clock(pl.Callback):
         def on_train_start(self, *_: Any) -> None:
@@ -103,11 +103,11 @@ def through_trainer(cfg: Any, steps: int) -> float:
 
     data = build_data(cfg)
     model = build_model(cfg, data)
-    run = Run.create(Path(cfg.paths.runs), "bench")
-    session = Session(cfg, data, model, run, "bench")
+    run = RunFolder.create(Path(cfg.paths.runs), "bench")
+    session = Fit(cfg, data, model, run, "bench")
     clock = Clock()
     session.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-    session.fit()
+    session.train()
     return clock.seconds / steps
 
 
@@ -121,11 +121,11 @@ def main() -> None:
     os.environ["LAGVAE_ROOT"] = root = tempfile.mkdtemp(prefix="bench-")
     from rich.progress import track
 
-    from lagvae.cli import register
+    from lagvae.cli.entry import register
     from lagvae.data.sources import digits
-    from lagvae.session import quiet
+    from lagvae.terminal import quiet_libraries
 
-    quiet()
+    quiet_libraries()
     register(ROOT)
     lines = [
         f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds; medians.",

@@ -45,18 +45,15 @@ class Images:
     I(x;z|m) = d/2 log(1 + draw²/noise²); I(m;z) from q(z|m) = N(m, (draw² + noise²) I), by `truth`.
     """
 
-    redrawn = True
-
     def __init__(self, n: int, d: int, draw: float, noise: float, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.m = 2 * torch.randn(n, d, generator=self.generator, dtype=torch.float64)
         self.draw, self.noise = draw, noise
-        self.laws: Any = SimpleNamespace(encoder=self.encoder)
 
     def size(self, split: str) -> int:
         return len(self.m)
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: Any = "cpu") -> Tensor:
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: Any = "cpu") -> Tensor:
         x = self.m[index]
         return x + self.draw * torch.randn(times, *x.shape, generator=self.generator, dtype=torch.float64)
 
@@ -67,7 +64,7 @@ class Images:
     def samples(self, times: int) -> tuple[Samples, Tensor]:
         """z, loc, scale of `times` draws of each image, and which image each is of."""
         index = torch.arange(len(self.m))
-        loc = self.again("train", index, times, 0).flatten(0, 1)
+        loc = self.reobserve("train", index, times, 0).flatten(0, 1)
         return sampled(self.generator, loc, self.noise), index.repeat(times)
 
     def truth(self, n: int = 4000) -> float:

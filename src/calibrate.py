@@ -1,4 +1,12 @@
-"""Find what divergences a model can reach: python src/calibrate.py [data=…] [model=…] [KEY=VALUE …]."""
+"""Find the values of the divergences that a model can reach, which bounds are then set from.
+
+Usage: python src/calibrate.py [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Examples:
+  python src/calibrate.py
+  python src/calibrate.py data=mnist model=conv
+  python src/calibrate.py family=infovae calibration.steps=10000
+"""
 
 from pathlib import Path
 
@@ -10,13 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.experiment import calibrate_and_tell
+    from lagvae.cli.entry import guarded
 
-    guarded(calibrate_and_tell, cfg)
+    with guarded():
+        from lagvae.cli.commands import calibrate_command
+
+        calibrate_command(cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
+    from lagvae.cli.entry import run_program
 
-    entry(ROOT, main)
+    run_program(ROOT, main)

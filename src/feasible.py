@@ -1,4 +1,12 @@
-"""Find what bounds a model can meet, before training: python src/feasible.py [family=…] [data=…] [model=…] [KEY=VALUE …]."""
+"""Find the bounds that a model can meet, before training it.
+
+Usage: python src/feasible.py [GROUP=OPTION ...] [KEY=VALUE ...] [feasible.rate=RATE]
+
+Examples:
+  python src/feasible.py
+  python src/feasible.py data=mnist model=conv
+  python src/feasible.py family=infovae constraints.mmd.epsilon=1e-3
+"""
 
 from pathlib import Path
 
@@ -10,14 +18,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="feasible")
 def main(cfg: DictConfig) -> None:
-    from lagvae.cli import guarded
-    from lagvae.feasibility import feasible_and_tell
+    from lagvae.cli.entry import guarded
 
-    guarded(feasible_and_tell, cfg)
+    with guarded():
+        from lagvae.cli.commands import feasible_command
+
+        feasible_command(cfg)
 
 
 if __name__ == "__main__":
-    from lagvae.cli import entry
-    from lagvae.schema import FeasibleConfig
+    from lagvae.cli.entry import run_program
+    from lagvae.experiment.schema import FeasibleConfig
 
-    entry(ROOT, main, FeasibleConfig)
+    run_program(ROOT, main, FeasibleConfig)

@@ -5,6 +5,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
-    from lagvae.comparison import main
+    from lagvae.cli.compare import main
 
     main(ROOT)

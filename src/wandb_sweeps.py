@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
-    from lagvae.cli import write_wandb_sweeps
+    from lagvae.sweeps.wandb_sweeps import write_wandb_sweeps
 
     for path in write_wandb_sweeps(ROOT / "sweeps"):
         print(path)

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from small import ROOT
 from torch import Tensor
 
-from lagvae.laws import MLP, GaussianEncoder, Laws, NormalDecoder, StandardNormalPrior
+from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
+from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _parse_once() -> Iterator[None]:
+    """The files of conf/ and sweeps/, of which every config is composed, are parsed once and then copied."""
+    load, parsed = OmegaConf.load, dict[str, Any]()
+    kept = tuple(str(ROOT / folder) + "/" for folder in ("conf", "sweeps"))
+
+    def load_or_copy(file: Any) -> Any:
+        name = str(file if isinstance(file, str | Path) else getattr(file, "name", ""))
+        if not name.startswith(kept):
+            return load(file)
+        if name not in parsed:
+            parsed[name] = load(file)
+        return deepcopy(parsed[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load_or_copy)
+        yield
 
 
 @pytest.fixture
@@ -25,13 +50,13 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
-def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], Laws]:
+def linear_joint() -> Callable[[LinearGaussian, Tensor, Tensor], JointModel]:
     """Builds laws equal to a linear-Gaussian world with the encoder q(z|x) = N(A x, diag t²).
 
     A perceptron without hidden layers is a linear map; scales pass through the inverse of softplus.
     """
 
-    def build(world: LinearGaussian, a: Tensor, t: Tensor) -> Laws:
+    def build(world: LinearGaussian, a: Tensor, t: Tensor) -> JointModel:
         n, d = world.weight.shape
         linear = partial(MLP, hidden=())
         encoder, decoder = GaussianEncoder(linear, (n,), d), NormalDecoder(linear, (n,), d)
@@ -41,7 +66,7 @@ def linear_laws() -> Callable[[LinearGaussian, Tensor, Tensor], Laws]:
         encoder.network.load_state_dict({"layers.0.weight": mean, "layers.0.bias": raw})
         decoder.network.load_state_dict({"layers.0.weight": world.weight.float(), "layers.0.bias": torch.zeros(n)})
         decoder.raw_scale.data = torch.tensor(world.noise - decoder.tiny).expm1().log()
-        return Laws(StandardNormalPrior(d), encoder, decoder)
+        return JointModel(StandardNormalPrior(d), encoder, decoder)
 
     return build
 

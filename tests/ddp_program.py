@@ -1,4 +1,7 @@
-"""Trains with as many processes as argv says, and has every rank save what it holds at the end."""
+"""Trains with as many processes as argv says, and has every rank save what it holds at the end of each training.
+
+argv: folder, devices, and STEPS:RATE for each training.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,33 @@ from pathlib import Path
 import torch
 from small import TINY, compose
 
-from lagvae.experiment import prepare
-from lagvae.runs import Run
-from lagvae.session import Session, quiet
+from lagvae.experiment.fit import Fit
+from lagvae.experiment.run import setup
+from lagvae.runs.layout import RunFolder
+from lagvae.terminal import quiet_libraries
 
-if __name__ == "__main__":
-    folder, devices, steps, lr = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    os.environ["LAGVAE_ROOT"] = str(folder)
-    quiet()
+
+def train(folder: Path, devices: int, steps: int, lr: float) -> None:
     bounds = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
     # With plain descent at rate 1, one step moves θ by minus the gradient.
     descent = ["model.optimizer._target_=torch.optim.SGD", f"model.optimizer.lr={lr}", "model.schedule=null"]
     spread = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}"] if devices > 1 else []
     cfg = compose([*TINY, *bounds, *descent, *spread, f"training.steps={steps}"])
-    data, model, _ = prepare(cfg)
-    before = {k: v.clone() for k, v in model.laws.state_dict().items()}
-    run = Run(folder / f"run-{devices}-{steps}")
-    run.folder.mkdir(exist_ok=True)
-    session = Session(cfg, data, model, run, "ddp")
-    session.fit()
+    data, model, _ = setup(cfg)
+    before = {k: v.clone() for k, v in model.joint.state_dict().items()}
+    run = RunFolder(folder / f"run-{devices}-{steps}")
+    run.path.mkdir(exist_ok=True)
+    session = Fit(cfg, data, model, run, "ddp")
+    session.train()
     rank = session.trainer.global_rank
-    moved = {k: before[k] - v.cpu() for k, v in model.laws.state_dict().items()}
+    moved = {k: before[k] - v.cpu() for k, v in model.joint.state_dict().items()}
     torch.save({"moved": moved, "multiplier": model.lagrangian.scaled.data}, folder / f"{devices}-{steps}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    os.environ["LAGVAE_ROOT"] = str(root)
+    quiet_libraries()
+    for word in sys.argv[3:]:
+        number, rate = word.split(":")
+        train(root, int(sys.argv[2]), int(number), float(rate))

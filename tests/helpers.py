@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
-from small import ROOT, compose
+from small import FINAL, ROOT, compose
 
-from lagvae.calibration import Calibration
+from lagvae.experiment.calibration import Calibration
 
 QUICK = (
+    *FINAL,
     "data=linear_gaussian",
     "data.source.n=400",
     "data.batch=50",
@@ -42,7 +43,8 @@ QUICK = (
 
 def settings(root: Path, *overrides: str) -> DictConfig:
     """The config that train.py would get for a command line; everything is kept under `root`."""
-    cfg: DictConfig = compose([f"paths.root={root}", *overrides])
+    cfg: DictConfig = compose(list(overrides))
+    cfg.paths.root = str(root)
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""Run folders as a sweep leaves them, with the numbers that a test wants in them."""
+"""Run folders as a sweep writes them, with numbers that a test chooses."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def write_run(
     stderr: float = STDERR,
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """Write config.yaml and summary.json of a run.
+    """Write the config.yaml and summary.json of a run.
 
     Args:
-        train, test: (I, −ELBO) in nats; the same for both where test is not given. `stderr` is that of each.
-        gamma: the slack of −ELBO above ε̂ = 22 nats, which makes the run a constrained one; else `multipliers` are fixed.
-        settings: dotted key → value, over those of config.yaml.
+        train, test: (I, −ELBO) in nats; `test` is equal to `train` by default.
+        gamma: the slack of −ELBO above ε̂ = 22 nats, which makes the run a constrained one; by default `multipliers` are fixed.
+        stderr: the standard error of each estimate.
+        settings: dotted key → value, which override those of config.yaml.
     """
     bounded = gamma is not None
     config: dict[str, Any] = {
@@ -41,13 +42,13 @@ def write_run(
         "multiplier": {"learned": bounded, "optimizer": {"_target_": "torch.optim.RMSprop"} if bounded else None},
         "constraints": {
             name: {
-                "divergence": {"_target_": f"lagvae.estimators.{name}"},
+                "divergence": {"_target_": f"lagvae.divergences.{name}"},
                 "epsilon": None,
                 "gamma": gamma if bounded and name == "neg_elbo" else 0.5,
-                "relative": name == "mmd",
+                "gamma_relative": name == "mmd",
                 "multiplier": multiplier,
                 "learned": bounded,
-                "unit": 1.0,
+                "scale": 1.0,
             }
             for name, multiplier in zip(("neg_elbo", "mmd"), multipliers, strict=True)
         },

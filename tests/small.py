@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+FINAL = [
+    *(f"callbacks.final.two_sample_{v}.{key}=30" for v in "xz" for key in ("samples", "permutations")),
+    "callbacks.final.likelihood.draws=4",
+    "callbacks.final.likelihood.samples=50",
+    "callbacks.final.information_of_model.draws=4",
+    "callbacks.final.classifier.training=100",
+]
+"""A final evaluation of a few draws."""
 TINY = [
+    *FINAL,
     "trainer=cpu",
     "training.threads=1",
     "training.steps=40",
@@ -22,12 +33,18 @@ TINY = [
 ]
 
 
-def compose(overrides: list[str]) -> Any:
-    """A config as train.py would compose it."""
+def compose(overrides: list[str], schema: Any = None, name: str = "config") -> Any:
+    """A config as train.py would compose it, or another program by its schema and the name of its config."""
+    return deepcopy(_compose(tuple(overrides), schema, name))
+
+
+@cache
+def _compose(overrides: tuple[str, ...], schema: Any, name: str) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from lagvae.cli import register
+    from lagvae.cli.entry import register
+    from lagvae.experiment.schema import Config
 
-    register(ROOT)
+    register(ROOT, schema or Config)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=overrides)
+        return compose(name, overrides=list(overrides))

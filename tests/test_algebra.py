@@ -1,4 +1,4 @@
-"""The algebra of objectives: Section 4 of the paper, its dimensions, and random objectives on tables of probabilities."""
+"""The algebra of objectives: identities and dimensions of Section 4 of the paper, and random objectives on tables."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from lagvae.algebra import (
     closure,
     computable_form,
     kl_dimension,
-    lagrangian,
-    lagrangians,
     missing,
     parse,
     preference,
     rewrite,
     single,
+    symbolic_lagrangian,
+    symbolic_lagrangians,
     total,
 )
 from lagvae.algebra.closure import GENERATORS
 from lagvae.algebra.computing import VECTORS, terms_of
-from lagvae.algebra.linear import basic_solutions, rank, solve
-from lagvae.build import build_lagrangian
+from lagvae.algebra.linear import basic_solutions, rank, solve_linear
 from lagvae.errors import SettingError
-from lagvae.members import Member, Penalty, member
-from lagvae.table1 import markdown
+from lagvae.experiment.factory import build_lagrangian
+from lagvae.explain.paper_table1 import table1_markdown
+from lagvae.explain.presets import ObjectiveSpec, Penalty, objective_spec
 
 LIKELIHOOD, UNARY, BINARY = Class
 DISTORTION, RATE = "-E_q[log p(x|z)]", "E_q[log q(z|x) - log p(z)]"
 
 
-# ---- Section 4: the members are what the paper derives
+# ---- Section 4: identities that the paper derives
 
 
 IDENTITIES = [
-    # −ELBO is the KL of the joints, by either chain rule
+    # −ELBO is the KL divergence of the joints, by both chain rules
     (f"{DISTORTION} + {RATE}", "KL(q(x,z)||p(x,z))"),
     ("KL(q(x)||p(x)) + KL(q(z|x)||p(z|x))", "KL(q(x,z)‖p(x,z))"),
     ("KL(q(z)||p(z)) + E_q KL(q(x|z)||p(x|z))", "KL(q(x,z)||p(x,z)) + H_q(x)"),
     ("-E_q[log p(x)] + KL(q(z|x)||p(z|x))", f"{DISTORTION} + {RATE}"),
-    # rate and distortion are the bounds of I_q, and KL(q(z|x)‖p(z)) may be written as it is
+    # rate and distortion bound I_q, and KL(q(z|x)‖p(z)) is valid notation
     (RATE, "I_q + KL(q(z)||p(z))"),
     ("KL(q(z|x)||p(z))", RATE),
     (DISTORTION, "-I_q + KL(q(x|z)||p(x|z))"),
@@ -70,14 +70,14 @@ IDENTITIES = [
     # VMI and InfoGAN
     ("-E_p[log q(z|x)]", "-I_p(x;z) + KL(p(z|x)||q(z|x))"),
     ("-I_p + KL(p(x,z)||q(x,z))", "-E_p log q(z|x) − E_p[log q(x)/p(x)]"),
-    # AAE with KL, and ALICE's conditional entropy on top of ALI
+    # AAE with KL, and ALICE, which adds a conditional entropy to ALI
     ("-I_q + KL(q(x,z)||p(x,z))", f"{DISTORTION} + KL(q(z)||p(z))"),
     ("JS(q(x,z)||p(x,z)) - I_q + KL(q(x|z)||p(x|z))", f"JS(q(z,x);p(x,z)) + {DISTORTION}"),
-    # I_q is a KL too; entropies; constants do not count
+    # I_q as a KL divergence, entropies, and constants, which are ignored
     ("KL(q(x,z)||q(x)q(z))", "H_q(z) - H_q(z|x)"),
     ("I_p + 2*H_q(x) - 3 H_p(z)", "-1*H_p(x|z) + H_p(x)"),
 ]
-"""Objectives that are equal up to constants."""
+"""Pairs of objectives that are equal up to constants."""
 
 
 @pytest.mark.parametrize(("left", "right"), IDENTITIES)
@@ -90,17 +90,17 @@ def test_identities(left: str, right: str) -> None:
 def test_constants_are_kept_but_do_not_count() -> None:
     bound = parse("KL(q(x,z)||p(x,z)) + H_q(x)")
     assert bound == parse("KL(q(x,z)||p(x,z))")
-    # exactly −ELBO: q(x,z) − q(x) on top, no constant is left out
+    # This is −ELBO itself, so no constant is left out.
     assert not computable_form(bound).constant.coefficients
     assert str(computable_form(parse("KL(q(x,z)||p(x,z))")).constant) == "E_q[log q(x)]"
 
 
-def test_what_is_printed_is_read_back() -> None:
+def test_printed_objectives_can_be_parsed() -> None:
     generator = random.Random(0)
     for _ in range(50):
         one = random_objective(generator) + generator.choice([0, 1, Fraction(-2, 7)]) * parse("MMD(q(z)||p(z))")
-        again = parse(str(one))
-        assert again.coefficients == one.coefficients
+        parsed = parse(str(one))
+        assert parsed.coefficients == one.coefficients
         assert parse(str(computable_form(one))) == one
 
 
@@ -143,7 +143,7 @@ def test_classes(text: str, level: Class) -> None:
     one = parse(text)
     assert classify(one) is level
     assert computable_form(one).level is level
-    assert computable_form(one).objective.coefficients == one.coefficients  # constants too
+    assert computable_form(one).objective.coefficients == one.coefficients  # including constants
     for less in Class:
         assert bool(missing(one, less)) is (less < level)
 
@@ -165,8 +165,8 @@ def test_alpha_is_unique_and_multipliers_are_found() -> None:
         lambdas = {name: Fraction(generator.randint(0, 9), 2) for name in generator.sample(names, 4)}
         parts = zip((*alpha, *lambdas.values()), ("I_q", "I_p", *lambdas), strict=True)
         one = parse(" + ".join(f"{value}*{name}" for value, name in parts).replace("+ -", "- "))
-        ways = list(lagrangians(one))
-        assert ways, "the objective was made with multipliers ≥ 0"
+        ways = list(symbolic_lagrangians(one))
+        assert ways, "the objective was constructed with multipliers ≥ 0"
         for way in ways:
             assert way.feasible
             assert way.alpha == alpha == preference(one)
@@ -175,18 +175,18 @@ def test_alpha_is_unique_and_multipliers_are_found() -> None:
 
 
 def test_no_multipliers_where_there_are_none() -> None:
-    assert not list(lagrangians(parse("-KL(q(x)||p(x))")))
-    found = lagrangian(parse("-KL(q(x)||p(x))"))
+    assert not list(symbolic_lagrangians(parse("-KL(q(x)||p(x))")))
+    found = symbolic_lagrangian(parse("-KL(q(x)||p(x))"))
     assert found is not None
     assert not found.feasible
     assert found.objective == parse("-KL(q(x)||p(x))")
-    assert lagrangian(parse("E_p[log p(x)]")) is None
+    assert symbolic_lagrangian(parse("E_p[log p(x)]")) is None
     assert preference(parse("E_q[log q(z)]")) is None
 
 
 def test_beta_below_one_maximises_with_multipliers_of_a_lagrangian() -> None:
-    # (β − 1)(I_q + KL(q(z)‖p(z))) has λ < 0; half of the joint KL as a conditional one repairs it
-    found = lagrangian(parse(f"{DISTORTION} + 1/2 ({RATE})"))
+    # (β − 1)(I_q + KL(q(z)‖p(z))) has λ < 0, but splitting half of the joint KL into conditional and marginal gives λ ≥ 0.
+    found = symbolic_lagrangian(parse(f"{DISTORTION} + 1/2 ({RATE})"))
     assert str(found) == "−0.5·I_q + 0.5·KL(q(x,z)‖p(x,z)) + 0.5·KL(q(x|z)‖p(x|z))"
 
 
@@ -205,7 +205,7 @@ def test_feasibility_agrees_with_an_outside_solver() -> None:
             bounds=[(0, None)] * 10 + [(None, None)] * 2,
         )
         seen.add(found.success)
-        assert bool(next(lagrangians(one), None)) is found.success
+        assert bool(next(symbolic_lagrangians(one), None)) is found.success
     assert seen == {True, False}
 
 
@@ -213,8 +213,8 @@ def test_solve_and_basic_solutions() -> None:
     def v(*values: int) -> tuple[Fraction, ...]:
         return tuple(map(Fraction, values))
 
-    assert solve([v(1, 0), v(2, 0), v(1, 1)], v(3, 1)) == v(2, 0, 1)
-    assert solve([v(1, 0)], v(1, 1)) is None
+    assert solve_linear([v(1, 0), v(2, 0), v(1, 1)], v(3, 1)) == v(2, 0, 1)
+    assert solve_linear([v(1, 0)], v(1, 1)) is None
     assert [c for c, _ in basic_solutions([v(1, 0), v(0, 1), v(1, 1)], v(1, 1))] == [v(0, 0, 1), v(1, 1, 0)]
     assert not list(basic_solutions([v(1, 0), v(0, 1)], v(1, -1)))
     assert list(basic_solutions([v(1, 0), v(0, 1)], v(1, -1), signed=True)) == [(v(1, -1), ())]
@@ -224,7 +224,7 @@ def test_solve_and_basic_solutions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (f"2*({DISTORTION}) + 3*({RATE}) - 1/2 E_p[log q(z|x)]", "2·β-VAE(β = 1.5)  and  0.5·VMI"),
         ("-I_q + KL(q(x,z)||p(x,z))", "InfoVAE: −I_q + KL(q(x,z)‖p(x,z))"),
@@ -232,10 +232,10 @@ def test_solve_and_basic_solutions() -> None:
         (f"KL(p(x,z)||q(x,z)) + {DISTORTION}", "ALICE: KL(p(x,z)‖q(x,z)) − E_q[log p(x|z)]"),
     ],
 )
-def test_closure(text: str, told: str) -> None:
+def test_closure(text: str, expected: str) -> None:
     found = closure(parse(text))
     assert found is not None
-    assert str(found) == told
+    assert str(found) == expected
     assert not found.care
 
 
@@ -255,7 +255,7 @@ def test_closure_of_every_kl_objective_and_its_care() -> None:
     assert closure(parse("E_p[log p(x)]")) is None
 
 
-# ---- refusal
+# ---- objectives that are not computable
 
 
 @pytest.mark.parametrize(
@@ -308,30 +308,31 @@ def test_closest_is_computable_whatever_is_asked() -> None:
 
 
 def test_rewriting_for_training() -> None:
-    # Fixed multipliers: what neither part allows alone, the sum does.
-    form, alone = rewrite(parse("-I_q + KL(q(x|z)||p(x|z))"), within=LIKELIHOOD)
+    # With fixed multipliers the sum may be computable although its parts are not.
+    form, separate = rewrite(parse("-I_q + KL(q(x|z)||p(x|z))"), within=LIKELIHOOD)
     assert str(form) == "−E_q[log p(x|z)]"
-    assert not alone
-    # Learned ones: each by itself.
+    assert not separate
+    # Divergences with learned multipliers must be computable separately.
     learned = {"joint": parse("KL(q(x,z)||p(x,z))"), "z": parse("KL(q(z)||p(z))")}
-    _, alone = rewrite(parse("-I_q"), learned, UNARY)
-    assert str(alone["z"]) == "E_q[log q(z)/p(z)]"
-    assert alone["joint"].objective == learned["joint"]
+    _, separate = rewrite(parse("-I_q"), learned, UNARY)
+    assert str(separate["z"]) == "E_q[log q(z)/p(z)]"
+    assert separate["joint"].objective == learned["joint"]
     with pytest.raises(SettingError, match=r"constraints\.z=.*is not likelihood based.*learned multiplier"):
         rewrite(parse(DISTORTION), learned, LIKELIHOOD)
 
 
-# ---- numbers: random tables of 3 × 4
+# ---- values on random 3 × 4 tables
 
 
 def atoms(q: np.ndarray, p: np.ndarray) -> dict[Symbol, float]:
-    """The value of every atom for two joint tables, x down and z across."""
+    """The values of all atoms for two joint tables, with x along axis 0 and z along axis 1."""
     tables = {"q": q, "p": p}
 
-    def density(law: str, over: str) -> np.ndarray:
-        return {"x": tables[law].sum(1, keepdims=True), "z": tables[law].sum(0, keepdims=True), "x,z": tables[law]}[over]
+    def density(joint: str, over: str) -> np.ndarray:
+        table = tables[joint]
+        return {"x": table.sum(1, keepdims=True), "z": table.sum(0, keepdims=True), "x,z": table}[over]
 
-    return {atom: float((tables[atom.side] * np.log(density(atom.law, atom.over))).sum()) for atom in ATOMS}
+    return {atom: float((tables[atom.side] * np.log(density(atom.joint, atom.over))).sum()) for atom in ATOMS}
 
 
 def kl(a: np.ndarray, b: np.ndarray) -> float:
@@ -371,7 +372,7 @@ def test_random_objectives_equal_their_forms_up_to_the_constants(tables: tuple[n
         one = random_objective(generator) + total((Fraction(generator.randint(-9, 9), 5), single(atom)) for atom in ATOMS)
         form = computable_form(one)
         computed = sum(float(value) * term.objective.at(values) for value, term in form.terms)
-        # Sums of a few dozen terms of size 10 in doubles: 1e-12 and less; the bound leaves a factor of 100.
+        # The rounding error of sums of a few dozen terms of size 10 is below 1e-12; the tolerance is 100 times that.
         assert one.at(values) - computed == pytest.approx(form.constant.at(values), abs=1e-10)
         assert set(form.constant.coefficients) <= {atom for atom in ATOMS if atom.constant}
         moved = one + single(ATOMS[0]) * Fraction(1, 100)
@@ -382,7 +383,7 @@ def test_lagrangians_have_the_value_of_the_objective_up_to_constants(tables: tup
     values, generator = atoms(*tables), random.Random(6)
     for _ in range(10):
         one = random_objective(generator, lowest=0)
-        for way in lagrangians(one):
+        for way in symbolic_lagrangians(one):
             left = one - way.objective
             assert one.at(values) - way.objective.at(values) == pytest.approx(left.constants.at(values), abs=1e-10)
 
@@ -400,7 +401,7 @@ def test_closest_lies_above(tables: tuple[np.ndarray, np.ndarray]) -> None:
         )
 
 
-# ---- what cannot be read
+# ---- invalid notation
 
 
 @pytest.mark.parametrize(
@@ -411,32 +412,32 @@ def test_closest_lies_above(tables: tuple[np.ndarray, np.ndarray]) -> None:
         ("I_r", "it ends where '\\('"),
         ("I_q @ I_p", "'@' is not expected"),
         ("I_q I_p", "'I_p' is not expected"),
-        ("I_q * I_p", "only numbers multiply"),
-        ("I_q + 2", "stands alone"),
+        ("I_q * I_p", "only numbers can be factors"),
+        ("I_q + 2", "not the factor of a quantity"),
         ("1/0 I_q", "other than 0"),
-        (". I_q", "no quantity"),
-        ("² I_q", "no quantity"),
+        (". I_q", "not a quantity"),
+        ("² I_q", "not a quantity"),
         ("log q(x)", "outside of an expectation"),
-        ("E_q", "takes a bracket"),
+        ("E_q", "followed by a bracket"),
         ("E_q[I_q]", "only logs"),
         ("E_q[log q(x)", "expected"),
         ("E_p KL(q(z)||p(z))", "an expectation under q"),
         ("KL(q(z)||p(x))", "different variables"),
         ("KL(q(x)||p(x|z))", "different variables"),
         ("KL(q(x|x)||p(x))", "both sides of"),
-        ("KL(q(z))", "between two laws"),
+        ("KL(q(z))", "has two arguments"),
         ("KL(r(z)||p(z))", "'q' or 'p'"),
         ("KL(q(z)||p(z)", "it ends"),
         ("JS(q(y)||p(y))", "'x' or 'z'"),
     ],
 )
-def test_what_cannot_be_read(text: str, why: str) -> None:
+def test_invalid_notation_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SettingError, match=why) as caught:
         parse(text)
     assert str(caught.value).startswith(f"objective={text!r} cannot be read")
 
 
-# ---- the presets, and the program
+# ---- presets and the explain program
 
 
 @pytest.fixture
@@ -444,7 +445,7 @@ def explain(tmp_path: Path):  # type: ignore[no-untyped-def]
     return lambda *words: program(tmp_path, *words, script="explain")
 
 
-def test_every_divergence_states_what_it_is(tmp_path: Path) -> None:
+def test_every_divergence_has_a_valid_symbol(tmp_path: Path) -> None:
     for name in sorted(file.stem for file in (ROOT / "conf/divergence").glob("*.yaml")):
         cfg = settings(tmp_path, f"divergence=[{name}]", "epsilon=none", "multiplier=fixed")
         divergence = build_lagrangian(cfg, None).constraints[0].divergence
@@ -454,7 +455,7 @@ def test_every_divergence_states_what_it_is(tmp_path: Path) -> None:
 def test_families(explain) -> None:  # type: ignore[no-untyped-def]
     said = explain("family=infovae", "alpha.q=-2")
     assert said.status == 0
-    assert not said.new, "nothing is written"
+    assert not said.new, "no file is written"
     for words in ("α₁ = −2 (maximise I_q)", "2·KL(q(x|z)‖p(x|z))", "−3·E_q[log p(x|z)]", "near            lagvae − I_q"):
         assert words in said.out
     assert "neg_elbo alone" in explain("family=lagvae").out
@@ -502,13 +503,13 @@ def test_table_1_is_up_to_date(explain, tmp_path: Path) -> None:  # type: ignore
     assert made == (ROOT / "docs/table1.md").read_text("utf-8"), "run make table1"
 
 
-def made_up(family: str, alpha_q: int, alpha_p: int, *texts: str) -> Member:
+def made_up(family: str, alpha_q: int, alpha_p: int, *texts: str) -> ObjectiveSpec:
     penalties = [Penalty(f"d{i}", parse(text), text, Fraction(1), learned=False) for i, text in enumerate(texts)]
-    return Member(family, (Fraction(alpha_q), Fraction(alpha_p)), tuple(penalties), f"{family} (Someone, 2018)")
+    return ObjectiveSpec(family, (Fraction(alpha_q), Fraction(alpha_p)), tuple(penalties), f"{family} (Someone, 2018)")
 
 
 def test_table_1_says_where_it_differs() -> None:
-    text = markdown(
+    text = table1_markdown(
         [
             made_up("vae_gan", 0, 0, DISTORTION, "JS(q(z)||p(z))"),
             made_up("infogan", 0, -1, "JS(q(x)||p(x))"),
@@ -541,13 +542,13 @@ def test_preference_and_its_bounds() -> None:
 def test_a_divergence_without_a_symbol_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import initialize_config_dir
 
-    from lagvae.estimators import MMD
+    from lagvae.divergences import MMD
 
     cfg = settings(tmp_path, "family=infovae")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for symbol in ("", "something odd"):
             monkeypatch.setattr(MMD, "symbol", symbol)
-            found = member(cfg)
+            found = objective_spec(cfg)
             assert found.source == "Zhao, Song, Ermon, AAAI 2019"
             assert found.stated.opaque == {Opaque(symbol or "mmd"): Fraction(1000)}
             assert classify(found.stated) is BINARY

@@ -24,11 +24,12 @@ from helpers import QUICK, Outcome, files, program, settings
 from PIL import Image
 from small import ROOT
 
-from lagvae.build import build_data, build_model, check
-from lagvae.calibration import Calibration
 from lagvae.errors import CheckpointError, DataError
-from lagvae.runs import Run
-from lagvae.session import read_checkpoint
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.fit import read_checkpoint
+from lagvae.experiment.validate import validate
+from lagvae.runs.layout import RunFolder
 
 VAE = (*QUICK, "family=vae")
 
@@ -48,7 +49,7 @@ def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None
 
 
 UNKNOWN = {
-    "family=infogann": ["family=infogann is unknown", "infogan, infovae, lagvae, vae"],
+    "family=infogann": ["family=infogann is unknown; did you mean infogan?", "infogan, infovae, lagvae, vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
     "data=cifar": ["data=cifar is unknown", "digits, digits_pairs, fashion_mnist, folder, linear_gaussian, mnist"],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
@@ -58,10 +59,12 @@ UNKNOWN = {
     "epsilon=guess": ["epsilon=guess is unknown", "calibrated, explicit, none"],
     "sweep=pareto2": ["sweep=pareto2 is unknown", "figure1"],
     "family=3": ["family=3: a group takes the name of an option"],
-    "model.laten=3": ["model.laten is unknown; did you mean model.latent?"],
-    "training.step=3": ["training.step is unknown; did you mean training.steps?"],
+    "model.laten=3": ["model.laten is unknown; did you mean model.latent=3?"],
+    "training.step=3": ["training.step is unknown; did you mean training.steps=3?"],
     "colour=red": ["colour is unknown; a config has family, name,"],
-    "constraints.rate.epsilon=3": ["constraints.rate is unknown; constraints has neg_elbo, mmd"],
+    "constraints.rate.epsilon=3": [
+        "constraints.rate is unknown; constraints has neg_elbo, mmd. Add it with divergence=[neg_elbo,mmd,rate]"
+    ],
     "+constraints.own.epsilon=3": ["+constraints.own.epsilon=3: there is no such constraint; add its name to divergence=[…]"],
     "+model.optimizer.speed=3": ["model.optimizer.speed is unknown; torch.optim.Adam takes params, lr, betas"],
     "model.optimizer._target_=torch.optim.Adamm": ["model.optimizer._target_=torch.optim.Adamm does not exist"],
@@ -77,6 +80,44 @@ UNKNOWN = {
     "sweep=figure1": ["sweep=figure1 is many runs: add -m"],
 }
 
+SLIPS = {
+    "gamma=0.6": ["gamma is unknown; did you mean constraints.neg_elbo.gamma=0.6 or constraints.mmd.gamma=0.6?"],
+    "beta=4": ["beta is unknown; did you mean family=beta_vae alpha.q=3? (β = 1 + alpha.q)"],
+    "beta=0.1": ["did you mean family=beta_vae alpha.q=-0.9?"],
+    "epsilon=24": ["write epsilon=explicit constraints.neg_elbo.epsilon=24 constraints.mmd.epsilon=NUMBER."],
+    "alpha=-1": ["alpha=-1: a group takes the name of an option: maximize, minimize, none.", "write alpha.q=-1 or alpha.p=-1"],
+    "multiplier=3": ["write constraints.neg_elbo.multiplier=3 or constraints.mmd.multiplier=3"],
+    "kernel=true": ["kernel=true: a group takes the name of an option"],
+    "familly=vae": ["familly is unknown; did you mean family=vae?"],
+    "experimnt=paper_mnist": ["did you mean experiment=paper_mnist?"],
+    "family=vea": ["family=vea is unknown; did you mean vae?"],
+    "lr=1e-3": ["lr is unknown; did you mean model.optimizer.lr=1e-3 or critic.optimizer.lr=1e-3?"],
+    "steps=100": ["did you mean training.steps=100, calibration.steps=100 or critic.steps=100?"],
+    "stesp=100": ["did you mean training.steps=100, "],
+    "latent=8": ["did you mean model.latent=8 or data.source.latent=8?"],
+    "batch=64": ["did you mean data.batch=64?"],
+    "modle.latent=3": ["modle is unknown; did you mean model.latent=3?"],
+    "mmd.gamma=1": ["mmd is unknown; did you mean constraints.mmd.gamma=1?"],
+    "training.lr=1": ["training.lr is unknown; did you mean model.optimizer.lr=1"],
+    "samples=3": ["samples is unknown; 5 settings end so, such as callbacks.training.information.samples=3, "],
+}
+"""What users type who know the name of a setting but not its place, or the reverse."""
+
+OLD = {
+    "constraints.mmd.unit=1e-3": "constraints.mmd.unit is now constraints.mmd.scale; write constraints.mmd.scale=1e-3.",
+    "+constraints.mmd.unit=1": "constraints.mmd.unit is now constraints.mmd.scale; write constraints.mmd.scale=1.",
+    "constraints.mmd.largest=9": "write constraints.mmd.max_multiplier=9.",
+    "constraints.mmd.relative=true": "write constraints.mmd.gamma_relative=true.",
+    "constraints.mmd.calibration=1": "write constraints.mmd.calibration_weight=1.",
+    "launcher=stacked": "launcher=stacked is now launcher=ensemble.",
+    "launcher.engine.jobs=4": "write launcher.executor.jobs=4.",
+    "launcher.cells_per_job=16": "write launcher.runs_per_job=16.",
+    "divergence=[written]": "divergence=written is now divergence=symbolic.",
+    "constraints.written.unit=2": "write constraints.symbolic.scale=2.",
+    "cell=family=vae seed=1": "cell is now overrides; write 'overrides=family=vae seed=1'.",
+}
+"""Names that settings had before."""
+
 WRONG = {
     "training.steps=abc": ["training.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"],
     "constraints.mmd.epsilon=abc": ["constraints.mmd.epsilon=abc: Value 'abc'", "could not be converted to Float"],
@@ -87,8 +128,8 @@ WRONG = {
     "constraints.mmd.gamma=-1": ["constraints.mmd.gamma=-1.0 must be a finite number ≥ 0"],
     "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is no value here"],
     "constraints.mmd.multiplier=-1": ["constraints.mmd.multiplier=-1.0 must be a number ≥ 0; a multiplier is never negative"],
-    "constraints.mmd.unit=0": ["constraints.mmd.unit=0.0 must be a positive number"],
-    "constraints.mmd.calibration=-1": ["constraints.mmd.calibration=-1.0 must be a number ≥ 0"],
+    "constraints.mmd.scale=0": ["constraints.mmd.scale=0.0 must be a positive number"],
+    "constraints.mmd.calibration_weight=-1": ["constraints.mmd.calibration_weight=-1.0 must be a number ≥ 0"],
     "alpha.q=nan": ["alpha.q=nan must be a finite number"],
     "training.steps=0": ["training.steps=0 must be a whole number of at least 1"],
     "training.interval=0": ["training.interval=0 must be a whole number of at least 1"],
@@ -134,21 +175,43 @@ TOGETHER = {
     "family=vae multiplier=learned": ["a learned multiplier needs a bound. Use epsilon=calibrated"],
     "epsilon=explicit": ["epsilon=explicit needs a number for every constraint: add constraints.neg_elbo.epsilon=NUMBER"],
     "multiplier=fixed multiplier.learned=true": ["multiplier.learned=true needs multiplier.optimizer; use multiplier=learned"],
-    "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration", "divergence=[…]"],
+    "divergence=[rate]": ["nothing to calibrate", "constraints.NAME.calibration_weight", "divergence=[…]"],
     "divergence=[]": ["nothing to calibrate"],
     "family=vae epsilon.calibration=somewhere": ["epsilon.calibration=somewhere is not used here; add epsilon=calibrated"],
-    "data.batch=1": ["needs at least two samples of each law, not 1 and 1"],
+    "data.batch=1": ["needs at least two samples of each distribution, not 1 and 1"],
     "model=conv": ["data of shape (channels, height, width), not (8,); use model=mlp"],
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],
-    "constraints.mmd.multiplier=1e9": ["constraints.mmd.multiplier=1e+09 starts above constraints.mmd.largest"],
+    "constraints.mmd.multiplier=1e9": ["multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"],
+        "constraints.mmd.multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"
+    ],
 }
 
 
-@pytest.mark.parametrize("words", [*UNKNOWN, *WRONG])
+@pytest.mark.parametrize("words", [*UNKNOWN, *SLIPS, *WRONG])
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, words: str) -> None:
     base = [word for word in QUICK if word.partition("=")[0] != words.partition("=")[0]]
-    refuses(program(tmp_path, *base, words), *(UNKNOWN | WRONG)[words])
+    refuses(program(tmp_path, *base, words), *(UNKNOWN | SLIPS | WRONG)[words])
+
+
+@pytest.mark.parametrize("words", OLD)
+def test_an_old_name_is_answered_with_the_new_one(tmp_path: Path, words: str) -> None:
+    refuses(program(tmp_path, words), OLD[words])
+
+
+def test_a_group_hint_knows_the_constraints_of_the_other_words(tmp_path: Path) -> None:
+    said = program(tmp_path, "family=vae", "epsilon=24", "-m", "seed=0,1")
+    refuses(said, "write epsilon=explicit constraints.neg_elbo.epsilon=24.")
+
+
+@pytest.mark.parametrize(("script", "words"), [("train", "resume=a"), ("evaluate", "run=a")])
+def test_a_run_with_old_names_is_told_the_new_ones(tmp_path: Path, script: str, words: str) -> None:
+    run = RunFolder(tmp_path / "runs" / "a")
+    run.checkpoints.mkdir(parents=True)
+    run.last.touch()
+    run.config.write_text("constraints: {mmd: {unit: 1, gamma: 2}}\nlauncher: {engine: {jobs: 1}}\n")
+    renamed = "constraints.mmd.unit is now constraints.mmd.scale; launcher.engine is now launcher.executor."
+    refuses(program(tmp_path, words, script=script), f"{run.config} was written by an earlier version", renamed)
 
 
 @pytest.mark.parametrize("words", TOGETHER)
@@ -168,7 +231,8 @@ def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["calibrate", "evaluate"])
 def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     words = {"calibrate": "model.laten=3", "evaluate": "data.batch=3"}[script]
-    expected = {"calibrate": "did you mean model.latent?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
+    refuses(program(tmp_path, "data=digits", script="evaluate"), "data is no group that this program takes")
+    expected = {"calibrate": "did you mean model.latent=3?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
     refuses(program(tmp_path, words, script=script), expected[script])
 
 
@@ -358,7 +422,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_be_resumed(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(pl.Trainer, "save_checkpoint", fills_up)
         said = program(tmp_path, *VAE, "name=a", "training.steps=60")
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert said.status == 1
     assert "Error: The disk is full: " in said.err
     assert "checkpoints/last.ckpt could not be written. Free some space; a stopped run can be resumed." in said.err
@@ -377,9 +441,9 @@ def test_a_loss_that_is_nan_stops_training_and_names_the_term(tmp_path: Path) ->
     assert "Traceback" not in said.err
     assert "became NaN or infinite at step" in said.err
     assert "Lower model.optimizer.lr" in said.err
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert not run.finished
-    assert files(run.folder) <= {"config.yaml", "metrics.csv"}
+    assert files(run.path) <= {"config.yaml", "metrics.csv"}
 
 
 @pytest.mark.parametrize(("log_every", "calm"), [(5, 25), (50, 25), (5, 19)])
@@ -388,7 +452,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: 
     late = f"{{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: {calm}, gamma: 1e15}}"
     said = program(tmp_path, *VAE, "name=a", f"model.schedule={late}", f"training.log_every={log_every}", "training.steps=100")
     assert said.status == 1
-    run = Run(tmp_path / "runs" / "a")
+    run = RunFolder(tmp_path / "runs" / "a")
     assert not run.finished
     if calm < 20:
         assert not run.last.exists()
@@ -402,7 +466,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: 
 def test_a_sweep_with_a_cell_that_cannot_be_does_not_start(tmp_path: Path) -> None:
     said = program(tmp_path, *VAE, "name=run-${model.latent}", "-m", "model.latent=2,0,3")
     assert said.status == 1
-    assert said.err == "Error: The cell run-0: model.latent=0 must be a whole number of at least 1.\n"
+    assert said.err == "Error: The run run-0: model.latent=0 must be a whole number of at least 1.\n"
     assert said.new == set()
 
 
@@ -435,7 +499,7 @@ def test_a_finished_run_is_not_resumed(root: Path) -> None:
 
 def test_resume_takes_no_other_settings(root: Path) -> None:
     said = program(root, "resume=done", "training.steps=80", "seed=1")
-    refuses(said, "resume=done goes on with the run's own settings; leave out training.steps=80, seed=1")
+    refuses(said, "resume=done continues with the run's own settings; leave out training.steps=80, seed=1")
 
 
 def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:
@@ -454,18 +518,18 @@ def cut(file: Path) -> None:
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "cut short": (cut, "damaged or no checkpoint"),
-    "empty": (lambda file: file.write_bytes(b""), "damaged or no checkpoint"),
+    "cut short": (cut, "damaged or not a checkpoint"),
+    "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
     "another model": (lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file), "is of another model: "),
-    "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or no checkpoint"),
-    "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or no checkpoint"),
+    "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     damage, piece = CHECKPOINTS[kind]
-    run = Run(root / "runs" / "done")
+    run = RunFolder(root / "runs" / "done")
     damage(run.last)
     refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
     run.summary.unlink()  # as if it had been stopped
@@ -481,7 +545,7 @@ def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeyp
     monkeypatch.setenv("BOMB", str(tmp_path / "went off"))
     torch.save({"state_dict": Bomb()}, tmp_path / "a.ckpt")
     cfg = settings(tmp_path, *VAE)
-    check(cfg)
+    validate(cfg)
     model = build_model(cfg, build_data(cfg))
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(tmp_path / "a.ckpt", model)
@@ -501,7 +565,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_damaged_config_of_a_run_is_named(root: Path, kind: str) -> None:
     damage, piece = CONFIGS[kind]
-    run = Run(root / "runs" / "done")
+    run = RunFolder(root / "runs" / "done")
     run.summary.unlink()
     run.config.write_text(damage(run.config.read_text()))
     said = program(root, "resume=done")
@@ -532,10 +596,10 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "empty": lambda folder: (folder / "calibration.json").write_text(""),
     "null": lambda folder: (folder / "calibration.json").write_text("null"),
     "a list": lambda folder: (folder / "calibration.json").write_text("[]"),
-    "no numbers": lambda folder: rewrite(folder, lambda c: c.pop("epsilon")),
-    "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["epsilon"].update(mmd=None)),
+    "no numbers": lambda folder: rewrite(folder, lambda c: c.pop("calibrated")),
+    "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=None)),
     "an error is missing": lambda folder: rewrite(folder, lambda c: c["stderr"].pop("mmd")),
-    "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"]["data"].update(batch=1)),
+    "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"].update({"data.batch": 1})),
     "no theta": lambda folder: (folder / "theta.pt").unlink(),
     "half a theta": lambda folder: cut(folder / "theta.pt"),
     "a tensor for a theta": lambda folder: torch.save(torch.zeros(3), folder / "theta.pt"),
@@ -564,8 +628,8 @@ def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
     folder = calibration_of(root)
     rewrite(folder, lambda c: c["stderr"].update(mmd=None))
     found = Calibration.load(folder)
-    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(1.5 * found.epsilon["mmd"])
-    found.epsilon["mmd"] = -1e-4
+    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(1.5 * found.calibrated["mmd"])
+    found.calibrated["mmd"] = -1e-4
     assert found.bound("mmd", 0.5, relative=True) == -1e-4
     found.stderr["mmd"] = 2e-4
     assert found.bound("mmd", 0.5, relative=True) == pytest.approx(0.0)
@@ -575,8 +639,8 @@ def test_a_calibration_that_does_not_fit_is_told_what_differs(root: Path) -> Non
     folder = calibration_of(root)
     words = [*QUICK, "model.latent=3", "data.batch=40", "divergence=[neg_elbo,mmd,rate]", f"epsilon.calibration={folder}"]
     said = program(root, *words)
-    differ = "there → here: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate: none → given"
-    refuses(said, f"The calibration in {folder} was made with other settings", differ)
+    differ = "calibration → this run: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate.divergence._target_: none → "
+    refuses(said, f"The calibration in {folder} was made with other settings", differ.strip())
 
 
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:

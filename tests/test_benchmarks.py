@@ -61,3 +61,61 @@ def test_what_slack_buys_is_said_by_the_numbers(
     assert "| maximise | 1 | 0.500 ± 0.000 |" in out
     assert "8 of 8 runs met" in out
     assert (tmp_path / "new" / "told.md").read_text(encoding="utf-8") == out
+
+
+TINY_MODULE = """
+def above(x, least=1):
+    '''Whether x is above.'''
+    return x > least
+
+
+def shifted(x):
+    seen = []
+    seen.append(x)
+    return -x + len(seen)
+
+
+split = "train"
+"""
+
+
+def test_faults_are_changed_killed_and_counted(tmp_path: Path) -> None:
+    """Of a module of which one function is tested: its faults are killed, those of the other survive, and nothing stays."""
+    import mutants
+
+    package = tmp_path / "src" / "lagvae"
+    package.mkdir(parents=True)
+    (tmp_path / "tests").mkdir()
+    (package / "__init__.py").touch()
+    (package / "tiny.py").write_text(TINY_MODULE)
+    test = "from lagvae.tiny import above\n\n\ndef test_above():\n    assert above(2) and not above(1)\n"
+    (tmp_path / "tests" / "test_tiny.py").write_text(test)
+    found = mutants.sample(tmp_path, "tiny.py", 100, seed=0)
+    by_name = {mutant.name.partition(" ")[2]: mutant for mutant in found}
+    assert by_name.keys() == {
+        "constant: 1 → 2",
+        "comparison: x > least → x >= least",
+        "dropped: seen.append(x) → pass",
+        "sign: -x + len(seen) → -x - len(seen)",
+        "sign: -x → +x",
+        "split: \"train\" → 'val'",
+    }
+    assert mutants.sample(tmp_path, "tiny.py", 3, seed=5) == mutants.sample(tmp_path, "tiny.py", 3, seed=5)
+    results = {}
+    for name in ("constant: 1 → 2", "comparison: x > least → x >= least", "sign: -x → +x"):
+        said = mutants.try_out(tmp_path, by_name[name], ["tiny"], timeout=100)
+        assert said == ("survived" if "sign" in name else "killed"), name
+        results[by_name[name].key] = {"result": said}
+    assert (package / "tiny.py").read_text() == TINY_MODULE
+    told = mutants.table({"tiny.py": found}, results)
+    assert "| tiny.py | 3 | 2 | 0 | 1 |" in told
+    assert "- `tiny.py:10 sign: -x → +x`" in told
+
+
+def test_every_package_of_the_package_has_tests_that_watch_over_it() -> None:
+    import mutants
+
+    there = {path.name for path in (ROOT / "src" / "lagvae").iterdir() if path.name[:1] not in "_."}
+    assert there - {"errors.py"} == set(mutants.PACKAGES)
+    for tests in mutants.PACKAGES.values():
+        assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in tests), tests

@@ -1,4 +1,4 @@
-"""Divergences with a critic against closed forms on Gaussians, transport against sorting, and what critics may not do."""
+"""Critic divergences compared with closed forms for Gaussians, Wasserstein distances with sorting, invalid settings."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from lagvae.divergences import F_DIVERGENCES, sliced_wasserstein, sorted_distance
-from lagvae.errors import SettingError
-from lagvae.estimators import AdversarialRate, CriticDivergence, LogRatio, SlicedWasserstein, Variational, Wasserstein
-from lagvae.laws import (
-    MLP,
+from lagvae.distributions import (
     BernoulliDecoder,
     EmpiricalPrior,
     GaussianEncoder,
+    JointModel,
     JointSamples,
-    Laws,
     StandardNormalPrior,
     draw_noise,
 )
+from lagvae.divergences import (
+    F_DIVERGENCES,
+    AdversarialRate,
+    CriticDivergence,
+    LogRatio,
+    SlicedWasserstein,
+    VariationalFDivergence,
+    Wasserstein,
+    sliced_wasserstein,
+    sorted_distance,
+)
+from lagvae.errors import SettingError
+from lagvae.networks import MLP
 from lagvae.noise import Noise
 
 SHIFT = 1.0
-"""q = N(1, 1), p = N(0, 1) on a line: log q/p = x − ½."""
+"""q = N(1, 1) and p = N(0, 1) on the line, so that log q/p = x − ½."""
 N = 200_000
 network = partial(MLP, hidden=(64,), activation="leaky_relu")
 
@@ -70,7 +79,7 @@ def test_the_best_critic_reaches_the_divergence_and_no_other_exceeds_it(name: st
         assert float(f.lower(v(q), v(p))) == pytest.approx(float(on_q.mean() - on_p.mean()), abs=1e-9)
         return float(on_q.mean() - on_p.mean()), spread
 
-    # Means of N independent numbers: five standard errors. χ² has the heaviest tails: its spread is what it is.
+    # The tolerance is five standard errors of means of N independent numbers.
     value, spread = bound(lambda x: f.best(x - 0.5))
     assert abs(value - TRUTH[name]) < 5 * spread
     for other in (lambda x: f.best(0.7 * x - 0.5), lambda x: f.best(x), lambda x: 0 * x):
@@ -80,7 +89,7 @@ def test_the_best_critic_reaches_the_divergence_and_no_other_exceeds_it(name: st
 
 @pytest.mark.parametrize("name", sorted(set(F_DIVERGENCES) - {"tv"}))
 def test_the_conjugate_belongs_to_f(name: str) -> None:
-    """T = f'(u) at the best critic, and f*(T) = u f'(u) − f(u) (Fenchel's equality)."""
+    """T = f'(u) for the optimal critic, and f*(T) = u f'(u) − f(u) (Fenchel's equality)."""
     f = F_DIVERGENCES[name]()
     u = torch.linspace(0.1, 5, 50, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(f.f(u).sum(), u)
@@ -94,7 +103,7 @@ def samples_of(z_q: Tensor, z_p: Tensor, **noise: Tensor) -> Any:
 
 
 def trained(estimator: CriticDivergence, steps: int = 400, batch: int = 1000) -> float:
-    """The estimate on fresh samples after the critic's training."""
+    """The estimate on new samples after training the critic."""
     torch.manual_seed(0)
     estimator.prepare("d", SimpleNamespace(latent=1), (1,))  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(estimator.critic.parameters(), lr=5e-3, betas=(0.5, 0.9))
@@ -110,9 +119,9 @@ def trained(estimator: CriticDivergence, steps: int = 400, batch: int = 1000) ->
 
 
 @pytest.mark.parametrize("name", ["js", "kl", "reverse_kl", "hellinger", "chi2"])
-def test_a_trained_critic_comes_near_from_below(name: str) -> None:
-    # N samples estimate the bound to 1 %; the critic itself may only lower it (most for χ², whose best one is exponential).
-    value = trained(Variational(network, f=name))
+def test_a_trained_critic_approaches_the_divergence_from_below(name: str) -> None:
+    # N samples estimate the bound to 1 %. An imperfect critic lowers it, most for χ², whose optimal critic is exponential.
+    value = trained(VariationalFDivergence(network, f=name))
     assert 0.85 * TRUTH[name] < value < 1.02 * TRUTH[name]
 
 
@@ -122,16 +131,16 @@ def test_a_log_ratio_estimates_both_directions_of_kl() -> None:
 
 
 @pytest.mark.parametrize("direction", ["q_p", "p_q", "both"])
-def test_the_gradient_of_a_log_ratio_reaches_both_laws(direction: str) -> None:
-    """q = N(m, 1), p = N(s, 1): either KL is ½ (m − s)², so its slope is m − s to m and s − m to s."""
+def test_the_gradient_of_a_log_ratio_reaches_both_distributions(direction: str) -> None:
+    """For q = N(m, 1) and p = N(s, 1) both KL divergences are ½ (m − s)², with the derivatives m − s in m and s − m in s."""
     m, s = torch.tensor(0.6, requires_grad=True), torch.tensor(0.0, requires_grad=True)
     noise = Noise(5)
     z_q, z_p = m + noise.normal("q", 0, (N, 1)), s + noise.normal("p", 0, (N, 1))
     estimator = LogRatio(network, direction=direction)
-    estimator.critic = lambda z: (0.6 * (z - 0.3)).squeeze(-1)  # log q/p at these m and s
+    estimator.critic = lambda z: (0.6 * (z - 0.3)).squeeze(-1)  # log q/p for these m and s
     value = estimator(samples_of(z_q, z_p))
     times = 2 if direction == "both" else 1
-    # Weighted means over N samples of exp(±v), whose variance is exp(0.36) − 1: five standard errors are below 0.01.
+    # Weighted means over N samples with weights exp(±v) of variance exp(0.36) − 1: five standard errors are below 0.01.
     assert float(value.detach()) == pytest.approx(times * 0.18, abs=0.01)
     assert [float(g) for g in torch.autograd.grad(value, (m, s))] == pytest.approx([times * 0.6, -times * 0.6], abs=0.01)
 
@@ -150,16 +159,17 @@ def test_r1_makes_a_critic_less_steep() -> None:
 
 
 def test_sliced_wasserstein_of_a_shift() -> None:
-    """q = p + m: every projection is shifted by m·u, so the mean of squares is ‖m‖²/d over uniform directions u."""
+    """A shift by m shifts every projection by m·u, and the mean of (m·u)² over uniform directions u is ‖m‖²/d."""
     noise, d = Noise(3), 5
     z = noise.normal("z", 0, (2000, d))
     m = torch.arange(float(d))
     directions = noise.normal("u", 0, (4000, d))
-    # (m·u)² has variance below ‖m‖⁴ · 2/(d(d+2)) · …: under 0.4 ‖m‖⁴/d², so five standard errors of 4000 are 5 %.
+    # The standard deviation of (m·u)² is √(2(d−1)/(d+2)) = 1.07 times its mean ‖m‖²/d, so 5 % are three standard errors of
+    # a mean over 4000 directions, and the seed is fixed.
     assert float(sliced_wasserstein(z + m, z, directions)) == pytest.approx(float(m.square().sum() / d), rel=0.05)
     estimator = SlicedWasserstein()
     assert float(estimator(samples_of(z + m, z, slices_z=directions))) == pytest.approx(float(m.square().sum() / d), rel=0.05)
-    with pytest.raises(SettingError, match="as many"):
+    with pytest.raises(SettingError, match="must be equal"):
         sorted_distance(torch.zeros(3), torch.zeros(4))
 
 
@@ -167,7 +177,7 @@ def test_the_surrogate_changes_the_gradient_and_not_the_value() -> None:
     torch.manual_seed(0)
     found = {}
     for gradient in ("value", "non_saturating"):
-        estimator = Variational(network, gradient=gradient)
+        estimator = VariationalFDivergence(network, gradient=gradient)
         torch.manual_seed(1)
         estimator.prepare("d", SimpleNamespace(latent=1), (1,))  # type: ignore[arg-type]
         q, p = draw(0, 64)
@@ -175,31 +185,31 @@ def test_the_surrogate_changes_the_gradient_and_not_the_value() -> None:
         value = estimator(samples_of(q, p))
         found[gradient] = float(value.detach()), torch.autograd.grad(value, q)[0]
         v_q = estimator.critic(q)
-        # By hand: d/dv of −½ softplus(−v) is ½ σ(−v), and of ½ softplus(v) is ½ σ(v).
+        # The derivative of −½ softplus(−v) is ½ σ(−v), and that of ½ softplus(v) is ½ σ(v).
         share = {"value": torch.sigmoid(-v_q), "non_saturating": torch.sigmoid(v_q)}[gradient]
         by_hand = torch.autograd.grad((0.5 * share.detach() * v_q).mean(), q)[0]
         torch.testing.assert_close(found[gradient][1], by_hand)
     assert found["value"][0] == found["non_saturating"][0]
 
 
-def linear_laws() -> Laws:
+def linear_joint() -> JointModel:
     torch.manual_seed(0)
     linear = partial(MLP, hidden=())
     encoder = GaussianEncoder(linear, (4,), 2)
     with torch.no_grad():
         encoder.network.layers[0].weight[:2] *= 2  # type: ignore[index,union-attr]
-    return Laws(StandardNormalPrior(2), encoder, BernoulliDecoder(linear, (4,), 2))
+    return JointModel(StandardNormalPrior(2), encoder, BernoulliDecoder(linear, (4,), 2))
 
 
 def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
-    laws, noise = linear_laws(), Noise(0)
+    joint, noise = linear_joint(), Noise(0)
     estimator = AdversarialRate(partial(MLP, hidden=(32,)))
-    estimator.prepare("rate", laws, (4,))
+    estimator.prepare("rate", joint, (4,))
     optimizer = torch.optim.Adam(estimator.critic.parameters(), lr=1e-2)
 
     def samples(step: int, n: int) -> JointSamples:
         x = noise.normal("x", step, (n, 4))
-        return JointSamples(laws, x, draw_noise(estimator.needs, laws, noise, step, x))
+        return JointSamples(joint, x, draw_noise(estimator.required_noise, joint, noise, step, x))
 
     for step in range(400):
         for group in optimizer.param_groups:
@@ -210,28 +220,31 @@ def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
     last = samples(1000, 20_000)
     truth = float(last.rate.detach().mean())
     assert truth > 0.5
-    # 20,000 samples estimate it to 1 %; the rest is the critic's.
+    # 20,000 samples estimate it to 1 %; the rest of the tolerance is for the error of the critic.
     assert float(estimator(last).detach()) == pytest.approx(truth, rel=0.05)
 
 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Variational(network, f="jsd"), "divergence.f='jsd' is unknown"),
-        (lambda: Variational(network, over="y"), "divergence.over='y' is unknown"),
-        (lambda: Variational(network, f="kl", gradient="non_saturating"), "use value, or non_saturating with f=js"),
-        (lambda: Variational(network, r1=-1.0), "divergence.r1=-1.0"),
+        (lambda: VariationalFDivergence(network, f="jsd"), "divergence.f='jsd' is unknown"),
+        (lambda: VariationalFDivergence(network, over="y"), "divergence.over='y' is unknown"),
+        (lambda: VariationalFDivergence(network, f="kl", gradient="non_saturating"), "use value, or non_saturating with f=js"),
+        (lambda: VariationalFDivergence(network, r1=-1.0), "divergence.r1=-1.0"),
         (lambda: LogRatio(network, direction="up"), "divergence.direction='up'"),
-        (lambda: Wasserstein(network, penalty=0.0), "slope is not held"),
-        (lambda: Variational(network, over="x").prepare("js_x", linear_laws(), (4,)), "constraints.js_x needs samples of p"),
+        (lambda: Wasserstein(network, penalty=0.0), "nothing bounds the critic's slope"),
+        (
+            lambda: VariationalFDivergence(network, over="x").prepare("js_x", linear_joint(), (4,)),
+            "constraints.js_x needs samples of p",
+        ),
         (
             lambda: AdversarialRate(network).prepare(
-                "r", Laws(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
+                "r", JointModel(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
             ),
             "needs log p",
         ),
     ],
 )
-def test_what_cannot_be_is_told(make: Any, match: str) -> None:
+def test_invalid_settings_are_rejected(make: Any, match: str) -> None:
     with pytest.raises(SettingError, match=match):
         make()

@@ -1,4 +1,4 @@
-"""Data: what sources read, how they are split, what a model observes, and which samples make which batch."""
+"""Data: sources, splits, observation of stored samples, and the order of batches."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from helpers import write_mnist
 from PIL import Image
 from torch import Tensor
 
-from lagvae.calibrating import digest
-from lagvae.data import SPLITS, Arrays, Data, sources
-from lagvae.data.module import observe
+from lagvae.data import SPLITS, Arrays, DataModule, sources
+from lagvae.data.datamodule import content_digest, observe
 from lagvae.errors import DataError, SettingError
 from lagvae.oracles import LinearGaussian
+from lagvae.oracles.source import linear_gaussian_source
 
 CPU = torch.device("cpu")
 
 
-def data_of(source: Callable[[], Arrays], **kwargs: Any) -> Data:
-    return Data(source, **({"name": "own", "likelihood": "normal", "batch": 16} | kwargs))
+def data_of(source: Callable[[], Arrays], **kwargs: Any) -> DataModule:
+    return DataModule(source, **({"name": "own", "likelihood": "normal", "batch": 16} | kwargs))
 
 
-def numbered(n: int, **kwargs: Any) -> Data:
-    """Data whose sample i is the number i, so that a batch says which samples it holds."""
+def numbered(n: int, **kwargs: Any) -> DataModule:
+    """Data whose sample i has the value i, so that a batch shows which samples it contains."""
     return data_of(lambda: Arrays(torch.arange(float(n)).unsqueeze(1)), **kwargs)
 
 
 # ---- splits
 
 
-def test_splits_hold_every_sample_once() -> None:
+def test_splits_contain_every_sample_once() -> None:
     split = numbered(500, val=0.2, test=0.1).split
     assert {name: len(part) for name, part in split.items()} == {"train": 350, "val": 100, "test": 50}
     assert torch.cat([split[name] for name in SPLITS]).sort().values.equal(torch.arange(500))
@@ -59,7 +59,7 @@ def test_splits_do_not_touch_the_global_generator() -> None:
     assert torch.get_rng_state().equal(before)
 
 
-def test_a_test_set_of_the_publisher_is_kept_apart() -> None:
+def test_a_separate_test_set_is_the_test_split() -> None:
     data = data_of(lambda: Arrays(torch.zeros(100, 3), torch.ones(30, 3)), val=0.2, test=0.5)
     assert {name: len(part) for name, part in data.split.items()} == {"train": 80, "val": 20, "test": 30}
     for split, value in (("train", 0.0), ("val", 0.0), ("test", 1.0)):
@@ -82,7 +82,7 @@ def test_training_batches_are_a_function_of_seed_and_step() -> None:
 
 
 def test_an_epoch_draws_no_sample_twice() -> None:
-    data = numbered(200, batch=32)  # 160 samples to train on: five whole batches
+    data = numbered(200, batch=32)  # 160 training samples: five full batches
     data.interval = (1000, 2 * data.per_epoch)
     batches = [batch.x.flatten() for batch in data.train_loader(lambda: 0, CPU)]
     assert data.per_epoch == 5
@@ -93,7 +93,7 @@ def test_an_epoch_draws_no_sample_twice() -> None:
     assert not torch.cat(batches[:5]).equal(torch.cat(batches[5:]))
 
 
-def test_an_interval_ends_where_the_next_begins() -> None:
+def test_an_interval_ends_where_the_next_one_begins() -> None:
     data = numbered(200, batch=32)
     data.interval = (8, 21)
     steps = {first: [b.step for b in data.train_loader(lambda first=first: first, CPU)] for first in (0, 5, 8, 16)}
@@ -112,13 +112,13 @@ def test_evaluation_passes_over_a_split_until_it_has_enough_draws() -> None:
         assert seen.equal(data.split["val"])
 
 
-# ---- what a model observes
+# ---- observation of stored samples
 
 
-def test_pixels_are_set_as_often_as_they_are_bright(mean_is: Callable[..., float]) -> None:
+def test_binarised_pixels_have_the_mean_of_their_brightness(mean_is: Callable[..., float]) -> None:
     """The mean of x over draws of the noise is the pixel's brightness.
 
-    A pixel of brightness p is Bernoulli(p), so over n draws its mean is off by more than 4 √(p(1−p)/n) once in 16,000.
+    A pixel of brightness p is Bernoulli(p), so the error of its mean over n draws exceeds 4 √(p(1−p)/n) once in 16,000.
     """
     brightness = torch.linspace(0, 1, 11)
     n = 20_000
@@ -127,12 +127,12 @@ def test_pixels_are_set_as_often_as_they_are_bright(mean_is: Callable[..., float
     drawn = observe(x, "bernoulli", lambda shape: data.noise("test").uniform("observe", 0, shape))
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     tolerance = 4 * (brightness * (1 - brightness) / n).sqrt()
-    assert ((drawn.mean(0) - brightness).abs() <= tolerance).all()  # at 0 and 1 without any tolerance
-    # Pixels are drawn by themselves: the product of two has the product of their means.
+    assert ((drawn.mean(0) - brightness).abs() <= tolerance).all()  # the tolerance is zero at brightness 0 and 1
+    # Pixels are independent: the mean of the product of two is the product of their means.
     mean_is(drawn[:, 3] * drawn[:, 7], float(brightness[3] * brightness[7]))
 
 
-def test_observed_batches_are_new_each_step_and_the_same_each_time() -> None:
+def test_observations_differ_between_steps_and_are_reproducible() -> None:
     def observed(step: int, seed: int = 0) -> Tensor:
         data = data_of(lambda: Arrays(torch.full((100, 50), 0.5)), likelihood="bernoulli", seed=seed)
         data.interval = (1000, 10)
@@ -144,14 +144,14 @@ def test_observed_batches_are_new_each_step_and_the_same_each_time() -> None:
     assert not observed(2).equal(observed(2, seed=1))
 
 
-def test_bytes_are_read_as_shares_of_255() -> None:
+def test_bytes_are_divided_by_255() -> None:
     x = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
     seen = observe(x, "normal", lambda shape: torch.empty(0))
     assert seen.dtype == torch.float32
     assert torch.allclose(seen, torch.tensor([[0.0, 0.2, 1.0]]))
 
 
-def test_values_of_densities_are_left_alone() -> None:
+def test_values_for_the_normal_likelihood_are_unchanged() -> None:
     x = torch.tensor([[-3.0, 0.5, 7.0]])
     assert observe(x, "normal", lambda shape: torch.empty(0)) is x
 
@@ -198,7 +198,7 @@ def test_arrays_are_found_by_key_with_their_test_set(tmp_path: Path, ending: str
 
 
 @pytest.mark.parametrize("ending", [".npz", ".pt"])
-def test_arrays_come_with_labels_and_a_second_domain(tmp_path: Path, ending: str) -> None:
+def test_arrays_may_have_labels_and_a_second_domain(tmp_path: Path, ending: str) -> None:
     x, second = np.zeros((50, 3), "f4"), np.full((20, 2), 255, "u1")
     content = {"x": x, "test": x[:9], "y": np.arange(50) % 4, "test_y": np.arange(9.0), "second": second, "z": np.ones(50)}
     file = tmp_path / f"own{ending}"
@@ -223,24 +223,24 @@ def test_arrays_come_with_labels_and_a_second_domain(tmp_path: Path, ending: str
 @pytest.mark.parametrize(
     "y", [np.arange(49), np.zeros((50, 1), int), np.full(50, 0.5), np.full(50, np.nan), np.full(50, "cat")]
 )
-def test_labels_that_are_none_are_named(tmp_path: Path, y: np.ndarray) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, y: np.ndarray) -> None:
     np.savez(tmp_path / "own.npz", x=np.zeros((50, 3), "f4"), y=y)
     with pytest.raises(DataError, match=r"own\.npz: y is .* each of the 50 samples.*data\.source\.labels=null"):
         sources.array(str(tmp_path / "own.npz"))
     assert sources.array(str(tmp_path / "own.npz"), labels=None).labels is None
 
 
-def test_a_second_domain_decides_about_a_calibration_and_labels_do_not() -> None:
+def test_the_digest_depends_on_a_second_domain_but_not_on_labels() -> None:
     x, labels, second = torch.zeros(50, 3), torch.arange(50), torch.ones(20, 2)
     alone, labelled, paired, other = (
-        digest(data_of(lambda kw=kw: Arrays(x, **kw)))
+        content_digest(data_of(lambda kw=kw: Arrays(x, **kw)))
         for kw in ({}, {"labels": labels}, {"second": second}, {"second": 2 * second})
     )
     assert alone == labelled
     assert len({alone, paired, other}) == 3
 
 
-def test_arrays_of_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
+def test_arrays_with_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:
     x = np.arange(12.0).reshape(4, 3)
     for name, stored in {"big": x.astype(">f8"), "columns": np.asfortranarray(x), "half": x.astype("f2")}.items():
         np.save(tmp_path / f"{name}.npy", stored)
@@ -265,22 +265,22 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3) -> Data:
+def read(images: Path, workers: int = 0, mib: float = 1024.0, channels: int = 3) -> DataModule:
     source = partial(sources.folder, str(images), size=8, channels=channels, in_memory_mib=mib)
     return data_of(source, batch=8, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_images_are_those_in_memory(images: Path, workers: int) -> None:
-    held, streamed = read(images), read(images, workers, mib=0)
-    assert (held.streams, streamed.streams) == (False, True)
-    assert held.shape == streamed.shape == (3, 8, 8)
-    for data in (held, streamed):
+def test_streamed_images_equal_those_in_memory(images: Path, workers: int) -> None:
+    in_memory, streamed = read(images), read(images, workers, mib=0)
+    assert (in_memory.streams, streamed.streams) == (False, True)
+    assert in_memory.shape == streamed.shape == (3, 8, 8)
+    for data in (in_memory, streamed):
         data.check()
         data.interval = (100, 9)
     for split in (None, "val", "test"):
         pairs = zip(
-            *(d.train_loader(lambda: 0, CPU) if split is None else d.eval_loader(split, CPU) for d in (held, streamed)),
+            *(d.train_loader(lambda: 0, CPU) if split is None else d.eval_loader(split, CPU) for d in (in_memory, streamed)),
             strict=True,
         )
         count = 0
@@ -298,7 +298,7 @@ def test_images_may_be_grey(images: Path) -> None:
     assert data.split["train"].numel() == 48
 
 
-def test_images_come_in_a_fixed_order(images: Path) -> None:
+def test_images_have_a_fixed_order(images: Path) -> None:
     files = [str(file.relative_to(images)) for file in sources.image_files(str(images))]
     assert files == sorted(files)
     assert len(files) == 60
@@ -323,7 +323,7 @@ def test_mnist_is_read_from_its_files(tmp_path: Path, source: Callable[[str], Ar
     assert arrays.test is not None
     assert arrays.x.equal(train.unsqueeze(1))
     assert arrays.test.equal(test.unsqueeze(1))
-    generator = np.random.default_rng(1998)  # as the files were made
+    generator = np.random.default_rng(1998)  # the generator that made the files
     for labels, n in ((arrays.labels, 60), (arrays.test_labels, 20)):
         generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
         assert labels is not None
@@ -343,7 +343,7 @@ def test_damaged_mnist_names_its_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent_server() -> Any:
-    """A server that takes a connection and does not answer for ten seconds."""
+    """A server that accepts a connection and does not respond for ten seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         patience = threading.Timer(10, lambda: server.shutdown(socket.SHUT_RDWR))
         patience.start()
@@ -352,7 +352,7 @@ def silent_server() -> Any:
 
 
 @pytest.mark.parametrize("kind", ["silent", "closed"])
-def test_a_download_without_an_answer_is_given_up(
+def test_a_download_without_a_response_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_server: str, kind: str
 ) -> None:
     from torchvision import datasets
@@ -378,13 +378,13 @@ def test_digits_are_grey_levels() -> None:
 
 
 def test_linear_gaussian_has_the_covariance_of_its_world() -> None:
-    """Cov x = W Wᵀ + s² I. With n samples an entry of the estimate is off by √((C_ii C_jj + C_ij²)/n), one sigma."""
+    """Cov x = W Wᵀ + s² I. With n samples the standard error of an entry of the estimate is √((C_ii C_jj + C_ij²)/n)."""
     n, dim, latent, noise = 40_000, 3, 2, 0.5
-    x = sources.linear_gaussian(n, dim, latent, noise, seed=4).x
+    x = linear_gaussian_source(n, dim, latent, noise, seed=4).x
     assert isinstance(x, Tensor)
     truth = LinearGaussian.random(dim, latent, noise, seed=4).cov_x.float()
     sigma = ((truth.diagonal().outer(truth.diagonal()) + truth.square()) / n).sqrt()
     assert ((x.mT.cov() - truth).abs() <= 4 * sigma).all()
-    assert x.equal(sources.linear_gaussian(n, dim, latent, noise, seed=4).x)
+    assert x.equal(linear_gaussian_source(n, dim, latent, noise, seed=4).x)
     with pytest.raises(SettingError, match=r"noise=0"):
-        sources.linear_gaussian(noise=0)
+        linear_gaussian_source(noise=0)

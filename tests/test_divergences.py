@@ -1,4 +1,4 @@
-"""Kernels and MMD against formulas written out, closed forms between Gaussians, and quadrature."""
+"""Kernels and MMD compared with explicit formulas, closed forms for Gaussians, and quadrature."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KERNELS: dict[str, tuple[Kernel, Callable[[Tensor, int], Tensor]]] = {
     "imq, long": (IMQ(2.0), lambda r, d: 1 / (1 + r / (8 * d))),
     "reference": (ReferenceRBF(), lambda r, d: torch.exp(-r / d**2)),
 }
-"""name → the kernel, and its formula in r = ‖a − b‖² and d, written out."""
+"""name → the kernel, and its formula as a function of r = ‖a − b‖² and d."""
 
 each_kernel = pytest.mark.parametrize("name", KERNELS)
 
 
-# ---- what is known of the MMD between N(μ, s² I) and N(0, I) in d dimensions
+# ---- closed forms of the MMD between N(μ, s² I) and N(0, I) in d dimensions
 
 
 def rbf_mean(c: float, d: int, variance: float, shift2: float = 0.0) -> float:
@@ -80,7 +80,7 @@ def test_squared_distances(generator: torch.Generator) -> None:
 
 
 def test_squared_distances_are_never_negative(generator: torch.Generator) -> None:
-    # Far from the origin ‖a‖² + ‖b‖² − 2 a·b cancels to less than nothing in single precision.
+    # Far from the origin ‖a‖² + ‖b‖² − 2 a·b may become negative in single precision by cancellation.
     a = torch.randn(50, 8, generator=generator) * 1e-3 + 100
     assert (squared_distances(a, a) >= 0).all()
 
@@ -101,14 +101,14 @@ def test_kernels_are_positive_definite_and_one_at_zero(name: str, generator: tor
     a = torch.randn(40, 3, generator=generator, dtype=torch.float64)
     gram = kernel(squared_distances(a, a) / kernel.prepare(a, a))
     torch.testing.assert_close(gram.diagonal(), torch.ones(40, dtype=torch.float64))
-    # Rounding moves eigenvalues of a 40×40 matrix of entries ≤ 1 by at most 40 times the rounding of one entry.
+    # Rounding changes the eigenvalues of a 40×40 matrix with entries ≤ 1 by at most 40 times the error of one entry.
     assert torch.linalg.eigvalsh(gram).min() > -40 * 1e-14
 
 
 def test_the_median_kernel_divides_by_the_median(generator: torch.Generator) -> None:
     a = torch.randn(7, 3, generator=generator, dtype=torch.float64)
     b = torch.randn(9, 3, generator=generator, dtype=torch.float64)
-    median = np.median((a.numpy()[:, None] - b.numpy()[None]) ** 2 @ np.ones(3))  # 63 numbers: the median is one of them
+    median = np.median((a.numpy()[:, None] - b.numpy()[None]) ** 2 @ np.ones(3))  # of 63 numbers the median is one
     assert float(MedianRBF().prepare(a, b)) == pytest.approx(median)
     assert float(mmd(a, b, MedianRBF())) == pytest.approx(float(mmd(a, b, RBF((median / 6) ** 0.5))))
 
@@ -171,7 +171,7 @@ def statistics(z: Tensor, w: Tensor, kernel: Kernel, statistic: str) -> Tensor:
 
 
 @each_kernel
-def test_the_u_statistic_has_mean_zero_where_the_laws_are_equal(name: str, generator: torch.Generator, mean_is: MeanIs) -> None:
+def test_the_u_statistic_has_mean_zero_for_equal_distributions(name: str, generator: torch.Generator, mean_is: MeanIs) -> None:
     values = statistics(*batches(generator, 4000, 8, 2, 1.0, 0.0), KERNELS[name][0], "u")
     mean_is(values, 0.0)
     assert (values < 0).any()
@@ -193,7 +193,7 @@ def test_the_u_statistic_has_the_true_value_as_its_mean(
 def test_the_bias_of_the_v_statistic(
     name: str, n: int, s: float, shift: float, generator: torch.Generator, mean_is: MeanIs
 ) -> None:
-    # k(z,z) = 1 on the diagonal where an off-diagonal entry has mean E k(z,z'): (1 − E k)/n for each of the two samples.
+    # Diagonal entries are k(z,z) = 1, off-diagonal ones have mean E k(z,z'): each of the two samples adds (1 − E k)/n.
     d = 3
     zz, ww, zw = means(mean_kernel_of(name), d, s, shift**2)
     values = statistics(*batches(generator, 2000, n, d, s, shift), KERNELS[name][0], "v")
@@ -201,7 +201,9 @@ def test_the_bias_of_the_v_statistic(
     assert (values >= -1e-12).all()
 
 
-def test_the_reference_kernel_reads_two_and_a_half_where_there_is_nothing(generator: torch.Generator, mean_is: MeanIs) -> None:
+def test_the_bias_of_the_reference_kernel_where_the_distributions_are_equal(
+    generator: torch.Generator, mean_is: MeanIs
+) -> None:
     # d = 64, batches of 250, q = p. E k = (1 + 4/64²)^(−32) = 0.9693, so the bias is 2 · 0.0307 / 250 = 2.46e-4.
     d, n = 64, 250
     bias = 2 * (1 - (1 + 4 / d**2) ** (-d / 2)) / n
@@ -212,9 +214,9 @@ def test_the_reference_kernel_reads_two_and_a_half_where_there_is_nothing(genera
     mean_is(statistics(*batches(generator, 60, n, d, 1.0, 0.0), ReferenceRBF(), "u"), 0.0)
 
 
-def test_the_reference_kernel_is_nearly_blind_and_the_rbf_sees(generator: torch.Generator, mean_is: MeanIs) -> None:
-    # q = N(0, 0.64 I) in 64 dimensions: 0.3e-4 under the one, where the V-statistic has a bias of 2.5e-4, and 30 times as
-    # much under the other.
+def test_the_reference_kernel_is_less_sensitive_than_the_rbf(generator: torch.Generator, mean_is: MeanIs) -> None:
+    # For q = N(0, 0.64 I) in 64 dimensions the MMD² is 0.3e-4 with the reference kernel, whose V-statistic has a bias of
+    # 2.5e-4, and more than 30 times as large with the RBF kernel.
     d, s = 64, 0.8
     true = {name: (lambda m: m[0] + m[1] - 2 * m[2])(means(mean_kernel_of(name), d, s, 0.0)) for name in ("reference", "rbf")}
     assert true["reference"] == pytest.approx(0.3e-4, rel=0.1)
@@ -226,9 +228,9 @@ def test_the_reference_kernel_is_nearly_blind_and_the_rbf_sees(generator: torch.
 def test_the_distance_of_a_sample_to_itself(name: str, generator: torch.Generator) -> None:
     kernel, _ = KERNELS[name]
     z = torch.randn(30, 3, generator=generator)
-    # Three means of numbers ≤ 1 in single precision; they are the same mean.
+    # Three equal means of numbers ≤ 1 in single precision.
     assert abs(float(mmd(z, z, kernel, "v"))) < 1e-6
-    # "u" leaves the diagonal out of two terms and not of the third: 2 (m − (1 + (n−1) m)/n) = −2 (1 − m)/n, m off the diagonal.
+    # "u" leaves the diagonal out of two of the three terms: 2 (m − (1 + (n−1) m)/n) = −2 (1 − m)/n for an off-diagonal mean m.
     gram = kernel(squared_distances(z, z) / kernel.prepare(z, z))
     off = (gram.sum() - 30) / (30 * 29)
     assert float(mmd(z, z, kernel, "u")) == pytest.approx(float(-2 * (1 - off) / 30), abs=1e-6)
@@ -254,14 +256,14 @@ def test_the_gradient_against_finite_differences(name: str, statistic: str, gene
 
 
 @pytest.mark.parametrize("kernel", [*(k for k, _ in KERNELS.values()), MedianRBF()], ids=repr)
-def test_a_stack_of_batches_is_each_batch(kernel: Kernel, generator: torch.Generator) -> None:
+def test_vmap_over_batches_equals_a_loop(kernel: Kernel, generator: torch.Generator) -> None:
     z, w = batches(generator, 3, 6, 2, 1.0, 0.4)
     alone = torch.stack([mmd(a, b, kernel) for a, b in zip(z, w, strict=True)])
     torch.testing.assert_close(statistics(z, w, kernel, "u"), alone)
 
 
 def test_it_stays_in_single_precision_under_autocast(generator: torch.Generator) -> None:
-    # Values of 1e-4 are differences of means near 1: half precision, good to 4e-3, would not see them.
+    # Values of 1e-4 are differences of means near 1, which half precision with its resolution of 4e-3 cannot represent.
     z, w = torch.randn(50, 4, generator=generator) * 0.9, torch.randn(50, 4, generator=generator)
     with torch.autocast("cpu", torch.bfloat16):
         inside = mmd(z, w, RBF())
@@ -272,7 +274,7 @@ def test_it_stays_in_single_precision_under_autocast(generator: torch.Generator)
     torch.testing.assert_close(half, mmd(z.bfloat16().float(), w.bfloat16().float(), RBF()))
 
 
-def test_what_is_refused(generator: torch.Generator) -> None:
+def test_invalid_statistics_and_samples_are_rejected(generator: torch.Generator) -> None:
     z = torch.randn(5, 2, generator=generator)
     with pytest.raises(SettingError, match="unknown"):
         mmd(z, z, RBF(), "w")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,57 @@ import pytest
 import torch
 from small import ROOT, TINY, compose
 
-from lagvae.callbacks.checkpoints import merit
-from lagvae.experiment import calibrate, evaluate, prepare, resume, train
-from lagvae.module import LatentVariableModel
+from lagvae.callbacks.checkpoints import exact_penalty
+from lagvae.experiment.fit import Fit
+from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
+from lagvae.model import LatentVariableModel
 from lagvae.oracles import LinearGaussian
-from lagvae.runs import Run
-from lagvae.session import Session
-from lagvae.sweep import cells
+from lagvae.runs.layout import RunFolder
+from lagvae.sweeps.grid import expand
 
 EXPLICIT = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the calibration of TINY."""
+    root = tmp_path_factory.mktemp("made")
+    calibrate(compose([*TINY, f"paths.root={root}"]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(made: Path) -> RunFolder:
+    """A run of TINY that has finished."""
+    train(compose([*TINY, f"paths.root={made}", "name=one"]))
+    return RunFolder(made / "runs" / "one")
+
+
+@pytest.fixture
+def one(finished: RunFolder, root: Path) -> RunFolder:
+    """A copy of `finished` that a test may change."""
+    return RunFolder(shutil.copytree(finished.path, root / "runs" / "one"))
+
+
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs and calibrations of a test go to its own folder."""
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs and calibrations of a test go to its own folder, where that of TINY is known already."""
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
     monkeypatch.delenv("LAGVAE_RUN", raising=False)
+    shutil.copytree(made / "calibrations", tmp_path / "calibrations")
     return tmp_path
 
 
 def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
     summary = train(compose([*TINY, "name=one", "callbacks.figures=true"]))
-    run = Run(root / "runs" / "one")
-    assert (root / "runs" / "latest").resolve() == run.folder
+    run = RunFolder(root / "runs" / "one")
+    assert (root / "runs" / "latest").resolve() == run.path
     assert json.loads(run.summary.read_text())["family"] == "lagvae"
     for path in (run.config, run.metrics, run.last, run.checkpoints / "best.ckpt"):
         assert path.is_file()
     pictures = {p.stem for p in run.figures.glob("*.png")}
     assert pictures == {"samples", "reconstructions", "traversal", "constraints", "multipliers", "rate_distortion"}
-    assert not list(run.folder.rglob(".*"))  # nothing half-written
+    assert not list(run.path.rglob(".*"))  # nothing half-written
     assert set(summary["splits"]) == {"train", "val", "test"}
     for values in summary["splits"].values():
         assert {"neg_elbo", "rate", "distortion", "mmd", "i_q_lower", "i_q_upper", "i_q_kde", "active_units"} <= set(values)
@@ -48,7 +71,7 @@ def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
         assert {"neg_elbo_stderr", "mmd_stderr", "i_q_stderr"} <= set(values)
         assert values["i_q_upper"] <= values["i_q_upper_rate"]
     for c in summary["constraints"].values():
-        assert {"epsilon", "bound", "multiplier", "learned", "unit", "train", "val", "test", "verdict"} <= set(c)
+        assert {"calibrated", "bound", "multiplier", "learned", "scale", "train", "val", "test", "verdict"} <= set(c)
     assert "U-statistic" in summary["mmd_estimator"]
     assert "batches of 128" in summary["mmd_estimator"]
 
@@ -58,10 +81,10 @@ def test_bounds_are_calibrated_values_plus_slack(root: Path) -> None:
     assert (folder / "theta.pt").is_file()
     summary = train(compose([*TINY, "constraints.neg_elbo.gamma=0.7", "constraints.mmd.gamma=0.25"]))
     elbo, mmd = summary["constraints"]["neg_elbo"], summary["constraints"]["mmd"]
-    assert elbo["epsilon"] == calibration.epsilon["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
-    assert elbo["bound"] == pytest.approx(calibration.epsilon["neg_elbo"] + 0.7)
-    size = max(calibration.epsilon["mmd"], calibration.stderr["mmd"])
-    assert mmd["bound"] == pytest.approx(calibration.epsilon["mmd"] + 0.25 * size)
+    assert elbo["calibrated"] == calibration.calibrated["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
+    assert elbo["bound"] == pytest.approx(calibration.calibrated["neg_elbo"] + 0.7)
+    size = max(calibration.calibrated["mmd"], calibration.stderr["mmd"])
+    assert mmd["bound"] == pytest.approx(calibration.calibrated["mmd"] + 0.25 * size)
     assert len(list((root / "calibrations").iterdir())) == 1  # found, not made again
 
 
@@ -79,38 +102,53 @@ def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.Mon
     for seed in (0, 5):
         monkeypatch.setenv("LAGVAE_ROOT", str(root / str(seed)))
         calibration, folder = calibrate(compose([*TINY, f"seed={seed}"]))
-        found.append((calibration.epsilon, torch.load(folder / "theta.pt", weights_only=True)))
+        found.append((calibration.calibrated, torch.load(folder / "theta.pt", weights_only=True)))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(v, found[1][1][k]) for k, v in found[0][1].items())
 
 
-def test_a_run_stopped_after_training_is_finished_by_resume(root: Path) -> None:
-    whole = train(compose([*TINY, "name=one"]))
-    run = Run(root / "runs" / "one")
-    run.summary.unlink()
-    again = resume(run)
+def test_a_run_stopped_after_training_is_finished_by_resume(one: RunFolder) -> None:
+    whole = one.read_summary()
+    one.summary.unlink()
+    again = resume(one)
     assert again["splits"] == whole["splits"]
 
 
 def test_a_run_starts_from_the_calibrated_parameters() -> None:
     _, folder = calibrate(compose(TINY))
-    _, model, _ = prepare(compose(TINY))
+    _, model, _ = setup(compose(TINY))
     theta = torch.load(folder / "theta.pt", weights_only=True)
-    assert all(torch.equal(theta[k], v) for k, v in model.laws.state_dict().items())
-    _, scratch, _ = prepare(compose([*TINY, "training.start=scratch"]))
-    assert not all(torch.equal(theta[k], v) for k, v in scratch.laws.state_dict().items())
+    assert all(torch.equal(theta[k], v) for k, v in model.joint.state_dict().items())
+    _, scratch, _ = setup(compose([*TINY, "training.start=scratch"]))
+    assert not all(torch.equal(theta[k], v) for k, v in scratch.joint.state_dict().items())
 
 
-def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(root: Path) -> None:
-    summary = train(compose([*TINY, "name=one"]))
-    again = evaluate(Run(root / "runs" / "one"))
+def test_evaluation_of_a_checkpoint_repeats_the_numbers_of_its_run(one: RunFolder) -> None:
+    summary = one.read_summary()
+    again = evaluate(one)
     assert again["splits"] == summary["splits"]
     assert again["constraints"].keys() == summary["constraints"].keys()
     for name, c in again["constraints"].items():
         assert c["train"] == summary["constraints"][name]["train"]
         assert c["multiplier"] == summary["constraints"][name]["multiplier"]
-    assert (root / "runs" / "one" / "evaluation" / "summary.json").is_file()
-    assert evaluate(Run(root / "runs" / "one"), "best")["steps"] <= summary["steps"]
+    assert (one.path / "evaluation" / "summary.json").is_file()
+
+
+def test_evaluation_of_the_best_checkpoint_is_of_that_one(one: RunFolder) -> None:
+    """A best checkpoint of another step, with weights that tell nothing: z is of the prior, and so the rate is 0."""
+    summary = one.read_summary()
+    content = torch.load(one.last, weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.startswith("joint.encoder."):
+            value.zero_()
+    torch.save(content | {"global_step": 20}, one.checkpoints / "best.ckpt")
+    best, last = evaluate(one, "best"), evaluate(one, str(one.last))
+    assert (best["steps"], last["steps"], summary["steps"]) == (20, 40, 40)
+    assert last["splits"] == summary["splits"]
+    for split, values in best["splits"].items():
+        # Zero weights are one q(z|x) = N(0, s² I) for every x, which no image is told by.
+        assert values["i_q_lower"] == pytest.approx(0.0, abs=1e-6), split
+        assert summary["splits"][split]["i_q_lower"] > 0.01, split
 
 
 def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -> None:
@@ -123,7 +161,7 @@ def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -
     c = summary["constraints"]["neg_elbo"]
     assert c["multiplier"] <= 100
     (message,) = [m for m in summary["messages"] if "neg_elbo" in m]
-    for part in ("neg_elbo ≤ 5", f"{c['best']:.4g}", f"{calibrated.epsilon['neg_elbo']:.4g}"):
+    for part in ("neg_elbo ≤ 5", f"{c['best']:.4g}", f"{calibrated.calibrated['neg_elbo']:.4g}"):
         assert part in message
 
 
@@ -146,25 +184,25 @@ def test_rate_falls_as_beta_grows() -> None:
 
 def test_multipliers_stay_in_single_precision_under_mixed_precision() -> None:
     cfg = compose([*TINY, *EXPLICIT, "trainer.precision=bf16-mixed"])
-    data, model, _ = prepare(cfg)
+    data, model, _ = setup(cfg)
     folder = Path(cfg.paths.runs) / "mixed"
     folder.mkdir(parents=True)
-    Session(cfg, data, model, Run(folder), "mixed").fit()
+    Fit(cfg, data, model, RunFolder(folder), "mixed").train()
     assert model.lagrangian.scaled.dtype == torch.float32
     assert model.lagrangian.scaled.isfinite().all()
-    assert all(p.isfinite().all() for p in model.laws.parameters())
+    assert all(p.isfinite().all() for p in model.joint.parameters())
 
 
 def test_a_clipped_step_is_no_longer_than_the_clip() -> None:
     """Plain descent at rate 1: θ moves by the gradient, whose norm is the clip's where it was larger."""
     descent = ["model.optimizer._target_=torch.optim.SGD", "model.optimizer.lr=1", "model.schedule=null", "training.steps=1"]
     cfg = compose([*TINY, *EXPLICIT, *descent, "training.gradient_clip=0.01"])
-    data, model, _ = prepare(cfg)
-    before = [p.clone() for p in model.laws.parameters()]
+    data, model, _ = setup(cfg)
+    before = [p.clone() for p in model.joint.parameters()]
     folder = Path(cfg.paths.runs) / "clip"
     folder.mkdir(parents=True)
-    Session(cfg, data, model, Run(folder), "clip").fit()
-    moved = torch.cat([(p - b).flatten() for p, b in zip(model.laws.parameters(), before, strict=True)]).norm()
+    Fit(cfg, data, model, RunFolder(folder), "clip").train()
+    moved = torch.cat([(p - b).flatten() for p, b in zip(model.joint.parameters(), before, strict=True)]).norm()
     assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -185,12 +223,12 @@ def test_schedule_ends_at_zero_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_best_checkpoint_prefers_a_feasible_one() -> None:
-    _, model, _ = prepare(compose([*TINY, *EXPLICIT]))
+    _, model, _ = setup(compose([*TINY, *EXPLICIT]))
     val = {"rate": 5.0, "distortion": 20.0}
 
     def score(neg_elbo: float, distortion: float) -> float:
         train_values = {"constraint/neg_elbo": neg_elbo, "constraint/mmd": 0.0}
-        return merit(model, {"train": train_values, "val": val | {"distortion": distortion}})
+        return exact_penalty(model, {"train": train_values, "val": val | {"distortion": distortion}})
 
     assert score(29.0, 20.0) == 20.0  # α = −1: f is the distortion
     assert score(30.5, 18.0) == 18.0 + 10 * 0.5
@@ -212,12 +250,23 @@ def test_a_vae_learns_the_linear_gaussian_world() -> None:
     assert abs(values["neg_elbo"] - entropy) <= 4 * values["neg_elbo_stderr"] + 45 / 6400
 
 
-def test_commands_of_the_readme_compose() -> None:
-    """Every `python src/train.py …` line is a config that Hydra accepts."""
-    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_commands_of_the_documents_compose(page: str) -> None:
+    """Every `python src/train.py …` line is a config that Hydra accepts, and every `make …` is a target."""
+    text = (ROOT / page).read_text("utf-8")
+    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert len(lines) >= 10
     for line in lines:
         words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
-        compose(cells([], words)[0] if "-m" in line else words)
-    for target in re.findall(r"`make ([a-z0-9]+)`", (ROOT / "README.md").read_text()):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+        compose(expand([], words)[0] if "-m" in line else words)
+    for target in re.findall(r"`make ([a-z0-9]+)", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), target
+
+
+def test_the_python_of_the_readme_makes_a_model() -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    lagrangian = names["model"].lagrangian
+    assert dict(zip(lagrangian.names, lagrangian.bound.tolist(), strict=True)) == pytest.approx({"neg_elbo": 24.0, "mmd": 1e-3})

@@ -1,4 +1,4 @@
-"""The Lagrangian against the paper's formulas written out, and constrained problems whose x* and λ* are known."""
+"""The Lagrangian compared with the formulas of the paper, and constrained problems with known solutions x* and λ*."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.optim import SGD, Optimizer, RMSprop
 
-from lagvae.divergences import RBF
-from lagvae.dual import NuPI
-from lagvae.errors import SettingError
-from lagvae.estimators import MMD, Distortion, Divergence, NegElbo, Rate
-from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
-from lagvae.laws import (
-    MLP,
+from lagvae.distributions import (
     BernoulliDecoder,
     GaussianEncoder,
+    JointModel,
     JointSamples,
-    Laws,
     NormalDecoder,
     StandardNormalPrior,
     draw_noise,
 )
+from lagvae.divergences import MMD, RBF, Distortion, Divergence, NegElbo, Rate
+from lagvae.errors import SettingError
+from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
+from lagvae.networks import MLP
 from lagvae.noise import Noise
+from lagvae.nupi import NuPI
 
-# ---- the loss of known members, on fixed tensors
+# ---- the loss of known objectives on fixed tensors
 
 B, PIXELS, LATENT = 12, 6, 2
 
@@ -39,25 +38,25 @@ B, PIXELS, LATENT = 12, 6, 2
 def batch(generator: torch.Generator) -> JointSamples:
     torch.manual_seed(0)
     network = partial(MLP, hidden=(5,), activation="tanh")
-    laws = Laws(
+    joint = JointModel(
         StandardNormalPrior(LATENT),
         GaussianEncoder(network, (PIXELS,), LATENT),
         BernoulliDecoder(network, (PIXELS,), LATENT),
     )
-    for parameter in laws.parameters():
-        parameter.data.mul_(2)  # away from zero, where rate and distortion would hardly differ between members
+    for parameter in joint.parameters():
+        parameter.data.mul_(2)  # near zero, rate and distortion would hardly differ between the objectives
     x = (torch.rand(B, PIXELS, generator=generator) < 0.5).float()
     noise = {name: torch.randn(B, LATENT, generator=generator) for name in ("z_q", "z_p")}
-    return JointSamples(laws, x, noise)
+    return JointSamples(joint, x, noise)
 
 
 def by_hand(batch: JointSamples) -> tuple[Tensor, Tensor, Tensor]:
-    """Rate, distortion and MMD of a batch, in plain torch from what the networks put out."""
+    """Rate, distortion and MMD of a batch, computed from the outputs of the networks."""
     x, noise = batch.x_q, batch.noise
-    out = batch.laws.encoder.network(x)
+    out = batch.joint.encoder.network(x)
     mean, scale = out[:, 0], torch.log(1 + torch.exp(out[:, 1])) + 1e-4
     z, w = mean + scale * noise["z_q"], noise["z_p"]
-    p = 1 / (1 + torch.exp(-batch.laws.decoder.network(z)))
+    p = 1 / (1 + torch.exp(-batch.joint.decoder.network(z)))
     distortion = -(x * torch.log(p) + (1 - x) * torch.log(1 - p)).sum(1).mean()
     rate = (0.5 * (mean**2 + scale**2 - 1) - torch.log(scale)).sum(1).mean()
 
@@ -87,7 +86,7 @@ MEMBERS: dict[str, tuple[float, Sequence[Constraint], Formula]] = {
         [neg_elbo(multiplier=5), mmd(multiplier=1000)],
         lambda rate, distortion, mmd: 2 * rate + 5 * (distortion + rate) + 1000 * mmd,
     ),
-    # Maximising I_q: −α bounds it by α (log p(x|z) + H), the entropy being a constant of the data.
+    # α < 0 maximises the lower bound E_q log p(x|z) + H_q(x) on I_q, where the entropy is a constant of the data.
     "infovae, maximise": (
         -2,
         [neg_elbo(multiplier=5), mmd(multiplier=1000)],
@@ -95,12 +94,12 @@ MEMBERS: dict[str, tuple[float, Sequence[Constraint], Formula]] = {
     ),
     "lagvae, minimise": (
         1,
-        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, scale=1e-3)],
         lambda rate, distortion, mmd: rate + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
     ),
     "lagvae, maximise": (
         -1,
-        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, unit=1e-3)],
+        [neg_elbo(bound=3.5, multiplier=1.5, learned=True), mmd(bound=0.01, multiplier=200, learned=True, scale=1e-3)],
         lambda rate, distortion, mmd: distortion + 1.5 * (distortion + rate - 3.5) + 200 * (mmd - 0.01),
     ),
 }
@@ -112,28 +111,31 @@ def test_the_loss_and_its_gradient_are_the_papers(member: str, batch: JointSampl
     lagrangian = Lagrangian(Preference(alpha), constraints)
     loss, expected = lagrangian(lagrangian.measure(batch)), formula(*by_hand(batch))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    parameters = list(batch.laws.parameters())
+    parameters = list(batch.joint.parameters())
     for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
-        # λ of up to 1000 multiplies sums of B² kernel values in single precision.
+        # λ = 1000 amplifies the rounding errors of sums of B² kernel values in single precision.
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3 if len(constraints) > 1 else 1e-5)
 
 
 def test_members_differ(batch: JointSamples) -> None:
-    # The comparison above could not tell them apart if rate and distortion were near each other, or MMD near zero.
+    # The comparison above could not distinguish the objectives if rate and distortion were similar, or MMD near zero.
     rate, distortion, mmd = (float(v.detach()) for v in by_hand(batch))
     assert abs(rate - distortion) > 0.1
     assert min(rate, distortion, abs(mmd) * 200) > 0.1
 
 
-@pytest.mark.parametrize("unit", [1e-4, 0.5, 30.0])
-def test_the_loss_does_not_depend_on_the_unit(unit: float, batch: JointSamples) -> None:
-    def of(unit: float) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        chosen = [neg_elbo(bound=3.5, multiplier=1.5, unit=unit), mmd(bound=0.01, multiplier=20, unit=unit, largest=1e6)]
+@pytest.mark.parametrize("scale", [1e-4, 0.5, 30.0])
+def test_the_loss_does_not_depend_on_the_scale(scale: float, batch: JointSamples) -> None:
+    def of(scale: float) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        chosen = [
+            neg_elbo(bound=3.5, multiplier=1.5, scale=scale),
+            mmd(bound=0.01, multiplier=20, scale=scale, max_multiplier=1e6),
+        ]
         lagrangian = Lagrangian(Preference(-1), chosen)
         loss = lagrangian(lagrangian.measure(batch))
-        return loss, torch.autograd.grad(loss, list(batch.laws.parameters()), retain_graph=True), lagrangian.multiplier
+        return loss, torch.autograd.grad(loss, list(batch.joint.parameters()), retain_graph=True), lagrangian.multiplier
 
-    for ours, theirs in zip(of(unit), of(1.0), strict=True):
+    for ours, theirs in zip(of(scale), of(1.0), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -151,7 +153,7 @@ def test_no_constraints_at_all(batch: JointSamples) -> None:
 
 def test_the_loss_has_no_gradient_in_the_multipliers(batch: JointSamples) -> None:
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=3.0, learned=True)])
-    lagrangian.scaled.requires_grad_(True)  # even for someone who asked for it
+    lagrangian.scaled.requires_grad_(True)  # even if gradients were requested
     loss = lagrangian(lagrangian.measure(batch))
     assert torch.autograd.grad(loss, lagrangian.scaled, allow_unused=True) == (None,)
     loss.backward()
@@ -159,11 +161,11 @@ def test_the_loss_has_no_gradient_in_the_multipliers(batch: JointSamples) -> Non
     assert not lagrangian.multiplier.requires_grad
 
 
-def test_what_is_drawn_is_what_the_objective_needs() -> None:
-    assert Lagrangian(Preference(0), [neg_elbo()]).needs == {"z_q"}
-    assert Lagrangian(Preference(1), [neg_elbo(), mmd()]).needs == {"z_q", "z_p"}
-    assert Lagrangian(Preference(0, 1), [neg_elbo()]).needs == {"z_q", "z_p", "x_p"}
-    assert Lagrangian(Preference(0), []).needs == {"z_q"}
+def test_the_objective_states_the_noise_it_needs() -> None:
+    assert Lagrangian(Preference(0), [neg_elbo()]).required_noise == {"z_q"}
+    assert Lagrangian(Preference(1), [neg_elbo(), mmd()]).required_noise == {"z_q", "z_p"}
+    assert Lagrangian(Preference(0, 1), [neg_elbo()]).required_noise == {"z_q", "z_p", "x_p"}
+    assert Lagrangian(Preference(0), []).required_noise == {"z_q"}
 
 
 @pytest.mark.parametrize(("alpha_p", "term"), [(2.0, "i_p_upper"), (-2.0, "neg_i_p_lower")])
@@ -171,12 +173,12 @@ def test_a_preference_on_the_models_information(alpha_p: float, term: str, gener
     torch.manual_seed(0)
     network = partial(MLP, hidden=())
     encoder, decoder = GaussianEncoder(network, (PIXELS,), LATENT), NormalDecoder(network, (PIXELS,), LATENT)
-    laws = Laws(StandardNormalPrior(LATENT), encoder, decoder)
+    joint = JointModel(StandardNormalPrior(LATENT), encoder, decoder)
     x = torch.randn(B, PIXELS, generator=generator)
     lagrangian = Lagrangian(Preference(3.0, alpha_p), [neg_elbo()])
-    samples = JointSamples(laws, x, draw_noise(lagrangian.needs, laws, Noise(0), 0, x))
+    samples = JointSamples(joint, x, draw_noise(lagrangian.required_noise, joint, Noise(0), 0, x))
     values = lagrangian.measure(samples)
-    # By hand: z ∼ p(z), x = decoder mean + s · noise, log p(x_i|z_j) of every pair.
+    # The expected values follow from z ∼ p(z), x = μ(z) + s · noise, and log p(x_i|z_j) of all pairs.
     z = samples.noise["z_p"]
     mean, scale = decoder.network(z), torch.log(1 + torch.exp(decoder.raw_scale)) + 1e-2
     x_p = mean + scale * samples.noise["x_p"]
@@ -192,10 +194,10 @@ def test_a_preference_on_the_models_information(alpha_p: float, term: str, gener
     torch.testing.assert_close(lagrangian(values), total, rtol=1e-5, atol=1e-4)
 
 
-# ---- a leading axis: stacks of models
+# ---- a leading axis: ensembles
 
 
-def test_a_stack_of_preferences_has_its_own_signs(generator: torch.Generator) -> None:
+def test_the_signs_of_preferences_may_differ_within_an_ensemble(generator: torch.Generator) -> None:
     terms = {name: torch.rand(4, generator=generator) for name in ("rate", "distortion", "i_p_upper", "neg_i_p_lower")}
     alpha_q, alpha_p = torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.tensor([0.0, 0.5, -1.5, 2.0])
     preference = Preference(1.0, 1.0)
@@ -207,10 +209,14 @@ def test_a_stack_of_preferences_has_its_own_signs(generator: torch.Generator) ->
         torch.testing.assert_close(stacked[k], Preference(float(alpha_q[k]), float(alpha_p[k]))(one))
 
 
-def test_violations_and_losses_of_a_stack_are_elementwise(generator: torch.Generator) -> None:
+def test_violations_and_losses_of_an_ensemble_are_elementwise(generator: torch.Generator) -> None:
     lagrangian = Lagrangian(
         Preference(-1),
-        [neg_elbo(bound=3.5, multiplier=1.5), mmd(multiplier=7), Constraint("rate", Rate(), bound=1.0, multiplier=2, unit=0.5)],
+        [
+            neg_elbo(bound=3.5, multiplier=1.5),
+            mmd(multiplier=7),
+            Constraint("rate", Rate(), bound=1.0, multiplier=2, scale=0.5),
+        ],
     )
     divergences = torch.rand(5, 3, generator=generator)
     terms = {name: torch.rand(5, generator=generator) for name in ("rate", "distortion")}
@@ -224,37 +230,37 @@ def test_violations_and_losses_of_a_stack_are_elementwise(generator: torch.Gener
     torch.testing.assert_close(violation, expected)
 
 
-def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generator) -> None:
+def test_measures_can_be_mapped_over_the_members_of_an_ensemble(generator: torch.Generator) -> None:
     network = partial(MLP, hidden=(5,), activation="tanh")
 
     class Measure(nn.Module):
         def __init__(self, seed: int) -> None:
             super().__init__()
             torch.manual_seed(seed)
-            self.laws = Laws(
+            self.joint = JointModel(
                 StandardNormalPrior(LATENT),
                 GaussianEncoder(network, (PIXELS,), LATENT),
                 BernoulliDecoder(network, (PIXELS,), LATENT),
             )
 
         def forward(self, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-            values = lagrangian.measure(JointSamples(self.laws, x, noise))
+            values = lagrangian.measure(JointSamples(self.joint, x, noise))
             return values.terms, values.divergences
 
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=3.0), mmd(bound=0.01, multiplier=10)])
     x = (torch.rand(B, PIXELS, generator=generator) < 0.5).float()
     noise = {name: torch.randn(3, B, LATENT, generator=generator) for name in ("z_q", "z_p")}
-    cells = [Measure(seed) for seed in range(3)]
-    parameters, buffers = stack_module_state(cells)
-    stacked = torch.vmap(lambda p, b, e: functional_call(cells[0], (p, b), (e,)))(parameters, buffers, noise)
+    members = [Measure(seed) for seed in range(3)]
+    parameters, buffers = stack_module_state(members)
+    stacked = torch.vmap(lambda p, b, e: functional_call(members[0], (p, b), (e,)))(parameters, buffers, noise)
     losses = lagrangian(Values(*stacked))
-    for k, cell in enumerate(cells):
-        alone = Values(*cell({name: value[k] for name, value in noise.items()}))
+    for k, member in enumerate(members):
+        alone = Values(*member({name: value[k] for name, value in noise.items()}))
         torch.testing.assert_close(losses[k], lagrangian(alone))
-    # Summed over the stack, each cell's gradient is its own.
+    # The gradient of the sum over the ensemble is, for each member, its own gradient.
     gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
-    alone = lagrangian(Values(*cells[1]({name: value[1] for name, value in noise.items()})))
-    for ours, theirs in zip(gradients, torch.autograd.grad(alone, list(cells[1].parameters())), strict=True):
+    alone = lagrangian(Values(*members[1]({name: value[1] for name, value in noise.items()})))
+    for ours, theirs in zip(gradients, torch.autograd.grad(alone, list(members[1].parameters())), strict=True):
         torch.testing.assert_close(ours[1], theirs)
 
 
@@ -262,7 +268,7 @@ def test_measures_can_be_mapped_over_a_stack_of_models(generator: torch.Generato
 
 
 class Of(Divergence):
-    """A divergence that is a given function of the primal variables."""
+    """A divergence given as a function of the primal variables."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
@@ -278,13 +284,13 @@ def solve(
     start: Sequence[float],
     steps: int = 1500,
 ) -> tuple[Tensor, Lagrangian]:
-    """Descend in x, ascend in λ: the step of training, with f in the place of the rate."""
+    """Descend in x and ascend in λ with the step of training, with f in place of the rate."""
     x = nn.Parameter(torch.tensor(start))
     lagrangian = Lagrangian(Preference(1.0), constraints)
     primal, ascent = SGD([x], lr=0.1), dual([lagrangian.scaled])
     for _ in range(steps):
-        laws = SimpleNamespace(has_rate=True, has_distortion=True)
-        values = lagrangian.measure(SimpleNamespace(x=x, laws=laws, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
+        joint = SimpleNamespace(has_rate=True, has_distortion=True)
+        values = lagrangian.measure(SimpleNamespace(x=x, joint=joint, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
         primal.zero_grad()
         lagrangian(values).backward()
         primal.step()
@@ -297,13 +303,13 @@ DUALS: dict[str, tuple[Callable[[list[Tensor]], Optimizer], float]] = {
     "nupi": (partial(NuPI, lr=0.05, kp=0.5, nu=0.5, maximize=True), 1e-3),
     "rmsprop": (partial(RMSprop, lr=0.005, maximize=True), 0.05),
 }
-"""name → optimizer of λ, and how near to (x*, λ*) it must end.
+"""name → optimizer of λ, and the largest allowed distance to (x*, λ*) at the end.
 
 Ascent and νPI: on min x² s.t. 1 − x ≤ 0 the error follows a linear recursion. For ascent with steps 0.1 and 0.05 its
-eigenvalues solve r² − 1.8 r + 0.8 + 0.005 g = 0, g = 1 the squared gradient of the constraint; the larger is 0.97. Where two
-constraints bind, g is an eigenvalue of their Gram matrix, at least 0.38 below, and r = 0.99; 0.99^1500 = 3e-7.
-RMSprop divides by the root mean square of its last hundred violations: it never settles, but its steps are of
-the size of its rate where they neither grow nor vanish, and at most ten times as large (1/√(1 − 0.99)): 0.05.
+eigenvalues solve r² − 1.8 r + 0.8 + 0.005 g = 0, where g = 1 is the squared gradient of the constraint; the larger is 0.97.
+With two active constraints, g is an eigenvalue of their Gram matrix, at least 0.38 below, and r = 0.99; 0.99^1500 = 3e-7.
+RMSprop divides by the root mean square of about its last hundred violations, so it does not converge. Its steps are about as
+large as its learning rate, and at most 1/√(1 − 0.99) = 10 times as large, which is 0.05.
 """
 
 each_dual = pytest.mark.parametrize("dual", DUALS)
@@ -314,21 +320,21 @@ def learned(name: str, function: Callable[[Tensor], Tensor], **settings: Any) ->
 
 
 @each_dual
-@pytest.mark.parametrize("unit", [1.0, 0.5])
-def test_an_active_and_an_inactive_constraint(dual: str, unit: float) -> None:
-    # min x² s.t. 1 − x ≤ 0 and x ≤ 3. Stationary: 2x − λ₁ + λ₂ = 0; at x* = 1 the second is slack, so λ* = (2, 0).
-    # λ is per unit of D, not of the step: it is 2 whatever the unit.
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_an_active_and_an_inactive_constraint(dual: str, scale: float) -> None:
+    # min x² s.t. 1 − x ≤ 0 and x ≤ 3. Stationarity: 2x − λ₁ + λ₂ = 0. At x* = 1 the second is inactive, so λ* = (2, 0).
+    # λ is per unit of D and does not depend on the scale.
     make, near = DUALS[dual]
-    constraints = [learned("low", lambda x: 1 - x[0], unit=unit), learned("high", lambda x: x[0], bound=3.0, multiplier=0.5)]
+    constraints = [learned("low", lambda x: 1 - x[0], scale=scale), learned("high", lambda x: x[0], bound=3.0, multiplier=0.5)]
     x, lagrangian = solve(lambda x: x.square(), constraints, make, [0.0])
     assert float(x) == pytest.approx(1, abs=near)
-    assert lagrangian.multiplier.tolist() == pytest.approx([2, 0], abs=near / unit)
+    assert lagrangian.multiplier.tolist() == pytest.approx([2, 0], abs=near / scale)
     assert float(lagrangian.multiplier[1]) == 0
 
 
 @each_dual
 def test_a_projection_on_a_half_plane(dual: str) -> None:
-    # min (x − 2)² + (y − 1)² s.t. x + y ≤ 2: the normal from (2, 1) meets the line at (1.5, 0.5); 2 (1.5 − 2) + λ = 0.
+    # min (x − 2)² + (y − 1)² s.t. x + y ≤ 2: the projection of (2, 1) on the line is (1.5, 0.5), and 2 (1.5 − 2) + λ = 0.
     make, near = DUALS[dual]
     target = torch.tensor([2.0, 1.0])
     x, lagrangian = solve(lambda x: (x - target).square().sum()[None], [learned("sum", torch.sum, bound=2.0)], make, [0.0, 0.0])
@@ -338,7 +344,7 @@ def test_a_projection_on_a_half_plane(dual: str) -> None:
 
 @each_dual
 def test_two_active_constraints(dual: str) -> None:
-    # min x² + y² s.t. x ≥ 1, x + y ≥ 3: at (1.5, 1.5) the first is slack; s.t. x ≥ 2, x + y ≥ 3 both bind at (2, 1):
+    # min x² + y² s.t. x ≥ 1, x + y ≥ 3: the first is inactive at (1.5, 1.5). With x ≥ 2 instead, both are active at (2, 1):
     # 4 = λ₁ + λ₂ and 2 = λ₂.
     make, near = DUALS[dual]
     constraints = [learned("x", lambda x: 2 - x[0]), learned("sum", lambda x: 3 - x.sum())]
@@ -348,14 +354,17 @@ def test_two_active_constraints(dual: str) -> None:
 
 
 @each_dual
-def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further(dual: str) -> None:
-    # x² ≤ −1 has no solution; the other constraint is solved around it. largest bounds λ · unit = 4, so λ = 8.
+def test_an_infeasible_bound_takes_the_multiplier_to_its_limit(dual: str) -> None:
+    # x² ≤ −1 is infeasible. max_multiplier limits λ · scale to 4, so λ = 8.
     make, _ = DUALS[dual]
     x, lagrangian = solve(
-        lambda x: (x - 1).square(), [learned("square", lambda x: x[0] ** 2, bound=-1.0, unit=0.5, largest=4.0)], make, [1.0]
+        lambda x: (x - 1).square(),
+        [learned("square", lambda x: x[0] ** 2, bound=-1.0, scale=0.5, max_multiplier=4.0)],
+        make,
+        [1.0],
     )
     assert lagrangian.multiplier.tolist() == [8]
-    # (x − 1)² + 8 x² is least at 1/9.
+    # (x − 1)² + 8 x² is minimal at 1/9.
     assert float(x) == pytest.approx(1 / 9, abs=1e-4)
 
 
@@ -363,22 +372,22 @@ def test_a_bound_out_of_reach_takes_the_multiplier_to_its_largest_and_no_further
 
 
 @each_dual
-def test_multipliers_stay_between_zero_and_the_largest(dual: str, generator: torch.Generator) -> None:
+def test_multipliers_stay_between_zero_and_their_limit(dual: str, generator: torch.Generator) -> None:
     constraints = [
-        learned("a", torch.sum, largest=0.3, multiplier=0.1),
-        learned("b", torch.sum, largest=0.8, multiplier=0.0),
-        learned("c", torch.sum, largest=0.5, multiplier=0.0, unit=0.1),
+        learned("a", torch.sum, max_multiplier=0.3, multiplier=0.1),
+        learned("b", torch.sum, max_multiplier=0.8, multiplier=0.0),
+        learned("c", torch.sum, max_multiplier=0.5, multiplier=0.0, scale=0.1),
     ]
     lagrangian = Lagrangian(Preference(0), constraints)
     optimizer = DUALS[dual][0]([lagrangian.scaled])
     path = []
     for step in range(800):
-        # 200 steps up, 200 down: at RMSprop's 0.005 a step, the slowest here, far enough to meet both edges.
+        # 200 steps up and 200 down reach both limits even with RMSprop, the slowest, which takes steps of 0.005.
         sign = 1 if step % 400 < 200 else -1
         lagrangian.ascend(sign * 20 * torch.rand(3, generator=generator), optimizer)
         path.append(lagrangian.scaled.clone())
     assert torch.stack(path).amin(0).tolist() == [0, 0, 0]
-    assert torch.equal(torch.stack(path).amax(0), lagrangian.largest)
+    assert torch.equal(torch.stack(path).amax(0), lagrangian.max_multiplier)
     assert lagrangian.multiplier.tolist() == pytest.approx((lagrangian.scaled / torch.tensor([1.0, 1.0, 0.1])).tolist())
 
 
@@ -394,7 +403,7 @@ def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer],
     constraints = [
         neg_elbo(multiplier=0.7, bound=1.0),
         learned("moves", torch.sum),
-        mmd(multiplier=1e7),  # above `largest`, which bounds ascent and not a weight that a user chose
+        mmd(multiplier=1e7),  # above `max_multiplier`, which limits dual ascent but not a fixed weight
         Constraint("off", Of(torch.sum), multiplier=0.0),
     ]
     lagrangian = Lagrangian(Preference(0), constraints)
@@ -402,15 +411,15 @@ def test_fixed_multipliers_never_move(dual: Callable[[list[Tensor]], Optimizer],
     optimizer = dual([lagrangian.scaled])
     for step in range(50):
         violation = torch.randn(4, generator=generator) + 0.5
-        violation[2] = float("nan") if step == 10 else violation[2]  # what a fixed term does is no news to λ
+        violation[2] = float("nan") if step == 10 else violation[2]  # the violation of a fixed term does not affect λ
         lagrangian.ascend(violation, optimizer)
         assert torch.equal(lagrangian.multiplier[[0, 2, 3]], before[[0, 2, 3]])
     assert float(lagrangian.multiplier[1]) != 1.0
 
 
 def test_one_step_of_plain_ascent() -> None:
-    # λ · unit ← max(0, λ · unit + lr · (D − bound)/unit).
-    constraints = [learned("up", torch.sum, bound=1.0, unit=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
+    # λ · scale ← max(0, λ · scale + lr · (D − bound) / scale).
+    constraints = [learned("up", torch.sum, bound=1.0, scale=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
     lagrangian = Lagrangian(Preference(0), constraints)
     lagrangian.ascend(lagrangian.violation(torch.tensor([2.0, 2.0])), SGD([lagrangian.scaled], lr=0.1, maximize=True))
     assert lagrangian.multiplier.tolist() == pytest.approx([(0.5 + 0.1 * 2) / 0.5, 0])
@@ -418,21 +427,21 @@ def test_one_step_of_plain_ascent() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_multipliers_and_bounds_stay_in_single_precision(dtype: torch.dtype) -> None:
-    # In bfloat16 a multiplier of 1 could not grow by 0.003, nor a bound of 83.4 be told from 83.5.
-    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=83.4, multiplier=1.003, learned=True), mmd(unit=1e-3)])
+    # In bfloat16 a multiplier of 1 could not grow by 0.003, and a bound of 83.4 would equal one of 83.5.
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=83.4, multiplier=1.003, learned=True), mmd(scale=1e-3)])
     optimizer = SGD([lagrangian.scaled], lr=1e-3, maximize=True)
     lagrangian.to(dtype)
-    for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.unit, lagrangian.largest, lagrangian.multiplier):
+    for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.scale, lagrangian.max_multiplier, lagrangian.multiplier):
         assert tensor.dtype == torch.float32
     assert float(lagrangian.bound[0]) == pytest.approx(83.4, abs=1e-5)
     violation = lagrangian.violation(torch.tensor([84.0, 0.0], dtype=dtype))
     assert violation.dtype == torch.float32
-    lagrangian.ascend(violation, optimizer)  # the optimizer still holds the parameter that is used
+    lagrangian.ascend(violation, optimizer)  # the optimizer still refers to the parameter in use
     assert float(lagrangian.multiplier[0]) == pytest.approx(1.003 + 1e-3 * 0.6, abs=1e-6)
 
 
-def test_the_multipliers_are_what_a_checkpoint_keeps() -> None:
-    # Bounds come from the config of a run, so that a checkpoint cannot contradict it.
+def test_a_checkpoint_saves_the_multipliers_only() -> None:
+    # Bounds come from the config of a run and are not saved, so that a checkpoint cannot contradict it.
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=1.0, multiplier=2.0, learned=True)])
     assert set(lagrangian.state_dict()) == {"scaled", "running", "steps"}
     assert not any(p.requires_grad for p in lagrangian.parameters())
@@ -442,8 +451,8 @@ def test_the_multipliers_are_what_a_checkpoint_keeps() -> None:
 
 
 def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
-    # λ rises by 1e-3 a step from 2: after n ≤ MEMORY steps the mean is 2 + 1e-3 (n + 1) / 2. Later the mean lags behind
-    # by MEMORY − 1 steps, the mean age under weights (1 − 1/MEMORY)^k, once the start is forgotten (e^−10 after 10 MEMORY).
+    # λ rises by 1e-3 per step from 2, so after n ≤ MEMORY steps the mean is 2 + 1e-3 (n + 1) / 2. Later the mean lags by
+    # MEMORY − 1 steps, the mean age under the weights (1 − 1/MEMORY)^k, once the start has negligible weight (e^−10).
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=0.0, multiplier=2.0, learned=True)])
     optimizer = SGD([lagrangian.scaled], lr=1e-3, maximize=True)
     assert lagrangian.mean_multiplier.tolist() == [2]
@@ -456,7 +465,7 @@ def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
     assert lag == pytest.approx(MEMORY - 1, rel=2e-3)
 
 
-# ---- what is refused
+# ---- invalid settings
 
 
 @pytest.mark.parametrize(
@@ -465,22 +474,22 @@ def test_the_reported_multiplier_is_the_mean_over_its_memory() -> None:
         ({"learned": True}, "needs a bound"),
         ({"bound": float("nan")}, "finite"),
         ({"bound": float("inf")}, "finite"),
-        ({"unit": 0.0}, "unit"),
-        ({"unit": float("inf")}, "unit"),
+        ({"scale": 0.0}, "scale"),
+        ({"scale": float("inf")}, "scale"),
         ({"multiplier": -1.0}, "never negative"),
         ({"multiplier": float("nan")}, "≥ 0"),
-        ({"largest": 0.0}, "largest"),
-        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "largest": 10.0}, "starts above"),
+        ({"max_multiplier": 0.0}, "max_multiplier"),
+        ({"bound": 1.0, "learned": True, "multiplier": 11.0, "max_multiplier": 10.0}, "starts above"),
     ],
 )
-def test_constraints_that_cannot_work_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+def test_invalid_constraints_are_rejected_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message) as error:
         Constraint("capacity", Rate(), **settings)
     assert "constraints.capacity" in str(error.value)
 
 
 def test_a_negative_bound_is_allowed() -> None:
-    # Of a density −ELBO may be negative.
+    # −ELBO may be negative for continuous x.
     assert Constraint("neg_elbo", NegElbo(), bound=-12.0, learned=True).bound == -12
 
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from helpers import QUICK, Outcome, files, program
 from omegaconf import OmegaConf
-from small import ROOT
 
-from lagvae.cells import Cell, settings_of
-from lagvae.engines import Devices, run_apart
 from lagvae.errors import LagvaeError
-from lagvae.runs import read_rows
-from lagvae.work import FEW, Job, measure
+from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
+from lagvae.sweeps.job import MAX_EVALUATED_HERE, SweepJob, evaluate_all
+from lagvae.sweeps.sweep_run import SweepRun, to_config
 
 SMALL = ("launcher.compile=false", "training.interval=10")
 
@@ -36,7 +33,7 @@ def summaries(folder: Path) -> dict[str, dict[str, object]]:
     found = {}
     for file in sorted(folder.glob("**/summary.json")):
         content = json.loads(file.read_text())
-        for key in ("seconds", "stack"):
+        for key in ("seconds", "ensemble"):
             content.pop(key, None)
         found[str(file.parent.relative_to(folder))] = content
     return found
@@ -44,13 +41,13 @@ def summaries(folder: Path) -> dict[str, dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of two stacks and a calibration each, run once."""
+    """A sweep of two ensembles and a calibration each, run once."""
     root = tmp_path_factory.mktemp("done")
     outcome = sweep(root, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3")
     assert outcome.status == 0, outcome.err
-    assert "8 cells; 2 jobs of 4 cells" in outcome.out
-    assert "2 stacks, for these differ: model.latent: 2 → 3" in outcome.out
-    assert "8 of 8 cells finished" in outcome.out
+    assert "8 runs; 2 jobs of 4 runs" in outcome.out
+    assert "2 ensembles, because these settings differ: model.latent: 2 → 3" in outcome.out
+    assert "8 of 8 runs finished" in outcome.out
     return root
 
 
@@ -63,14 +60,14 @@ def test_every_cell_has_the_folder_of_a_run(done: Path) -> None:
         assert {"config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= there
     assert runs[0].name == "lagvae-alpha_maximize-latent2-seed0"
     told = json.loads((done / "runs" / "sweep" / "sweep.json").read_text())
-    assert set(told["cells"].values()) == {"finished"}
+    assert set(told["runs"].values()) == {"finished"}
 
 
 def test_a_finished_sweep_runs_nothing_again(done: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in done.rglob("summary.json")}
     again = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3")
     assert again.status == 0
-    assert "8 of 8 cells finished (8 before)" in again.out
+    assert "8 of 8 runs finished (8 before)" in again.out
     assert {file: file.stat().st_mtime_ns for file in done.rglob("summary.json")} == before
 
 
@@ -84,7 +81,7 @@ def test_only_what_is_missing_is_run_by_the_content_of_the_config(done: Path, tm
     shutil.rmtree(gone)
     again = sweep(root, "seed=1,0", "alpha=minimize,maximize", "model.latent=3,2")  # other order, other indices
     assert again.status == 0, again.err
-    assert "8 cells, 7 of them finished before; 1 job of 1 cell" in again.out
+    assert "8 runs, 7 of them finished before; 1 job of 1 run" in again.out
     now = summaries(root / "runs" / "sweep")
     assert now.keys() == whole.keys()
     left = {name: summary for name, summary in now.items() if name != gone.name}
@@ -95,7 +92,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     before = files(done)
     outcome = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3", "training.steps=60")
     assert outcome.status == 1
-    assert "holds a run of another sweep (there → here: training.steps: 40 → 60)" in outcome.err
+    assert "holds a run of another sweep (that run → this run: training.steps: 40 → 60)" in outcome.err
     assert "folder=NAME" in outcome.err
     assert files(done) == before
 
@@ -105,17 +102,17 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     [
         (
             ["sweep=paretto"],
-            "sweep=paretto is unknown; choose one of family, family_learned, figure1, pareto, pareto_paper, seeds",
+            "sweep=paretto is unknown; did you mean pareto? Choose one of family, family_learned, figure1, pareto",
         ),
-        (["trainig.steps=1,2"], "trainig is unknown; did you mean training?"),
-        (["seed=0,0"], "The sweep has a cell twice"),
-        (["alpha=maximize,minimize", "name=same"], "would be kept in the same folder, same"),
-        (["sweep=pareto", "alpha.q=3"], "alpha.q=3 picks no cell: the sweep has alpha.q in -1, 1"),
+        (["trainig.steps=1,2"], "trainig is unknown; did you mean training.steps=1,2?"),
+        (["seed=0,0"], "The sweep has a run twice"),
+        (["alpha=maximize,minimize", "name=same"], "would have the same folder, same"),
+        (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
-        (["seed=0,1", "launcher.cells_per_job=0"], "launcher.cells_per_job=0 must be auto, or a whole number"),
-        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of gpus, joblib, ray, slurm, stacked"),
+        (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
+        (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, processes, ray, slurm"),
         (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
-        (["seed=0,1", "trainer.devices=2"], "a cell of a sweep trains on one device"),
+        (["seed=0,1", "trainer.devices=2"], "a run of a sweep trains on one device"),
         (["seed=0,1", "model.optimizer.lr=-1"], "model.optimizer does not work"),
     ],
 )
@@ -132,31 +129,51 @@ def test_a_cell_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) 
     words = ("family=infovae", "alpha=maximize,minimize", "model.optimizer.lr=1e-3,1e18")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 1
-    assert "2 of 4 cells finished" in outcome.out
+    assert "2 of 4 runs finished" in outcome.out
     bad = [line for line in outcome.err.splitlines() if "became NaN" in line]
     assert len(bad) == 2
     assert all("lr1e+18" in line for line in bad), bad
     told = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
-    assert sorted(told["cells"].values()) == ["failed", "failed", "finished", "finished"]
+    assert sorted(told["runs"].values()) == ["failed", "failed", "finished", "finished"]
     failures = sorted((tmp_path / "runs").rglob("failure.json"))
     assert len(failures) == 2
     times = [file.stat().st_mtime_ns for file in failures]
     again = sweep(tmp_path, *words)
     assert again.status == 1
-    assert "2 of 4 cells finished (2 before)" in again.out
+    assert "2 of 4 runs finished (2 before)" in again.out
     assert [file.stat().st_mtime_ns for file in failures] > times, "they were tried again"
 
 
 def test_cells_whose_calibration_fails_leave_the_others(tmp_path: Path) -> None:
     outcome = sweep(tmp_path, "seed=0,1", "model.optimizer.lr=1e-3,1e18")
     assert outcome.status == 1
-    assert "2 of 4 cells finished" in outcome.out
+    assert "2 of 4 runs finished" in outcome.out
     assert outcome.err.count("Its calibration failed. Training stopped") == 2
 
 
 def test_one_process_at_a_time_trains_a_job(tmp_path: Path) -> None:
-    job = Job(tmp_path / "job")
-    with job.locked(), pytest.raises(LagvaeError, match="Another process trains these cells now"), job.locked():
+    job = SweepJob(tmp_path / "job")
+    with job.locked(), pytest.raises(LagvaeError, match="Another process trains these runs now"), job.locked():
+        pass
+
+
+def test_a_job_is_free_again_when_the_process_that_trained_it_was_killed(tmp_path: Path) -> None:
+    holds = (
+        "import sys, time; from pathlib import Path; from lagvae.sweeps.job import SweepJob\n"
+        "with SweepJob(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
+    )
+    job = SweepJob(tmp_path / "job")
+    command = [sys.executable, "-c", holds, str(job.folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            with pytest.raises(LagvaeError, match="Another process trains these runs now"), job.locked():
+                pass
+        finally:
+            process.kill()
+    with job.locked():
         pass
 
 
@@ -173,9 +190,9 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
             file.write(f"end {device}\n")
         return {}
 
-    monkeypatch.setattr("lagvae.engines.run_apart", pretend)
-    engine = Devices([3, 5], per_device=2)
-    assert engine.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
+    monkeypatch.setattr("lagvae.sweeps.executors.run_in_subprocess", pretend)
+    executor = DeviceExecutor([3, 5], per_device=2)
+    assert executor.run([tmp_path / str(k) for k in range(12)]) == [{}] * 12
     running: dict[str, int] = {}
     most: dict[str, int] = {}
     for line in log.read_text().splitlines():
@@ -186,18 +203,21 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
     assert max(most.values()) == 2
 
 
-def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path) -> None:
-    words = ("launcher=gpus", "launcher.engine.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
+def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", forked.run)
+    words = ("launcher=gpus", "launcher.executor.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 0, outcome.err
-    assert "2 jobs of 2 cells" in outcome.out
+    assert "2 jobs of 2 runs" in outcome.out
     assert len(summaries(tmp_path / "runs" / "sweep")) == 4
 
 
-def test_joblib_runs_a_cell_in_each_process(tmp_path: Path) -> None:
-    outcome = sweep(tmp_path, "launcher=joblib", "launcher.engine.jobs=2", "seed=0,1")
+def test_a_run_may_have_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter([subprocess.run])  # a Python of its own; the other is forked
+    monkeypatch.setattr(subprocess, "run", lambda *args, **settings: next(first, forked.run)(*args, **settings))
+    outcome = sweep(tmp_path, "launcher=processes", "launcher.executor.jobs=2", "seed=0,1")
     assert outcome.status == 0, outcome.err
-    assert "2 jobs of 1 cell" in outcome.out
+    assert "2 jobs of 1 run" in outcome.out
     assert len(summaries(tmp_path / "runs" / "sweep")) == 2
 
 
@@ -218,7 +238,7 @@ def test_what_nobody_foresaw_is_said_of_all_cells_of_the_job(tmp_path: Path, mon
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr("lagvae.stacking.train_stack", broken)
+    monkeypatch.setattr("lagvae.sweeps.ensemble_training.train_ensemble", broken)
     outcome = sweep(tmp_path, "seed=0,1")
     assert outcome.status == 1
     assert outcome.err.count("RuntimeError: the device is gone") == 2
@@ -239,29 +259,29 @@ def test_cells_are_measured_in_several_processes(done: Path, tmp_path: Path) -> 
     root = tmp_path / "copy"
     shutil.copytree(done / "runs", root / "runs")
     shutil.copytree(done / "calibrations", root / "calibrations")
-    cells = []
+    runs = []
     for config in sorted(root.rglob("lagvae*/config.yaml")):
         config.write_text(config.read_text().replace(str(done), str(root)))
-        cells.append(Cell(settings_of(OmegaConf.to_container(OmegaConf.load(config)))))  # type: ignore[arg-type]
+        runs.append(SweepRun(to_config(OmegaConf.to_container(OmegaConf.load(config)))))  # type: ignore[arg-type]
     whole = summaries(root / "runs")
-    for cell in cells:
-        cell.run.summary.unlink()
-    assert len(cells) > FEW
-    assert dict(measure(cells, 2)) == dict.fromkeys([cell.name for cell in cells])
+    for run in runs:
+        run.folder.summary.unlink()
+    assert len(runs) > MAX_EVALUATED_HERE
+    assert dict(evaluate_all(runs, 2)) == dict.fromkeys([run.name for run in runs])
     assert summaries(root / "runs") == whole
 
 
 def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     (tmp_path / "job").mkdir()
-    error = run_apart(tmp_path / "job", {})
+    error = run_in_subprocess(tmp_path / "job", {})
     assert isinstance(error, LagvaeError)
-    assert "ended without a word" in str(error)
+    assert "ended without a result" in str(error)
 
 
 def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
     quick = [*QUICK, "epsilon.source=calibrated"]
-    named = "cell='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
+    named = "overrides='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
     outcome = program(tmp_path, *quick, "sweep=pareto", named)
     assert outcome.status == 0, outcome.err
     run = tmp_path / "runs" / "pareto" / "infovae-q1-seed0"
@@ -273,76 +293,10 @@ def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path
     assert "sweep=pareto is many runs: add -m." in without.err
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
-    """A sweep in a process of its own; what it says goes to a file."""
-    root.mkdir(exist_ok=True)
-    with (root / "said").open("w") as said:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "src" / "train.py"), "-m", *QUICK, *SMALL, *words],
-            env=os.environ | {"LAGVAE_ROOT": str(root)},
-            stdout=said,
-            stderr=said,
-            # what runs tests in the background ignores Ctrl-C, and hands that on
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-
-
-def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    """Kill −9 while it trains, and again while it measures; the same summaries as an undisturbed sweep, to the bit."""
-    words = ("alpha=maximize,minimize", "constraints.neg_elbo.gamma=0.5,2.0", "training.steps=400", "training.interval=100")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert sweep(whole, *words).status == 0
-    killed = start(cut, *words)
-    until(lambda: any(cut.rglob("stack.ckpt")), killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not any((cut / "runs" / "sweep").rglob("summary.json"))
-    killed = start(cut, *words)
-    until(lambda: any((cut / "runs" / "sweep").rglob("summary.json")), killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    again = start(cut, *words)
-    assert again.wait() == 0, (cut / "said").read_text()
-    assert summaries(cut / "runs" / "sweep") == summaries(whole / "runs" / "sweep")
-
-
-def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
-    words = ("seed=0,1", "training.steps=400", "training.interval=100")
-    process = start(tmp_path, *words)
-    until(lambda: any(tmp_path.rglob("stack.ckpt")), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    shutil.rmtree(tmp_path / "runs" / "sweep")
-    outcome = sweep(tmp_path, *words)
-    assert outcome.status == 0, outcome.err
-    for seed in (0, 1):
-        rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
-        assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
-
-
-def until(happened: object, process: subprocess.Popen[bytes], patience: float = 120.0) -> None:
-    """Wait for something while a process runs."""
-    end = time.monotonic() + patience
-    while not happened():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not happen"
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.02)
-
-
-def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> None:
-    words = ("seed=0,1", "training.steps=5000", "training.interval=100")
-    process = start(tmp_path, *words)
-    until(lambda: any(tmp_path.rglob("stack.ckpt")), process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    said = (tmp_path / "said").read_text()
-    assert re.search(r"Stopped; 0 of 2 cells are finished\. Type the same command again to go on\.", " ".join(said.split()))
-
-
 def test_a_damaged_summary_is_made_again(done: Path, tmp_path: Path) -> None:
-    cell = Cell(settings_of(OmegaConf.to_container(OmegaConf.load(next((done / "runs" / "sweep").rglob("config.yaml"))))))  # type: ignore[arg-type]
-    assert cell.finished
-    whole = cell.run.summary.read_text()
-    cell.run.summary.write_text(whole[:100])
-    assert not cell.finished
-    cell.run.summary.write_text(whole)
+    run = SweepRun(to_config(OmegaConf.to_container(OmegaConf.load(next((done / "runs" / "sweep").rglob("config.yaml"))))))  # type: ignore[arg-type]
+    assert run.finished
+    whole = run.folder.summary.read_text()
+    run.folder.summary.write_text(whole[:100])
+    assert not run.finished
+    run.folder.summary.write_text(whole)

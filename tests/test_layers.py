@@ -1,4 +1,4 @@
-"""Who may know whom: imports point down, and only some rooms know some of the tools."""
+"""Who may know whom: imports point down, and only some packages know some of the tools."""
 
 from __future__ import annotations
 
@@ -15,59 +15,73 @@ import lagvae
 PACKAGE = Path(lagvae.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    # from a command line to objects and back: what is composed, run and reported
-    # of one run, and of many: cells of a sweep, jobs that train some of them, engines that run jobs somewhere
-    (
-        *("build", "calibrating", "cli", "comparison", "experiment", "feasibility", "loggers", "report", "schema"),
-        *("session", "summary"),
-        *("explanation", "members", "table1"),
-        *("cells", "engines", "launch", "stacking", "sweep", "work"),
-    ),
-    # a model in training on its data, on tables, or a stack of them; figures draw a trained model, and many runs compared
-    ("callbacks", "data", "figures", "module", "stack", "tables"),
-    # what is said of a model and of a run
-    ("calibration", "diagnosis", "metrics", "pareto"),
-    ("lagrangian",),
-    ("estimators",),
-    ("divergences", "information"),
-    ("laws",),
-    # what stands by itself; `runs` is the layout of a run folder and knows nothing of what is in it
-    ("algebra", "dual", "noise", "oracles", "runs"),
+    # worlds with a known answer: for tests, benchmarks and data=linear_gaussian, so they may know all that they check
+    ("oracles",),
+    # what a user types: Hydra, command lines, error messages
+    ("cli",),
+    # many runs compared, and objectives in words
+    ("explain", "pareto"),
+    # many runs: what to do, where, together or one by one
+    ("sweeps",),
+    # one run: from a config to objects, through its life, to a report
+    ("experiment",),
+    # the folder that a run leaves
+    ("runs",),
+    # what is measured of a model, and when
+    ("callbacks",),
+    ("metrics",),
+    # a model in training on its data, or K of them as one
+    ("ensemble",),
+    ("model",),
+    ("data",),
+    # the constrained problem, and an optimizer of its multipliers
+    ("lagrangian", "nupi"),
+    # a number and its gradient from samples
+    ("divergences",),
+    # pure mathematics: bounds on tensors, objectives as exact vectors
+    ("algebra", "information"),
+    # p(z), p(x|z), q(z|x) as modules that return torch distributions
+    ("distributions",),
+    ("networks",),
+    # what stands by itself
+    ("io", "noise", "terminal"),
     ("errors",),
 )
-"""Rooms of the package from top to bottom. A room may import its own layer and those below."""
+"""The packages and modules directly under lagvae, from top to bottom. Each may import the layers below its own."""
 
-ABOVE = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
+LEVEL = {package: level for level, layer in enumerate(LAYERS) for package in layer}
 
-EXPERIMENTS, TRAINING = LAYERS[0], LAYERS[1]
+CONFIG_PACKAGES = ("cli", "experiment", "explain", "sweeps")
+"""The packages that may see a config."""
 
 TOOLS: dict[str, frozenset[str]] = {
-    "hydra": frozenset(EXPERIMENTS),
-    "omegaconf": frozenset({*EXPERIMENTS, "pareto"}),
-    "pytorch_lightning": frozenset({*EXPERIMENTS, "callbacks", "data", "module", "runs", "stack", "tables"}),
-    "wandb": frozenset({"loggers"}),
-    "matplotlib": frozenset({"figures"}),
-    "rich": frozenset({*EXPERIMENTS, "callbacks", "data"}),
+    "hydra": frozenset(CONFIG_PACKAGES),
+    "omegaconf": frozenset({*CONFIG_PACKAGES, "pareto"}),
+    "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
+    "wandb": frozenset({"runs"}),
+    "matplotlib": frozenset({"experiment", "pareto"}),
+    "rich": frozenset({"callbacks", "data", "experiment", "explain", "pareto", "sweeps", "terminal"}),
     "torchmetrics": frozenset({"metrics"}),
     "scipy": frozenset({"metrics", "oracles"}),
     "cvxpy": frozenset({"oracles"}),
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
-    "PIL": frozenset({"data", "loggers"}),
-    "numpy": frozenset({"data", "loggers", "metrics", "oracles"}),
-    "psutil": frozenset({"stacking"}),
+    "PIL": frozenset({"data", "runs"}),
+    "numpy": frozenset({"data", "metrics", "oracles", "runs"}),
+    "psutil": frozenset({"sweeps"}),
+    "filelock": frozenset({"sweeps"}),
 }
-"""Third-party tool → the rooms that know it; torch is known to all."""
+"""Third-party tool → the packages that know it; torch is known to all."""
 
 
 def files() -> dict[str, list[Path]]:
-    """Room → its files. A room is a module or a package directly under lagvae."""
-    rooms: dict[str, list[Path]] = {}
+    """Package, or module directly under lagvae → its files."""
+    packages: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         if path != PACKAGE / "__init__.py":
-            rooms.setdefault(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), []).append(path)
-    return rooms
+            packages.setdefault(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), []).append(path)
+    return packages
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -77,13 +91,24 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} imports by a relative name; imports here are absolute"
-            # `from lagvae import report` names a room, `from lagvae import __version__` does not.
+            # `from lagvae import io` names a package, `from lagvae import __version__` does not.
             yield from (f"{node.module}.{alias.name}" if node.module == "lagvae" else str(node.module) for alias in node.names)
 
 
-def rooms_known_to(room: str) -> set[str]:
-    found = {name.split(".")[1] for path in files()[room] for name in imports(path) if name.startswith("lagvae.")}
-    return (found & files().keys()) - {room}
+def packages_known_to(package: str) -> set[str]:
+    found = {name.split(".")[1] for path in files()[package] for name in imports(path) if name.startswith("lagvae.")}
+    return (found & files().keys()) - {package}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("lagvae", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules_known_to(path: Path) -> Iterator[str]:
+    """The modules that a file imports when it is imported, not those that a function imports when it is called."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lagvae."):
+            yield str(node.module)
 
 
 def tools_known_to(paths: list[Path]) -> set[str]:
@@ -91,27 +116,27 @@ def tools_known_to(paths: list[Path]) -> set[str]:
     return {name.split(".")[0] for path in paths for name in imports(path)} - own
 
 
-def test_every_room_has_a_place() -> None:
-    assert files().keys() == ABOVE.keys(), "a new module goes into LAYERS, below all that import it"
-    assert sum(map(len, LAYERS)) == len(ABOVE), "a room stands in LAYERS twice"
+def test_every_package_has_a_place() -> None:
+    assert files().keys() == LEVEL.keys(), "a new package goes into LAYERS, below all that import it"
+    assert sum(map(len, LAYERS)) == len(LEVEL), "a package stands in LAYERS twice"
 
 
-@pytest.mark.parametrize("room", sorted(ABOVE))
-def test_imports_point_down(room: str) -> None:
-    up = {other for other in rooms_known_to(room) if ABOVE[other] < ABOVE[room]}
-    assert not up, f"{room} imports {', '.join(sorted(up))} from above it"
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_imports_point_down(package: str) -> None:
+    up = {other for other in packages_known_to(package) if LEVEL[other] <= LEVEL[package]}
+    assert not up, f"{package} imports {', '.join(sorted(up))}, which is not below it"
 
 
-def test_rooms_of_one_layer_do_not_go_in_circles() -> None:
+def test_modules_do_not_import_each_other_in_circles() -> None:
     # Raises CycleError, which names the circle.
-    TopologicalSorter({room: rooms_known_to(room) for room in files()}).prepare()
+    TopologicalSorter({module_of(path): set(modules_known_to(path)) for paths in files().values() for path in paths}).prepare()
 
 
-@pytest.mark.parametrize("room", sorted(ABOVE))
-def test_tools_are_known_where_they_belong(room: str) -> None:
-    for tool in tools_known_to(files()[room]):
-        assert tool in TOOLS, f"{room} imports {tool}: say in TOOLS who may"
-        assert room in TOOLS[tool], f"{room} imports {tool}, which is for {', '.join(sorted(TOOLS[tool]))}"
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_tools_are_known_where_they_belong(package: str) -> None:
+    for tool in tools_known_to(files()[package]):
+        assert tool in TOOLS, f"{package} imports {tool}: say in TOOLS who may"
+        assert package in TOOLS[tool], f"{package} imports {tool}, which is for {', '.join(sorted(TOOLS[tool]))}"
 
 
 def test_the_entry_points_are_thin() -> None:
@@ -119,9 +144,26 @@ def test_the_entry_points_are_thin() -> None:
     assert {path.stem for path in entries} >= {"train", "calibrate", "evaluate", "pareto"}
     for path in entries:
         known = {name.split(".")[1] for name in imports(path) if name.startswith("lagvae.")}
-        assert known <= set(EXPERIMENTS), f"{path.name} imports {', '.join(sorted(known))}"
+        assert known <= {*CONFIG_PACKAGES}, f"{path.name} imports {', '.join(sorted(known))}"
         assert tools_known_to([path]) <= {"hydra", "omegaconf"}
 
 
-def test_there_is_no_room_for_leftovers() -> None:
+def defined_names(path: Path) -> Iterator[str]:
+    """The public classes and functions that a module defines."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name
+
+
+def test_a_public_name_is_defined_in_one_place() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in defined_names(path):
+            places.setdefault(name, []).append(module_of(path))
+    assert places, "the package defines something"
+    several = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert not several, "two things of one name: " + "; ".join(f"{n} in {', '.join(m)}" for n, m in several.items())
+
+
+def test_there_is_no_place_for_leftovers() -> None:
     assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in PACKAGE.rglob("*")}

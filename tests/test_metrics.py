@@ -1,4 +1,4 @@
-"""Metrics over batches against the same numbers computed at once, standard errors against numpy."""
+"""Metrics over batches against the same values computed at once, and standard errors against numpy."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae.divergences import RBF, MedianRBF, MixtureRBF
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, draw_noise
+from lagvae.divergences import MMD, RBF, Divergence, MedianRBF, MixtureRBF, NegElbo
 from lagvae.errors import SettingError
-from lagvae.estimators import MMD, Divergence, NegElbo
 from lagvae.information import aggregate_bounds, kde_information
-from lagvae.laws import EmpiricalPrior, JointSamples, Laws, draw_noise
 from lagvae.metrics import (
     ActiveUnits,
-    Divergences,
+    DivergenceValues,
     Information,
     InformationOfModel,
+    LatentMetric,
     MarginalLikelihood,
-    Measure,
-    Reconstruction,
+    ReconstructionError,
     Terms,
     mean_and_stderr,
     permutation_p_value,
     tightest,
 )
-from lagvae.metrics.information import controlled, earlier
+from lagvae.metrics.information import apply_control_variates, count_earlier_draws
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
 
-LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
+LinearJoint = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
 Draw = Callable[..., JointSamples]
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
@@ -46,21 +45,21 @@ def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
 
 
 @pytest.fixture
-def draw(linear_laws: LinearLaws) -> Draw:
-    """Batch number `step` of a world with an encoder; `x` in place of its own data."""
+def draw(linear_joint: LinearJoint) -> Draw:
+    """Draws batch number `step` of a linear-Gaussian model with an encoder; `x` replaces its own data."""
 
     def batch(world: LinearGaussian, a: Tensor, t: Tensor, size: int, step: int, x: Tensor | None = None) -> JointSamples:
         n, d = world.weight.shape
         data = Noise(1, "data")
         if x is None:
             x = world.sample(data.normal("z", step, (size, d)), data.normal("e", step, (size, n)))
-        laws = linear_laws(world, a, t).requires_grad_(False)
-        return JointSamples(laws, x, draw_noise(frozenset({"z_q", "z_p"}), laws, Noise(2), step, x))
+        joint = linear_joint(world, a, t).requires_grad_(False)
+        return JointSamples(joint, x, draw_noise(frozenset({"z_q", "z_p"}), joint, Noise(2), step, x))
 
     return batch
 
 
-def feed(measure: Measure, batches: list[JointSamples]) -> dict[str, float]:
+def feed(measure: LatentMetric, batches: list[JointSamples]) -> dict[str, float]:
     start = 0
     for batch in batches:
         measure.update(batch, torch.arange(start, start + len(batch.x_q)))
@@ -75,14 +74,14 @@ def stderr(values: np.ndarray) -> float:
 # ---- a mean and its standard error
 
 
-def test_of_single_draws_it_is_the_standard_error_of_the_mean(generator: torch.Generator) -> None:
+def test_for_single_draws_it_is_the_standard_error_of_the_mean(generator: torch.Generator) -> None:
     values = torch.randn(40, generator=generator)
     mean, error = mean_and_stderr(values, torch.randperm(40, generator=generator) + 7)
     assert float(mean) == pytest.approx(values.double().numpy().mean())
     assert float(error) == pytest.approx(stderr(values.double().numpy()))
 
 
-def test_an_image_drawn_again_is_not_a_new_observation(generator: torch.Generator) -> None:
+def test_another_draw_of_an_image_is_not_a_new_observation(generator: torch.Generator) -> None:
     images = torch.randn(30, generator=generator)
     index = torch.arange(30).repeat(5)
     values = images.repeat(5) + 0.1 * torch.randn(150, generator=generator)
@@ -90,13 +89,13 @@ def test_an_image_drawn_again_is_not_a_new_observation(generator: torch.Generato
     by_image = values.double().numpy().reshape(5, 30).mean(0)
     assert float(mean) == pytest.approx(by_image.mean())
     assert float(error) == pytest.approx(stderr(by_image))
-    # Five copies of the same numbers say nothing more than one.
+    # Five copies of the same numbers contain no more information than one.
     assert float(mean_and_stderr(images.repeat(5), index)[1]) == pytest.approx(stderr(images.double().numpy()))
 
 
 def test_the_standard_error_covers_the_truth(generator: torch.Generator) -> None:
-    # 40 images, ten draws of each, image effect 1 and noise 0.5 around 0: the mean is off by more than two standard errors in
-    # 5.2% of 400 repetitions (Student's t with 39 degrees of freedom), give or take 4 √(0.052 · 0.948 / 400) = 4.4%.
+    # 40 images, ten draws of each, image effect 1 and noise 0.5 around 0. The error of the mean exceeds two standard errors in
+    # 5.2% of repetitions (Student's t with 39 degrees of freedom); over 400 repetitions ± 4 √(0.052 · 0.948 / 400) = 4.4%.
     off = 0
     for _ in range(400):
         images = torch.randn(40, generator=generator).repeat(10)
@@ -121,7 +120,7 @@ def test_terms_over_batches_of_any_size(draw: Draw) -> None:
     distortion = torch.cat([b.distortion for b in batches]).double().numpy()
     for name, values in (("rate", rate), ("distortion", distortion), ("neg_elbo", rate + distortion)):
         assert result[name] == pytest.approx(values.mean(), rel=1e-6)
-        # The error of a sum is not the sum of errors: rate and distortion of a sample go together.
+        # The error of a sum is not the sum of errors: the rate and distortion of a sample are correlated.
         assert result[f"{name}_stderr"] == pytest.approx(stderr(values), rel=1e-5)
 
 
@@ -151,7 +150,7 @@ def test_terms_of_several_passes_count_images_once(draw: Draw) -> None:
 def test_divergences_of_equal_batches(draw: Draw) -> None:
     divergences: dict[str, Divergence] = {"mmd": MMD(RBF()), "neg_elbo": NegElbo()}
     batches = [draw(*some_world(), 20, step) for step in range(8)]
-    result = feed(Divergences(divergences), batches)
+    result = feed(DivergenceValues(divergences), batches)
     for name, divergence in divergences.items():
         values = torch.stack([divergence(b) for b in batches]).double().numpy()
         assert result[name] == pytest.approx(values.mean())
@@ -161,8 +160,8 @@ def test_divergences_of_equal_batches(draw: Draw) -> None:
 def test_divergences_of_unequal_batches_are_weighted_by_size(draw: Draw) -> None:
     sizes = (30, 30, 30, 10)
     batches = [draw(*some_world(), size, step) for step, size in enumerate(sizes)]
-    result = feed(Divergences({"neg_elbo": NegElbo()}), batches)
-    # The mean over samples, however they were cut into batches.
+    result = feed(DivergenceValues({"neg_elbo": NegElbo()}), batches)
+    # The mean over samples does not depend on how they were divided into batches.
     samples = torch.cat([b.rate + b.distortion for b in batches]).double()
     assert result["neg_elbo"] == pytest.approx(float(samples.mean()), rel=1e-6)
     values, weights = np.array([float(NegElbo()(b)) for b in batches]), np.array(sizes) / 100
@@ -171,23 +170,23 @@ def test_divergences_of_unequal_batches_are_weighted_by_size(draw: Draw) -> None
 
 
 def test_the_error_of_a_divergence_is_right(draw: Draw) -> None:
-    # −ELBO has a standard error by samples too: that over 100 batches must agree with it, within the 4/√(2 · 99) = 0.28
-    # that an estimate of a standard deviation from 100 numbers may be off.
+    # −ELBO also has a standard error over samples. That over 100 batches must agree with it within 4/√(2 · 99) = 0.28, four
+    # relative standard errors of a standard deviation that is estimated from 100 numbers.
     batches = [draw(*some_world(), 20, step) for step in range(100)]
-    by_batch, by_sample = feed(Divergences({"d": NegElbo()}), batches), feed(Terms(), batches)
+    by_batch, by_sample = feed(DivergenceValues({"d": NegElbo()}), batches), feed(Terms(), batches)
     assert by_batch["d"] == pytest.approx(by_sample["neg_elbo"], rel=1e-6)
     assert by_batch["d_stderr"] == pytest.approx(by_sample["neg_elbo_stderr"], rel=0.28)
 
 
 def test_a_batch_of_one_is_left_out_and_one_batch_has_no_error(draw: Draw) -> None:
     batches = [draw(*some_world(), 20, 0), draw(*some_world(), 1, 1)]
-    result = feed(Divergences({"mmd": MMD(RBF())}), batches)
+    result = feed(DivergenceValues({"mmd": MMD(RBF())}), batches)
     assert result["mmd"] == pytest.approx(float(MMD(RBF())(batches[0])))
     assert isnan(result["mmd_stderr"])
 
 
-def test_no_divergences_no_numbers(draw: Draw) -> None:
-    assert feed(Divergences({}), [draw(*some_world(), 5, 0)]) == {}
+def test_without_divergences_there_are_no_values(draw: Draw) -> None:
+    assert feed(DivergenceValues({}), [draw(*some_world(), 5, 0)]) == {}
 
 
 # ---- information
@@ -230,8 +229,8 @@ def test_the_interval_holds_the_truth_and_the_density_tightens_it(draw: Draw) ->
     result = feed(Information(samples=3000, components=1), batches)
     assert result["i_q_lower"] <= true + 4 * result["i_q_lower_stderr"]
     assert result["i_q_upper"] >= true - 4 * result["i_q_upper_stderr"]
-    # q(z) is a Gaussian, which one component can be: its five parameters, fitted on 1,500 samples, cost 5/(2 · 1500)
-    # nats on average; ten times that is allowed. 1e-4 more for the ridge of the fit, on variances near 1.
+    # q(z) is a Gaussian, which one component can represent. Its five parameters, fitted on 1,500 samples, cost 5/(2 · 1500)
+    # nats on average; ten times that is allowed, and 1e-4 for the ridge of the fit, on variances near 1.
     z, loc, scale = all_of(batches)
     q_z = torch.distributions.MultivariateNormal(torch.zeros(2).double(), world.cov_q_z(a, t))
     exact = (torch.distributions.Normal(loc, scale).log_prob(z).sum(-1) - q_z.log_prob(z)).mean()
@@ -239,32 +238,32 @@ def test_the_interval_holds_the_truth_and_the_density_tightens_it(draw: Draw) ->
     assert result["i_q_upper"] == min(result[f"i_q_upper_{name}"] for name in ("rate", "leave_one_out", "density"))
 
 
-def test_the_density_is_judged_on_samples_it_has_not_seen(draw: Draw) -> None:
-    # One component is a Gaussian with the mean and covariance of the other half (and a ridge of 1e-4).
+def test_the_density_is_evaluated_on_samples_it_was_not_fitted_to(draw: Draw) -> None:
+    # A single component is a Gaussian with the mean and covariance of the other half (and a ridge of 1e-4).
     batches = [draw(*some_world(), 21, 0)]
     z, loc, scale = (v.numpy() for v in all_of(batches))
     total = stats.norm(loc, scale).logpdf(z).sum(-1)
-    for fit, judge in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+    for fit, evaluated in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         cov = np.cov(z[fit].T, ddof=0) + 1e-4 * np.eye(2)
-        total[judge] -= stats.multivariate_normal(z[fit].mean(0), cov).logpdf(z[judge])
+        total[evaluated] -= stats.multivariate_normal(z[fit].mean(0), cov).logpdf(z[evaluated])
     assert feed(Information(components=1), batches)["i_q_upper_density"] == pytest.approx(total.mean(), rel=1e-5)
 
 
-def test_no_more_samples_than_were_asked_for(draw: Draw) -> None:
+def test_no_more_samples_are_used_than_requested(draw: Draw) -> None:
     batches = [draw(*some_world(), 20, step) for step in range(5)]
     few, some = Information(samples=50), Information(samples=50)
     result = feed(few, batches)
     z, loc, scale = (v[:50] for v in all_of(batches))
     assert result["i_q_lower"] == pytest.approx(float(aggregate_bounds(z, loc, scale)[0].mean()))
     assert result["i_q_lower_limit"] == pytest.approx(log(50))
-    # After a reset it starts over.
+    # After a reset the metric starts again.
     some.update(batches[4], torch.arange(20))
     some.reset()
     assert feed(some, batches) == result
 
 
 def test_the_kernel_estimate_is_marked_where_it_breaks_a_bound(draw: Draw) -> None:
-    # 64 latent coordinates with 0.25 nat each, where it reads many nats too much, and the two of a world where it does not.
+    # With 64 latent coordinates of 0.25 nat each the estimate is many nats too large; with two coordinates it is valid.
     d, rho2 = 64, 1 - float(np.exp(-0.5))
     deep = LinearGaussian(torch.eye(d).double(), 0.1)
     a = (rho2 / 1.01) ** 0.5 * torch.eye(d).double()
@@ -279,59 +278,61 @@ def test_the_kernel_estimate_is_marked_where_it_breaks_a_bound(draw: Draw) -> No
 def test_information_needs_four_samples() -> None:
     with pytest.raises(SettingError, match="samples=3"):
         Information(samples=3)
-    for settings, told in (({"components": -1}, "components=-1"), ({"pairs": 0}, "pairs=0")):
-        with pytest.raises(SettingError, match=told):
+    for settings, message in (({"components": -1}, "components=-1"), ({"pairs": 0}, "pairs=0")):
+        with pytest.raises(SettingError, match=message):
             Information(**settings)
 
 
 class Observed:
-    """Images m whose x = m + draw · u is new every time, where draw > 0; only what `Information` asks for is known."""
+    """Images m that are observed as x = m + draw · u, with new noise every time; it has only what `Information` needs."""
 
     def __init__(self, images: Tensor, draw: float) -> None:
-        self.images, self.draw, self.redrawn = images, draw, draw > 0
+        self.images, self.draw, self.is_stochastic = images, draw, draw > 0
 
     def size(self, split: str) -> int:
         return len(self.images)
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
         x = self.images[index].expand(times, -1, -1)
         return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))
 
 
-def images_of(laws: Laws, data: Observed, split: str, passes: int, **settings: object) -> tuple[Information, dict[str, float]]:
-    """A metric that has seen a split some times, and what it says."""
+def images_of(
+    joint: JointModel, data: Observed, split: str, passes: int, **settings: object
+) -> tuple[Information, dict[str, float]]:
+    """A metric after several passes over a split, and its values."""
     measure = Information(**settings)  # type: ignore[arg-type]
-    assert measure.defined(laws, data, split)  # type: ignore[arg-type]
+    assert measure.is_applicable(joint, data, split)  # type: ignore[arg-type]
     index = torch.arange(len(data.images))
     for step in range(passes):
-        x = data.again(split, index, 1, 10_000 + step)[0]
-        measure.update(JointSamples(laws, x, draw_noise(frozenset({"z_q"}), laws, Noise(2), step, x)), index)
+        x = data.reobserve(split, index, 1, 10_000 + step)[0]
+        measure.update(JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(2), step, x)), index)
     return measure, {name: float(value) for name, value in measure.compute().items()}
 
 
 def two_step_world(
-    linear_laws: LinearLaws, n: int, draw: float, t: float, generator: torch.Generator
-) -> tuple[Laws, Observed, float]:
-    """N images in four dimensions that q(z|x) = N(x, t² I) takes as they are, and I(x;z) under the law of just these images."""
+    linear_joint: LinearJoint, n: int, draw: float, t: float, generator: torch.Generator
+) -> tuple[JointModel, Observed, float]:
+    """N images in four dimensions with q(z|x) = N(x, t² I), and I(x;z) under the uniform distribution over these images."""
     d = 4
     images = 2 * torch.randn(n, d, generator=generator)
-    laws = linear_laws(LinearGaussian(torch.eye(d).double(), 0.1), torch.eye(d).double(), torch.full((d,), t).double())
+    joint = linear_joint(LinearGaussian(torch.eye(d).double(), 0.1), torch.eye(d).double(), torch.full((d,), t).double())
     s = (draw**2 + t**2) ** 0.5
     m = torch.randint(n, (20_000,), generator=generator)
     z = images[m] + s * torch.randn(20_000, d, generator=generator)
     apart = -torch.cdist(z.double(), images.double()).square() / (2 * s * s)
     between = apart.gather(1, m[:, None])[:, 0] - apart.logsumexp(-1) + log(n)
-    return laws.requires_grad_(False), Observed(images, draw), float(between.mean()) + d / 2 * log(1 + (draw / t) ** 2)
+    return joint.requires_grad_(False), Observed(images, draw), float(between.mean()) + d / 2 * log(1 + (draw / t) ** 2)
 
 
-def test_further_draws_of_the_images_lift_the_limit(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.2, generator)
-    seen, few = images_of(laws, data, "train", 2)
+def test_further_draws_of_the_images_lift_the_limit(linear_joint: LinearJoint, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.5, 0.2, generator)
+    seen, few = images_of(joint, data, "train", 2)
     z, loc, scale, _ = seen._all()
-    # Of 120 draws, two of each image, 119 are left of which one is of the own image, not two: at most 120/119 of q(z).
+    # Of 120 draws, two of each image, 119 remain without the sample's own: their density is at most 120/119 of q(z).
     without = float(aggregate_bounds(z, loc, scale)[1].mean()) + log(120 / 119)
     assert few["i_q_upper_leave_one_out"] == pytest.approx(without, abs=1e-9)
-    many = images_of(laws, data, "train", 2, samples=6000, images=True, components=2)[1]
+    many = images_of(joint, data, "train", 2, samples=6000, images=True, components=2)[1]
     assert few["i_q_lower_limit"] == pytest.approx(log(120))
     assert many["i_q_lower_limit"] == pytest.approx(log(6000))
     assert many["i_q_lower_inclusive"] > few["i_q_lower_inclusive"] + 0.3
@@ -342,25 +343,25 @@ def test_further_draws_of_the_images_lift_the_limit(linear_laws: LinearLaws, gen
     assert many["i_q_upper"] - many["i_q_lower"] < (few["i_q_upper"] - few["i_q_lower"]) / 4
 
 
-def test_where_log_k_is_the_limit_the_bound_is_made_in_two_steps(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.5, 0.005, generator)
-    found = images_of(laws, data, "train", 2, samples=6000, images=True)[1]
+def test_where_log_k_is_the_limit_the_nested_bound_is_used(linear_joint: LinearJoint, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.5, 0.005, generator)
+    found = images_of(joint, data, "train", 2, samples=6000, images=True)[1]
     assert tightest(found) == {"i_q_lower_by": "nested", "i_q_upper_by": "images"}
     assert found["i_q_lower_inclusive"] <= log(6000) < found["i_q_lower"] - 2
     assert found["i_q_lower"] <= found["i_q_lower_limit"] == pytest.approx(log(60) + log(3750))
     assert found["i_q_lower"] <= true + 4 * found["i_q_lower_stderr"]
-    # Images lie apart and each has ten thousandfold as many draws as the covariance has numbers: r(z) is near q(z).
+    # The images are far apart, and the number of draws far exceeds that of the entries of the covariance: r(z) is near q(z).
     assert true - 4 * found["i_q_upper_stderr"] <= found["i_q_upper"] <= true + 0.2
 
 
-def test_held_out_images_are_draws_of_a_population(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    # m ∼ N(0, 4 I): q(z) = N(0, (4 + draw² + t²) I) over the population, with I = d/2 log((4 + draw² + t²) / t²); of the
-    # 60 images alone I is less. A bound that is judged with the own image would be one on the latter.
+def test_held_out_images_are_draws_of_a_population(linear_joint: LinearJoint, generator: torch.Generator) -> None:
+    # m ∼ N(0, 4 I): over the population q(z) = N(0, (4 + draw² + t²) I) and I = d/2 log((4 + draw² + t²) / t²). Over the 60
+    # images alone I is smaller, and a bound evaluated with the sample's own image would be a bound on that smaller value.
     draw, t, d, repeats = 0.3, 0.25, 4, 10
     ends = []
     for _ in range(repeats):
-        laws, data, of_images = two_step_world(linear_laws, 60, draw, t, generator)
-        held, train = (images_of(laws, data, s, 2, samples=1500, images=True, components=2)[1] for s in ("test", "train"))
+        joint, data, of_images = two_step_world(linear_joint, 60, draw, t, generator)
+        held, train = (images_of(joint, data, s, 2, samples=1500, images=True, components=2)[1] for s in ("test", "train"))
         ends.append([held["i_q_lower"], held["i_q_upper"], train["i_q_upper"] - of_images, of_images])
     mean, error = torch.tensor(ends).mean(0), 4 * torch.tensor(ends).std(0) / repeats**0.5
     population = d / 2 * log((4 + draw**2 + t**2) / t**2)
@@ -370,75 +371,75 @@ def test_held_out_images_are_draws_of_a_population(linear_laws: LinearLaws, gene
     assert mean[3] < population - 0.5
 
 
-def test_x_that_never_changes_is_taken_once_and_known_whole(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, true = two_step_world(linear_laws, 60, 0.0, 0.8, generator)
-    found = images_of(laws, data, "train", 5, images=True)[1]
+def test_x_without_noise_is_used_once_and_gives_the_exact_value(linear_joint: LinearJoint, generator: torch.Generator) -> None:
+    joint, data, true = two_step_world(linear_joint, 60, 0.0, 0.8, generator)
+    found = images_of(joint, data, "train", 5, images=True)[1]
     assert found["i_q_lower_limit"] == pytest.approx(log(60))
     assert found["i_q_lower"] == found["i_q_upper"] == found["i_q_upper_whole"]
     assert tightest(found)["i_q_upper_by"] == "whole"
     assert found["i_q"] == pytest.approx(true, abs=4 * found["i_q_stderr"])
-    held = images_of(laws, data, "test", 5, images=True)[1]
+    held = images_of(joint, data, "test", 5, images=True)[1]
     assert "i_q_upper_whole" not in held
-    assert held == {**held, **images_of(laws, data, "test", 1)[1]}
+    assert held == {**held, **images_of(joint, data, "test", 1)[1]}
 
 
-def test_few_judged_samples_say_the_same_as_all(linear_laws: LinearLaws, generator: torch.Generator) -> None:
-    laws, data, _ = two_step_world(linear_laws, 500, 0.3, 0.5, generator)
-    all_of_them = images_of(laws, data, "train", 10)[1]
-    some = images_of(laws, data, "train", 10, pairs=5000 * 400)[1]
+def test_few_evaluated_samples_agree_with_all(linear_joint: LinearJoint, generator: torch.Generator) -> None:
+    joint, data, _ = two_step_world(linear_joint, 500, 0.3, 0.5, generator)
+    all_of_them = images_of(joint, data, "train", 10)[1]
+    some = images_of(joint, data, "train", 10, pairs=5000 * 400)[1]
     for name in ("i_q_lower", "i_q_upper"):
         error = (all_of_them[f"{name}_stderr"] ** 2 + some[f"{name}_stderr"] ** 2) ** 0.5
         assert 0 < abs(some[name] - all_of_them[name]) <= 4 * error
 
 
-def test_control_variates_leave_the_mean_and_take_the_spread(generator: torch.Generator, mean_is: MeanIs) -> None:
+def test_control_variates_keep_the_mean_and_reduce_the_variance(generator: torch.Generator, mean_is: MeanIs) -> None:
     u, e = torch.randn(3000, 2, generator=generator).double(), torch.randn(3000, generator=generator).double()
     values = 7 + 3 * u[:, 0] - 2 * u[:, 1] + 0.1 * e
-    assert mean_is(controlled(values, u), 7) < 1.1 * 0.1 / 3000**0.5
-    torch.testing.assert_close(controlled(values - 0.1 * e, u), torch.full_like(values, 7))
+    assert mean_is(apply_control_variates(values, u), 7) < 1.1 * 0.1 / 3000**0.5
+    torch.testing.assert_close(apply_control_variates(values - 0.1 * e, u), torch.full_like(values, 7))
 
 
 def test_more_samples_than_there_are_is_refused() -> None:
-    still, anew = Observed(torch.zeros(50, 2), 0.0), Observed(torch.zeros(50, 2), 1.0)
-    for settings, data in (({"samples": 51}, still), ({"samples": 51, "images": True}, still), ({"samples": 51}, anew)):
+    fixed, noisy = Observed(torch.zeros(50, 2), 0.0), Observed(torch.zeros(50, 2), 1.0)
+    for settings, data in (({"samples": 51}, fixed), ({"samples": 51, "images": True}, fixed), ({"samples": 51}, noisy)):
         with pytest.raises(SettingError, match=r"callbacks\.final\.information\.samples=51 is more than the 50 samples"):
             Information(**settings).check(data, "callbacks.final.information")  # type: ignore[arg-type]
-    for settings, data in (({"samples": 50}, still), ({}, still), ({"samples": 51, "images": True}, anew)):
+    for settings, data in (({"samples": 50}, fixed), ({}, fixed), ({"samples": 51, "images": True}, noisy)):
         Information(**settings).check(data, "callbacks.final.information")  # type: ignore[arg-type]
 
 
 def test_the_earlier_draws_of_an_image_are_counted() -> None:
-    assert earlier(torch.tensor([3, 1, 3, 3, 0, 1])).tolist() == [0, 0, 1, 2, 0, 1]
+    assert count_earlier_draws(torch.tensor([3, 1, 3, 3, 0, 1])).tolist() == [0, 0, 1, 2, 0, 1]
 
 
 # ---- importance sampling
 
 
-def test_the_likelihood_is_held_between_its_bounds(draw: Draw) -> None:
+def test_the_likelihood_lies_between_its_bounds(draw: Draw) -> None:
     world, a, t = some_world()
     batches = [draw(world, a, t, 400, step) for step in range(3)]
     few, many = (feed(MarginalLikelihood(draws=draws, samples=1200), batches) for draws in (2, 500))
-    terms, entropy = feed(Terms(), batches), float(world.entropy_x)  # the data are of the law p(x): −E log p(x) = H(x)
-    # The same x in all three; each draws its own z.
+    terms, entropy = feed(Terms(), batches), float(world.entropy_x)  # the data are from p(x): −E log p(x) = H(x)
+    # All three use the same x and draws of z of their own.
     assert many["nll"] < few["nll"] - 4 * 0.02 < terms["neg_elbo"]
     assert many["nll"] == pytest.approx(entropy, abs=4 * many["nll_stderr"])
 
 
 def test_the_posterior_as_proposal_is_exact(draw: Draw) -> None:
-    # Orthogonal columns: the posterior is diagonal, and every weight is p(x).
+    # With orthogonal columns of W the posterior is diagonal, and every weight equals p(x).
     world = LinearGaussian(torch.tensor([[1.0, 0], [0, 2], [1, 0], [0, 0]]).double(), 0.6)
     a, cov = world.posterior()
     batch = draw(world, a, cov.diagonal().sqrt(), 300, 0)
-    law = torch.distributions.MultivariateNormal(torch.zeros(4).double(), world.cov_x)
-    true = -law.log_prob(batch.x_q.double())
+    p_x = torch.distributions.MultivariateNormal(torch.zeros(4).double(), world.cov_x)
+    true = -p_x.log_prob(batch.x_q.double())
     for draws in (1, 7):
         assert feed(MarginalLikelihood(draws=draws), [batch])["nll"] == pytest.approx(float(true.mean()), abs=1e-3)
 
 
-def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_laws: LinearLaws) -> None:
+def test_the_likelihood_uses_evenly_spaced_images_once(draw: Draw, linear_joint: LinearJoint) -> None:
     world, a, t = some_world()
-    laws, measure = linear_laws(world, a, t), MarginalLikelihood(draws=3, samples=10)
-    assert measure.defined(laws, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
+    joint, measure = linear_joint(world, a, t), MarginalLikelihood(draws=3, samples=10)
+    assert measure.is_applicable(joint, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
     for step in range(6):
         measure.update(draw(world, a, t, 20, step), torch.arange(20) + 20 * (step % 2))
     assert torch.cat(measure.index).tolist() == list(range(0, 40, 4))
@@ -446,17 +447,19 @@ def test_the_likelihood_takes_images_once_and_evenly(draw: Draw, linear_laws: Li
         MarginalLikelihood(draws=0)
 
 
-def test_the_information_of_the_model_is_held_between_its_bounds(linear_laws: LinearLaws) -> None:
+def test_the_information_of_the_model_lies_between_its_bounds(linear_joint: LinearJoint) -> None:
     world, a, t = some_world()
-    laws = linear_laws(world, a, t).requires_grad_(False)
+    joint = linear_joint(world, a, t).requires_grad_(False)
     x = torch.zeros(500, 4)
     known = SimpleNamespace(size=lambda split: 500)
     found = {}
     for draws in (0, 3, 300):
         measure = InformationOfModel(draws=draws, samples=1500)
-        assert measure.defined(laws, known, "train")  # type: ignore[arg-type]
-        needs = frozenset({"z_q", "z_p", "x_p"})
-        found[draws] = feed(measure, [JointSamples(laws, x, draw_noise(needs, laws, Noise(3), k, x)) for k in range(3)])
+        assert measure.is_applicable(joint, known, "train")  # type: ignore[arg-type]
+        required_noise = frozenset({"z_q", "z_p", "x_p"})
+        found[draws] = feed(
+            measure, [JointSamples(joint, x, draw_noise(required_noise, joint, Noise(3), k, x)) for k in range(3)]
+        )
     true = float(world.i_p)
     for draws in (3, 300):
         assert found[draws]["i_p_lower"] <= true + 4 * found[draws]["i_p_lower_stderr"]
@@ -472,8 +475,8 @@ def test_the_information_of_the_model_is_held_between_its_bounds(linear_laws: Li
 
 
 @pytest.mark.parametrize("kernel", ["mixture", "median"])
-def test_kernels_see_a_scale_in_64_dimensions(kernel: str, generator: torch.Generator) -> None:
-    """N(0, 0.64 I) from N(0, I) by 250 samples each: the p-value is its least, in 60 of 60 repetitions."""
+def test_kernels_detect_a_different_scale_in_64_dimensions(kernel: str, generator: torch.Generator) -> None:
+    """N(0, 0.64 I) against N(0, I) with 250 samples each: p ≤ 0.05 in 60 of 60 repetitions."""
     k = {"mixture": MixtureRBF(), "median": MedianRBF()}[kernel]
     for repetition in range(60):
         a, b = 0.8 * torch.randn(250, 64, generator=generator), torch.randn(250, 64, generator=generator)
@@ -484,7 +487,7 @@ def test_kernels_see_a_scale_in_64_dimensions(kernel: str, generator: torch.Gene
 
 
 def test_active_units(draw: Draw) -> None:
-    # Posterior means with variances 0.04, 0.009 and 0 around means that the variance must not see.
+    # Posterior means with variances 0.04, 0.009 and 0; a shift of the means must not affect the variance.
     world = LinearGaussian(torch.eye(3).double(), 1e-3)
     a = torch.diag(torch.tensor([0.2, 0.009**0.5, 0.0])).double()
     batches = [draw(world, a, torch.ones(3).double(), 500, step) for step in range(4)]
@@ -502,21 +505,21 @@ def test_active_units(draw: Draw) -> None:
 
 def test_reconstruction_is_the_squared_error_of_the_mean(draw: Draw) -> None:
     batches = [draw(*some_world(), size, step) for step, size in enumerate((40, 25))]
-    error = torch.cat([(b.x_q - b.laws.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
-    found = feed(Reconstruction(), batches)
+    error = torch.cat([(b.x_q - b.joint.decoder(b.z_q).mean).square().mean(1) for b in batches]).double().numpy()
+    found = feed(ReconstructionError(), batches)
     assert found == pytest.approx({"reconstruction": error.mean(), "reconstruction_stderr": stderr(error)})
 
 
-def test_the_cycle_of_a_second_domain_counts_its_rows_once(generator: torch.Generator) -> None:
-    """x = 2 z and E[z|x] = x/2 + (row's own error): every draw of a row is off by the same."""
+def test_the_reconstruction_of_a_second_domain_counts_its_rows_once(generator: torch.Generator) -> None:
+    """x = 2 z and E[z|x] = x/2 + (an error of the row): every draw of a row has the same error."""
     prior = EmpiricalPrior(torch.arange(12.0).reshape(6, 2))
     off = torch.rand(6, 1, generator=generator)
-    measure = Reconstruction()
+    measure = ReconstructionError()
     for _ in range(5):
         row = torch.arange(6)
         z = prior.rows[row]
         samples = SimpleNamespace(
-            laws=SimpleNamespace(prior=prior),
+            joint=SimpleNamespace(prior=prior),
             noise={"z_p": (row + 0.5) / 6},
             x_q=2 * z,
             p_x_given_z_q=SimpleNamespace(mean=2 * z + 3),

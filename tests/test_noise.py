@@ -1,4 +1,4 @@
-"""Noise is a pure function of (seed, purpose, stream, step), and of nothing that happened before."""
+"""Noise is a pure function of (seed, purpose, stream, step), independent of earlier draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lagvae.data.batches import SplitOrder, StepDataset, StepLoader, TrainOrder
 from lagvae.noise import Noise
 
 STREAMS = ("z_q", "z_p", "x_p", "order", "observe")
-"""The streams that a run draws from."""
+"""Streams of a run."""
 
 
 def test_a_draw_does_not_depend_on_what_was_drawn_before() -> None:
@@ -44,7 +44,7 @@ def test_the_global_state_is_neither_read_nor_touched() -> None:
 )
 def test_each_part_of_the_key_matters(other: Noise, stream: str, step: int) -> None:
     a, b = Noise(0, "train").normal("z_q", 0, (1000,)), other.normal(stream, step, (1000,))
-    # Of two independent samples the correlation is N(0, 1/n): 4 / sqrt(1000) = 0.126.
+    # The correlation of two independent samples is N(0, 1/n) for large n.
     assert not torch.equal(a, b)
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 4 / 1000**0.5
 
@@ -53,14 +53,14 @@ def test_steps_of_a_stream_never_share_a_state_and_streams_hardly_ever() -> None
     noise = Noise(0)
     states = [{noise.generator(stream, step).initial_seed() for step in range(5000)} for stream in STREAMS]
     assert all(len(of_stream) == 5000 for of_stream in states)
-    # Streams are like random subsets of 2**32 states: of n = 5,000 each, a pair shares n² / 2**32 = 0.006 on average.
+    # Streams behave like random subsets of 2**32 states: a pair with n = 5,000 each shares n² / 2**32 = 0.006 on average.
     shared = len(STREAMS) * 5000 - len(set().union(*states))
     assert shared <= 2
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_draws_have_the_law_they_are_named_after(seed: int) -> None:
-    # Kolmogorov–Smirnov; below 1e-4 a right generator falls once in 10,000 seeds, and these seeds are fixed.
+def test_draws_have_the_distribution_of_their_name(seed: int) -> None:
+    # The Kolmogorov–Smirnov test of a correct generator falls below 1e-4 for one seed in 10,000, and the seeds are fixed.
     noise = Noise(seed)
     assert stats.kstest(noise.normal("z_q", 3, (100, 200)).flatten().numpy(), "norm").pvalue > 1e-4
     uniform = noise.uniform("x_p", 3, (100, 200)).flatten()
@@ -70,7 +70,7 @@ def test_draws_have_the_law_they_are_named_after(seed: int) -> None:
 
 
 def test_successive_steps_are_independent_draws() -> None:
-    # The first number of each of 5,000 neighbouring states: were neighbouring seeds related, it would show here.
+    # The first numbers of 5,000 consecutive states would be correlated if generators with related seeds were.
     noise = Noise(0)
     first = torch.cat([noise.normal("z_q", step, (1,)) for step in range(5000)])
     assert stats.kstest(first.numpy(), "norm").pvalue > 1e-4
@@ -93,7 +93,7 @@ def test_a_permutation_is_the_same_on_every_rank() -> None:
     assert sorted(orders[0].tolist()) == list(range(31))
 
 
-# ---- the order of training batches, which is made of the same noise
+# ---- the order of training batches, which uses the same noise
 
 
 def test_every_epoch_is_another_permutation() -> None:
@@ -105,7 +105,7 @@ def test_every_epoch_is_another_permutation() -> None:
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
 
 
-def test_what_is_left_of_an_epoch_is_dropped_and_others_are_drawn_next_time() -> None:
+def test_an_incomplete_batch_is_dropped_and_differs_between_epochs() -> None:
     order = TrainOrder(11, 4, Noise(0))
     seen = set()
     for epoch in range(30):
@@ -133,7 +133,7 @@ def test_the_batches_of_all_ranks_are_the_global_batch(world: int) -> None:
         assert torch.equal(torch.cat([rank(step) for rank in ranks]), whole(step))
 
 
-def test_a_loader_resumed_in_mid_epoch_goes_on_with_the_same_batches() -> None:
+def test_a_loader_resumed_within_an_epoch_continues_with_the_same_batches() -> None:
     store, subset = torch.arange(100.0).unsqueeze(1), torch.arange(30, 90)
 
     def batches(first: int) -> list[tuple[list[float], list[int], int]]:
@@ -142,7 +142,7 @@ def test_a_loader_resumed_in_mid_epoch_goes_on_with_the_same_batches() -> None:
 
     whole = batches(0)
     assert batches(13) == whole[13:]
-    # x is what the store holds at the positions of the subset; index counts within the split.
+    # x are the rows of the store at the positions of the subset, while index counts within the split.
     for x, index, _ in whole:
         assert x == [30.0 + i for i in index]
 

@@ -1,4 +1,4 @@
-"""The linear-Gaussian world: first the oracle against scipy and quadrature, then the package's estimates against the oracle."""
+"""The linear-Gaussian model: first the oracle against scipy and quadrature, then the package's estimates against the oracle."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from lagvae.divergences import IMQ, RBF, MixtureRBF, ReferenceRBF, mmd
-from lagvae.errors import SettingError
-from lagvae.estimators import (
+from lagvae.distributions import BernoulliDecoder, GaussianEncoder, JointModel, JointSamples, StandardNormalPrior, draw_noise
+from lagvae.divergences import (
+    IMQ,
     MMD,
+    RBF,
     Distortion,
     Divergence,
+    MixtureRBF,
     NegElbo,
     Rate,
+    ReferenceRBF,
     check_preference,
     i_p_upper,
+    mmd,
     neg_i_p_lower,
 )
+from lagvae.errors import SettingError
 from lagvae.information import gaussian_log_density
-from lagvae.laws import MLP, BernoulliDecoder, GaussianEncoder, JointSamples, Laws, StandardNormalPrior, draw_noise
+from lagvae.networks import MLP
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian, WaterFilling
 from lagvae.oracles.gaussian import gaussian_entropy, gaussian_kl, rbf_mmd
 
-LinearLaws = Callable[[LinearGaussian, Tensor, Tensor], Laws]
+LinearJoint = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
 MeanIs = Callable[[Tensor, float | Tensor], float]
 
 N = 40_000
@@ -42,20 +47,20 @@ def covariance(d: int, generator: torch.Generator) -> Tensor:
 
 
 def some_world() -> tuple[LinearGaussian, Tensor, Tensor]:
-    """A world whose encoder is good but not the posterior, so that no gap is zero."""
+    """A model whose encoder is near the posterior but not equal to it, so that no gap is zero."""
     world = LinearGaussian.random(4, 2, 0.6, seed=3)
     a, cov = world.posterior()
     return world, 0.8 * a + 0.05, 1.3 * cov.diagonal().sqrt()
 
 
-def strange_world() -> tuple[LinearGaussian, Tensor, Tensor]:
-    """The same laws, on data that are not the model's own."""
+def mismatched_world() -> tuple[LinearGaussian, Tensor, Tensor]:
+    """The same model and encoder, on data from another distribution."""
     world, a, t = some_world()
     return LinearGaussian(world.weight, world.noise, covariance(4, torch.Generator().manual_seed(5))), a, t
 
 
 def orthogonal_world(noise: float = 1.0) -> LinearGaussian:
-    """Orthogonal columns of W: the posterior is a diagonal Gaussian, which the encoder can be."""
+    """A model with orthogonal columns of W: its posterior is a diagonal Gaussian, which the encoder can represent."""
     columns = torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
     return LinearGaussian(columns * torch.tensor([1.0, 0.7], dtype=torch.float64), noise)
 
@@ -105,9 +110,9 @@ def test_kl_in_several_dimensions_against_samples(generator: torch.Generator, me
 @pytest.mark.parametrize(("m", "v_q", "v_p", "scale"), [(0.0, 0.64, 1.0, 2.0), (0.7, 0.3, 1.5, 1.0), (0.4, 1.0, 1.0, 5.0)])
 def test_rbf_mmd_against_quadrature(m: float, v_q: float, v_p: float, scale: float) -> None:
     def mean_kernel(mean: float, variance: float) -> float:
-        law = stats.norm(mean, variance**0.5)
+        density = stats.norm(mean, variance**0.5)
         width = 12 * variance**0.5
-        return integrate.quad(lambda u: law.pdf(u) * np.exp(-(u**2) / scale), mean - width, mean + width)[0]
+        return integrate.quad(lambda u: density.pdf(u) * np.exp(-(u**2) / scale), mean - width, mean + width)[0]
 
     expected = mean_kernel(0, 2 * v_q) + mean_kernel(0, 2 * v_p) - 2 * mean_kernel(m, v_q + v_p)
     one = torch.ones(1, dtype=torch.float64)
@@ -132,7 +137,7 @@ def test_rbf_mmd_in_several_dimensions_against_samples(generator: torch.Generato
     assert float(rbf_mmd(mean_q, cov_q, mean_q, cov_q, 4.0)) == pytest.approx(0, abs=1e-14)
 
 
-def test_the_world_by_its_joint_covariances() -> None:
+def test_the_quantities_of_a_model_agree_with_its_joint_covariances() -> None:
     world, a, t = some_world()
     q, p = joint_covariances(world, a, t)
     n = 4
@@ -153,15 +158,15 @@ def test_the_world_by_its_joint_covariances() -> None:
     assert float(world.distortion(a, t)) == pytest.approx(distortion, abs=1e-9)
     assert float(world.rate(a, t)) == pytest.approx(rate, abs=1e-9)
     assert float(world.kl_q_z(a, t)) == pytest.approx(cross(q[n:, n:], np.eye(2)) - h_z_q, abs=1e-9)
-    # The two gaps of the field.
+    # The gaps between information and its two bounds.
     assert float(world.rate(a, t) - world.i_q(a, t)) == pytest.approx(float(world.kl_q_z(a, t)), abs=1e-9)
     assert float(world.neg_elbo(a, t)) - h_x == pytest.approx(cross(q, p) - entropy(q), abs=1e-9)
     assert float(world.kl_q_z(a, t)) > 0.01
     assert float(world.neg_elbo(a, t)) - h_x > 0.01
 
 
-@pytest.mark.parametrize("make", [some_world, strange_world])
-def test_every_divergence_of_the_world_against_samples(
+@pytest.mark.parametrize("make", [some_world, mismatched_world])
+def test_every_divergence_of_a_model_against_samples(
     make: Callable[[], tuple[LinearGaussian, Tensor, Tensor]], mean_is: MeanIs
 ) -> None:
     world, a, t = make()
@@ -187,7 +192,7 @@ def test_every_divergence_of_the_world_against_samples(
         assert mean_is(x, world.kl_q_x) < 0.1 * float(world.kl_q_x)
 
 
-@pytest.mark.parametrize("make", [some_world, strange_world])
+@pytest.mark.parametrize("make", [some_world, mismatched_world])
 def test_identities_between_the_divergences(make: Callable[[], tuple[LinearGaussian, Tensor, Tensor]]) -> None:
     world, a, t = make()
     joint = float(world.kl_q_xz(a, t))
@@ -197,7 +202,7 @@ def test_identities_between_the_divergences(make: Callable[[], tuple[LinearGauss
     assert joint == pytest.approx(float(world.neg_elbo(a, t) - world.entropy_x), abs=1e-10)
     lower = world.entropy_x - world.distortion(a, t)
     assert float(world.i_q(a, t) - lower) == pytest.approx(float(world.kl_q_x_given_z(a, t)), abs=1e-10)
-    # What p alone decides does not see the data.
+    # Quantities of p alone do not depend on the data.
     assert float(world.i_p) == pytest.approx(float(some_world()[0].i_p), abs=1e-12)
     for value in (joint, world.kl_q_z(a, t), world.kl_q_z_given_x(a, t), world.kl_q_x_given_z(a, t)):
         assert float(value) > 0.01
@@ -248,40 +253,40 @@ def test_with_the_exact_posterior_every_bound_is_tight() -> None:
         assert float(world.neg_elbo(*other)) > float(world.entropy_x)
 
 
-def test_samples_of_the_world_have_its_covariance(generator: torch.Generator) -> None:
+def test_samples_of_the_linear_model_have_its_covariance(generator: torch.Generator) -> None:
     world = LinearGaussian.random(3, 2, 0.5, seed=0)
     z, e = (torch.randn(N, k, generator=generator, dtype=torch.float64) for k in (2, 3))
     x = world.sample(z, e)
-    # The entry (i, j) of a sample covariance has variance (Σ_ii Σ_jj + Σ_ij²)/N under a Gaussian law.
+    # The entry (i, j) of a sample covariance has variance (Σ_ii Σ_jj + Σ_ij²)/N under a Gaussian.
     cov, diagonal = world.cov_x, world.cov_x.diagonal()
     error = ((diagonal.outer(diagonal) + cov.square()) / N).sqrt()
     assert ((x.mT @ x / N - cov).abs() <= 4 * error).all()
     assert float((world.sample(z, 0 * e) - z @ world.weight.mT).abs().max()) < 1e-12
 
 
-# ---- the package in that world
+# ---- the package's estimates on this model
 
 
 @pytest.fixture
-def samples(linear_laws: LinearLaws) -> Callable[..., JointSamples]:
-    """Draws a batch of both joints from laws that equal a world and an encoder."""
+def samples(linear_joint: LinearJoint) -> Callable[..., JointSamples]:
+    """Draws a batch from the joint model that equals a linear-Gaussian model and an encoder."""
 
     def draw(world: LinearGaussian, a: Tensor, t: Tensor, size: int = N, step: int = 0) -> JointSamples:
         n, d = world.weight.shape
         data = Noise(7, "data")
         x = world.sample(data.normal("z", step, (size, d)), data.normal("e", step, (size, n)))
-        laws = linear_laws(world, a, t)
-        return JointSamples(laws, x, draw_noise(frozenset({"z_q", "z_p", "x_p"}), laws, Noise(8), step, x))
+        joint = linear_joint(world, a, t)
+        return JointSamples(joint, x, draw_noise(frozenset({"z_q", "z_p", "x_p"}), joint, Noise(8), step, x))
 
     return draw
 
 
-def test_the_laws_are_the_world(samples: Callable[..., JointSamples]) -> None:
+def test_the_joint_model_equals_the_linear_model(samples: Callable[..., JointSamples]) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t, 5)
     x, z = batch.x_q.double(), batch.z_q.double()
     q, p = batch.q_z_given_x.base_dist, batch.p_x_given_z_q.base_dist
-    # Single precision: six digits.
+    # Single precision has six digits.
     torch.testing.assert_close(q.loc.double(), x @ a.mT, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(q.scale.double(), t.expand(5, 2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(p.loc.double(), z @ world.weight.mT, rtol=1e-5, atol=1e-5)
@@ -330,7 +335,7 @@ def batches(samples: Callable[..., JointSamples], count: int, size: int, *world:
 
 @pytest.mark.parametrize("kernel", [RBF(), RBF(0.5), ReferenceRBF()], ids=repr)
 def test_mmd_between_the_aggregate_and_the_prior(kernel: RBF, samples: Callable[..., JointSamples], mean_is: MeanIs) -> None:
-    # The encoder of a whitened world: Cov q(z) = diag(0.49, 0.64) + a little, far enough from I to be seen.
+    # An encoder with Cov q(z) = diag(0.49, 0.64) + a small matrix, which differs enough from I to be detected.
     world = orthogonal_world()
     a, t = torch.zeros(2, 4).double(), torch.tensor([0.7, 0.8]).double()
     a[0, 0] = 0.1
@@ -361,11 +366,11 @@ def test_the_mmd_of_a_good_encoder_is_zero(samples: Callable[..., JointSamples],
 # ---- the model's joint: information between z ∼ p(z) and x ∼ p(x|z)
 
 
-def test_samples_of_the_model_have_its_law(samples: Callable[..., JointSamples], mean_is: MeanIs) -> None:
+def test_samples_of_the_model_have_its_distribution(samples: Callable[..., JointSamples], mean_is: MeanIs) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t)
     data = torch.distributions.MultivariateNormal(torch.zeros(4).double(), world.cov_x)
-    # −log p(x) averages to H_p(x), which is H_q(x): the data law of this world is the model's own.
+    # The mean of −log p(x) is H_p(x) = H_q(x), since the data have the model's own distribution here.
     mean_is(-data.log_prob(batch.x_p.detach().double()), world.entropy_x)
     # E_p log p(x|z) = −n/2 log(2πe s²).
     conditional = batch.p_x_given_z_p.log_prob(batch.x_p).detach()
@@ -408,9 +413,9 @@ def test_the_upper_bound_on_i_p_by_a_double_loop(samples: Callable[..., JointSam
     x, z = batch.x_p.detach().double(), batch.z_p.double()
     total = 0.0
     for i in range(9):
-        law = [stats.norm((world.weight @ z[j]).numpy(), world.noise).logpdf(x[i].numpy()).sum() for j in range(9)]
-        others = [law[j] for j in range(9) if j != i]
-        total += law[i] - (np.logaddexp.reduce(others) - log(8))
+        log_p = [stats.norm((world.weight @ z[j]).numpy(), world.noise).logpdf(x[i].numpy()).sum() for j in range(9)]
+        others = [log_p[j] for j in range(9) if j != i]
+        total += log_p[i] - (np.logaddexp.reduce(others) - log(8))
     assert float(i_p_upper(batch).detach()) == pytest.approx(total / 9, rel=1e-4)
 
 
@@ -420,15 +425,15 @@ def test_the_gradient_of_information_reaches_the_decoder(samples: Callable[..., 
     upper, lower = [], []
     for step in range(200):
         batch = samples(world, a, cov.diagonal().sqrt(), 64, step)
-        raw = batch.laws.decoder.raw_scale
+        raw = batch.joint.decoder.raw_scale
         upper.append(torch.autograd.grad(i_p_upper(batch), raw, retain_graph=True)[0])
         lower.append(torch.autograd.grad(-neg_i_p_lower(batch), raw)[0])
     # I_p = ½ Σ log(1 + w²/s²), so dI_p/ds = −Σ w²/(s (s² + w²)), and ds/draw = sigmoid(raw). At the exact posterior the
-    # gradient of the lower bound is that of I_p: what it lacks is E_p ∇log p(z|x) = 0.
+    # gradient of the lower bound equals that of I_p: the missing term is E_p ∇log p(z|x) = 0.
     w2 = world.weight.square().sum(0)
     slope = -float((w2 / (world.noise * (world.noise**2 + w2))).sum()) * float(raw.detach().sigmoid())
     assert mean_is(torch.stack(lower), slope) < 0.1 * abs(slope)
-    # The upper bound is not tight, but it too falls where the decoder grows noisier.
+    # The upper bound is not tight, but it also decreases with the noise of the decoder.
     assert float(torch.stack(upper).mean()) < 0
 
 
@@ -436,11 +441,11 @@ def test_a_preference_on_i_p_needs_differentiable_samples() -> None:
     def linear(shape_in: tuple[int, ...], shape_out: tuple[int, ...]) -> MLP:
         return MLP(shape_in, shape_out, hidden=())
 
-    laws = Laws(StandardNormalPrior(2), GaussianEncoder(linear, (4,), 2), BernoulliDecoder(linear, (4,), 2))
-    check_preference(-1.0, 0.0, laws)
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(linear, (4,), 2), BernoulliDecoder(linear, (4,), 2))
+    check_preference(-1.0, 0.0, joint)
     for alpha in (1.0, -1.0):
         with pytest.raises(SettingError, match="likelihood=normal"):
-            check_preference(0.0, alpha, laws)
+            check_preference(0.0, alpha, joint)
 
 
 def test_an_unknown_statistic_is_refused_when_the_divergence_is_made() -> None:
@@ -449,9 +454,11 @@ def test_an_unknown_statistic_is_refused_when_the_divergence_is_made() -> None:
 
 
 @pytest.mark.parametrize("divergence", [Rate(), Distortion(), NegElbo(), MMD(RBF())], ids=repr)
-def test_what_a_divergence_says_of_itself(divergence: Divergence, samples: Callable[..., JointSamples]) -> None:
+def test_a_divergence_uses_only_the_noise_that_it_requires(
+    divergence: Divergence, samples: Callable[..., JointSamples]
+) -> None:
     world, a, t = some_world()
     batch = samples(world, a, t, 8)
-    batch.noise = {name: batch.noise[name] for name in divergence.needs}  # nothing else is drawn on
+    batch.noise = {name: batch.noise[name] for name in divergence.required_noise}  # nothing else is drawn on
     assert divergence(batch).shape == ()
     assert divergence.nats == (not isinstance(divergence, MMD))

@@ -1,4 +1,4 @@
-"""The discrete world: the oracle against scipy and sums written out, then all that the algebra claims on random tables."""
+"""The discrete oracle against scipy and explicit sums, then every claim of the algebra on random tables."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from lagvae.algebra import (
     closest,
     closure,
     computable_form,
-    lagrangians,
     parse,
     single,
+    symbolic_lagrangians,
     total,
 )
 from lagvae.divergences import F_DIVERGENCES
 from lagvae.errors import SettingError
-from lagvae.oracles.tabular import OVER, Tabular
+from lagvae.oracles import Tabular
+from lagvae.oracles.tabular import OVER
 
 EXACT = {"rel": 0, "abs": 1e-10}
-"""Sums of some dozens of terms of size 10 in doubles are off by 1e-14 each."""
+"""In doubles a sum of some dozens of terms of size 10 has an error of 1e-14 per term."""
 
 
 @pytest.fixture(params=[0, 1])
@@ -53,33 +54,33 @@ def kernel(m: int, seed: int = 0) -> Tensor:
 # ---- the oracle, from outside
 
 
-def test_conditionals_are_as_given_where_the_other_law_alone_has_the_condition() -> None:
+def test_conditionals_are_as_given_where_only_the_other_distribution_has_the_condition() -> None:
     sure, fair = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
     plain, skewed = torch.full((2, 2), 0.5), torch.tensor([[0.5, 0.5], [0.9, 0.1]])
-    # x = 2 never happens under q, and half of the time under p, where E log q(z|x) is ½ log ½ + ¼ (log .9 + log .1).
+    # x = 2 has probability 0 under q and ½ under p, so that E_p log q(z|x) = ½ log ½ + ¼ (log .9 + log .1).
     world = Tabular(sure, skewed, fair, plain)
     expected = 0.5 * log(0.5) + 0.25 * (log(0.9) + log(0.1))
-    # The tables are typed in single precision: 1e-7.
+    # The tables are given in single precision, with errors of 1e-7.
     assert float(world.i_p_lower) == pytest.approx(expected + log(2), abs=1e-6)
     assert float(world.kl("z|x", "p")) == pytest.approx(-log(2) - expected, abs=1e-6)
     world = Tabular(fair, plain, sure, skewed)
     assert float(world.distortion) == pytest.approx(-expected, abs=1e-6)
 
 
-def test_entropies_are_those_of_scipy(world: Tabular) -> None:
-    for law in ("q", "p"):
-        joint = world.joint(law).numpy()
+def test_entropies_agree_with_scipy(world: Tabular) -> None:
+    for side in ("q", "p"):
+        joint = world.joint(side).numpy()
         assert joint.sum() == pytest.approx(1, **EXACT)
-        assert float(world.entropy(law, "x")) == pytest.approx(stats.entropy(joint.sum(1)), **EXACT)
-        assert float(world.entropy(law, "z")) == pytest.approx(stats.entropy(joint.sum(0)), **EXACT)
-        assert float(world.entropy(law, "x,z")) == pytest.approx(stats.entropy(joint.ravel()), **EXACT)
+        assert float(world.entropy(side, "x")) == pytest.approx(stats.entropy(joint.sum(1)), **EXACT)
+        assert float(world.entropy(side, "z")) == pytest.approx(stats.entropy(joint.sum(0)), **EXACT)
+        assert float(world.entropy(side, "x,z")) == pytest.approx(stats.entropy(joint.ravel()), **EXACT)
         given = sum(weight * stats.entropy(row) for weight, row in zip(joint.sum(1), joint, strict=True))
-        assert float(world.entropy(law, "z|x")) == pytest.approx(given, **EXACT)
+        assert float(world.entropy(side, "z|x")) == pytest.approx(given, **EXACT)
         outer = np.outer(joint.sum(1), joint.sum(0))
-        assert float(world.information(law)) == pytest.approx(stats.entropy(joint.ravel(), outer.ravel()), **EXACT)
+        assert float(world.information(side)) == pytest.approx(stats.entropy(joint.ravel(), outer.ravel()), **EXACT)
 
 
-def test_divergences_are_those_of_scipy(world: Tabular) -> None:
+def test_divergences_agree_with_scipy(world: Tabular) -> None:
     q, p = world.joint("q").numpy(), world.joint("p").numpy()
     tables = {"x": (q.sum(1), p.sum(1)), "z": (q.sum(0), p.sum(0)), "x,z": (q.ravel(), p.ravel())}
     for over, (a, b) in tables.items():
@@ -98,8 +99,8 @@ def test_divergences_are_those_of_scipy(world: Tabular) -> None:
 
 
 @pytest.mark.parametrize("over", OVER)
-def test_f_divergences_are_what_their_best_critic_reads(over: str, world: Tabular) -> None:
-    # sup_T E_q T − E_p f*(T) at T = f'(q/p), a formula that f itself is not in. Total variation has no smooth best critic.
+def test_f_divergences_equal_the_value_of_their_optimal_critic(over: str, world: Tabular) -> None:
+    # sup_T E_q T − E_p f*(T) at T = f'(q/p), which does not use f itself. Total variation has no smooth optimal critic.
     q, p = torch.broadcast_tensors(world.density("q", over), world.density("p", over))
     if "|" in over:
         given = world.density("q", over[2])
@@ -129,8 +130,8 @@ def test_the_bounds_of_information_and_their_gaps(world: Tabular) -> None:
     assert min(float(world.kl(over, first)) for over in OVER for first in ("q", "p")) > 0.01, "no gap is zero"
 
 
-def test_a_world_whose_answers_are_read_off() -> None:
-    # x fair, z a copy of x under q; under p z is fair and tells nothing.
+def test_tables_with_known_values() -> None:
+    # x is uniform and z a copy of x under q; under p z is uniform and independent of x.
     eye, half = torch.eye(2), torch.tensor([0.5, 0.5])
     world = Tabular(half, eye, half, torch.full((2, 2), 0.5))
     for value in (world.information("q"), world.rate, world.kl("x,z")):
@@ -139,7 +140,7 @@ def test_a_world_whose_answers_are_read_off() -> None:
     assert float(world.kl("x,z", "p")) == inf
     # m is 3/8 where z = x and 1/8 elsewhere: KL(q‖m) = log 4/3, KL(p‖m) = ½ log 2/3 + ½ log 2.
     assert float(world.js("x,z")) == pytest.approx(0.75 * log(4 / 3), **EXACT)
-    # Given a value of z that never happens p(x|z) counts for nothing.
+    # p(x|z) at a value of z of probability zero has no influence.
     never = Tabular(half, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([1.0, 0.0]), torch.full((2, 2), 0.5))
     assert float(never.kl("x|z")) == pytest.approx(0, **EXACT)
     assert float(never.rate) == pytest.approx(0, **EXACT)
@@ -168,7 +169,7 @@ def test_there_are_gradients_to_the_tables() -> None:
         ("q_x", [[0.5, 0.5]], "must be vectors"),
     ],
 )
-def test_tables_that_are_no_distributions_are_refused(table: str, value: list[float], why: str) -> None:
+def test_tables_that_are_not_distributions_are_refused(table: str, value: list[float], why: str) -> None:
     good = {"q_x": torch.full((2,), 0.5), "q_z_given_x": torch.full((2, 2), 0.5)}
     good |= {"p_z": torch.full((2,), 0.5), "p_x_given_z": torch.full((2, 2), 0.5)}
     Tabular(**good)
@@ -180,31 +181,31 @@ def test_tables_that_are_no_distributions_are_refused(table: str, value: list[fl
     ("ask", "why"),
     [
         (lambda w: w.kl("y"), "over='y' is unknown"),
-        (lambda w: w.joint("r"), "law='r' is unknown"),
+        (lambda w: w.joint("r"), "side='r' is unknown"),
         (lambda w: w.mmd(torch.eye(3), "z"), r"kernel has shape \(3, 3\); over z it must be \(4, 4\)"),
         (lambda w: w.mmd(-torch.eye(4), "z"), "least eigenvalue is -1"),
         (lambda w: replace(w, p_z=torch.eye(4)[0]).f_divergence(lambda u: u - 1, "z"), r"p\(z\) without zeros"),
     ],
 )
-def test_questions_that_have_no_answer_are_refused(ask: Callable[[Tabular], Tensor], why: str) -> None:
+def test_undefined_quantities_are_refused(ask: Callable[[Tabular], Tensor], why: str) -> None:
     with pytest.raises(SettingError, match=why):
         ask(Tabular.random(3, 4, 0))
 
 
-# ---- what the algebra claims holds on random tables
+# ---- the claims of the algebra on random tables
 
 
 class Values(dict[Symbol, float]):
-    """The value of every symbol in a world; a divergence that a table does not define has some number of its own."""
+    """The value of every symbol on given tables; a divergence that tables do not define has a fixed random value."""
 
     def __init__(self, world: Tabular) -> None:
-        super().__init__({atom: float(world.expected_log(atom.side, atom.law, atom.over)) for atom in ATOMS})
+        super().__init__({atom: float(world.expected_log(atom.side, atom.joint, atom.over)) for atom in ATOMS})
         self.world = world
 
     def __missing__(self, symbol: Symbol) -> float:
         assert isinstance(symbol, Opaque)
-        name, _, law = symbol.name.partition("(q(")
-        over = law.partition(")")[0]
+        name, _, rest = symbol.name.partition("(q(")
+        over = rest.partition(")")[0]
         if name == "JS" and over in OVER:
             self[symbol] = float(self.world.js(over))
         elif name == "MMD" and over in OVER:
@@ -215,7 +216,7 @@ class Values(dict[Symbol, float]):
 
 
 def holds(left: Objective, right: Objective, *worlds: Values) -> None:
-    """Two objectives that the algebra calls equal differ by the constants that it says they differ by."""
+    """Check that two objectives the algebra calls equal differ by exactly the constants that it states."""
     assert left == right
     for values in worlds:
         assert left.at(values) - right.at(values) == pytest.approx((left - right).constants.at(values), **EXACT)
@@ -226,7 +227,9 @@ def test_identities_on_tables(left: str, right: str, world: Tabular) -> None:
     values = Values(world)
     holds(parse(left), parse(right), values)
     wrong = parse(right) + parse("1/1000 I_q")
-    assert abs(parse(left).at(values) - wrong.at(values) - (parse(left) - wrong).constants.at(values)) > 1e-6, "it can fail"
+    assert abs(parse(left).at(values) - wrong.at(values) - (parse(left) - wrong).constants.at(values)) > 1e-6, (
+        "a wrong identity is noticed"
+    )
 
 
 def test_names_have_the_values_of_the_oracle(world: Tabular) -> None:
@@ -248,10 +251,10 @@ def test_names_have_the_values_of_the_oracle(world: Tabular) -> None:
 
 
 def all_forms_hold(one: Objective, worlds: list[Values]) -> int:
-    """Every way in which the algebra writes an objective has its value, up to the constants that it names; how many ways."""
+    """Check every form that the algebra gives of an objective, up to the stated constants; returns the number of forms."""
     form = computable_form(one)
-    ways = [form.objective, *(way.objective for way in lagrangians(one))]
-    assert form.objective.coefficients == one.coefficients, "a form says its constant too"
+    ways = [form.objective, *(way.objective for way in symbolic_lagrangians(one))]
+    assert form.objective.coefficients == one.coefficients, "a form includes its constant"
     combination = closure(one)
     if combination is not None:
         ways.append(combination.objective + total((value, single(symbol)) for symbol, value in one.opaque.items()))
@@ -276,18 +279,18 @@ def worlds() -> list[Values]:
 def test_presets_on_tables(worlds: list[Values]) -> None:
     from hydra import initialize_config_dir
 
-    from lagvae.cli import register
-    from lagvae.members import presets
+    from lagvae.cli.entry import register
+    from lagvae.explain.presets import presets
 
     register(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        members = list(presets(all_of_them=True))
+        members = list(presets(strict=True))
     assert len(members) >= 17
     for one in members:
         assert all_forms_hold(one.stated, worlds) >= 4, one.family
         all_forms_hold(one.trained, worlds)
         if one.alpha[1] <= 0:
-            # Trained by bounds: above what is stated, by the divergences of eq. 13.
+            # The trained objective uses bounds and exceeds the stated one by the divergences of eq. 13.
             (q, p), gap = one.alpha, one.trained - one.stated
             divergence = "KL(q(z)||p(z))" if q > 0 else "KL(q(x|z)||p(x|z))"
             holds(gap, abs(q) * parse(divergence) + abs(p) * parse("KL(p(z|x)||q(z|x))"), *worlds)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
+from helpers import QUICK, program
 from small import ROOT, TINY, compose
 
 from lagvae.errors import Stopped
-from lagvae.experiment import resume, train
-from lagvae.module import LatentVariableModel
-from lagvae.runs import Run
+from lagvae.experiment.run import resume, train
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import RunFolder
 
 STEPS = 70  # two intervals and a shorter one
 RUN = [*TINY, f"training.steps={STEPS}", "training.interval=30", "training.log_every=10"]
@@ -37,7 +38,7 @@ def same(a: Any, b: Any, at: str = "") -> list[str]:
     return [] if a == b or a is b else [at]
 
 
-def assert_identical(one: Run, two: Run) -> None:
+def assert_identical(one: RunFolder, two: RunFolder) -> None:
     a, b = (torch.load(run.last, weights_only=True) for run in (one, two))
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert same(a[key], b[key], key) == []
@@ -48,13 +49,18 @@ def assert_identical(one: Run, two: Run) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("family", ["lagvae", "infovae"])
-@pytest.mark.parametrize("stop", [12, 30, 47, 65])
-def test_resume_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, stop: int) -> None:
-    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
-    settings = [f"family={family}", "training.start=scratch", *RUN]
+@pytest.fixture(scope="module", params=["lagvae", "infovae"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], RunFolder]:
+    """Settings, and the run of them that was never stopped; a run that is stopped is kept beside it."""
+    root = tmp_path_factory.mktemp(request.param)
+    settings = [f"paths.root={root}", f"family={request.param}", "training.start=scratch", *RUN]
     train(compose([*settings, "name=whole"]))
+    return settings, RunFolder(root / "runs" / "whole")
 
+
+@pytest.mark.parametrize("stop", [12, 30, 47, 65])
+def test_resume_is_bit_identical(whole: tuple[list[str], RunFolder], monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    settings, uninterrupted = whole
     step = LatentVariableModel.training_step
 
     def interrupted(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
@@ -64,47 +70,43 @@ def test_resume_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(LatentVariableModel, "training_step", interrupted)
-        with pytest.raises(Stopped, match="resume=stopped"):
-            train(compose([*settings, "name=stopped"]))
-    stopped = Run(tmp_path / "runs" / "stopped")
+        with pytest.raises(Stopped, match=f"resume=stopped-{stop}"):
+            train(compose([*settings, f"name=stopped-{stop}"]))
+    stopped = RunFolder(uninterrupted.path.with_name(f"stopped-{stop}"))
     assert not stopped.finished
     resume(stopped)
-    assert_identical(Run(tmp_path / "runs" / "whole"), stopped)
+    assert_identical(uninterrupted, stopped)
 
 
 def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
     environment = os.environ | {"LAGVAE_ROOT": str(tmp_path)}
-    settings = [*TINY, "training.steps=400", "training.interval=50", "training.log_every=10"]
-
-    def command(*words: str) -> list[str]:
-        return [sys.executable, str(ROOT / "src" / "train.py"), *words]
-
-    subprocess.run(command(*settings, "name=whole"), env=environment, check=True, capture_output=True)
-    run = Run(tmp_path / "runs" / "killed")
-    process = subprocess.Popen(
-        command(*settings, "name=killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    settings = [*QUICK, "training.steps=400", "training.interval=50", "training.log_every=10"]
+    command = [sys.executable, ROOT / "src" / "train.py"]
+    assert program(tmp_path, *settings, "name=whole").status == 0
+    run = RunFolder(tmp_path / "runs" / "killed")
+    process = forked.Program([*command, *settings, "name=killed"], environment)
     deadline = time.monotonic() + 60
     while not run.last.is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert run.last.is_file()
     assert not run.finished
-    done = subprocess.run(command("resume=killed"), env=environment, check=True, capture_output=True, text=True)
-    assert "Verdict" in done.stdout
-    assert_identical(Run(tmp_path / "runs" / "whole"), run)
+    said = program(tmp_path, "resume=killed")
+    assert said.status == 0, said.err
+    assert "Verdict" in said.out
+    assert_identical(RunFolder(tmp_path / "runs" / "whole"), run)
 
 
 def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrated in one go or in two, ε̂ and θ* are the same."""
-    from lagvae.calibration import Calibration
-    from lagvae.experiment import calibrate
+    from lagvae.experiment.calibration import Calibration
+    from lagvae.experiment.run import calibrate
 
     settings = [*TINY, "calibration.steps=70", "training.interval=30"]
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path / "one"))
-    whole, folder = calibrate(compose(settings))
+    uninterrupted, folder = calibrate(compose(settings))
     theta = Calibration.theta(folder)
 
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path / "two"))
@@ -120,14 +122,14 @@ def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Stopped, match="same command"):
             calibrate(compose(settings))
     again, folder = calibrate(compose(settings))
-    assert again.epsilon == whole.epsilon
+    assert again.calibrated == uninterrupted.calibrated
     assert same(theta, Calibration.theta(folder)) == []
 
 
 def test_metrics_have_one_row_per_step_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
     train(compose([*RUN, "name=rows", "training.start=scratch", "family=vae"]))
-    run = Run(tmp_path / "runs" / "rows")
+    run = RunFolder(tmp_path / "runs" / "rows")
     lines = run.metrics.read_text().splitlines()
     keys = [line.rsplit(",", 1)[0] for line in lines]
     assert len(keys) == len(set(keys))

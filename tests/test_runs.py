@@ -1,4 +1,4 @@
-"""The run folder: files that are whole or not there, a table that can be cut, and runs that are found by name."""
+"""The run folder: atomic writing of files, the table of metrics, and finding runs by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import torch
 from helpers import files
 
 from lagvae.errors import CheckpointError, SettingError
-from lagvae.runs import COLUMNS, MetricsTable, Run, check_writable, read_rows, read_series, write_atomically, write_json
+from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
 
 
 def full_disk(part: Path) -> None:
@@ -33,7 +35,7 @@ def stopped(part: Path) -> None:
 # ---- writing
 
 
-def test_a_file_is_made_with_the_folders_above_it(tmp_path: Path) -> None:
+def test_a_file_is_written_with_its_parent_folders(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "b" / "c.txt", lambda part: part.write_text("whole") and None)
     assert files(tmp_path) == {"a/b/c.txt"}
     assert (tmp_path / "a/b/c.txt").read_text() == "whole"
@@ -52,7 +54,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert path.read_text() == "old"
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+def test_a_reader_never_sees_an_incomplete_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     seen = []
@@ -67,13 +69,13 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     assert [*seen, path.read_text()] == ["old", "old", "new"]
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"disk is full: .*/a\.txt could not be written\. Free some space"):
         write_atomically(tmp_path / "a.txt", full_disk)
 
 
 @pytest.mark.parametrize("free", [0, 2**40])
-def test_a_writer_that_fails_without_a_reason_met_a_full_disk_or_a_bug(
+def test_a_failure_of_torchs_writer_is_a_full_disk_only_if_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**41, 2**41 - free, free))
@@ -86,17 +88,17 @@ def test_a_writer_that_fails_without_a_reason_met_a_full_disk_or_a_bug(
     assert files(tmp_path) == set()
 
 
-def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder\). Set paths\.root"):
         write_atomically(tmp_path / "runs" / "a" / "b.txt", stopped)
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
-        Run.create(tmp_path / "runs", "a")
+        RunFolder.create(tmp_path / "runs", "a")
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder"):
         check_writable(tmp_path / "runs")
 
 
-def test_a_folder_that_cannot_be_written_is_known_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_writable(tmp_path / "runs" / "deep")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -104,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_it_is_made(tmp_path: Pa
         check_writable(tmp_path / "runs")
 
 
-def test_json_holds_no_nan(tmp_path: Path) -> None:
+def test_json_contains_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": nan, "b": [inf, 1.5, (2, "λ")], 3: {"c": -inf, "d": None}})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": None, "b": [None, 1.5, [2, "λ"]], "3": {"c": None, "d": None}}
@@ -144,8 +146,8 @@ def test_saving_appends_what_is_new(tmp_path: Path) -> None:
     logger.save()
     logger.log_metrics({"train/a": 2.0}, 2)
     logger.finalize("success")
-    again = table(path, (3, "train/a", 3.0))
-    again.save()
+    other = table(path, (3, "train/a", 3.0))
+    other.save()
     assert read_series(path, "train", ["a", "b"]) == {"a": ([1, 2, 3], [1.0, 2.0, 3.0]), "b": ([], [])}
     assert path.read_text().count("step") == 1
 
@@ -165,7 +167,7 @@ def test_cut_drops_rows_after_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["30,3,train,a", "30,3", "30"])
-def test_a_row_that_was_cut_short_is_left_out(tmp_path: Path, lost: str) -> None:
+def test_an_incomplete_row_is_left_out(tmp_path: Path, lost: str) -> None:
     path = tmp_path / "metrics.csv"
     table(path, (10, "train/a", 1.0), (20, "train/a", 2.0)).save()
     with path.open("a") as file:
@@ -173,7 +175,7 @@ def test_a_row_that_was_cut_short_is_left_out(tmp_path: Path, lost: str) -> None
     assert [row["step"] for row in read_rows(path)] == ["10", "20"]
 
 
-def test_a_table_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.mkdir()
     with pytest.raises(SettingError, match=r"metrics\.csv cannot be written"):
@@ -183,7 +185,7 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # ---- runs
 
 
-def config(run: Run, age: float = 0.0) -> Run:
+def config(run: RunFolder, age: float = 0.0) -> RunFolder:
     run.config.write_text("seed: 0\n")
     os.utime(run.config, (1e9 - age, 1e9 - age))
     return run
@@ -191,52 +193,52 @@ def config(run: Run, age: float = 0.0) -> Run:
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    made = [Run.create(runs, name).folder for name in ("a", "a", "b", "a", "grid/cell", "grid/cell")]
-    assert [str(folder.relative_to(runs)) for folder in made] == ["a", "a-2", "b", "a-3", "grid/cell", "grid/cell-2"]
+    made = [RunFolder.create(runs, name).path for name in ("a", "a", "b", "a", "grid/run", "grid/run")]
+    assert [str(folder.relative_to(runs)) for folder in made] == ["a", "a-2", "b", "a-3", "grid/run", "grid/run-2"]
     assert all(folder.is_dir() for folder in made)
 
 
 def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    for name in ("a", "b", "grid/cell"):
-        run = Run.create(runs, name)
+    for name in ("a", "b", "grid/run"):
+        run = RunFolder.create(runs, name)
         assert (runs / "latest").is_symlink()
-        assert (runs / "latest").resolve() == run.folder.resolve()
+        assert (runs / "latest").resolve() == run.path.resolve()
         assert not Path(os.readlink(runs / "latest")).is_absolute()  # the folder of runs may move
     assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "grid", "latest"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])
-def test_a_name_that_is_no_place_for_a_run_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_run_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match=r"name=.* cannot be a folder under runs/"):
-        Run.create(tmp_path / "runs", name)
+        RunFolder.create(tmp_path / "runs", name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_found_by_name_by_path_and_as_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
-    a, cell = (config(Run.create(runs, name)) for name in ("a", "grid/cell"))
-    for which, run in {"a": a, "grid/cell": cell, "latest": cell, str(a.folder): a}.items():
-        assert Run.find(runs, which).folder == run.folder.resolve()
+    a, newest = (config(RunFolder.create(runs, name)) for name in ("a", "grid/run"))
+    for which, run in {"a": a, "grid/run": newest, "latest": newest, str(a.path): a}.items():
+        assert RunFolder.find(runs, which).path == run.path.resolve()
     monkeypatch.chdir(runs)
-    assert Run.find(tmp_path / "elsewhere", "a").folder == a.folder.resolve()
+    assert RunFolder.find(tmp_path / "elsewhere", "a").path == a.path.resolve()
 
 
-def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_run_lists_existing_ones(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with pytest.raises(CheckpointError, match=r"'latest' is no run.*Make one with python src/train\.py"):
-        Run.find(runs, "latest")
+        RunFolder.find(runs, "latest")
     for age, name in enumerate(("f", "e", "d", "c", "b", "grid/a")):
-        config(Run.create(runs, name), age)
-    Run.create(runs, "without-config")
+        config(RunFolder.create(runs, name), age)
+    RunFolder.create(runs, "without-config")
     with pytest.raises(CheckpointError, match=r"'x' is no run: .* The newest there: b, c, d, e, f\."):
-        Run.find(runs, "x")
+        RunFolder.find(runs, "x")
     with pytest.raises(CheckpointError, match="is no run"):
-        Run.find(runs, "without-config")
+        RunFolder.find(runs, "without-config")
 
 
-def test_a_summary_says_that_a_run_is_finished(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "runs", "a")
+def test_a_summary_marks_a_run_as_finished(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "runs", "a")
     assert not run.finished
     with pytest.raises(CheckpointError, match="did not finish"):
         run.read_summary()
@@ -248,10 +250,10 @@ def test_a_summary_says_that_a_run_is_finished(tmp_path: Path) -> None:
         run.read_summary()
 
 
-def test_the_places_of_a_run(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    places: dict[str, Any] = {name: getattr(run, name) for name in ("config", "summary", "metrics", "last", "figures")}
-    assert {name: str(path.relative_to(tmp_path)) for name, path in places.items()} == {
+def test_the_paths_of_a_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    paths: dict[str, Any] = {name: getattr(run, name) for name in ("config", "summary", "metrics", "last", "figures")}
+    assert {name: str(path.relative_to(tmp_path)) for name, path in paths.items()} == {
         "config": "config.yaml",
         "summary": "summary.json",
         "metrics": "metrics.csv",

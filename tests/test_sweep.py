@@ -1,4 +1,4 @@
-"""A sweep is a union of grids: which cells a command line asks for, and what is refused."""
+"""A sweep is a union of grids: which runs a command line asks for, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from small import ROOT
 
-from lagvae.cli import expanded
+from lagvae.cli.entry import expand_word
 from lagvae.errors import SettingError
-from lagvae.sweep import NAME, cells, for_wandb
+from lagvae.sweeps.grid import NAME, expand
+from lagvae.sweeps.wandb_sweeps import for_wandb
 
 GRIDS = [
     {"family": "lagvae", "alpha.q": [-1, 1], "c.gamma": [0.1, 0.2, 0.4]},
@@ -24,48 +25,52 @@ def grids_of(name: str) -> list[dict[str, object]]:
     return found
 
 
-def words(cell: list[str]) -> set[str]:
-    return {word for word in cell if not word.startswith(("label=", "name="))}
+def words(run: list[str]) -> set[str]:
+    return {word for word in run if not word.startswith(("label=", "name="))}
 
 
 def test_a_union_is_the_sum_of_products() -> None:
-    found = cells(GRIDS, [])
+    found = expand(GRIDS, [])
     assert len(found) == 2 * 3 + 2 * 2
     assert words(found[0]) == {"family=lagvae", "alpha.q=-1", "c.gamma=0.1"}
     assert words(found[-1]) == {"family=infovae", "a.m=2", "b.m=6"}
-    assert len({frozenset(cell) for cell in found}) == len(found)
+    assert len({frozenset(run) for run in found}) == len(found)
 
 
 @pytest.mark.parametrize(
     ("name", "lagvae", "infovae"), [("pareto", 26, 32), ("pareto_paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)]
 )
 def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) -> None:
-    found = cells(grids_of(name), [])
-    count = sum("family=infovae" in cell for cell in found)
+    found = expand(grids_of(name), [])
+    count = sum("family=infovae" in run for run in found)
     assert (len(found) - count, count) == (lagvae, infovae)
+
+
+LAGVAE = [{"family=lagvae", f"alpha.q={q}", f"c.gamma={gamma}"} for q in (-1, 1) for gamma in (0.1, 0.2, 0.4)]
+INFOVAE = [{"family=infovae", f"a.m={a}", f"b.m={b}"} for a in (1, 2) for b in (5, 6)]
 
 
 @pytest.mark.parametrize(
     ("typed", "left"),
     [
-        (["c.gamma=0.2"], 2 + 4),  # of the grid that sweeps it, those that it names; the other grid stays
-        (["c.gamma=0.20"], 2 + 4),  # a number is a number however it is written
-        (["c.gamma=0.1,0.4", "alpha.q=1"], 2 + 4),
-        (["family=infovae"], 4),
-        (["family=infovae", "a.m=2"], 2),
-        (["other=3"], 10),  # a word for all
-        (["other=3,4"], 20),  # several values multiply
-        (["seed=0,1,2"], 30),
+        (["c.gamma=0.2"], [LAGVAE[1], LAGVAE[4], *INFOVAE]),  # of the grid that sweeps it, those that it names; the other stays
+        (["c.gamma=0.20"], [LAGVAE[1], LAGVAE[4], *INFOVAE]),  # a number is a number however it is written
+        (["c.gamma=0.1,0.4", "alpha.q=1"], [LAGVAE[3], LAGVAE[5], *INFOVAE]),
+        (["family=infovae"], INFOVAE),
+        (["family=infovae", "a.m=2"], INFOVAE[2:]),
+        (["other=3"], [run | {"other=3"} for run in LAGVAE + INFOVAE]),  # a word for all
+        (["other=3,4"], [run | {other} for run in LAGVAE + INFOVAE for other in ("other=3", "other=4")]),  # several multiply
+        (["seed=0,1,2"], [run | {f"seed={seed}"} for run in LAGVAE + INFOVAE for seed in range(3)]),
     ],
 )
-def test_a_word_filters_or_multiplies(typed: list[str], left: int) -> None:
-    assert len(cells(GRIDS, typed)) == left
+def test_a_word_filters_or_multiplies(typed: list[str], left: list[set[str]]) -> None:
+    assert [words(run) for run in expand(GRIDS, typed)] == left
 
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
 def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
-    with pytest.raises(SettingError, match="picks no cell: the sweep has"):
-        cells(GRIDS, [typed])
+    with pytest.raises(SettingError, match="selects no run: the sweep has"):
+        expand(GRIDS, [typed])
 
 
 @pytest.mark.parametrize(
@@ -74,26 +79,26 @@ def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: s
 )
 def test_a_grid_that_is_none_is_refused(grid: object, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        cells([grid], [])  # type: ignore[list-item]
+        expand([grid], [])  # type: ignore[list-item]
 
 
 def test_names_tell_cells_apart_and_do_not_depend_on_the_filter() -> None:
-    labels = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, [])]
+    labels = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, [])]
     assert labels[0] == "label=-q-1-gamma0.1"
     assert labels[-1] == "label=-a2-b6", "keys that end alike are told apart by what comes before"
-    filtered = [next(w for w in cell if w.startswith("label=")) for cell in cells(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
+    filtered = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
     assert filtered[0] == labels[0]
-    assert "label=-model_conv" in cells([], ["model=mlp,conv"])[1]
+    assert "label=-model_conv" in expand([], ["model=mlp,conv"])[1]
 
 
 def test_a_name_that_is_given_stays() -> None:
-    assert not any(NAME in cell for cell in cells(GRIDS, ["name=mine"]))
+    assert not any(NAME in run for run in expand(GRIDS, ["name=mine"]))
 
 
 def test_an_agent_of_wandb_starts_the_same_cells() -> None:
-    values = for_wandb("x", GRIDS)["parameters"]["cell"]["values"]
-    assert [expanded(f"cell={value}") for value in values] == cells(GRIDS, [])
-    assert expanded("seed=1") == ["seed=1"]
+    values = for_wandb("x", GRIDS)["parameters"]["overrides"]["values"]
+    assert [expand_word(f"overrides={value}") for value in values] == expand(GRIDS, [])
+    assert expand_word("seed=1") == ["seed=1"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)

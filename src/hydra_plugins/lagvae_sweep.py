@@ -1,6 +1,7 @@
-"""Hydra's plugins: a sweeper for a union of grids, and a launcher that trains cells together.
+"""Plugins for Hydra: a sweeper for a union of grids, and a launcher that trains the runs of a sweep together.
 
-Hydra imports this at every start, so it imports little; and it runs it outside sys.modules, where annotations must be real.
+Hydra imports this module at every start, so its own imports are few. Hydra does not add it to sys.modules, so its annotations
+must be objects and not strings.
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,25 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class UnionSweeperConf:
-    """grids: a list, each key → value or list of values; the cells are the union of their products."""
+    """Settings of the sweeper.
+
+    Attributes:
+        grids: each maps a key to a value or a list of values. The runs are the union of the products of the grids.
+    """
 
     _target_: str = "hydra_plugins.lagvae_sweep.UnionSweeper"
     grids: list[Any] = field(default_factory=list)
 
 
 @dataclass
-class CellsLauncherConf:
-    """What it does is set in the config's own node `launcher`."""
+class SweepLauncherConf:
+    """The launcher has no settings here: they are in the node `launcher` of the config."""
 
-    _target_: str = "hydra_plugins.lagvae_sweep.CellsLauncher"
+    _target_: str = "hydra_plugins.lagvae_sweep.SweepLauncher"
 
 
 class UnionSweeper(Sweeper):
-    """Makes the cells of a union of grids, and hands all of them to the launcher at once."""
+    """Passes all runs of a union of grids to the launcher at once."""
 
     def __init__(self, grids: Sequence[Any] = ()) -> None:
         self.grids = OmegaConf.to_container(OmegaConf.create(list(grids)))
@@ -44,16 +49,16 @@ class UnionSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lagvae.sweep import cells
+        from lagvae.sweeps.grid import expand
 
-        returned = self.launcher.launch(cells(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
+        returned = self.launcher.launch(expand(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
         for job in returned:
-            _ = job.return_value  # raises what the job raised
+            _ = job.return_value  # raises the job's exception, if it has one
         return [returned]
 
 
-class CellsLauncher(Launcher):
-    """Trains all cells of a sweep by way of the engine that `launcher` names; other programs' jobs run one after another."""
+class SweepLauncher(Launcher):
+    """Trains all runs of a sweep of train.py with the executor that `launcher` names. Other programs run one job at a time."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
@@ -62,16 +67,16 @@ class CellsLauncher(Launcher):
         if self.config.hydra.job.name != "train":
             from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-            plain = BasicLauncher()
-            plain.setup(hydra_context=self.context, task_function=self.task, config=self.config)
-            return plain.launch(job_overrides, initial_job_idx)
-        from lagvae.launch import launch
+            launcher = BasicLauncher()
+            launcher.setup(hydra_context=self.context, task_function=self.task, config=self.config)
+            return launcher.launch(job_overrides, initial_job_idx)
+        from lagvae.sweeps.runner import run_sweep
 
         loader = self.context.config_loader
-        launch(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
+        run_sweep(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
         return []
 
 
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="union", node=UnionSweeperConf, provider="lagvae")
-store.store(group="hydra/launcher", name="cells", node=CellsLauncherConf, provider="lagvae")
+store.store(group="hydra/launcher", name="lagvae", node=SweepLauncherConf, provider="lagvae")

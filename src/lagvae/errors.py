@@ -1,20 +1,22 @@
-"""Errors that a person can act on: each names the setting, the value and what to do."""
+"""Errors that a user can act on. Each message names the setting, its value and a remedy."""
+
+from __future__ import annotations
 
 
 class LagvaeError(Exception):
-    """Base of every error that an entry point prints as one line instead of a traceback."""
+    """Base class of all errors that an entry point prints as one line instead of a traceback."""
 
 
 class SettingError(LagvaeError, ValueError):
-    """A setting has a value that cannot work."""
+    """A setting has an invalid value, or two settings are incompatible."""
 
 
 class DataError(LagvaeError, ValueError):
-    """The data cannot be read, or do not fit the model."""
+    """The data cannot be read, or are incompatible with the model."""
 
 
 class CalibrationError(LagvaeError):
-    """No calibration fits, or the one that was named does not match."""
+    """No calibration matches the config, or the one given in it does not."""
 
 
 class CheckpointError(LagvaeError):
@@ -22,16 +24,20 @@ class CheckpointError(LagvaeError):
 
 
 class ComparisonError(LagvaeError, ValueError):
-    """There are no runs to compare, or they do not belong together."""
+    """There are no runs to compare, or the runs are not comparable."""
 
 
 class DivergedError(LagvaeError, ArithmeticError):
-    """A term of the objective stopped being a finite number."""
+    """A term of the objective is no longer a finite number."""
+
+
+class FailedRunsError(LagvaeError):
+    """Some runs of a sweep failed, while the others finished."""
 
 
 class Stopped(LagvaeError):
-    """The user stopped a run that can be resumed."""
+    """The user interrupted a run. It can be resumed."""
 
 
 class SolverError(LagvaeError):
-    """A solver is not installed, or ended without an optimum: its numbers are not read."""
+    """A solver is not installed, or ended without an optimum, so that its result cannot be used."""

@@ -1,10 +1,10 @@
-"""The constrained problem and its Lagrangian, for given values.
+"""The constrained optimisation problem and its Lagrangian, as functions of estimates on a batch.
 
     min_θ  f = α_q Î_q + α_p Î_p      subject to   D_i ≤ bound_i
-    L(θ, λ) = f + Σ_i λ_i (D_i − bound_i),   θ descends, λ ≥ 0 ascends.
+    L(θ, λ) = f + Σ_i λ_i (D_i − bound_i)
 
-Everything here is elementwise over a leading axis: for one model the values have shapes () and (m,),
-for a stack of K models (K,) and (K, m).
+Training descends L in θ and ascends it in λ ≥ 0. All functions are elementwise over a leading axis: the values of one model
+have shapes () and (m,), those of an ensemble of K members (K,) and (K, m).
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lagvae.distributions import JointSamples
+from lagvae.divergences import Divergence, i_p_upper, neg_i_p_lower
 from lagvae.errors import SettingError
-from lagvae.estimators import Divergence, i_p_upper, neg_i_p_lower
-from lagvae.laws import JointSamples
 
 MEMORY = 500
-"""Steps over which multipliers are averaged for a report."""
+"""Time constant, in steps, of the running mean of multipliers that summaries report."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """One constraint D ≤ bound, or one penalty λ D where the multiplier is fixed.
+    """A constraint D ≤ bound with a learned multiplier, or a penalty λ D with a fixed one.
 
     Args:
-        name: how it is called in configs, logs and the summary.
+        name: name of the constraint in configs, logs and the summary.
         divergence: the estimator of D.
-        bound: ε, in the unit of D (nats, or none). None: a penalty that no bound belongs to.
-        multiplier: λ: where a learned one starts, or its fixed value; in nats per unit of D, as in the paper.
-        learned: whether λ ascends.
-        unit: natural scale of D. A dual step sees the violation in units; L does not depend on it.
-        largest: the largest λ · unit that ascent may reach; a violation that persists there is infeasible.
+        bound: ε, in the unit of D (nats, or none); None for a penalty without a bound.
+        multiplier: λ ≥ 0, the initial value of a learned multiplier or the value of a fixed one, in nats per unit of D, as in
+            the paper.
+        learned: whether λ is learned by dual ascent.
+        scale: natural scale of D, > 0. Dual ascent uses the violation divided by it; L does not depend on it.
+        max_multiplier: upper limit of λ · scale in dual ascent. A violation that persists there indicates that the problem is
+            infeasible.
+
+    Raises: SettingError for a bound that is not finite, a scale or limit that is not positive, a negative multiplier, a learned
+        multiplier above its limit, or a learned multiplier without a bound.
     """
 
     name: str
@@ -44,23 +49,23 @@ class Constraint:
     bound: float | None = None
     multiplier: float = 1.0
     learned: bool = False
-    unit: float = 1.0
-    largest: float = 1000.0
+    scale: float = 1.0
+    max_multiplier: float = 1000.0
 
     def __post_init__(self) -> None:
         key = f"constraints.{self.name}"
         if self.bound is not None and not isfinite(self.bound):
             raise SettingError(f"{key}: the bound is {self.bound}; it must be a finite number.")
-        if not (isfinite(self.unit) and self.unit > 0):
-            raise SettingError(f"{key}.unit={self.unit} must be a positive number.")
+        if not (isfinite(self.scale) and self.scale > 0):
+            raise SettingError(f"{key}.scale={self.scale} must be a positive number.")
         if not (isfinite(self.multiplier) and self.multiplier >= 0):
             raise SettingError(f"{key}.multiplier={self.multiplier} must be a number ≥ 0; a multiplier is never negative.")
-        if not self.largest > 0:
-            raise SettingError(f"{key}.largest={self.largest} must be positive.")
-        if self.learned and self.multiplier * self.unit > self.largest:
+        if not self.max_multiplier > 0:
+            raise SettingError(f"{key}.max_multiplier={self.max_multiplier} must be positive.")
+        if self.learned and self.multiplier * self.scale > self.max_multiplier:
             raise SettingError(
-                f"{key}.multiplier={self.multiplier:g} starts above {key}.largest={self.largest:g} (in units of "
-                f"{self.unit:g}); lower the one or raise the other."
+                f"{key}.multiplier={self.multiplier:g} starts above its limit {key}.max_multiplier={self.max_multiplier:g} / "
+                f"scale={self.scale:g}; lower the former or raise the latter."
             )
         if self.learned and self.bound is None:
             raise SettingError(
@@ -71,9 +76,10 @@ class Constraint:
 
 @dataclass
 class Values:
-    """What an objective measures on a batch: named terms, each (), and the divergences, (m,).
+    """Estimates on a batch: the terms of the preference by name, each (), and the divergences of the constraints, (m,).
 
-    Terms (nats), as far as the laws have them: "rate" and "distortion", for α_p > 0 "i_p_upper", for α_p < 0 "neg_i_p_lower".
+    The terms are in nats: "rate" and "distortion" where the joint model has them, "i_p_upper" for α_p > 0, and
+    "neg_i_p_lower" for α_p < 0.
     """
 
     terms: dict[str, Tensor]
@@ -81,12 +87,18 @@ class Values:
 
 
 class Preference(nn.Module):
-    """f = α_q Î_q + α_p Î_p, with the bound on the right side by the sign of α.
+    """The information preference f = α_q Î_q + α_p Î_p in nats, where the sign of each α selects the bound Î.
 
-    α > 0 minimises the upper bound (the rate), α < 0 maximises the lower one (minus the distortion, up to a
-    constant of the data): f = max(α, 0) · rate + max(−α, 0) · distortion. No branch on a value, so that signs may
-    differ within a stack. Of the terms on p, which draw from p(x,z), only the one that the sign of α_p takes is computed; one
-    that the laws do not have is left out (`check_preference` refuses the α that would take it).
+    α > 0 minimises an upper bound on the mutual information, and α < 0 maximises a lower bound. For I_q these are the rate
+    and, up to the entropy of the data, minus the distortion: f = max(α_q, 0) · rate + max(−α_q, 0) · distortion for α_p = 0.
+    The computation does not branch on the values of α_q and α_p, so their signs may differ within an ensemble. Of the terms
+    of I_p, which need samples of p(x,z), only the one that the sign of α_p selects is computed. Terms that the joint model
+    does not have are left out; `check_preference` rejects an α that would need one.
+
+    Args:
+        alpha_q, alpha_p: the weights of I_q(x;z) and I_p(x;z), without unit.
+
+    Raises: SettingError for a weight that is not finite.
     """
 
     alpha_q: Tensor
@@ -102,16 +114,16 @@ class Preference(nn.Module):
         self.sign_p = (alpha_p > 0) - (alpha_p < 0)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Names of the noise that the terms draw on."""
+    def required_noise(self) -> frozenset[str]:
+        """Names of the noise that the terms need (see `draw_noise`)."""
         return frozenset({"z_q", "z_p", "x_p"}) if self.sign_p else frozenset({"z_q"})
 
     def terms(self, samples: JointSamples) -> dict[str, Tensor]:
-        """The bounds' terms on a batch, each of shape ()."""
-        laws, terms = samples.laws, {}
-        if laws.has_rate:
+        """The terms of the bounds on a batch, in nats, each of shape ()."""
+        joint, terms = samples.joint, {}
+        if joint.has_rate:
             terms["rate"] = samples.rate.mean()
-        if laws.has_distortion:
+        if joint.has_distortion:
             terms["distortion"] = samples.distortion.mean()
         if self.sign_p > 0:
             terms["i_p_upper"] = i_p_upper(samples)
@@ -120,13 +132,13 @@ class Preference(nn.Module):
         return terms
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
-        """The primal objective f, up to constants of the data; elementwise over a leading axis."""
+        """The primal objective f in nats, up to constants of the data; elementwise over a leading axis."""
         alpha = {"rate": self.alpha_q, "distortion": -self.alpha_q, "i_p_upper": self.alpha_p, "neg_i_p_lower": -self.alpha_p}
         return sum((a.clamp(min=0) * terms[name] for name, a in alpha.items() if name in terms), 0 * self.alpha_q)
 
 
 def on_simplex(v: Tensor) -> Tensor:
-    """The nearest point to v, (…, m), with w ≥ 0 and Σ w = 1: w = max(v − θ, 0) (Duchi et al., ICML 2008)."""
+    """Project v, (…, m), onto the simplex {w ≥ 0, Σ w = 1}: w = max(v − τ, 0) with Σ w = 1 (Duchi et al., ICML 2008)."""
     ordered = v.sort(-1, descending=True).values
     over = (ordered.cumsum(-1) - 1) / torch.arange(1, v.shape[-1] + 1, device=v.device)
     last = (ordered > over).sum(-1, keepdim=True) - 1
@@ -134,26 +146,27 @@ def on_simplex(v: Tensor) -> Tensor:
 
 
 class Lagrangian(nn.Module):
-    """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i), and the ascent of λ.
+    """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i) in nats, and the dual ascent of λ.
 
-    The parameter `scaled` holds λ_i · unit_i, (m,), always in fp32: with it a step of the dual optimizer means the
-    same for every constraint, while L itself does not depend on the units. λ follows the noise of the batches, so a
-    running mean over its last `MEMORY` steps is kept beside it: the estimate of λ* that summaries report.
+    The parameter `scaled` holds λ_i · scale_i, (m,), always in fp32, so that a step of the dual optimizer has the same meaning
+    for every constraint, while L does not depend on the scales. λ fluctuates with the batches; its running mean, with
+    a time constant of `MEMORY` steps, is the estimate of λ* that summaries report.
 
     Args:
-        preference: the primal objective.
-        constraints: the constraints, in the order of every vector of shape (m,).
-        simplex: keep λ · unit on the simplex instead of below `largest`: without a preference θ then minimises the largest
-            (D_i − bound_i) / unit_i, for max_i v_i is the largest Σ w_i v_i. They start equal; all must be learned.
+        preference: the primal objective f.
+        constraints: the constraints, in the order of all vectors of shape (m,).
+        simplex: project λ · scale onto the probability simplex instead of limiting it by `max_multiplier`. Without a preference
+            θ then minimises max_i (D_i − bound_i) / scale_i, because max_i v_i = max_w Σ w_i v_i over the simplex. All
+            multipliers must be learned, and start equal.
 
-    Raises: SettingError for names that are not distinct, or a fixed multiplier on the simplex.
+    Raises: SettingError for duplicate names, or a fixed multiplier with simplex=True.
     """
 
-    unit: Tensor
+    scale: Tensor
     bound: Tensor
     bounded: Tensor
     learned: Tensor
-    largest: Tensor
+    max_multiplier: Tensor
     running: Tensor
     steps: Tensor
 
@@ -164,23 +177,23 @@ class Lagrangian(nn.Module):
         self.constraints = tuple(constraints)
         names = self.names
         if len(set(names)) != len(names):
-            raise SettingError(f"Constraints need distinct names, not {', '.join(names)}.")
-        unit = torch.tensor([c.unit for c in self.constraints], dtype=torch.float32)
+            raise SettingError(f"The names of constraints must be distinct, not {', '.join(names)}.")
+        scale = torch.tensor([c.scale for c in self.constraints], dtype=torch.float32)
         start = torch.tensor([c.multiplier for c in self.constraints], dtype=torch.float32)
-        scaled = start * unit
+        scaled = start * scale
         if simplex:
             if not all(c.learned for c in self.constraints):
-                raise SettingError("simplex=True needs learned multipliers.")
+                raise SettingError("simplex=True needs learned multipliers for all constraints.")
             scaled = torch.full_like(scaled, 1 / max(len(scaled), 1))
         self.scaled = nn.Parameter(scaled, requires_grad=False)
         self.register_buffer("running", scaled.clone())
         self.register_buffer("steps", torch.zeros(()))
         for name, values in {
-            "unit": unit,
+            "scale": scale,
             "bound": [0.0 if c.bound is None else c.bound for c in self.constraints],
             "bounded": [c.bound is not None for c in self.constraints],
             "learned": [c.learned for c in self.constraints],
-            "largest": [c.largest for c in self.constraints],
+            "max_multiplier": [c.max_multiplier for c in self.constraints],
         }.items():
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
@@ -190,52 +203,61 @@ class Lagrangian(nn.Module):
         return [c.name for c in self.constraints]
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Names of the noise that the objective draws on."""
-        return self.preference.needs.union(*(c.divergence.needs for c in self.constraints))
+    def required_noise(self) -> frozenset[str]:
+        """Names of the noise that the objective needs (see `draw_noise`)."""
+        return self.preference.required_noise.union(*(c.divergence.required_noise for c in self.constraints))
 
     @property
     def multiplier(self) -> Tensor:
         """λ, (m,), in nats per unit of each divergence."""
-        return self.scaled.detach() / self.unit
+        return self.scaled.detach() / self.scale
 
     @property
     def mean_multiplier(self) -> Tensor:
-        """The mean of λ over its last `MEMORY` steps, (m,), in nats per unit of each divergence."""
-        return self.running / self.unit
+        """The running mean of λ over about the last `MEMORY` steps, (m,), in nats per unit of each divergence."""
+        return self.running / self.scale
 
     def measure(self, samples: JointSamples) -> Values:
-        """Terms and divergences of a batch: what a stack maps over its models."""
+        """The terms and divergences of a batch. An ensemble maps this function over its members."""
         terms = self.preference.terms(samples)
         divergences = [c.divergence(samples) for c in self.constraints]
         return Values(terms, torch.stack(divergences) if divergences else self.scaled.new_zeros(0))
 
     def forward(self, values: Values) -> Tensor:
-        """L, shape () or (K,)."""
+        """L in nats, of shape () or (K,), without a gradient in λ."""
         penalty = (self.scaled.detach() * self.violation(values.divergences)).sum(-1)
         return self.preference(values.terms) + penalty
 
     def violation(self, divergences: Tensor) -> Tensor:
-        """(D − bound) / unit, (m,); positive where a constraint is broken."""
-        return (divergences.float() - self.bound) / self.unit
+        """The violation (D − bound) / scale, (m,), positive where a constraint is violated."""
+        return (divergences.float() - self.bound) / self.scale
 
     @torch.no_grad()
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
-        """One step of λ along the violation, then projection to 0 ≤ λ · unit ≤ largest, or the simplex; fixed ones stay."""
+        """Take one step of dual ascent along the violation, (m,), and update the running mean.
+
+        Learned multipliers are then projected to 0 ≤ λ · scale ≤ max_multiplier, or onto the simplex. Fixed ones do not change.
+        """
         before = self.scaled.clone()
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
-        projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.largest)
+        projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.max_multiplier)
         self.scaled.copy_(torch.where(self.learned, projected, before))
         self.steps += self.learned.any(-1)
         self.running.lerp_(self.scaled, (1 / self.steps.clamp(min=1)).clamp(min=1 / MEMORY).unsqueeze(-1))
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        """Move like any module, but keep λ and its bounds in fp32 under every precision."""
-        kept = {"scaled": self.scaled.data} | {n: getattr(self, n) for n in ("unit", "bound", "largest", "running", "steps")}
+        """Convert the module, but leave λ, its bounds and its scales in fp32 at every precision."""
+        originals = {"scaled": self.scaled.data} | {
+            n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps")
+        }
         super()._apply(fn, recurse)
-        for name, before in kept.items():
-            now = getattr(self, name)
-            if now.dtype != torch.float32:
-                now.data = before.to(now.device, torch.float32)
+        for name, original in originals.items():
+            converted = getattr(self, name)
+            if converted.dtype != torch.float32:
+                converted.data = original.to(converted.device, torch.float32)
         return self
+
+
+TOLERANCE = 0.1
+"""The tolerance, in units of a constraint's scale, for deciding whether it is satisfied and active: 0.1 nats for −ELBO."""

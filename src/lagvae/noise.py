@@ -1,8 +1,8 @@
-"""Randomness as a pure function of (seed, step, stream).
+"""Random numbers as a pure function of (seed, purpose, stream, step).
 
-Every random number that training or evaluation uses is drawn here and handed to the laws as an
-argument. Step `t` of a run draws the same numbers whether the run is plain, resumed, split over
-ranks or one cell of a stack, so nothing random has to be saved with a checkpoint.
+All random numbers of training and evaluation are drawn here and passed to the distributions as arguments. Step t of a run
+draws the same numbers whether the run is new, resumed, distributed over several ranks, or one member of an ensemble.
+Checkpoints therefore need not store the state of any generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _mix(value: int) -> int:
-    """The finaliser of MurmurHash3: a bijection of 32 bits, so distinct steps keep distinct seeds."""
+    """The 32-bit finaliser of MurmurHash3. It is a bijection, so distinct steps have distinct seeds."""
     value &= _MASK
     value = ((value ^ (value >> 16)) * 0x85EBCA6B) & _MASK
     value = ((value ^ (value >> 13)) * 0xC2B2AE35) & _MASK
@@ -25,15 +25,16 @@ def _mix(value: int) -> int:
 
 
 class Noise:
-    """Named streams of random numbers, indexed by step.
+    """Named streams of random numbers, indexed by the training or evaluation step.
 
     Args:
-        seed: the seed of the run (or of the cell of a stack).
-        purpose: keeps apart users of one seed, e.g. "train" and "val".
-        rank, world: of `world` processes that share every batch, this one draws the whole batch's numbers and
-            keeps the `rank`-th part of axis 0, so that together they hold what one process would.
+        seed: the seed of the run, or of a member of an ensemble.
+        purpose: separates uses of the same seed, such as "train" and "val".
+        rank, world: index of this process, and the number of processes that share every batch. Each process draws the
+            numbers of the global batch and returns the `rank`-th part of axis 0, so that all processes together use the
+            numbers that a single process would.
 
-    Within one `(seed, purpose, stream)` no two steps below 2**32 share a generator state.
+    For a given (seed, purpose, stream), no two steps below 2**32 have the same generator state.
     """
 
     def __init__(self, seed: int, purpose: str = "train", rank: int = 0, world: int = 1) -> None:
@@ -43,7 +44,7 @@ class Noise:
         self._bases: dict[str, int] = {}
 
     def generator(self, stream: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator set to the state of `(seed, purpose, stream, step)`."""
+        """A generator whose state depends on (seed, purpose, stream, step) alone. It is valid until the next call."""
         device = torch.device(device)
         generator = self._generators.get(device)
         if generator is None:
@@ -56,11 +57,11 @@ class Noise:
         return generator
 
     def normal(self, stream: str, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers of the given (per-rank) shape."""
+        """Standard normal numbers of a given shape, which is that of one rank."""
         return self._part(torch.randn, stream, step, shape, device)
 
     def uniform(self, stream: str, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-        """Numbers uniform on [0, 1) of the given (per-rank) shape."""
+        """Uniform numbers on [0, 1) of a given shape, which is that of one rank."""
         return self._part(torch.rand, stream, step, shape, device)
 
     def _part(
@@ -71,5 +72,5 @@ class Noise:
         return drawn if self.world == 1 else drawn[self.rank * shape[0] : (self.rank + 1) * shape[0]]
 
     def permutation(self, stream: str, step: int, n: int) -> Tensor:
-        """A random order of 0 … n − 1, always on the CPU, so that batches do not depend on the device."""
+        """A random permutation of 0, …, n − 1, (n,), always drawn on the CPU so that batches do not depend on the device."""
         return torch.randperm(n, generator=self.generator(stream, step))

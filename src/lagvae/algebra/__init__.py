@@ -1,6 +1,7 @@
-"""The symbolic side of the family: objectives up to constants, what they prefer, and what they can be computed with.
+"""Symbolic algebra of objectives: their information preference, their multipliers, and the terms that can compute them.
 
-Exact: coefficients are fractions. Nothing here needs samples, networks or tensors.
+Objectives are vectors with exact rational coefficients, compared up to constants of the data and the prior. There are no
+samples, networks or tensors here, and the package imports `lagvae.errors` only.
 """
 
 from lagvae.algebra.closure import Combination, closure
@@ -18,7 +19,14 @@ from lagvae.algebra.computing import (
     refusal,
     rewrite,
 )
-from lagvae.algebra.dual import DIVERGENCES, INFORMATION, Lagrangian, lagrangian, lagrangians, preference
+from lagvae.algebra.multipliers import (
+    DIVERGENCES,
+    INFORMATION,
+    SymbolicLagrangian,
+    preference,
+    symbolic_lagrangian,
+    symbolic_lagrangians,
+)
 from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import ATOMS, Atom, Class, Objective, Opaque, Symbol, joined, number, single, total
 
@@ -32,10 +40,10 @@ __all__ = [
     "Closest",
     "Combination",
     "Form",
-    "Lagrangian",
     "Objective",
     "Opaque",
     "Symbol",
+    "SymbolicLagrangian",
     "Term",
     "classify",
     "closest",
@@ -43,8 +51,6 @@ __all__ = [
     "computable_form",
     "joined",
     "kl_dimension",
-    "lagrangian",
-    "lagrangians",
     "missing",
     "number",
     "parse",
@@ -53,5 +59,7 @@ __all__ = [
     "refusal",
     "rewrite",
     "single",
+    "symbolic_lagrangian",
+    "symbolic_lagrangians",
     "total",
 ]

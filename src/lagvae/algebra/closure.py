@@ -1,12 +1,12 @@
-"""The closure theorem: every computable KL Lagrangian is a sum of a few known members.
+"""The closure theorem: every computable KL Lagrangian is a linear combination of a few known objectives.
 
     likelihood based        β-VAE and VMI
     unary likelihood free   InfoVAE and InfoGAN, with KL divergences
     binary likelihood free  these and ALICE, with KL divergences
 
-Reference: Theorem 1; Zhao, Song, Ermon, UAI 2018. As linear algebra it holds where "linear combination" allows negative
-weights and several parameters of one member, and where a marginal divergence may stand in either direction: with
-KL(q(z)‖p(z)) and KL(q(x)‖p(x)) alone the unary members span 5 of the 7 dimensions.
+Reference: Theorem 1 of Zhao, Song, Ermon, UAI 2018. As a statement of linear algebra it holds if a linear combination may have
+negative weights and use one member with several parameters, and if marginal divergences may have either direction: with
+KL(q(z)‖p(z)) and KL(q(x)‖p(x)) alone, the unary members span 5 of 7 dimensions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import Class, Objective, joined, number, total
 
 DISTORTION, RATE, VMI = "−E_q[log p(x|z)]", "E_q[log q(z|x) − log p(z)]", "−E_p[log q(z|x)]"
+
 REVERSED = ("KL(p(z)‖q(z))", "KL(p(x)‖q(x))")
-"""Marginal divergences against the direction in which InfoVAE and InfoGAN have them."""
+"""Marginal divergences in the direction opposite to that of InfoVAE and InfoGAN."""
+
 LIKELIHOOD = {DISTORTION: "β-VAE", RATE: "β-VAE", VMI: "VMI"}
+
 UNARY = {
     "I_q": "InfoVAE",
     "KL(q(x,z)‖p(x,z))": "InfoVAE",
@@ -32,21 +35,22 @@ UNARY = {
     "KL(q(x)‖p(x))": "InfoGAN",
     "KL(p(x)‖q(x))": "InfoGAN",
 }
+
 GENERATORS: dict[Class, dict[str, str]] = {
     Class.LIKELIHOOD: LIKELIHOOD,
     Class.UNARY: UNARY,
     Class.BINARY: UNARY | {"KL(p(x,z)‖q(x,z))": "ALICE", DISTORTION: "ALICE"},
 }
-"""What spans the KL Lagrangians of a class, each with the member that has it; I_q may have either sign, the others λ ≥ 0."""
+"""Generators of the KL Lagrangians of a class → the member that has them. I_q may have either sign, the others λ ≥ 0."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """An objective as a sum of members.
+    """An objective as a linear combination of members.
 
     Args:
-        parts: the coefficient, the text and the member of each generator that is used.
-        level: the class.
+        parts: the coefficient, the text and the member of each generator with a nonzero coefficient.
+        level: the computability class of the objective.
     """
 
     parts: tuple[tuple[Fraction, str, str], ...]
@@ -54,39 +58,39 @@ class Combination:
 
     @property
     def objective(self) -> Objective:
-        """The sum."""
+        """The linear combination as an objective."""
         return total((value, parse(text)) for value, text, _ in self.parts)
 
     @property
     def care(self) -> tuple[str, ...]:
-        """Where the words of the theorem need care for this objective."""
+        """Remarks on the sense in which the theorem holds for this objective."""
         notes, weights = [], {text: value for value, text, _ in self.parts}
         if self.level is Class.LIKELIHOOD and RATE in weights and DISTORTION not in weights:
-            notes.append("the rate alone is no multiple of a β-VAE: it is its limit for β → ∞, or the difference of two")
+            notes.append("the rate alone is not a multiple of a β-VAE, but its limit for β → ∞ or the difference of two β-VAEs")
         if any(value < 0 for text, value in weights.items() if text != "I_q"):
-            notes.append("a weight is negative: a linear combination, but no sum of Lagrangians with λ ≥ 0")
-        if back := [text for text in REVERSED if text in weights]:
-            notes.append(f"{' and '.join(back)} against the direction of the published members")
+            notes.append("a weight is negative, so this is a linear combination but not a sum of Lagrangians with λ ≥ 0")
+        if reversed_terms := [text for text in REVERSED if text in weights]:
+            notes.append(f"{' and '.join(reversed_terms)}: opposite to the direction of the published members")
         return tuple(notes)
 
     def __str__(self) -> str:
-        told = []
+        texts = []
         for member in dict.fromkeys(member for _, _, member in self.parts):
             weights = {text: value for value, text, owner in self.parts if owner == member}
             if member == "β-VAE" and weights.get(DISTORTION):
                 scale = weights[DISTORTION]
-                told.append(f"{number(scale)}·β-VAE(β = {number(weights.get(RATE, Fraction(0)) / scale)})".removeprefix("1·"))
+                texts.append(f"{number(scale)}·β-VAE(β = {number(weights.get(RATE, Fraction(0)) / scale)})".removeprefix("1·"))
             elif member == "VMI":
-                told.append(f"{number(weights[VMI])}·VMI".removeprefix("1·"))
+                texts.append(f"{number(weights[VMI])}·VMI".removeprefix("1·"))
             else:
-                told.append(f"{member}: {joined((value, text) for text, value in weights.items())}")
-        return "  and  ".join(told) or "0"
+                texts.append(f"{member}: {joined((value, text) for text, value in weights.items())}")
+        return "  and  ".join(texts) or "0"
 
 
 def closure(objective: Objective) -> Combination | None:
-    """The combination that the theorem promises, in the smallest class, of λ ≥ 0 where that can be.
+    """The linear combination of Theorem 1 in the smallest class, with λ ≥ 0 if possible.
 
-    Opaque divergences are left out. None where the rest is no KL objective.
+    Opaque divergences are left out. None if the rest is not a KL Lagrangian.
     """
     level = classify(objective.plain)
     owners = GENERATORS[level]

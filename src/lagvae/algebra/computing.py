@@ -1,10 +1,12 @@
-"""What can be computed with what: classes of terms, forms in them, and the closest form where there is none.
+"""Computability of objectives: classes of terms, computable forms, and the closest form of an objective that has none.
 
     likelihood based        E_s log p(x|z), E_s log p(z), E_s log q(z|x)
-    unary likelihood free   and E_s log q(x)/p(x), E_s log q(z)/p(z), by a critic of x or of z
-    binary likelihood free  and E_s log q(x,z)/p(x,z), by a critic of both;   s ∈ {q, p}
+    unary likelihood free   in addition E_s log q(x)/p(x) and E_s log q(z)/p(z), by a critic of x or of z
+    binary likelihood free  in addition E_s log q(x,z)/p(x,z), by a critic of (x,z);   s ∈ {q, p}
 
-An objective is computable where it is a sum of such terms and a constant (Definition 2; Zhao, Song, Ermon, UAI 2018).
+An objective is computable in a class if it is a linear combination of such terms and a constant.
+
+Reference: Definition 2 of Zhao, Song, Ermon, UAI 2018.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
-from lagvae.algebra.dual import DIVERGENCES, INFORMATION, KL_LAGRANGIANS, lagrangian
-from lagvae.algebra.linear import Vector, basic_solutions, rank, solve
+from lagvae.algebra.linear import Vector, basic_solutions, rank, solve_linear
+from lagvae.algebra.multipliers import DIVERGENCES, INFORMATION, KL_LAGRANGIANS, symbolic_lagrangian
 from lagvae.algebra.notation import parse
 from lagvae.algebra.objective import SIDES, VARYING, Class, Objective, Opaque, joined, single, total
 from lagvae.errors import SettingError
@@ -29,12 +31,12 @@ LOGS = {
 
 @dataclass(frozen=True)
 class Term:
-    """Something that can be estimated from samples: an elementary term, or an opaque divergence.
+    """A quantity that can be estimated from samples: an elementary term, or an opaque divergence.
 
     Args:
-        symbol: how it is written.
-        level: the class that has it; a critic's log ratio may be used with either sign.
-        objective: as a vector.
+        symbol: its text.
+        level: the smallest class that contains it. The log ratio of a critic may have either sign.
+        objective: the term as a vector.
     """
 
     symbol: str
@@ -48,19 +50,21 @@ class Term:
 TERMS = tuple(
     Term(text, level, parse(text)) for level in Class for side in SIDES for text in (f"E_{side}[{log}]" for log in LOGS[level])
 )
-"""The twelve elementary terms, those that need least first."""
+"""The twelve elementary terms, in the order of their classes."""
+
 VECTORS: Mapping[Term, Vector] = {term: term.objective.vector for term in TERMS}
-UNITS = [single(atom) for atom in sorted(VARYING, key=lambda atom: len(atom.over))]
-"""The atoms one by one, those of marginals first: what is missing is told in these."""
+
+UNIT_VECTORS = [single(atom) for atom in sorted(VARYING, key=lambda atom: len(atom.over))]
+"""The varying atoms, those of marginals first. `missing` is expressed in them."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Σ c · term + constant: how an objective is computed.
+    """The computable form Σ c · term + constant of an objective.
 
     Args:
         terms: coefficients and terms.
-        constant: what it leaves out, a sum of E_q log q(x) and E_p log p(z).
+        constant: a linear combination of E_q log q(x) and E_p log p(z), which training leaves out.
     """
 
     terms: tuple[tuple[Fraction, Term], ...]
@@ -68,12 +72,12 @@ class Form:
 
     @property
     def objective(self) -> Objective:
-        """The sum, constants too."""
+        """The form as an objective, including its constant."""
         return total((value, term.objective) for value, term in self.terms) + self.constant
 
     @property
     def level(self) -> Class:
-        """The least class that has all its terms."""
+        """The smallest class that contains all terms."""
         return max((term.level for _, term in self.terms), default=Class.LIKELIHOOD)
 
     def __str__(self) -> str:
@@ -86,33 +90,34 @@ def terms_of(within: Class) -> tuple[Term, ...]:
 
 
 def classify(objective: Objective) -> Class:
-    """The smallest class in which an objective is computable: there always is one, the binary class has all atoms."""
+    """The smallest class in which an objective is computable. It always exists, because the binary class spans all atoms."""
     return next(level for level in Class if not missing(objective, level))
 
 
 def missing(objective: Objective, within: Class) -> Objective:
-    """What no sum of the class's terms gives: 0 where the objective is computable, else log densities and divergences."""
-    found = solve([*(VECTORS[term] for term in terms_of(within)), *(unit.vector for unit in UNITS)], objective.vector)
-    assert found is not None, "atoms span all there is"
-    left = total(zip(found[len(terms_of(within)) :], UNITS, strict=True))
-    return left + objective.only(lambda symbol: isinstance(symbol, Opaque) and symbol.level > within)
+    """The part of an objective that no linear combination of the class's terms gives; 0 if the objective is computable."""
+    found = solve_linear(
+        [*(VECTORS[term] for term in terms_of(within)), *(unit.vector for unit in UNIT_VECTORS)], objective.vector
+    )
+    assert found is not None, "the atoms span all objectives"
+    remainder = total(zip(found[len(terms_of(within)) :], UNIT_VECTORS, strict=True))
+    return remainder + objective.only(lambda symbol: isinstance(symbol, Opaque) and symbol.level > within)
 
 
 def computable_form(objective: Objective, within: Class = Class.BINARY, name: str = "objective") -> Form:
-    """The objective as terms of the smallest class that has it.
+    """The form of an objective in the smallest class in which it is computable.
 
     Args:
-        objective: what to compute.
-        within: the largest class at hand.
-        name: the setting it comes from, for errors.
+        objective: the objective to compute.
+        within: the largest class that may be used.
+        name: the setting that the objective comes from, for error messages.
 
-    Raises:
-        SettingError: where the class cannot compute it: what is missing, and what is closest.
+    Raises: SettingError if it is not computable in that class. The message states what is missing and the closest form.
     """
     if missing(objective, within):
         raise SettingError(f"{name}={plainest(objective)} is not {within}: {refusal(objective, within)}")
     terms = terms_of(classify(objective))
-    found = solve([VECTORS[term] for term in terms], objective.vector)
+    found = solve_linear([VECTORS[term] for term in terms], objective.vector)
     assert found is not None
     used = [(value, term) for value, term in zip(found, terms, strict=True) if value]
     used += [(value, Term(str(symbol), symbol.level, single(symbol))) for symbol, value in objective.opaque.items()]
@@ -120,22 +125,19 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
 
 
 def plainest(objective: Objective) -> str:
-    """An objective in as few words as can be: as a Lagrangian, or as terms."""
-    found, form = lagrangian(objective), computable_form(objective)
+    """The shorter text of an objective, as a Lagrangian or as a form."""
+    found, form = symbolic_lagrangian(objective), computable_form(objective)
     return str(found if found is not None and len(found.parts) <= len(form.terms) else form)
-
-
-# ---- refusal, and the closest that can be computed
 
 
 @dataclass(frozen=True)
 class Closest:
-    """The computable objective that is closest to one that is not.
+    """The computable objective closest to one that is not computable.
 
     Args:
-        form: how it is computed.
-        added: divergences on top, coefficients > 0: it is an upper bound, tight where they vanish.
-        dropped: parts that were left out because no bound on them can be computed.
+        form: its computable form.
+        added: divergences that were added with coefficients > 0, so that it is an upper bound, tight where they vanish.
+        dropped: parts that were left out, because no upper bound on them is computable.
     """
 
     form: Form
@@ -143,20 +145,20 @@ class Closest:
     dropped: tuple[tuple[Fraction, str], ...]
 
     def __str__(self) -> str:
-        told = []
+        remarks = []
         if self.dropped:
-            told.append(f"without {joined(self.dropped)}, on which no upper bound can be computed")
+            remarks.append(f"without {joined(self.dropped)}, for which no upper bound can be computed")
         if self.added:
-            told.append(f"an upper bound, above it by {joined(self.added)}")
-        return f"{self.form}" + (f" ({'; '.join(told)})" if told else "")
+            remarks.append(f"an upper bound that exceeds it by {joined(self.added)}")
+        return f"{self.form}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def closest(objective: Objective, within: Class) -> Closest:
-    """The closest objective that a class can compute.
+    """The closest objective that is computable in a class.
 
-    An objective is minimised, so the closest one is an upper bound that differs by as few KL divergences as can be,
-    conditional ones before joint ones: for −E_q log p(x) with likelihoods alone that is −ELBO, for I_q the rate, for
-    −I_q the distortion. Where there is no such bound, as few parts as can be are left out first.
+    Objectives are minimised, so the closest one is the upper bound that differs by the fewest KL divergences, with preference
+    for conditional over joint ones. In the likelihood based class it is −ELBO for −E_q log p(x), the rate for I_q, and the
+    distortion for −I_q. If there is no such bound, the fewest possible parts are left out first.
     """
     parts = _parts(objective)
     for size in range(len(parts) + 1):
@@ -166,30 +168,30 @@ def closest(objective: Objective, within: Class) -> Closest:
             if added is not None:
                 bound = rest + total((value, DIVERGENCES[name]) for value, name in added)
                 return Closest(computable_form(bound, within), added, tuple((value, name) for value, name, _ in chosen))
-    raise AssertionError("nothing at all is computable")
+    raise AssertionError("the objective 0 is computable in every class")
 
 
 def refusal(objective: Objective, within: Class) -> str:
-    """Why a class cannot compute an objective, and what is closest."""
-    known = ", ".join(f"E[{log}]" for level in Class if level <= within for log in LOGS[level])
+    """Explain why an objective is not computable in a class, and what is the closest that is."""
+    available = ", ".join(f"E[{log}]" for level in Class if level <= within for log in LOGS[level])
     return (
-        f"it needs {missing(objective, within)}, which no sum of {known} gives. "
-        f"Closest: {closest(objective, within)}. Or allow {classify(objective)} terms."
+        f"it needs {missing(objective, within)}, which is not a linear combination of {available}. "
+        f"Closest: {closest(objective, within)}. Alternatively, allow {classify(objective)} terms."
     )
 
 
 def _parts(objective: Objective) -> list[tuple[Fraction, str, Objective]]:
-    """An objective cut into information and divergences, or into atoms where it is no KL objective."""
-    known, found = INFORMATION | DIVERGENCES, lagrangian(objective.plain)
+    """The parts of an objective: information and divergences of a KL Lagrangian, otherwise atoms; and opaque divergences."""
+    by_name, found = INFORMATION | DIVERGENCES, symbolic_lagrangian(objective.plain)
     if found is not None:
-        parts = [(value, name, known[name]) for value, name in found.parts]
+        parts = [(value, name, by_name[name]) for value, name in found.parts]
     else:
         parts = [(value, str(one), single(one)) for one, value in objective.plain.varying.coefficients.items()]
     return parts + [(value, str(one), single(one)) for one, value in objective.opaque.items()]
 
 
 def _bound(objective: Objective, within: Class) -> tuple[tuple[Fraction, str], ...] | None:
-    """KL divergences that make an objective computable when they are added; None where none do."""
+    """KL divergences that make an objective computable when they are added, with coefficients > 0; None if there are none."""
     if any(symbol.level > within for symbol in objective.opaque):
         return None
     found: list[tuple[Fraction, str]] = []
@@ -204,36 +206,34 @@ def _bound(objective: Objective, within: Class) -> tuple[tuple[Fraction, str], .
     return tuple(found)
 
 
-# ---- what training uses
-
-
 def rewrite(
     objective: Objective, learned: Mapping[str, Objective] | None = None, within: Class = Class.BINARY
 ) -> tuple[Form, dict[str, Form]]:
-    """What training computes: one form for all whose multiplier is fixed, and one for each constraint that learns its own.
+    """The forms that training computes: one for everything with fixed multipliers, and one per learned multiplier.
 
     With fixed multipliers terms may cancel between preference and penalties, so that the sum can be computed where its
     parts cannot (−I_q + KL(q(x|z)‖p(x|z)) is the distortion). A learned multiplier needs the value of its divergence.
     A form's constant is not computed: a bound has to be on the terms alone, as on −ELBO instead of KL(q(x,z)‖p(x,z)).
 
     Args:
-        objective: preference and penalties with fixed multipliers.
-        learned: divergences with learned multipliers, by the name of their constraint.
-        within: the largest class at hand.
+        objective: the preference plus the penalties with fixed multipliers.
+        learned: name of a constraint with a learned multiplier → its divergence.
+        within: the largest class that may be used.
 
-    Raises:
-        SettingError: naming the objective or the constraint that the class cannot compute.
+    Raises: SettingError that names the objective or the constraint that is not computable in the class.
     """
-    alone = {}
+    separate = {}
     for name, divergence in (learned or {}).items():
         try:
-            alone[name] = computable_form(divergence, within, f"constraints.{name}")
+            separate[name] = computable_form(divergence, within, f"constraints.{name}")
         except SettingError as error:
-            raise SettingError(f"{error} A learned multiplier needs its divergence alone; or fix it.") from None
-    return computable_form(objective, within), alone
+            raise SettingError(
+                f"{error} A learned multiplier needs a computable divergence; otherwise fix the multiplier."
+            ) from None
+    return computable_form(objective, within), separate
 
 
 def kl_dimension(within: Class = Class.BINARY) -> int:
-    """The dimension of the KL Lagrangians that a class can compute, dim U + dim V − dim (U + V): 3, 7, 8."""
+    """The dimension of the KL Lagrangians that are computable in a class, dim U + dim V − dim (U + V): 3, 7, 8."""
     terms = [VECTORS[term] for term in terms_of(within)]
     return rank(KL_LAGRANGIANS) + rank(terms) - rank([*KL_LAGRANGIANS, *terms])

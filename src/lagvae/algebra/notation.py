@@ -1,12 +1,12 @@
-"""From the field's notation to objectives: "-I_q + KL(q(x|z)||p(x|z)) + 2*JS(q(z)||p(z))".
+"""Parse objectives in mathematical notation, such as "-I_q + KL(q(x|z)||p(x|z)) + 2*JS(q(z)||p(z))".
 
-    I_q, I_p                       mutual information of q(x,z), of p(x,z)
+    I_q, I_p                       mutual information of x and z under q(x,z) and p(x,z)
     H_q(x), H_p(z|x)               entropies
-    KL(q(z|x)||p(z|x))             expected under the law that stands first: E_q(x) KL(q(z|x)‖p(z|x))
-    E_q[log p(x|z) - 2 log p(z)]   sums of expected log densities, ratios and products of densities too
-    JS(q(z)||p(z)), W1(…), …       any other divergence: a symbol of its own
+    KL(q(z|x)||p(z|x))             an expectation under the joint of the first argument: E_q(x) KL(q(z|x)‖p(z|x))
+    E_q[log p(x|z) - 2 log p(z)]   expectations of sums of log densities, including logs of ratios and products of densities
+    JS(q(z)||p(z)), W1(…), …       any other divergence, as an opaque symbol
 
-Coefficients are 2, 0.5, 1/3 with or without *; ‖, − and · may stand for ||, - and *.
+Coefficients are written 2, 0.5 or 1/3, with or without *. The signs ‖, − and · may replace ||, - and *.
 """
 
 from __future__ import annotations
@@ -21,46 +21,49 @@ from lagvae.algebra.objective import ZERO, Atom, Class, Objective, Opaque, singl
 from lagvae.errors import SettingError
 
 NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
 TOKEN = re.compile(rf"\s*({NUMBER.pattern}|[^\W\d]\w*|\|\||.)", re.DOTALL)
+
 SPELLING = str.maketrans({"‖": "||", "−": "-", "–": "-", "·": "*", "×": "*", "∥": "||"})
+
 VARIABLES = ("x", "z")
+
 MARKS = ("||", ",", ";")
-"""What may stand between the two laws of a divergence."""
+"""Separators of the two arguments of a divergence."""
 
 
 @dataclass(frozen=True)
 class Density:
-    """One law: of `over`, given `given`; both in the order x, z."""
+    """The density of the variables `over` given the variables `given` under the joint `joint`, which is "q" or "p"."""
 
-    law: str
+    joint: str
     over: tuple[str, ...]
     given: tuple[str, ...] = ()
 
     def log(self, side: str) -> Objective:
-        """E_side of its log, where a conditional is joint over marginal."""
-        whole = ",".join(sorted(self.over + self.given))
-        found = single(Atom(side, self.law, whole))
-        return found - single(Atom(side, self.law, self.given[0])) if self.given else found
+        """E_side of its log. A conditional density is the ratio of a joint and a marginal density."""
+        variables = ",".join(sorted(self.over + self.given))
+        found = single(Atom(side, self.joint, variables))
+        return found - single(Atom(side, self.joint, self.given[0])) if self.given else found
 
     def __str__(self) -> str:
-        return f"{self.law}({','.join(self.over)}{'|' if self.given else ''}{','.join(self.given)})"
+        return f"{self.joint}({','.join(self.over)}{'|' if self.given else ''}{','.join(self.given)})"
 
 
 def parse(text: str, name: str = "objective") -> Objective:
-    """The objective that a text states.
+    """Parse an objective.
 
     Args:
-        text: in the notation above.
-        name: the setting it comes from, for errors.
+        text: the objective in the notation above.
+        name: the setting that the text comes from, for error messages.
 
-    Raises:
-        SettingError: where the text cannot be read, with the place.
+    Raises: SettingError that shows the position at which the text cannot be parsed.
     """
     return _Reader(text, name).whole()
 
 
 class _Reader:
-    """Recursive descent; `side` is the law of the expectation that a log stands in."""
+    """A recursive descent parser. `side` is the joint, "q" or "p", of the expectation that contains the current token."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
@@ -81,11 +84,11 @@ class _Reader:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self, *wanted: str) -> str:
-        """The next token, which must be one of those wanted."""
+        """Return the next token, which must be one of `wanted` if any are given, and advance."""
         token = self.next
         if wanted and token not in wanted:
-            told = " or ".join(repr(word) for word in wanted)
-            self.fail(f"{token!r} stands where {told} is expected" if token else f"it ends where {told} is expected")
+            expected = " or ".join(repr(word) for word in wanted)
+            self.fail(f"found {token!r} where {expected} is expected" if token else f"it ends where {expected} is expected")
         self.at += 1
         return token
 
@@ -116,7 +119,7 @@ class _Reader:
             if NUMBER.fullmatch(self.next):
                 factor *= self.coefficient()
             elif found is not None:
-                self.fail("two quantities are multiplied; only numbers multiply")
+                self.fail("a product of two quantities; only numbers can be factors")
             else:
                 found = self.quantity(side)
             if self.next == "*":
@@ -124,8 +127,8 @@ class _Reader:
             elif found is not None or not self.next or self.next in "+-)]":
                 break
         if found is None and factor:
-            self.fail(f"the number {factor} stands alone; a constant changes nothing, leave it out")
-        return factor * (ZERO if found is None else found)  # a constant is false, but not nothing
+            self.fail(f"the number {factor} is not the factor of a quantity; leave constants out, they change nothing")
+        return factor * (ZERO if found is None else found)  # an objective that is a constant is falsy, but is not None
 
     def coefficient(self) -> Fraction:
         value = Fraction(self.take())
@@ -149,9 +152,9 @@ class _Reader:
             "E_p": lambda: self.expectation("p"),
         }
         if token != "(" and not token[:1].isalpha():
-            self.fail(f"{token!r} is no quantity" if token else "it ends where a quantity is expected")
+            self.fail(f"{token!r} is not a quantity" if token else "it ends where a quantity is expected")
         if token not in ("(", "log") and side is not None and token != "KL":
-            self.fail(f"inside E_{side}[…] there are only logs of densities, not {token}")
+            self.fail(f"inside E_{side}[…] only logs of densities are allowed, not {token}")
         if token not in special:
             return self.divergence(side)
         if token != "(" and token != "log":
@@ -171,11 +174,11 @@ class _Reader:
             return self.bracketed("[", "]", side)
         if self.next in ("log", "KL"):
             return self.quantity(side)
-        self.fail(f"E_{side} takes a bracket, as in E_{side}[log p(x|z)]")
+        self.fail(f"E_{side} must be followed by a bracket, as in E_{side}[log p(x|z)]")
 
     def log(self, side: str | None) -> Objective:
         if side is None:
-            self.fail("a log stands outside of an expectation; write E_q[log …] or E_p[log …]")
+            self.fail("a log outside of an expectation; write E_q[log …] or E_p[log …]")
         self.take("log")
         found = self.density().log(side)
         while self.next in ("/", "q", "p"):
@@ -185,15 +188,15 @@ class _Reader:
             found += sign * self.density().log(side)
         return found
 
-    def information(self, law: str) -> Objective:
+    def information(self, joint: str) -> Objective:
         if self.next == "(":
             for token in ("(", "x", ";", "z", ")"):
                 self.take(token)
-        joint, x, z = (Density(law, over).log(law) for over in (("x", "z"), ("x",), ("z",)))
-        return joint - x - z
+        xz, x, z = (Density(joint, over).log(joint) for over in (("x", "z"), ("x",), ("z",)))
+        return xz - x - z
 
-    def entropy(self, law: str) -> Objective:
-        return -self.arguments(law).log(law)
+    def entropy(self, joint: str) -> Objective:
+        return -self.arguments(joint).log(joint)
 
     def divergence(self, side: str | None) -> Objective:
         name = self.take()
@@ -208,28 +211,28 @@ class _Reader:
         self.take(")")
         if name == "KL":
             return self.kl(first, second, side)
-        laws = "‖".join("".join(map(str, half)) for half in (first, second) if half)
-        over = {v for law in first + second for v in law.over + law.given}
-        return single(Opaque(f"{name}({laws})", Class.BINARY if len(over) == 2 else Class.UNARY))
+        arguments = "‖".join("".join(map(str, half)) for half in (first, second) if half)
+        over = {v for density in first + second for v in density.over + density.given}
+        return single(Opaque(f"{name}({arguments})", Class.BINARY if len(over) == 2 else Class.UNARY))
 
     def kl(self, first: list[Density], second: list[Density], side: str | None) -> Objective:
         if len(first) != 1 or not second:
-            self.fail("a KL is between two laws, as in KL(q(z)||p(z))")
-        law = first[0]
+            self.fail("a KL divergence has two arguments, as in KL(q(z)||p(z))")
+        density = first[0]
         over = sorted(v for other in second for v in other.over)
-        given = {v for other in second for v in other.given} - set(law.given)
-        if over != sorted(law.over) or given:
-            self.fail(f"KL({law}||{''.join(map(str, second))}) compares laws of different variables")
-        if side not in (None, law.law):
-            self.fail(f"KL({law}||…) is an expectation under {law.law}, not under {side}")
-        return sum((-other.log(law.law) for other in second), law.log(law.law))
+        given = {v for other in second for v in other.given} - set(density.given)
+        if over != sorted(density.over) or given:
+            self.fail(f"KL({density}||{''.join(map(str, second))}) has densities of different variables")
+        if side not in (None, density.joint):
+            self.fail(f"KL({density}||…) is an expectation under {density.joint}, not under {side}")
+        return sum((-other.log(density.joint) for other in second), density.log(density.joint))
 
-    # ---- laws
+    # ---- densities
 
     def density(self) -> Density:
         return self.arguments(self.take("q", "p"))
 
-    def arguments(self, law: str) -> Density:
+    def arguments(self, joint: str) -> Density:
         self.take("(")
         over = self.variables()
         given: tuple[str, ...] = ()
@@ -238,8 +241,8 @@ class _Reader:
             given = self.variables()
         self.take(")")
         if set(over) & set(given):
-            self.fail("a variable stands on both sides of |")
-        return Density(law, over, given)
+            self.fail("a variable appears on both sides of |")
+        return Density(joint, over, given)
 
     def variables(self) -> tuple[str, ...]:
         found = [self.take(*VARIABLES)]

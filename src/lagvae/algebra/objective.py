@@ -1,8 +1,8 @@
-"""Objectives as vectors: sums of expected log densities, and of divergences that stay symbols of their own.
+"""Objectives as vectors: linear combinations of expected log densities (atoms) and of opaque divergences.
 
     E_s log r(v),   s, r ∈ {q, p},  v ∈ {x, z, (x,z)}:   12 atoms.
 
-E_q log q(x), the data's, and E_p log p(z), the prior's, are constants: 10 dimensions are left.
+E_q log q(x), a property of the data, and E_p log p(z), a property of the prior, are constants, which leaves 10 dimensions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIDES = ("q", "p")
 
 
 class Class(IntEnum):
-    """What is needed to compute an objective: densities, critics of one variable, critics of both (Definition 2)."""
+    """What an objective needs to be computed: densities, critics of x or z, or critics of (x,z) (Definition 2)."""
 
     LIKELIHOOD = 1
     UNARY = 2
@@ -31,21 +31,21 @@ class Class(IntEnum):
 
 @dataclass(frozen=True, order=True)
 class Atom:
-    """E_side log law(over), in nats."""
+    """E_side[log joint(over)] in nats, where `side` and `joint` are "q" or "p" and `over` is "x", "z" or "x,z"."""
 
     side: str
-    law: str
+    joint: str
     over: str
 
     @property
     def constant(self) -> bool:
-        """Whether training cannot change it: the data's and the prior's own expected log density."""
-        return (self.side, self.law, self.over) in {("q", "q", "x"), ("p", "p", "z")}
+        """Whether it is a constant of the data, E_q log q(x), or of the prior, E_p log p(z)."""
+        return (self.side, self.joint, self.over) in {("q", "q", "x"), ("p", "p", "z")}
 
     @property
     def log(self) -> str:
-        """The log density inside."""
-        return f"log {self.law}({self.over})"
+        """The log density, without the expectation."""
+        return f"log {self.joint}({self.over})"
 
     def __str__(self) -> str:
         return f"E_{self.side}[{self.log}]"
@@ -53,11 +53,11 @@ class Atom:
 
 @dataclass(frozen=True, order=True)
 class Opaque:
-    """A divergence that is no sum of atoms (JS, W1, MMD …): a symbol of its own.
+    """A divergence that is not a linear combination of atoms, such as JS, W1 or MMD.
 
     Args:
-        name: how it is written, with what it is over, as in `JS(q(z)‖p(z))`.
-        level: the class that can estimate it.
+        name: its text including its arguments, as in `JS(q(z)‖p(z))`.
+        level: the smallest class in which it can be estimated.
     """
 
     name: str
@@ -69,19 +69,20 @@ class Opaque:
 
 Symbol = Atom | Opaque
 
-ATOMS = tuple(Atom(side, law, over) for side in SIDES for law in ("p", "q") for over in ("x", "z", "x,z"))
+ATOMS = tuple(Atom(side, joint, over) for side in SIDES for joint in ("p", "q") for over in ("x", "z", "x,z"))
+
 VARYING = tuple(atom for atom in ATOMS if not atom.constant)
 
 
 def number(value: Fraction) -> str:
-    """A coefficient as people write it: 3, 0.25, 1/3; minus as −."""
+    """Format a coefficient as 3, 0.25 or 1/3, with the minus sign −."""
     size = abs(value)
     short = size.denominator == 1 or Fraction(f"{float(size):.6g}") == size
     return ("−" if value < 0 else "") + (f"{float(size):.6g}" if short and 1e-4 < size < 10**6 else str(size))
 
 
 def joined(parts: Iterable[tuple[Fraction, str]]) -> str:
-    """Σ c · text as a line, without what has coefficient 0."""
+    """Format Σ c · text, without the parts whose coefficient is 0."""
     line = ""
     for value, text in parts:
         if value:
@@ -97,18 +98,18 @@ def joined(parts: Iterable[tuple[Fraction, str]]) -> str:
 class Objective:
     """A linear combination of atoms and opaque divergences, to be minimised.
 
-    Two are equal where they differ by constants alone (elementary equivalence, Definition 1; Zhao, Song, Ermon,
-    UAI 2018): training cannot tell them apart.
+    Two objectives are equal if they differ only by constants, which do not affect training (elementary equivalence,
+    Definition 1; Zhao, Song, Ermon, UAI 2018).
 
     Args:
-        coefficients: symbol → coefficient; zeros are dropped.
+        coefficients: symbol → coefficient. Zeros are removed.
     """
 
     coefficients: Mapping[Symbol, Fraction]
 
     def __post_init__(self) -> None:
-        kept = {symbol: Fraction(value) for symbol, value in self.coefficients.items() if value}
-        object.__setattr__(self, "coefficients", kept)
+        nonzero = {symbol: Fraction(value) for symbol, value in self.coefficients.items() if value}
+        object.__setattr__(self, "coefficients", nonzero)
 
     def __add__(self, other: Objective) -> Objective:
         total = dict(self.coefficients)
@@ -138,35 +139,35 @@ class Objective:
 
     @property
     def varying(self) -> Objective:
-        """Without its constants."""
+        """The objective without its constants."""
         return self.only(lambda symbol: not getattr(symbol, "constant", False))
 
     @property
     def constants(self) -> Objective:
-        """Its constants alone."""
+        """The constants of the objective."""
         return self.only(lambda symbol: bool(getattr(symbol, "constant", False)))
 
     @property
     def opaque(self) -> dict[Opaque, Fraction]:
-        """Its opaque divergences with their coefficients."""
+        """The opaque divergences with their coefficients."""
         return {symbol: value for symbol, value in self.coefficients.items() if isinstance(symbol, Opaque)}
 
     @property
     def plain(self) -> Objective:
-        """Without its opaque divergences."""
+        """The objective without its opaque divergences."""
         return self.only(lambda symbol: isinstance(symbol, Atom))
 
     def only(self, keep: Callable[[Symbol], bool]) -> Objective:
-        """The part whose symbols are wanted."""
+        """The part of the objective whose symbols satisfy `keep`."""
         return Objective({symbol: value for symbol, value in self.coefficients.items() if keep(symbol)})
 
     @cached_property
     def vector(self) -> Vector:
-        """Coefficients of the ten atoms that vary."""
+        """The coefficients of the ten atoms that are not constant."""
         return tuple(self.coefficients.get(atom, Fraction(0)) for atom in VARYING)
 
     def at(self, values: Mapping[Symbol, float]) -> float:
-        """The value, in nats, where every symbol has the value that is given."""
+        """The value of the objective for given values of all its symbols."""
         return sum(float(value) * values[symbol] for symbol, value in self.coefficients.items())
 
     def __str__(self) -> str:
@@ -190,10 +191,10 @@ ZERO = Objective({})
 
 
 def single(symbol: Symbol) -> Objective:
-    """A symbol by itself."""
+    """The objective that consists of a single symbol."""
     return Objective({symbol: Fraction(1)})
 
 
 def total(parts: Iterable[tuple[Fraction, Objective]]) -> Objective:
-    """Σ c · objective."""
+    """The linear combination Σ c · objective."""
     return sum((value * part for value, part in parts), ZERO)

@@ -1,8 +1,11 @@
-"""Lightning callbacks: evaluation, checkpoints, feasibility, progress."""
+"""Lightning callbacks: evaluation of metrics, checkpoints, stopping at infeasible bounds, and the progress bar.
+
+This package may import the metrics, the model, the data and those below. It knows nothing of configs or run folders.
+"""
 
 from lagvae.callbacks.checkpoints import Checkpoints
 from lagvae.callbacks.evaluation import Evaluation
 from lagvae.callbacks.feasibility import FeasibilityWatch
-from lagvae.callbacks.progress import Progress
+from lagvae.callbacks.progress import TrainingProgress
 
-__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "Progress"]
+__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "TrainingProgress"]

@@ -1,4 +1,4 @@
-"""last.ckpt after every interval, best.ckpt where the constrained problem is solved best so far."""
+"""Saves last.ckpt after every interval, and best.ckpt whenever it is the best solution of the constrained problem so far."""
 
 from __future__ import annotations
 
@@ -11,41 +11,44 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.runs import ALMOST_FULL, storage_error
+from lagvae.io import ALMOST_FULL, storage_error
 
 PENALTY = 10.0
+"""Weight of a violation, measured in the constraint's scale, against the preference."""
 
 
-def merit(model: Any, results: dict[str, dict[str, float]]) -> float:
-    """f on validation data + `PENALTY` · Σ max(0, violation on training data): an exact penalty, lower is better.
+def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
+    """f on validation data + `PENALTY` · Σ max(0, violation on training data), in nats: an exact penalty, lower is better.
 
-    It is minimal at the solution of the constrained problem while λ_i · unit_i < PENALTY (Nocedal & Wright, ch. 17).
+    Violations are divided by the constraint's scale. The minimum is the solution of the constrained problem as long as
+    λ_i · scale_i < `PENALTY` (Nocedal & Wright, Numerical Optimization, 2006, ch. 17).
     """
     lagrangian = model.lagrangian
     preference = lagrangian.preference
     val = results["val"]
     q, p = float(preference.alpha_q), float(preference.alpha_p)
-    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
+    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0)
+    f += max(p, 0.0) * val.get("i_p_upper", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
     for c in lagrangian.constraints:
         key = f"constraint/{c.name}"
         if c.bound is None:
             f += c.multiplier * val[key]
         else:
-            f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.unit)
+            f += PENALTY * max(0.0, (results["train"][key] - c.bound) / c.scale)
     return f
 
 
-def probed(results: dict[str, float]) -> float:
-    """A number that is not finite where a model has stopped being so."""
+def probe_value(results: dict[str, float]) -> float:
+    """The −ELBO or the distortion of an evaluation, which is not finite if the model has diverged."""
     return results.get("neg_elbo", results.get("distortion", 0.0))
 
 
 class Checkpoints(Checkpoint):
-    """Saves after every interval; what is on disk is always whole.
+    """Saves checkpoints after every interval; files are replaced atomically, so that those on disk are always complete.
 
     Args:
-        folder: where to.
-        evaluation: whose results say what is best.
+        folder: where the checkpoints go.
+        evaluation: its results decide which checkpoint is the best.
     """
 
     def __init__(self, folder: Path, evaluation: Evaluation) -> None:
@@ -61,13 +64,13 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.evaluation.results:
-            return  # a resumed run closes the interval of its checkpoint once more, without a batch
+            return  # a resumed run ends the interval of its checkpoint once more, without training on a batch
         model: Any = pl_module
-        model.raise_if_broken(probed(self.evaluation.results["train"]))  # what is saved is good
-        # Rows first: a checkpoint promises that metrics.csv holds everything up to its step.
+        model.handle_nonfinite(probe_value(self.evaluation.results["train"]))  # never save a diverged model
+        # Write the rows first: where there is a checkpoint, metrics.csv holds all rows up to its step.
         for logger in trainer.loggers:
             logger.save()
-        score = merit(pl_module, self.evaluation.results)
+        score = exact_penalty(pl_module, self.evaluation.results)
         better = score < self.best
         self.best = min(self.best, score)
         last = self.folder / "last.ckpt"
@@ -84,7 +87,7 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             part.unlink(missing_ok=True)
             raise storage_error(last, error) from error
-        except RuntimeError as error:  # torch's file writer reports a full disk in its own way
+        except RuntimeError as error:  # torch's file writer reports a full disk as a RuntimeError
             if shutil.disk_usage(self.folder).free < ALMOST_FULL:
                 part.unlink(missing_ok=True)
                 raise storage_error(last, OSError(28, "No space left on device")) from error

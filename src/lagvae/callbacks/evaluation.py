@@ -1,81 +1,97 @@
-"""Measures a model on its splits: lightly while it trains, in full at the end."""
+"""Evaluates a model on the splits of its data: a few metrics during training, and all metrics at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from lagvae.data import Batch, Data, looked_at
-from lagvae.laws import JointSamples
-from lagvae.metrics import Measure
+from lagvae.data import Batch, DataModule, eval_splits
+from lagvae.distributions import JointSamples
+from lagvae.metrics import LatentMetric
 
-Measures = Mapping[str, Callable[[], Measure]]
+MetricBuilders = Mapping[str, Callable[[], LatentMetric]]
 
 
-def computed(measures: Mapping[str, Iterable[Measure]]) -> dict[str, dict[str, float]]:
-    """split → name → value, of all measures of each split."""
+def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict[str, float]]:
+    """The values of the metrics of each split: split → name → value."""
     return {
-        split: {name: float(value) for measure in each for name, value in measure.compute().items()}
-        for split, each in measures.items()
+        split: {name: float(value) for metric in of_split for name, value in metric.compute().items()}
+        for split, of_split in metrics.items()
     }
 
 
 class Evaluation(pl.Callback):
-    """Feeds every batch of an evaluation to metrics, and logs what they compute as "split/name".
+    """Updates metrics with every batch of an evaluation, and logs their values as "split/name".
 
     Args:
-        training: name → builds a metric, looked at in every interval of training on "train" and "val" (light).
-        final: name → builds a metric, looked at after training on "train", "val" and "test".
+        training: name → builder of a metric that is computed in every interval of training, on "train" and "val".
+        final: name → builder of a metric that is computed after training, on "train", "val" and "test".
 
     Attributes:
-        results: split → name → value of the newest evaluation.
+        results: split → name → value of the latest evaluation.
     """
 
-    def __init__(self, training: Measures, final: Measures) -> None:
+    def __init__(self, training: MetricBuilders, final: MetricBuilders) -> None:
         super().__init__()
         self.builders = {False: training, True: final}
         self.results: dict[str, dict[str, float]] = {}
-        self._measures: dict[str, list[Measure]] = {}
+        self._metrics: dict[str, list[LatentMetric]] = {}
 
-    def measures(self, final: bool, model: Any, device: torch.device, data: Data, split: str) -> list[Measure]:
-        """What is measured of a model on a split: all that its laws and the data define, in the same order on every rank."""
+    def build_metrics(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
+        """The metrics that the model's distributions and the data define on a split, in the same order on every rank."""
         built = [build() for build in self.builders[final].values()]
-        return [measure.to(device) for measure in built if measure.defined(model.shown, data, split)]
+        return [metric.to(device) for metric in built if metric.is_applicable(model.eval_model, data, split)]
+
+    @torch.no_grad()
+    def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
+        """Compute the training metrics without a trainer, on observed batches: split → batches."""
+        model.eval()
+        metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
+        for split, observed in batches.items():
+            for batch in observed:
+                samples = model.samples(batch, split)
+                for metric in metrics[split]:
+                    metric.update(samples, batch.index)
+        self.results = compute_all(metrics)
+        model.train()
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        known = (model.device, data)
-        self._measures = {split: self.measures(trainer.testing, model, *known, split) for split in looked_at(trainer)}
+        self._metrics = {
+            split: self.build_metrics(trainer.testing, model, model.device, data, split) for split in eval_splits(trainer)
+        }
 
     def _batch(self, trainer: pl.Trainer, samples: JointSamples, batch: Batch, dataloader_idx: int) -> None:
-        split = looked_at(trainer)[dataloader_idx]
+        split = eval_splits(trainer)[dataloader_idx]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for measure in self._measures[split]:
-            if measure.each_image_once and split != "train" and batch.step >= data.batches_per_pass(split):
+        for metric in self._metrics[split]:
+            if metric.count_images_once and split != "train" and batch.step >= data.batches_per_pass(split):
                 continue
-            measure.update(samples, batch.index)
+            metric.update(samples, batch.index)
 
     def _end(self, trainer: pl.Trainer) -> None:
-        self.results = computed(self._measures)
-        self._measures.clear()
+        self.results = compute_all(self._metrics)
+        self._metrics.clear()
         if trainer.testing or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
             logger.log_metrics(self.row(), trainer.global_step)
 
     def row(self) -> dict[str, float]:
-        """The results as "split/name". Rows of "train" are numbers of one batch; those of a whole pass are "train_probe"."""
-        named = {"train": "train_probe"}
-        return {f"{named.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
+        """The results as "split/name".
+
+        Evaluations of the training split are logged as "train_probe", because "train" holds the values of single batches.
+        """
+        logged_as = {"train": "train_probe"}
+        return {f"{logged_as.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -88,19 +104,9 @@ class Evaluation(pl.Callback):
     ) -> None:
         self._batch(trainer, outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: JointSamples,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._batch(trainer, outputs, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end(trainer)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer)
+    on_test_epoch_end = on_validation_epoch_end

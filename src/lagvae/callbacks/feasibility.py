@@ -1,4 +1,4 @@
-"""Remembers how near each constraint came to its bound, and stops a run whose bound is out of reach."""
+"""Stops a run whose bound is infeasible, and records the smallest value that each constraint reached."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.diagnosis import TOLERANCE
+from lagvae.lagrangian import TOLERANCE
 
 
 class FeasibilityWatch(pl.Callback):
-    """After every interval, looks at each bounded constraint with a learned multiplier on the training probe.
+    """Checks every bounded constraint with a learned multiplier after every interval, on the training samples evaluated there.
 
-    Where λ stands at its largest value, the bound is still broken, and the divergence has not come down by more than
-    a tolerance for `patience` intervals, training stops: more ascent would change nothing.
+    Training stops if, for `patience` intervals in a row, λ is at its maximum, the bound is violated, and the divergence has not
+    decreased by more than the tolerance: further ascent of λ could not change anything.
 
     Attributes:
-        best: name → the smallest value seen. stopped_by: the constraint that ended the run, or None.
+        best: constraint → its smallest value so far. stuck: constraint → number of such intervals in a row.
+        stopped_by: the constraint that stopped training, or None.
     """
 
     def __init__(self, evaluation: Evaluation, patience: int = 3) -> None:
@@ -35,24 +36,24 @@ class FeasibilityWatch(pl.Callback):
         self.stopped_by = state_dict["stopped_by"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = self.stopped_by is not None  # a run that had stopped does not start again
+        trainer.should_stop = self.stopped_by is not None  # a resumed run that had already stopped stops at once
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.look(pl_module):
+        if self.update(pl_module):
             trainer.should_stop = True
 
-    def look(self, model: Any) -> bool:
-        """Look at the newest results; whether training should stop."""
+    def update(self, model: Any) -> bool:
+        """Take the newest results into account; returns whether training should stop."""
         lagrangian = model.lagrangian
         values = self.evaluation.results.get("train", {})
         for i, c in enumerate(lagrangian.constraints):
             if (value := values.get(f"constraint/{c.name}")) is None:
                 continue
-            before = self.best.get(c.name, float("inf"))
-            self.best[c.name] = min(before, value)
-            at_most = float(lagrangian.scaled[i]) >= 0.999 * float(lagrangian.largest[i])
-            broken = c.bound is not None and value > c.bound + TOLERANCE * c.unit
-            if c.learned and at_most and broken and value > before - TOLERANCE * c.unit:
+            previous_best = self.best.get(c.name, float("inf"))
+            self.best[c.name] = min(previous_best, value)
+            at_maximum = float(lagrangian.scaled[i]) >= 0.999 * float(lagrangian.max_multiplier[i])
+            violated = c.bound is not None and value > c.bound + TOLERANCE * c.scale
+            if c.learned and at_maximum and violated and value > previous_best - TOLERANCE * c.scale:
                 self.stuck[c.name] = self.stuck.get(c.name, 0) + 1
             else:
                 self.stuck[c.name] = 0

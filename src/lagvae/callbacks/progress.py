@@ -1,4 +1,4 @@
-"""One progress bar: steps, epoch, −ELBO, the information interval, multipliers, time left."""
+"""The progress bar of training: step, epoch, −ELBO, constraints, bounds on information, multipliers and time left."""
 
 from __future__ import annotations
 
@@ -6,91 +6,123 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lagvae.callbacks.evaluation import Evaluation
 
 
-class Progress(pl.Callback):
-    """A rich progress bar that looks at numbers only when the model logs them; plain lines where there is no terminal.
+class ProgressBar:
+    """A rich progress bar on a terminal. Elsewhere it prints a plain line after every tenth of the work.
 
     Args:
-        title: what is being done.
-        evaluation: where the information interval comes from.
+        title: the name of the task. total: the total amount of work, None if it is not known yet.
+        count: the column that shows the progress. completed: the work that is already done.
     """
 
-    def __init__(self, title: str, evaluation: Evaluation, console: Console | None = None) -> None:
-        super().__init__()
-        self.title, self.evaluation = title, evaluation
-        self.console = console or Console(stderr=True)
-        self._bar: Bar | None = None
-        self._said = -1
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._every = getattr(pl_module, "log_every", 50)
-        if not trainer.is_global_zero:
-            return
-        if self.console.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-                refresh_per_second=4,
-                expand=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, note="")
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self, title: str, total: float | None, count: ProgressColumn, completed: int = 0, console: Console | None = None
     ) -> None:
-        step = trainer.global_step
-        if step % self._every or not trainer.is_global_zero:
-            return
+        self.title, self.total = title, total
+        self.console = console or Console(stderr=True)
+        self._tenth = -1
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=None), count, TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=4, expand=True,
+                redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
+            self._task = self._bar.add_task(title, total=total, completed=completed, note="")
+            self._bar.start()
+
+    def update(self, completed: float, note: str, line: str | None = None) -> None:
+        """Show the progress. Without a terminal `line` is printed, or the note if there is no line."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=self._note(trainer, pl_module))
-            return
-        tenth = 10 * step // trainer.max_steps
-        if tenth > self._said:
-            self._said = tenth
-            line = f"{self.title}: {step}/{trainer.max_steps}  {self._note(trainer, pl_module)}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._bar.update(self._task, completed=completed, note=note)
+        elif self.total and (tenth := int(10 * completed / self.total)) > self._tenth:
+            self._tenth = tenth
+            self.console.print(note if line is None else line, highlight=False, soft_wrap=True)
 
-    def _note(self, trainer: pl.Trainer, pl_module: Any) -> str:
-        latest = pl_module.latest
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        notes = [f"epoch {trainer.global_step / data.per_epoch:.0f}"]
-        if "rate" in latest and "distortion" in latest:
-            notes.append(f"−ELBO {float(latest['rate'] + latest['distortion']):.2f}")
-        elif "distortion" in latest:
-            notes.append(f"distortion {float(latest['distortion']):.2f}")
-        notes += [
-            f"{c.name} {float(latest[c.name]):.3g}"
-            for c in pl_module.lagrangian.constraints
-            if c.name in latest and c.name not in ("neg_elbo", "mmd")
-        ]
-        val = self.evaluation.results.get("train", {})
-        if "i_q_lower" in val:
-            notes.append(f"I [{val['i_q_lower']:.1f}, {val['i_q_upper']:.1f}]")
-        learned = [c.name for c in pl_module.lagrangian.constraints if c.learned]
-        if learned and latest:
-            notes.append("λ " + " ".join(f"{float(latest[f'multiplier/{n}']):.3g}" for n in learned))
-        return "  ".join(notes)
+    def restart(self, title: str, total: float) -> None:
+        """Start again from 0, with a new total."""
+        self.title, self.total = title, total
+        if self._bar is not None:
+            self._bar.reset(self._task, total=total, description=title)
 
-    def _close(self) -> None:
+    def stop(self) -> None:
+        """Stop updating the bar and leave it on the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
+
+class TrainingProgress(pl.Callback):
+    """Shows the progress of training. The values in the bar are updated only at steps where the model logs them.
+
+    Args:
+        title: the name of the task.
+        evaluation: its results contain the bounds on information.
+    """
+
+    def __init__(self, title: str, evaluation: Evaluation, console: Console | None = None) -> None:
+        super().__init__()
+        self.title, self.evaluation, self.console = title, evaluation, console
+        self._bar: ProgressBar | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._interval = getattr(pl_module, "log_every", 50)
+        if trainer.is_global_zero:
+            start, end = trainer.global_step, trainer.max_steps
+            self._bar = ProgressBar(self.title, end, MofNCompleteColumn(), start, self.console)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self._interval == 0:
+            self._show(trainer, pl_module)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, note=self._note(trainer, pl_module))
-        self._close()
+        self._show(trainer, pl_module)
+        self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
+        self._stop()
+
+    def _show(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._bar is not None:
+            step, note = trainer.global_step, self._note(trainer, pl_module)
+            self._bar.update(step, note, f"{self.title}: {step}/{trainer.max_steps}  {note}")
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _note(self, trainer: pl.Trainer, pl_module: Any) -> str:
+        last = pl_module.last_logged
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        notes = [f"epoch {trainer.global_step / data.per_epoch:.0f}"]
+        if "rate" in last and "distortion" in last:
+            notes.append(f"−ELBO {float(last['rate'] + last['distortion']):.2f}")
+        elif "distortion" in last:
+            notes.append(f"distortion {float(last['distortion']):.2f}")
+        notes += [
+            f"{c.name} {float(last[c.name]):.3g}"
+            for c in pl_module.lagrangian.constraints
+            if c.name in last and c.name not in ("neg_elbo", "mmd")
+        ]
+        values = self.evaluation.results.get("train", {})
+        if "i_q_lower" in values:
+            notes.append(f"I [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
+        learned = [c.name for c in pl_module.lagrangian.constraints if c.learned]
+        if learned and last:
+            notes.append("λ " + " ".join(f"{float(last[f'multiplier/{n}']):.3g}" for n in learned))
+        return "  ".join(notes)

@@ -1,7 +1,10 @@
-"""Data: sources, splits, and batches by step."""
+"""Data: sources of arrays, their splits, and batches that are determined by the seed and the step.
+
+Of the package it imports only the noise streams, reading and writing, and the errors; it knows no model and no config.
+"""
 
 from lagvae.data.batches import Batch
-from lagvae.data.module import SPLITS, Data, looked_at
+from lagvae.data.datamodule import SPLITS, DataModule, eval_splits
 from lagvae.data.sources import Arrays
 
-__all__ = ["SPLITS", "Arrays", "Batch", "Data", "looked_at"]
+__all__ = ["SPLITS", "Arrays", "Batch", "DataModule", "eval_splits"]

@@ -1,4 +1,4 @@
-"""Batches by step: which samples make the batch of step t is a pure function of (seed, t)."""
+"""Batches by step: the samples of the batch of step t are a pure function of (seed, t)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lagvae.noise import Noise
 
 
 class Batch(NamedTuple):
-    """x (B, *shape), as stored or as observed; index (B,) of the samples in their split; the step it belongs to."""
+    """A batch: x (B, *shape), stored or observed; index (B,), the positions of the samples in their split; and its step."""
 
     x: Tensor
     index: Tensor  # type: ignore[assignment]
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
 
 class Store(Protocol):
-    """What holds samples: a tensor, or files that are read when they are asked for."""
+    """Holds samples: a tensor, or files that are read on access."""
 
     def __len__(self) -> int: ...
 
@@ -29,11 +29,11 @@ class Store(Protocol):
 
 
 class TrainOrder:
-    """The endless order of training batches: every epoch a new permutation, cut into whole batches.
+    """The infinite sequence of training batches: every epoch is a new permutation, divided into full batches.
 
     Args:
-        n: samples. batch: size of the global batch; what is left of an epoch's permutation is dropped.
-        noise: where permutations come from, and the rank's part of a global batch.
+        n: number of samples. batch: size of the global batch; the incomplete batch at the end of an epoch is dropped.
+        noise: source of the permutations; its rank and world size determine the part of a global batch that this rank takes.
     """
 
     def __init__(self, n: int, batch: int, noise: Noise) -> None:
@@ -52,7 +52,7 @@ class TrainOrder:
 
 
 class SplitOrder:
-    """A split in its own order, over and over, for evaluation; the last batch of a pass may be smaller."""
+    """The samples of a split in order, repeated without end, for evaluation; the last batch of a pass may be smaller."""
 
     def __init__(self, n: int, batch: int) -> None:
         self.n, self.batch = n, batch
@@ -65,7 +65,7 @@ class SplitOrder:
 
 
 class StepDataset(Dataset[Batch]):
-    """step → Batch. `subset` maps positions in the split to positions in the store."""
+    """Maps a step to its batch. `subset` maps positions in the split to positions in the store."""
 
     def __init__(self, store: Store, subset: Tensor, order: Callable[[int], Tensor]) -> None:
         self.store, self.subset, self.order = store, subset, order
@@ -76,12 +76,12 @@ class StepDataset(Dataset[Batch]):
 
 
 class StepLoader:
-    """Iterates over the batches of a range of steps. Without a length: the last range of a run may be shorter.
+    """Iterates over the batches of a range of steps. It has no length, since the last range of a run may be shorter.
 
     Args:
-        dataset: step → Batch.
-        steps: the range, asked for at every pass, so that a resumed run goes on where it was.
-        workers: processes that read ahead; 0 where the store is in memory and a batch is one index away.
+        dataset: step → batch.
+        steps: returns the range; it is called at the start of every pass, so that a resumed run continues at its own step.
+        workers: number of processes that load in advance; 0 if the store is in memory.
     """
 
     def __init__(self, dataset: StepDataset, steps: Callable[[], range], workers: int = 0) -> None:
@@ -103,7 +103,7 @@ class StepLoader:
 
 
 class EvalLoader(StepLoader):
-    """A fixed range of steps, of known length."""
+    """A loader over a fixed range of steps, with a length."""
 
     def __len__(self) -> int:
         return len(self.steps())

@@ -1,4 +1,4 @@
-"""Where data come from: each source is a function that returns `Arrays`, or raises a DataError that says what to do."""
+"""Sources of data: functions that return `Arrays`, or raise a DataError that says what to do."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ import torch
 from torch import Tensor
 
 from lagvae.errors import DataError, LagvaeError, SettingError
-from lagvae.runs import storage_error
+from lagvae.io import storage_error
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
+
 DOWNLOAD_PATIENCE = 10.0
-"""Seconds without an answer after which a download is given up."""
+"""Seconds without a response after which a download fails."""
 
 
 @dataclass
 class Arrays:
     """Data before they are split.
 
-    x: (N, *shape), uint8 (0 … 255, read as x / 255) or floating point; or image files that are streamed.
-    test: data that the publisher set aside, or None: then a part of x is.
-    digest: a hash of x, once somebody asked for it.
-    labels, test_labels: (N,), whole numbers, for evaluation alone: no model sees them.
-    second: samples of a second domain, (M, …), in no order that belongs to x.
-    partner: the known map to the second domain, (B, *shape) → (B, …); held-out samples are then pairs. Where no `second` is
-        given, one half of the training samples is of the first domain and the other half of the second, so that no pair is
-        ever seen.
+    Attributes:
+        x: (N, *shape), uint8 (0 … 255, used as x / 255) or floating point; or image files that are streamed.
+        test: a separate test set; None if a part of x serves as one.
+        digest: a hash of the content, once it has been computed.
+        labels, test_labels: (N,), integers that only evaluation uses.
+        second: samples of a second domain, (M, …), whose order is unrelated to that of x.
+        partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
+            not given, one half of the training samples is used for the first domain and the other half for the second, so that
+            training never sees a pair.
     """
 
     x: Tensor | ImageFiles
@@ -58,38 +60,38 @@ def digits() -> Arrays:
 
 
 def digits_pairs() -> Arrays:
-    """Digits, and as a second domain digits inverted and turned by 90°: the same images of two kinds."""
+    """The digits, with the digits inverted and rotated by 90° as a second domain."""
     arrays = digits()
     arrays.partner = inverted_and_turned
     return arrays
 
 
 def inverted_and_turned(x: Tensor) -> Tensor:
-    """1 − x, turned by 90° to the left; x (…, H, W) in [0, 1]."""
+    """1 − x, rotated by 90° to the left; x (…, H, W) in [0, 1]."""
     return 1 - torch.rot90(x, 1, (-2, -1))
 
 
 def _torchvision(name: str, root: str) -> Arrays:
-    """What torchvision has under that name; DataError where it can be neither read nor downloaded."""
+    """The torchvision data set of that name; DataError where it can be neither read nor downloaded."""
     from torchvision import datasets
 
     cls = getattr(datasets, name)
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)  # torchvision itself would wait for a silent server without end
+    default_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)  # torchvision would wait for an unresponsive server without limit
     try:
         parts = [cls(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # servers, archives and files fail in many ways
+    except Exception as error:  # servers, archives and files raise many kinds of errors
         raise _torchvision_error(error, name, root) from error
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(default_timeout)
     (x, labels), (test, test_labels) = ((part.data.unsqueeze(1), part.targets.long()) for part in parts)
     return Arrays(x, test, labels=labels, test_labels=test_labels)
 
 
 def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:
     raw, reason = f"{root}/{name}/raw", (str(error).splitlines() or [repr(error)])[-1].strip("<>")
-    unanswered = isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException)
-    if unanswered or str(error).startswith(("Error downloading", "File not found")):  # torchvision's own words
+    network_error = isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException)
+    if network_error or str(error).startswith(("Error downloading", "File not found")):  # messages of torchvision
         return DataError(
             f"{name} is not under {root} and could not be downloaded ({reason}). Put its files in {raw}. {OFFLINE}"
         )
@@ -99,26 +101,28 @@ def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:
 
 
 def mnist(root: str) -> Arrays:
-    """MNIST, 60,000 + 10,000 images of 28×28 (LeCun et al., 1998), downloaded by torchvision where it is missing."""
+    """MNIST, 60,000 + 10,000 images of 28×28 (LeCun et al., 1998), downloaded by torchvision if it is missing."""
     return _torchvision("MNIST", root)
 
 
 def fashion_mnist(root: str) -> Arrays:
-    """Fashion-MNIST, 60,000 + 10,000 images of 28×28 (Xiao et al., 2017), downloaded where it is missing."""
+    """Fashion-MNIST, 60,000 + 10,000 images of 28×28 (Xiao et al., 2017), downloaded if it is missing."""
     return _torchvision("FashionMNIST", root)
 
 
 def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
-    """A user's own array, (N, …): an .npz or .npy of numpy, or a .pt that holds a tensor or a dict of tensors.
+    """A user's own array, (N, …), from an .npz or .npy file of numpy, or a .pt file with a tensor or a dict of tensors.
 
     Args:
         path: the file.
-        key: which array of an .npz or of a dict; an array "test" beside it is used as the test set, and "second" as
+        key: the array of an .npz or of a dict. An array "test" in the same file is used as the test set, and "second" as
             samples of a second domain.
-        labels: which array, where there is one, has the labels of the samples, (N,), and with "test_" those of the test set;
-            None: no labels.
+        labels: the name of the array with the labels of the samples, (N,), if there is one; "test_" is prepended for those of
+            the test set. None for no labels.
 
-    Files are read without executing anything in them (no pickle).
+    Files are read without executing any code in them (no pickle).
+
+    Raises: DataError for a file that cannot be read or an array that cannot be used.
     """
     if not path:
         raise DataError("data=array needs data.source.path=FILE (.npz, .npy or .pt).")
@@ -132,29 +136,32 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
     if file.stat().st_size == 0:
         raise DataError(f"{named} is an empty file; write it again.")
     try:
-        found = READERS[file.suffix](file, (key, "test", "second", labels, f"test_{labels}"))
-    except Exception as error:  # unzipping and unpickling fail in many ways
+        arrays_of_file = READERS[file.suffix](file, (key, "test", "second", labels, f"test_{labels}"))
+    except Exception as error:  # unzipping and unpickling raise many kinds of errors
         if isinstance(error, UnpicklingError) or "pickle" in str(error):
             reason = f"is no {file.suffix} file, or holds Python objects, which are never loaded; save plain arrays"
         else:
             reason = f"cannot be read ({(str(error).splitlines() or [repr(error)])[0].rstrip('.')}); write it again"
         raise DataError(f"{named} {reason}.") from error
-    if key not in found:
-        raise DataError(f"{named} has no array {key!r}, only {', '.join(map(str, found)) or 'none'}; set data.source.key.")
+    if key not in arrays_of_file:
+        names = ", ".join(map(str, arrays_of_file)) or "none"
+        raise DataError(f"{named} has no array {key!r}, only {names}; set data.source.key.")
 
-    def beside(name: str, read: Callable[..., Tensor], *args: Any) -> Tensor | None:
-        return read(found[name], f"{named}: {name}", *args) if name != key and found.get(name) is not None else None
+    def optional(name: str, read: Callable[..., Tensor], *args: Any) -> Tensor | None:
+        if name == key or arrays_of_file.get(name) is None:
+            return None
+        return read(arrays_of_file[name], f"{named}: {name}", *args)
 
-    x, test = _plain(found[key], f"{named}: {key}"), beside("test", _plain)
-    arrays = Arrays(x, test, second=beside("second", _plain))
+    x, test = _plain(arrays_of_file[key], f"{named}: {key}"), optional("test", _plain)
+    arrays = Arrays(x, test, second=optional("second", _plain))
     if labels is not None:
-        arrays.labels = beside(labels, _labels, len(x))
-        arrays.test_labels = None if test is None else beside(f"test_{labels}", _labels, len(test))
+        arrays.labels = optional(labels, _labels, len(x))
+        arrays.test_labels = None if test is None else optional(f"test_{labels}", _labels, len(test))
     return arrays
 
 
 Wanted = tuple[str | None, ...]
-"""Names of arrays: that of the samples, then others that may be there."""
+"""Names of arrays: that of the samples, then those of optional ones."""
 
 
 def _read_npz(file: Path, wanted: Wanted) -> dict[str, Any]:
@@ -175,7 +182,7 @@ READERS: dict[str, Callable[[Path, Wanted], dict[str, Any]]] = {".npz": _read_np
 
 
 def _plain(x: Any, named: str) -> Tensor:
-    """A dense tensor, uint8 or float; DataError for anything that is not an array of numbers with an axis of samples."""
+    """A dense tensor, uint8 or float; DataError for anything but an array of real numbers of shape (N, …)."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
         x = torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
     if not isinstance(x, Tensor) or x.is_complex() or x.layout is not torch.strided:
@@ -193,14 +200,14 @@ def _plain(x: Any, named: str) -> Tensor:
 
 
 def _labels(y: Any, named: str, n: int) -> Tensor:
-    """Labels as whole numbers, (N,); DataError for anything else."""
+    """Labels as integers, (N,); DataError for anything else."""
     y = torch.from_numpy(y) if isinstance(y, np.ndarray) and y.dtype.kind in "iufb" else y
-    whole = isinstance(y, Tensor) and not y.is_complex() and y.shape == (n,) and bool((y == y.double().round()).all())
-    if not whole:
+    valid = isinstance(y, Tensor) and not y.is_complex() and y.shape == (n,) and bool((y == y.double().round()).all())
+    if not valid:
         kind = f"{y.dtype} of shape {tuple(y.shape)}" if hasattr(y, "shape") else type(y).__name__
         raise DataError(
             f"{named} is {kind}; labels are whole numbers, one for each of the {n} samples. Name another array with "
-            "data.source.labels, or set data.source.labels=null to go without."
+            "data.source.labels, or set data.source.labels=null to use no labels."
         )
     return y.long()
 
@@ -209,7 +216,7 @@ IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif
 
 
 def image_files(path: str) -> list[Path]:
-    """All image files below a folder, in a fixed order."""
+    """All image files below a folder, sorted by path."""
     if not path:
         raise DataError("data=folder needs data.source.path=FOLDER with images.")
     folder = Path(path).expanduser()
@@ -224,7 +231,7 @@ def image_files(path: str) -> list[Path]:
 
 
 def read_image(file: Path, size: int, channels: int) -> Tensor:
-    """One image as uint8 (channels, size, size): the short side is resized to `size`, the middle is kept."""
+    """One image as uint8 (channels, size, size): the shorter side is resized to `size`, the longer one cropped centrally."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -237,7 +244,7 @@ def read_image(file: Path, size: int, channels: int) -> Tensor:
 
 
 class ImageFiles:
-    """Images that are read when they are asked for: index (B,) → uint8 (B, channels, size, size)."""
+    """Images that are read on access: index (B,) → uint8 (B, channels, size, size)."""
 
     def __init__(self, files: list[Path], size: int, channels: int) -> None:
         self.files, self.size, self.channels = files, size, channels
@@ -252,7 +259,9 @@ class ImageFiles:
 def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 1024) -> Arrays:
     """All images below a folder, as uint8 (N, channels, size, size).
 
-    Up to `in_memory_mib` they are read once and held; a larger folder is streamed from its files.
+    Up to `in_memory_mib` they are read once and kept in memory; a larger folder is streamed from its files.
+
+    Raises: SettingError for an invalid size or number of channels; DataError for a folder without readable images.
     """
     if size < 1:
         raise SettingError(f"data.source.size={size} must be at least 1 pixel.")
@@ -264,17 +273,3 @@ def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 
     from rich.progress import track
 
     return Arrays(torch.cat([store[torch.tensor([i])] for i in track(range(len(store)), "Reading images", transient=True)]))
-
-
-def linear_gaussian(n: int = 4000, dim: int = 8, latent: int = 2, noise: float = 0.5, seed: int = 0) -> Arrays:
-    """x = W z + noise · e with z, e standard normal: the world in which every quantity has a closed form.
-
-    W is fixed by `seed` (see `lagvae.oracles.gaussian`).
-    """
-    if min(n, dim, latent) < 1 or not noise > 0:
-        raise SettingError(f"data.source: n={n}, dim={dim}, latent={latent} must be ≥ 1 and noise={noise} > 0.")
-    from lagvae.oracles.gaussian import LinearGaussian
-
-    world = LinearGaussian.random(dim, latent, noise, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    return Arrays(world.sample(torch.randn(n, latent, generator=generator), torch.randn(n, dim, generator=generator)))

@@ -1,7 +1,27 @@
-"""Divergences as pure mathematics: kernels and MMD, f-divergences by their variational form, transport distances."""
+"""Differentiable estimators of divergences between q and p, of rate and distortion, and of bounds on mutual information.
 
-from lagvae.divergences.kernels import (
+An estimator maps `JointSamples` to a scalar. The package imports `lagvae.algebra`, `lagvae.distributions`, `lagvae.networks`
+and `lagvae.errors`.
+"""
+
+from lagvae.divergences.base import Divergence
+from lagvae.divergences.critic import Critic, CriticDivergence
+from lagvae.divergences.density_ratio import AdversarialNegElbo, AdversarialRate, LogRatio
+from lagvae.divergences.elbo import Distortion, NegElbo, Rate, check_preference, i_p_upper, neg_i_p_lower
+from lagvae.divergences.f_divergence import (
+    F_DIVERGENCES,
+    KL,
+    ChiSquared,
+    FDivergence,
+    Hellinger,
+    JensenShannon,
+    ReverseKL,
+    TotalVariation,
+    VariationalFDivergence,
+)
+from lagvae.divergences.mmd import (
     IMQ,
+    MMD,
     RBF,
     STATISTICS,
     Kernel,
@@ -11,35 +31,44 @@ from lagvae.divergences.kernels import (
     mmd,
     squared_distances,
 )
-from lagvae.divergences.transport import sliced_wasserstein, sorted_distance
-from lagvae.divergences.variational import (
-    F_DIVERGENCES,
-    KL,
-    ChiSquared,
-    FDivergence,
-    Hellinger,
-    JensenShannon,
-    ReverseKL,
-    TotalVariation,
-)
+from lagvae.divergences.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein, sorted_distance
+from lagvae.divergences.symbolic import SymbolicObjective
+from lagvae.divergences.wasserstein import Wasserstein
 
 __all__ = [
     "F_DIVERGENCES",
     "IMQ",
     "KL",
+    "MMD",
     "RBF",
     "STATISTICS",
+    "AdversarialNegElbo",
+    "AdversarialRate",
     "ChiSquared",
+    "Critic",
+    "CriticDivergence",
+    "Distortion",
+    "Divergence",
     "FDivergence",
     "Hellinger",
     "JensenShannon",
     "Kernel",
+    "LogRatio",
     "MedianRBF",
     "MixtureRBF",
+    "NegElbo",
+    "Rate",
     "ReferenceRBF",
     "ReverseKL",
+    "SlicedWasserstein",
+    "SymbolicObjective",
     "TotalVariation",
+    "VariationalFDivergence",
+    "Wasserstein",
+    "check_preference",
+    "i_p_upper",
     "mmd",
+    "neg_i_p_lower",
     "sliced_wasserstein",
     "sorted_distance",
     "squared_distances",

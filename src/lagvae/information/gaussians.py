@@ -1,4 +1,4 @@
-"""Log densities of diagonal Gaussians, of many of them together, and of a kernel density estimate; in nats."""
+"""Log densities, in nats, of diagonal Gaussians, of mixtures of them, and of kernel density estimates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import torch
 from torch import Tensor
 
 ROWS, COLUMNS = 128, 2048
-"""A tile of the matrix of all pairs: 2 MiB in double precision, which stay in a core's cache."""
+"""Tile size of the (sample, component) matrix: 2 MiB in double precision, which fits into the cache of a core."""
 
 
 def gaussian_log_density(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """log N(z; loc, diag scale²), (..., d) → (...,)."""
+    """log N(z; loc, diag scale²) in nats, (…, d) → (…,)."""
     return -0.5 * (((z - loc) / scale).square() + 2 * scale.log() + log(2 * pi)).sum(-1)
 
 
 class Mixture:
-    """log Σ_j N(z; loc_j, diag scale_j²) over K components, tile by tile, by matrix products."""
+    """log Σ_j N(z; loc_j, diag scale_j²), an unnormalised mixture of K components, computed in tiles by matrix products.
+
+    Args:
+        loc, scale: means and standard deviations, (K, d).
+    """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.centre = loc.mean(0)
@@ -27,7 +31,11 @@ class Mixture:
         self.weights = torch.cat([-0.5 * precision, loc * precision], dim=-1).mT.contiguous()
 
     def __call__(self, z: Tensor, group: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
-        """(n, d) → (n,); components whose entry in `groups` (K,) is the sample's in `group` (n,) are left out."""
+        """Evaluate the mixture at z, (n, d) → (n,).
+
+        If the labels `group` (n,) of the samples and `groups` (K,) of the components are given, every sample leaves out the
+        components with its own label.
+        """
         z = z - self.centre
         powers = torch.cat([z.square(), z], dim=-1)
         result = torch.full((len(z),), float("-inf"), dtype=z.dtype, device=z.device)
@@ -35,24 +43,25 @@ class Mixture:
             rows = slice(i, i + ROWS)
             for j in range(0, len(self.constant), COLUMNS):
                 columns = slice(j, j + COLUMNS)
-                pairs = torch.addmm(self.constant[columns], powers[rows], self.weights[:, columns])
+                log_terms = torch.addmm(self.constant[columns], powers[rows], self.weights[:, columns])
                 if group is not None and groups is not None:
-                    pairs.masked_fill_(group[rows, None] == groups[columns], float("-inf"))
-                result[rows] = torch.logaddexp(result[rows], pairs.logsumexp(-1))
+                    log_terms.masked_fill_(group[rows, None] == groups[columns], float("-inf"))
+                result[rows] = torch.logaddexp(result[rows], log_terms.logsumexp(-1))
         return result
 
 
 def kde_log_density(z: Tensor, points: Tensor) -> Tensor:
-    """Log of a Gaussian kernel density estimate, diagonal bandwidth by Scott's rule.
+    """The log of a Gaussian kernel density estimate, with a diagonal bandwidth by Scott's rule.
 
-    h_k = std_k(points) · N^(−1/(d+4));  log 1/N Σ_j N(z; points_j, diag h²).
+    log 1/N Σ_j N(z; points_j, diag h²),  h_k = std_k(points) · N^(−1/(d+4)).
 
     Args:
-        z: where, (n, d). points: samples that make the density, (N, d), other than z.
+        z: points at which to evaluate the density, (n, d).
+        points: samples that define the density, (N, d), disjoint from z.
 
     Returns: (n,) in nats.
 
-    Reference: Scott, Multivariate Density Estimation, 1992.
+    Reference: Scott, Multivariate Density Estimation, Wiley 1992.
     """
     n, d = points.shape
     z, points = z.double(), points.double()

@@ -1,25 +1,29 @@
-"""What is measured of a model on a split: torchmetrics metrics over `JointSamples`."""
+"""Metrics that evaluate a model on a split: torchmetrics metrics over `JointSamples`.
+
+This package may import the divergences, the bounds on information, the distributions and those below. It knows the data
+only through the protocol `EvaluationData`, and knows nothing of training or configs.
+"""
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 from lagvae.metrics.information import Information, PosteriorSamples, tightest
 from lagvae.metrics.likelihood import InformationOfModel, MarginalLikelihood
-from lagvae.metrics.terms import ActiveUnits, Divergences, Reconstruction, Terms
+from lagvae.metrics.terms import ActiveUnits, DivergenceValues, ReconstructionError, Terms
 from lagvae.metrics.two_sample import TwoSampleTest, permutation_p_value
 
 __all__ = [
     "ActiveUnits",
     "ClassifierScore",
     "CodeAgreement",
-    "Divergences",
+    "DivergenceValues",
+    "EvaluationData",
     "Information",
     "InformationOfModel",
-    "Known",
+    "LatentMetric",
     "MarginalLikelihood",
-    "Measure",
     "PairingAccuracy",
     "PosteriorSamples",
-    "Reconstruction",
+    "ReconstructionError",
     "Terms",
     "TwoSampleTest",
     "mean_and_stderr",

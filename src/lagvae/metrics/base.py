@@ -1,7 +1,7 @@
-"""What is measured of a model on a split: torchmetrics metrics over `JointSamples`.
+"""The base class of metrics, the data that they may use, and the mean with its standard error.
 
-`update(samples, index)` takes a batch and the positions of its samples in their split; `compute()` returns
-name → value (0-dim tensors, information in nats) and for each estimate x its standard error as "x_stderr".
+`update(samples, index)` takes a batch and the positions of its samples in their split. `compute()` returns name → value
+(0-dim tensors, information in nats), and for each estimate x its standard error as "x_stderr".
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lagvae.laws import JointSamples, Laws
+from lagvae.distributions import JointModel, JointSamples
 
 
-class Known(Protocol):
-    """What is known of data beside the samples, for evaluation alone (see `lagvae.data.Data`)."""
+class EvaluationData(Protocol):
+    """Properties of the data that only evaluation uses (see `lagvae.data.DataModule`)."""
 
     def labels(self, split: str) -> Tensor | None: ...
 
@@ -28,24 +28,25 @@ class Known(Protocol):
     def size(self, split: str) -> int: ...
 
     @property
-    def redrawn(self) -> bool: ...
+    def is_stochastic(self) -> bool: ...
 
-    def again(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
 
 
-class Measure(Metric):
-    """Base of the metrics here: samples in, named values out."""
+class LatentMetric(Metric):
+    """Base of the metrics: it takes samples of both joints and computes named values."""
 
     full_state_update = False
-    each_image_once = False
-    """Whether a held-out image may count only once (on the training split q(x) *is* its images, drawn anew)."""
+    count_images_once = False
+    """Whether each held-out image may count only once. (On the training split q(x) is the distribution of its images, which may
+    be drawn repeatedly.)"""
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
-        """Whether the laws and the data have what is measured on a split; what is not defined is not reported."""
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        """Whether the metric is defined for a joint model on a split of the data; otherwise it is not reported."""
         return True
 
-    def check(self, data: Known, key: str) -> None:
-        """Raise SettingError, which names the setting `key`, where the data cannot give what is asked for."""
+    def check(self, data: EvaluationData, key: str) -> None:
+        """Raise SettingError, naming the setting `key`, if the data do not suffice for the requested estimate."""
 
     @abstractmethod
     def update(self, samples: JointSamples, index: Tensor) -> None: ...
@@ -57,7 +58,11 @@ class Measure(Metric):
 def mean_and_stderr(values: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean over samples, and its standard error with every *image* as one independent observation.
 
-    An image that was drawn several times (new noise) counts once, with the mean of its values. None: all are independent.
+    Several draws of the same image (with new noise) form one observation, the mean of their values. Without `index` all values
+    are independent.
+
+    Args:
+        values, index: (N,), index being the image of each value.
     """
     values = values.double()
     index = torch.arange(len(values), device=values.device) if index is None else index

@@ -1,4 +1,4 @@
-"""What importance sampling with q(z|x) as its proposal tells of p: −log p(x) of data, and I_p(x;z) from both sides."""
+"""Estimates by importance sampling with the proposal q(z|x): −log p(x) of the data, and bounds on I_p(x;z)."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lagvae.distributions import CodesPrior, EmpiricalPrior, JointModel, JointSamples
 from lagvae.errors import SettingError
 from lagvae.information import marginal_bounds
-from lagvae.laws import CodesPrior, EmpiricalPrior, JointSamples, Laws
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
-from lagvae.metrics.two_sample import Once
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.two_sample import FirstOccurrences
 from lagvae.noise import Noise
 
 AT_ONCE = 4096
-"""Pairs of x and z that are decoded at once."""
+"""Largest number of pairs (x, z) that are decoded at once."""
 
 
-def log_weights(laws: Laws, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
+def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
     """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
-    posterior, prior = laws.encoder(x), laws.prior()
-    found = []
-    drawn = noise.normal("z", step, (draws, len(x), laws.latent), x.device)
-    for some in drawn.split(max(1, AT_ONCE // len(x))):
-        z = laws.encoder.sample(posterior, some)
-        log_p = laws.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
-        found.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
-    return torch.cat(found)
+    posterior, prior = joint.encoder(x), joint.prior()
+    weights = []
+    normal = noise.normal("z", step, (draws, len(x), joint.latent), x.device)
+    for chunk in normal.split(max(1, AT_ONCE // len(x))):
+        z = joint.encoder.sample(posterior, chunk)
+        log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
+        weights.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
+    return torch.cat(weights)
 
 
-def has_weights(laws: Laws) -> bool:
-    """Whether all three densities have a value, of z that are drawn as the law says."""
-    return laws.has_rate and laws.has_distortion
+def has_weights(joint: JointModel) -> bool:
+    """Whether the importance weights are defined: all three densities can be evaluated."""
+    return joint.has_rate and joint.has_distortion
 
 
-class MarginalLikelihood(Measure):
-    """nll = −E log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ∼ q(z|x), in nats: at least −E log p(x) in expectation, at most −ELBO.
+class MarginalLikelihood(LatentMetric):
+    """nll = −E log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ∼ q(z|x), in nats; its expectation is between −E log p(x) and −ELBO.
 
     Args:
-        draws: S. samples: of a split, at most, evenly over it and each once.
+        draws: S. samples: the largest number of samples of a split; they are evenly spaced over it and each is used once.
 
     Raises: SettingError for fewer than one draw or two samples.
 
@@ -53,26 +53,26 @@ class MarginalLikelihood(Measure):
             raise SettingError(f"−log p(x) takes at least draws=1 and samples=2, not draws={draws}, samples={samples}.")
         super().__init__()
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "likelihood")
-        self._every, self._step, self._once = 1, 0, Once(samples)
+        self._every, self._step, self._once = 1, 0, FirstOccurrences(samples)
         for name in ("value", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         self._every = max(1, -(-data.size(split) // self.samples))
-        return has_weights(laws)
+        return has_weights(joint)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self._step += 1
-        spaced = [i for i, name in enumerate(index.tolist()) if name % self._every == 0]
+        spaced = [i for i, image in enumerate(index.tolist()) if image % self._every == 0]
         new = self._once([int(index[i]) for i in spaced])
-        if some := [spaced[i] for i in new]:
-            weights = log_weights(samples.laws, samples.x_q[some], self.draws, self.noise, self._step)
+        if used := [spaced[i] for i in new]:
+            weights = log_weights(samples.joint, samples.x_q[used], self.draws, self.noise, self._step)
             self.value.append(-marginal_bounds(weights)[0])
-            self.index.append(index[some].to(samples.x_q.device))
+            self.index.append(index[used].to(samples.x_q.device))
 
     def reset(self) -> None:
         super().reset()
-        self._once = Once(self.samples)
+        self._once = FirstOccurrences(self.samples)
 
     def compute(self) -> dict[str, Tensor]:
         if not len(self.value):
@@ -81,17 +81,19 @@ class MarginalLikelihood(Measure):
         return {"nll": value, "nll_stderr": stderr}
 
 
-class InformationOfModel(Measure):
-    """Bounds on I_p(x;z) in nats, of the codes where the prior has codes.
+class InformationOfModel(LatentMetric):
+    """Bounds on I_p(x;z) in nats; where the prior has codes (`CodesPrior`), on the information about the codes.
 
-    i_p_lower: E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003); where p(x|z) has a density that its samples are of, the
-        larger of that and of E_p log p(x|z) − log p̂(x), p̂ by importance sampling with the z that made x among `draws` + 1.
-    i_p_upper: the same without that z. Both ends hold in expectation, for any number of draws, and close as q(z|x) → p(z|x).
-    i_p_share: i_p_lower's part of H_p, where z is discrete or bounded (`CodesPrior`).
+    i_p_lower: E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003). If x is sampled from the density p(x|z), the larger of that and
+        of E_p log p(x|z) − log p̂(x), where p̂ is an importance sampling estimate from `draws` + 1 values of z, one of which is
+        the z from which x was generated.
+    i_p_upper: the latter estimate without that z. Both bounds hold in expectation for any number of draws, and become equal as
+        q(z|x) → p(z|x).
+    i_p_share: i_p_lower divided by H_p, where z is discrete or bounded (`CodesPrior`).
 
     Args:
-        draws: of q(z|x) for each x; 0: the first bound alone.
-        samples: x ∼ p that importance sampling is done for, at most.
+        draws: number of draws of q(z|x) for each x; 0 for the first bound alone.
+        samples: the largest number of x ∼ p for which importance sampling is done.
 
     Raises: SettingError for a negative number of draws, or fewer than two samples.
     """
@@ -107,37 +109,37 @@ class InformationOfModel(Measure):
         for name in ("value", "below", "above"):
             self.add_state(name, [], dist_reduce_fx="cat")
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
-        self.entropy, self.codes, self.weighs, self._weighed = 0.0, False, False, 0
+        self.entropy, self.codes, self.weighs, self._weighted = 0.0, False, False, 0
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
-        self.entropy, self.codes = laws.prior.entropy, isinstance(laws.prior, CodesPrior)
-        self.weighs = bool(self.draws) and has_weights(laws) and not getattr(laws.decoder, "means", False)
-        return bool(laws.encoder.has_density) and not isinstance(laws.prior, EmpiricalPrior)
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        self.entropy, self.codes = joint.prior.entropy, isinstance(joint.prior, CodesPrior)
+        self.weighs = bool(self.draws) and has_weights(joint) and not getattr(joint.decoder, "means", False)
+        return bool(joint.encoder.has_density) and not isinstance(joint.prior, EmpiricalPrior)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
-        if not self.weighs or self._weighed >= self.samples:
+        if not self.weighs or self._weighted >= self.samples:
             return
-        n = min(len(index), self.samples - self._weighed)
-        x, z, laws = samples.x_p[:n], samples.z_p[:n], samples.laws
-        log_p = laws.decoder(z).log_prob(x).double()
-        own = laws.prior().log_prob(z).double() + log_p - laws.encoder(x).log_prob(z).double()
-        below, above = marginal_bounds(log_weights(laws, x, self.draws, self.noise, self._weighed), own)
+        n = min(len(index), self.samples - self._weighted)
+        x, z, joint = samples.x_p[:n], samples.z_p[:n], samples.joint
+        log_p = joint.decoder(z).log_prob(x).double()
+        own = joint.prior().log_prob(z).double() + log_p - joint.encoder(x).log_prob(z).double()
+        below, above = marginal_bounds(log_weights(joint, x, self.draws, self.noise, self._weighted), own)
         assert above is not None
         self.above.append(log_p - below)
         self.below.append(log_p - above)
-        self._weighed += n
+        self._weighted += n
 
     def reset(self) -> None:
         super().reset()
-        self._weighed = 0
+        self._weighted = 0
 
     def compute(self) -> dict[str, Tensor]:
         lower, error = mean_and_stderr(dim_zero_cat(self.value))
         lower, result = lower + self.entropy, {}
         if len(self.above):
-            weighed, its_error = mean_and_stderr(dim_zero_cat(self.below))
-            lower, error = (weighed, its_error) if weighed > lower else (lower, error)
+            weighted, weighted_error = mean_and_stderr(dim_zero_cat(self.below))
+            lower, error = (weighted, weighted_error) if weighted > lower else (lower, error)
             result["i_p_upper"], result["i_p_upper_stderr"] = mean_and_stderr(dim_zero_cat(self.above))
         result = {"i_p_lower": lower, "i_p_lower_stderr": error} | result
         return result | ({"i_p_share": lower / self.entropy} if self.codes else {})

@@ -1,4 +1,4 @@
-"""Terms of the objective, divergences by their own estimators, and what else is a mean over samples."""
+"""Terms of the objective, divergences by their own estimators, active units, and reconstruction errors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.estimators import Divergence
-from lagvae.laws import EmpiricalPrior, JointSamples, Laws, StandardNormalPrior
-from lagvae.metrics.base import Known, Measure, mean_and_stderr
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, StandardNormalPrior
+from lagvae.divergences import Divergence
+from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
 
-class Terms(Measure):
-    """rate, distortion and neg_elbo (nats), as far as the laws have them, each a mean with a standard error."""
+class Terms(LatentMetric):
+    """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error."""
 
     index: list[Tensor]
     rate: list[Tensor]
@@ -27,27 +27,27 @@ class Terms(Measure):
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
-        if samples.laws.has_rate:
+        if samples.joint.has_rate:
             self.rate.append(samples.rate)
-        if samples.laws.has_distortion:
+        if samples.joint.has_distortion:
             self.distortion.append(samples.distortion)
 
     def compute(self) -> dict[str, Tensor]:
-        values = {name: dim_zero_cat(kept) for name in ("rate", "distortion") if len(kept := getattr(self, name))}
-        if len(values) == 2:
-            values = {"neg_elbo": values["rate"] + values["distortion"], **values}
+        terms = {name: dim_zero_cat(state) for name in ("rate", "distortion") if len(state := getattr(self, name))}
+        if len(terms) == 2:
+            terms = {"neg_elbo": terms["rate"] + terms["distortion"], **terms}
         result = {}
-        for name, each in values.items():
-            result[name], result[f"{name}_stderr"] = mean_and_stderr(each, dim_zero_cat(self.index))
+        for name, values in terms.items():
+            result[name], result[f"{name}_stderr"] = mean_and_stderr(values, dim_zero_cat(self.index))
         return result
 
 
-class Divergences(Measure):
-    """Divergences by their own estimators: mean over batches weighted by size, standard error over batches.
+class DivergenceValues(LatentMetric):
+    """Divergences by their own estimators: the mean over batches, weighted by size, and its standard error over batches.
 
     Args:
-        divergences: name → estimator. A U-statistic has the same mean for every batch size; a V-statistic has not,
-            so batches are as large as in training.
+        divergences: name → estimator. The mean of a U-statistic does not depend on the batch size, but that of a V-statistic
+            does; batches are therefore as large as in training.
     """
 
     value: list[Tensor]
@@ -81,8 +81,8 @@ class Divergences(Measure):
         return {key: v for name, m, s in pairs for key, v in ((name, m), (f"{name}_stderr", s))}
 
 
-class ActiveUnits(Measure):
-    """Latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
+class ActiveUnits(LatentMetric):
+    """The number of latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
 
     Reference: Burda, Grosse, Salakhutdinov, ICLR 2016 (threshold 0.01).
     """
@@ -98,8 +98,8 @@ class ActiveUnits(Measure):
             self.add_state(name, torch.zeros(latent, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def defined(self, laws: Laws, data: Known, split: str) -> bool:
-        return isinstance(laws.prior, StandardNormalPrior)
+    def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
+        return isinstance(joint.prior, StandardNormalPrior)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         mean = samples.q_z_given_x.mean.double()
@@ -112,10 +112,11 @@ class ActiveUnits(Measure):
         return {"active_units": (variance > self.threshold).sum().double()}
 
 
-class Reconstruction(Measure):
-    """reconstruction = E_q (x − E[x|z])², the mean over coordinates, z ∼ q(z|x); its standard error over images.
+class ReconstructionError(LatentMetric):
+    """reconstruction = E_q (x − E[x|z])² with z ∼ q(z|x), the mean over coordinates, with its standard error over images.
 
-    Where z is data itself (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])², x ∼ p(x|z); its error over rows.
+    If z is a second domain of data (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])² with x ∼ p(x|z), with its
+    standard error over the rows of the prior.
     """
 
     index: list[Tensor]
@@ -131,13 +132,13 @@ class Reconstruction(Measure):
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
         self.value.append((samples.x_q - samples.p_x_given_z_q.mean).flatten(1).square().mean(1))
-        if isinstance(prior := samples.laws.prior, EmpiricalPrior):
+        if isinstance(prior := samples.joint.prior, EmpiricalPrior):
             self.row.append(prior.row(samples.noise["z_p"]))
             self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1))
 
     def compute(self) -> dict[str, Tensor]:
         result = {}
-        for name, value, of in (("reconstruction", self.value, self.index), ("reconstruction_z", self.backward, self.row)):
+        for name, value, index in (("reconstruction", self.value, self.index), ("reconstruction_z", self.backward, self.row)):
             if len(value):
-                result[name], result[f"{name}_stderr"] = mean_and_stderr(dim_zero_cat(value), dim_zero_cat(of))
+                result[name], result[f"{name}_stderr"] = mean_and_stderr(dim_zero_cat(value), dim_zero_cat(index))
         return result

@@ -1,14 +1,15 @@
-"""Strong duality where it holds: the minimising problem in distribution space, solved as a convex program.
+"""Strong duality for the minimising problem: over joint distributions it is a convex program, which a solver solves.
 
     min  α E_q(x) KL(q(z|x)‖p(z))    subject to   KL(q(x,z)‖p(x,z)) ≤ ε,   MMD(q(z), p(z)) ≤ ε'       α > 0, q(x) given
 
-over joint tables q(x,z) and p(x,z), where the decoder keeps a part of a given one: p(x|z) = (1 − s) base(x|z) + s r(x|z), any
-table r. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has V = 0 at every ε ≥ 0.
+over joint tables q(x,z) and p(x,z). The decoder is a mixture of a given table and a free one:
+p(x|z) = (1 − s) base(x|z) + s r(x|z), where r is any table. With s = 1 the problem is trivial: q(x,z) = p(x,z) = q(x) p(z) has
+V = 0 at every ε ≥ 0.
 
-α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both, for p(z) is linear in p(x,z); so is the squared MMD of
-the two marginals; and the rule p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's condition needs one point
-strictly within both bounds: then there is no duality gap, and λ* is the shadow price −dV/dε, where V has a slope (the
-minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
+α KL(q(x,z)‖q(x) p(z)) and KL(q(x,z)‖p(x,z)) are jointly convex in both tables, since p(z) is linear in p(x,z). So is the
+squared MMD of the two marginals. The constraint p(x,z) ≥ (1 − s) base(x|z) p(z) is linear in p(x,z) and p(z). Slater's
+condition asks for one point strictly within both bounds; then there is no duality gap, and λ* is the shadow price −dV/dε
+wherever V is differentiable (the minimising half of Theorem 2; Zhao, Song, Ermon, UAI 2018).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SOLVERS = {
     "CLARABEL": {},
     "SCS": {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 200_000},
 }
-"""Solvers of exponential cones and how precise they are asked to be: an interior point method, and a first order one."""
+"""Solvers that support exponential cones, with their tolerances: an interior-point method and a first-order method."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Program:
 
     Args:
         q_x: q(x), (n,).
-        base: base(x|z), (k, n). share: in [0, 1); 0: the decoder is `base`.
-        p_z: p(z), (k,); None: it is free too.
+        base: base(x|z), (k, n). share: s, in [0, 1); with 0 the decoder is `base`.
+        p_z: p(z), (k,); None makes it free too.
         alpha: α > 0.
         epsilon: bound on KL(q(x,z)‖p(x,z)), in nats.
-        kernel: K, (k, k), symmetric, positive semidefinite, of the second constraint; None: there is none.
-        epsilon_mmd: its bound, ≥ 0.
-        units: natural scales, > 0, of the two divergences, for an ascent of λ; they do not change the problem.
+        kernel: K of the MMD constraint, (k, k), symmetric and positive semidefinite; None for no such constraint.
+        epsilon_mmd: bound on the squared MMD, ≥ 0.
+        scales: natural scales of the two divergences, > 0, for the ascent of λ; they do not change the problem.
 
-    Raises: SettingError for tables that are no distributions, a kernel that is none, and numbers out of range or not finite.
+    Raises: SettingError for tables that are not distributions, an invalid kernel, and numbers out of range or not finite.
     """
 
     q_x: Tensor
@@ -58,7 +59,7 @@ class Program:
     epsilon: float
     kernel: Tensor | None = None
     epsilon_mmd: float | None = None
-    units: tuple[float, float] = (1.0, 1.0)
+    scales: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         n, k = len(self.q_x), len(self.base)
@@ -72,28 +73,29 @@ class Program:
             number = getattr(self, name)
             if number is not None and not isfinite(number):
                 raise SettingError(f"{name}={number} must be a finite number.")
-        if not all(isfinite(unit) and unit > 0 for unit in self.units):
-            raise SettingError(f"units={self.units} must be finite numbers above 0.")
+        if not all(isfinite(scale) and scale > 0 for scale in self.scales):
+            raise SettingError(f"scales={self.scales} must be finite numbers above 0.")
         if not self.alpha > 0:
             raise SettingError(
-                f"alpha={self.alpha} must be positive: maximising is not convex (see lagvae.oracles.maximising)."
+                f"alpha={self.alpha} must be positive: the maximising problem is not convex (see lagvae.oracles.maximising)."
             )
         if not self.epsilon >= 0:
-            raise SettingError(f"epsilon={self.epsilon} must be at least 0: no KL divergence is below it.")
+            raise SettingError(f"epsilon={self.epsilon} must be at least 0: a KL divergence is never negative.")
         if (self.kernel is None) != (self.epsilon_mmd is None):
-            raise SettingError("kernel and epsilon_mmd belong together; give both, or neither.")
+            raise SettingError("kernel and epsilon_mmd belong together; give both or neither.")
         if self.kernel is not None and self.epsilon_mmd is not None:
             check_kernel(self.kernel, k, "z")
             if self.epsilon_mmd < 0:
-                raise SettingError(f"epsilon_mmd={self.epsilon_mmd} must be at least 0: no squared MMD is below it.")
+                raise SettingError(f"epsilon_mmd={self.epsilon_mmd} must be at least 0: a squared MMD is never negative.")
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver found.
+    """A solution of a program.
 
     Args:
-        value: V, in nats. multipliers: λ* of the KL, and of the MMD where it is constrained. world: both joints.
+        value: V, the optimal value, in nats. multipliers: λ* of the KL constraint, and of the MMD constraint if there is one.
+        world: both joint distributions.
     """
 
     value: float
@@ -101,45 +103,45 @@ class Solution:
     world: Tabular
 
 
-def solve(program: Program, solver: str = "CLARABEL") -> Solution:
+def solve_program(program: Program, solver: str = "CLARABEL") -> Solution:
     """Solve a program.
 
-    Raises: SolverError where cvxpy is not installed, and for every status but "optimal".
+    Raises: SolverError where cvxpy is not installed, and for every status other than "optimal".
     """
     tables = _Tables(program)
-    goal = program.alpha * tables.rate
-    return tables.solve(goal, tables.bounds(), solver)
+    objective = program.alpha * tables.rate
+    return tables.solve(objective, tables.bounds(), solver)
 
 
 def dual_value(program: Program, multipliers: tuple[float, ...], solver: str = "CLARABEL") -> float:
-    """min over tables of f + Σ λ (D − bound), in nats: a lower bound on V for every λ ≥ 0, equal to it at λ*."""
+    """min over tables of f + Σ λ (D − bound), in nats: a lower bound on V for every λ ≥ 0, equal to V at λ*."""
     tables = _Tables(program)
-    goal = program.alpha * tables.rate
+    lagrangian = program.alpha * tables.rate
     for multiplier, bound in zip(multipliers, tables.bounds(), strict=True):
-        goal = goal + multiplier * bound.expr
-    tables.solve(goal, [], solver)
-    return float(goal.value)
+        lagrangian = lagrangian + multiplier * bound.expr
+    tables.solve(lagrangian, [], solver)
+    return float(lagrangian.value)
 
 
 def least_kl(program: Program, solver: str = "CLARABEL") -> float:
-    """The least KL(q(x,z)‖p(x,z)) that the tables of a program reach, in nats, whatever the rate."""
+    """The smallest KL(q(x,z)‖p(x,z)) over the tables of a program, in nats, whatever the rate."""
     tables = _Tables(replace(program, kernel=None, epsilon_mmd=None))
     return float(tables.solve(tables.kl, [], solver).world.kl("x,z"))
 
 
 def kl_without_information(program: Program, solver: str = "CLARABEL") -> float:
-    """The least KL(q(x,z)‖p(x,z)) with q(z|x) = p(z), in nats: at and above it V = 0."""
+    """The smallest KL(q(x,z)‖p(x,z)) with q(z|x) = p(z), in nats; V = 0 for every ε at or above it."""
     tables = _Tables(replace(program, kernel=None, epsilon_mmd=None))
-    tables.rules.append(tables.q == tables.independent)
+    tables.equalities.append(tables.q == tables.independent)
     return float(tables.solve(tables.kl, [], solver).world.kl("x,z"))
 
 
 TINY = 1e-12
-"""What stands for a probability of 0 in a solver's tables: it may come out as −1e-10, or as 0 where another table has 1e-10."""
+"""Lower limit of the probabilities in a solver's tables, which may return −1e-10 for 0, or 0 where another table has 1e-10."""
 
 
 class _Tables:
-    """The variables and expressions of a program: linear in q(x,z), p(x,z) and p(z), but for the relative entropies."""
+    """Variables and expressions of a program, all linear in q(x,z), p(x,z) and p(z) except the relative entropies."""
 
     def __init__(self, program: Program) -> None:
         self.cp = cp = cvxpy()
@@ -147,35 +149,36 @@ class _Tables:
         n, k = len(program.q_x), len(program.base)
         q_x, base = program.q_x.double().numpy(), program.base.double().numpy()
         self.q = cp.Variable((n, k), nonneg=True)
-        self.rules = [cp.sum(self.q, axis=1) == q_x]
+        self.equalities = [cp.sum(self.q, axis=1) == q_x]
         if program.p_z is None:
             self.p_z: Any = cp.Variable(k, nonneg=True)
-            self.rules.append(cp.sum(self.p_z) == 1)
+            self.equalities.append(cp.sum(self.p_z) == 1)
         else:
             self.p_z = cp.Constant(program.p_z.double().numpy())
         self.p = (1 - program.share) * base.T @ cp.diag(self.p_z)
         if program.share > 0:
             free = cp.Variable((n, k), nonneg=True)
-            self.rules.append(cp.sum(free, axis=0) == program.share * self.p_z)
+            self.equalities.append(cp.sum(free, axis=0) == program.share * self.p_z)
             self.p = self.p + free
         self.independent = cp.reshape(q_x, (n, 1), order="C") @ cp.reshape(self.p_z, (1, k), order="C")
         self.rate = cp.sum(cp.rel_entr(self.q, self.independent))
         self.kl = cp.sum(cp.rel_entr(self.q, self.p))
 
     def bounds(self) -> list[Any]:
-        """The constraints that have multipliers."""
+        """The inequality constraints, whose multipliers are of interest."""
         program, cp = self.program, self.cp
-        found = [self.kl <= program.epsilon]
+        constraints = [self.kl <= program.epsilon]
         if program.kernel is not None:
-            off = cp.sum(self.q, axis=0) - self.p_z
-            found.append(cp.quad_form(off, cp.psd_wrap(program.kernel.double().numpy())) <= program.epsilon_mmd)
-        return found
+            difference = cp.sum(self.q, axis=0) - self.p_z
+            kernel = cp.psd_wrap(program.kernel.double().numpy())
+            constraints.append(cp.quad_form(difference, kernel) <= program.epsilon_mmd)
+        return constraints
 
-    def solve(self, goal: Any, bounds: list[Any], solver: str) -> Solution:
-        problem = self.cp.Problem(self.cp.Minimize(goal), [*self.rules, *bounds])
+    def solve(self, objective: Any, bounds: list[Any], solver: str) -> Solution:
+        problem = self.cp.Problem(self.cp.Minimize(objective), [*self.equalities, *bounds])
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what they warn of is the status, which is read below
+                warnings.simplefilter("ignore")  # the warnings repeat the status, which is checked below
                 problem.solve(solver=solver, **SOLVERS.get(solver, {}))
         except self.cp.error.SolverError as error:
             raise SolverError(f"{solver} did not solve the program: {error}".replace("\n", " ")) from None
@@ -183,11 +186,11 @@ class _Tables:
             program = self.program
             second = "" if program.epsilon_mmd is None else f", or epsilon_mmd={program.epsilon_mmd:g}"
             raise SolverError(
-                f"{solver} ended with status {problem.status!r}: no dual value of it means anything. Where it is 'infeasible', "
-                f"raise epsilon={program.epsilon:g} above what least_kl gives{second}; else try another solver."
+                f"{solver} ended with status {problem.status!r}, so its dual values are meaningless. If it is 'infeasible', "
+                f"raise epsilon={program.epsilon:g} above the value of least_kl{second}; otherwise try another solver."
             )
         q, p = (torch.from_numpy(table.value).clamp(min=TINY) for table in (self.q, self.p))
-        # A solver meets its equations to some tolerance; tables do so to rounding.
+        # A solver satisfies the equalities to some tolerance; tables have to satisfy them to rounding.
         p_z = torch.as_tensor(self.p_z.value).clamp(min=TINY)
         p_z = p_z / p_z.sum()
         rows, columns = q / q.sum(1, keepdim=True), (p / p.sum(0)).mT
@@ -197,7 +200,7 @@ class _Tables:
 
 
 def cvxpy() -> Any:
-    """The module, imported where it is needed: it is an extra."""
+    """The cvxpy module, imported only where it is needed because it is an optional dependency."""
     try:
         import cvxpy as module
     except ImportError as error:
@@ -206,24 +209,26 @@ def cvxpy() -> Any:
 
 
 def shadow_price(program: Program, step: float = 1e-3, solver: str = "CLARABEL") -> float:
-    """−dV/dε by central differences: what λ* must be. The error of the difference is of order step².
+    """−dV/dε by central differences, which λ* must equal. The error of the difference is of order step².
 
-    Raises: SolverError, naming the program's own ε, where there is no solution a step below it.
+    Raises: SolverError, naming the program's own ε, where there is no solution at ε − step.
     """
     try:
-        below, above = (solve(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
+        below, above = (solve_program(replace(program, epsilon=program.epsilon + s), solver).value for s in (-step, step))
     except (SettingError, SolverError) as error:
         raise SolverError(
-            f"epsilon={program.epsilon:g}: no difference of V, which needs solutions at epsilon ± {step:g}; take a smaller "
-            f"step, or raise epsilon further above what least_kl gives. ({error})"
+            f"epsilon={program.epsilon:g}: the difference of V needs solutions at epsilon ± {step:g}; take a smaller "
+            f"step, or raise epsilon further above the value of least_kl. ({error})"
         ) from None
     return (below - above) / (2 * step)
 
 
 def random_program(seed: int) -> Program:
-    """A random problem whose bounds bind: q(x) in twentieths; the prior free in every third, MMD constrained in others.
+    """A random program whose bounds are active.
 
-    ε lies between what is attainable at all and what is without information. ε' is half of the MMD that there is without it.
+    q(x) consists of multiples of 1/20. The prior is free where seed mod 3 = 2; otherwise MMD is constrained where
+    seed mod 4 = 3. ε lies between the smallest KL and the smallest KL without information; ε' is half of the MMD of the
+    solution without the MMD constraint.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -244,10 +249,10 @@ def random_program(seed: int) -> Program:
     )
     least, most = least_kl(program), kl_without_information(program)
     epsilon = least + (0.2 + 0.4 * float(uniform(1))) * (most - least)
-    program = replace(program, epsilon=epsilon, units=(most - least, 1.0))
+    program = replace(program, epsilon=epsilon, scales=(most - least, 1.0))
     if seed % 4 == 3 and program.p_z is not None:
         root = uniform(k, k) - 0.5
         kernel = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
-        found = float(solve(program).world.mmd(kernel, "z"))
-        program = replace(program, kernel=kernel, epsilon_mmd=found / 2, units=(most - least, 4 * found))
+        mmd = float(solve_program(program).world.mmd(kernel, "z"))
+        program = replace(program, kernel=kernel, epsilon_mmd=mmd / 2, scales=(most - least, 4 * mmd))
     return program

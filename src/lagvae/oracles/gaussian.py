@@ -1,6 +1,6 @@
-"""The linear-Gaussian world: x = W z + s e, with a linear Gaussian encoder q(z|x) = N(A x + b, diag t²).
+"""The linear-Gaussian model x = W z + s e, with a linear Gaussian encoder q(z|x) = N(A x, diag t²).
 
-All quantities are in nats and exact, in double precision.
+All quantities are closed forms, evaluated in double precision, in nats.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from lagvae.errors import SettingError
 
 SINGULAR = 1e-12
-"""The smallest eigenvalue of a covariance, as a share of its largest, that counts as positive in double precision."""
+"""Smallest ratio of the smallest to the largest eigenvalue at which a covariance counts as nonsingular in double precision."""
 
 
 def check_covariance(cov: Tensor, name: str) -> None:
-    """Raise SettingError, with the name of the matrix and its smallest eigenvalue, where it is no covariance of full rank."""
+    """Raise SettingError unless a matrix is a covariance of full rank; the message states its name and smallest eigenvalue."""
     if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not cov.isfinite().all() or not torch.allclose(cov, cov.mT):
         raise SettingError(f"{name} of shape {tuple(cov.shape)} must be a symmetric matrix of finite numbers.")
     eigenvalues = torch.linalg.eigvalsh(cov.detach().double())
@@ -26,14 +26,14 @@ def check_covariance(cov: Tensor, name: str) -> None:
     if not smallest > SINGULAR * max(largest, 0.0):
         raise SettingError(
             f"{name} is singular: its smallest eigenvalue is {smallest:.3g}, its largest {largest:.3g}. "
-            "Leave out what the other coordinates determine, or add noise to it."
+            "Leave out coordinates that the others determine, or add noise to them."
         )
 
 
 def gaussian_kl(mean_q: Tensor, cov_q: Tensor, mean_p: Tensor, cov_p: Tensor) -> Tensor:
     """KL(N(mean_q, cov_q) ‖ N(mean_p, cov_p)) in nats, for means (d,) and covariances (d, d).
 
-    Raises: SettingError for a covariance that is singular.
+    Raises: SettingError for a singular covariance.
     """
     check_covariance(cov_q, "The covariance of q")
     check_covariance(cov_p, "The covariance of p")
@@ -47,9 +47,9 @@ def gaussian_kl(mean_q: Tensor, cov_q: Tensor, mean_p: Tensor, cov_p: Tensor) ->
 def conditional_kl(gain_q: Tensor, cov_q: Tensor, gain_p: Tensor, cov_p: Tensor, given: Tensor) -> Tensor:
     """E KL(N(G_q y, cov_q) ‖ N(G_p y, cov_p)) in nats over y of mean 0 and covariance `given`.
 
-    It is KL(N(0, cov_q) ‖ N(0, cov_p)) + ½ tr(cov_p⁻¹ (G_q − G_p) given (G_q − G_p)ᵀ).
+    It equals KL(N(0, cov_q) ‖ N(0, cov_p)) + ½ tr(cov_p⁻¹ (G_q − G_p) given (G_q − G_p)ᵀ).
 
-    Raises: SettingError for a covariance that is singular.
+    Raises: SettingError for a singular covariance.
     """
     zero, shift = torch.zeros(len(cov_q), dtype=cov_q.dtype), gain_q - gain_p
     return gaussian_kl(zero, cov_q, zero, cov_p) + 0.5 * torch.linalg.solve(cov_p, shift @ given @ shift.mT).trace()
@@ -100,7 +100,7 @@ class LinearGaussian:
 
     @classmethod
     def random(cls, dim: int, latent: int, noise: float, seed: int) -> LinearGaussian:
-        """A world with standard normal weights."""
+        """A model with standard normal weights."""
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randn(dim, latent, generator=generator, dtype=torch.float64), noise)
 
@@ -130,7 +130,7 @@ class LinearGaussian:
         return 0.5 * torch.logdet(self.cov_p_x) - self.weight.shape[0] * log(self.noise)
 
     def posterior(self) -> tuple[Tensor, Tensor]:
-        """p(z|x) = N(A x, S): A (d, n) and S (d, d). S is diagonal only where the columns of W are orthogonal."""
+        """The posterior p(z|x) = N(A x, S): A (d, n) and S (d, d). S is diagonal only if the columns of W are orthogonal."""
         d = self.weight.shape[1]
         cov = torch.linalg.inv(torch.eye(d, dtype=self.weight.dtype) + self.weight.mT @ self.weight / self.noise**2)
         return cov @ self.weight.mT / self.noise**2, cov
@@ -152,7 +152,7 @@ class LinearGaussian:
         return 0.5 * torch.logdet(self.cov_q_z(a, t)) - t.log().sum()
 
     def kl_q_z(self, a: Tensor, t: Tensor) -> Tensor:
-        """KL(q(z) ‖ p(z)), the gap between the rate and I_q."""
+        """KL(q(z) ‖ p(z)): the gap between the rate and I_q."""
         d = len(t)
         zero, eye = torch.zeros(d, dtype=t.dtype), torch.eye(d, dtype=t.dtype)
         return gaussian_kl(zero, self.cov_q_z(a, t), zero, eye)
@@ -184,7 +184,7 @@ class LinearGaussian:
         return torch.cat([torch.cat([self.cov_p_x, self.weight], 1), torch.cat([self.weight.mT, eye], 1)])
 
     def kl_q_xz(self, a: Tensor, t: Tensor) -> Tensor:
-        """KL(q(x,z) ‖ p(x,z)) in nats, of the joint covariances; it equals −ELBO − H_q(x)."""
+        """KL(q(x,z) ‖ p(x,z)) in nats, from the joint covariances; it equals −ELBO − H_q(x)."""
         cov = self.cov_q(a, t)
         zero = torch.zeros(len(cov), dtype=cov.dtype)
         return gaussian_kl(zero, cov, zero, self.cov_p)

@@ -1,4 +1,4 @@
-"""The discrete world: x and z take finitely many values, and both joints are tables. Every quantity of the paper is a sum.
+"""The discrete model: x and z take finitely many values, both joints are tables, and every quantity of the paper is a sum.
 
 q(x,z) = q(x) q(z|x),   p(x,z) = p(z) p(x|z);   in nats, in double precision, with gradients to the tables.
 """
@@ -14,24 +14,26 @@ from torch import Tensor
 from lagvae.errors import SettingError
 
 ROUNDING = 1e-6
-"""How far the sum of a distribution may be from 1: tables may come in single precision."""
+"""Largest deviation from 1 of the sum of a distribution, since tables may be given in single precision."""
+
 MARGINALS = {"x": 1, "z": 0}
-"""The axis of a joint table, x down and z across, that is summed out for a marginal."""
+"""Variable → the axis of a joint table (rows x, columns z) over which its marginal sums."""
+
 OVER = ("x", "z", "x,z", "x|z", "z|x")
 
 
 def check_table(name: str, table: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise SettingError unless a table has a shape and its last axis holds distributions."""
+    """Raise SettingError unless a table has the given shape and its last axis holds distributions."""
     if tuple(table.shape) != shape:
         raise SettingError(f"{name} has shape {tuple(table.shape)}; it must be {shape}, the last axis holding distributions.")
     table = table.detach()
-    bad = table[~(table.isfinite() & (table >= 0))]
-    if len(bad):
-        raise SettingError(f"{name} has the entry {float(bad[0]):g}; probabilities are numbers ≥ 0, and here they sum to 1.")
+    invalid = table[~(table.isfinite() & (table >= 0))]
+    if len(invalid):
+        raise SettingError(f"{name} has the entry {float(invalid[0]):g}; probabilities must be numbers ≥ 0 that sum to 1.")
     sums = table.sum(-1).flatten()
-    worst = float(sums[(sums - 1).abs().argmax()])
-    if abs(worst - 1) > ROUNDING:
-        raise SettingError(f"{name} sums to {worst:.8g}, not to 1; divide by the sum.")
+    furthest = float(sums[(sums - 1).abs().argmax()])
+    if abs(furthest - 1) > ROUNDING:
+        raise SettingError(f"{name} sums to {furthest:.8g}, not to 1; divide it by the sum.")
 
 
 def check_kernel(kernel: Tensor, m: int, over: str) -> None:
@@ -48,16 +50,17 @@ def check_kernel(kernel: Tensor, m: int, over: str) -> None:
 
 @dataclass(frozen=True)
 class Tabular:
-    """Both joints over x of n and z of k values.
+    """Both joint distributions of an x of n values and a z of k values.
 
     Args:
         q_x: q(x), (n,), the data. q_z_given_x: q(z|x), (n, k).
         p_z: p(z), (k,). p_x_given_z: p(x|z), (k, n).
 
-    `over` is what a quantity is over: "x", "z", "x,z", "x|z" or "z|x". A conditional divergence D(q‖p) is expected under q, the
-    law that stands first. All values are (), in nats where logarithms are in them.
+    In all methods `side` is the distribution, "q" or "p", and `over` says which of its densities is meant: "x", "z", "x,z",
+    "x|z" or "z|x". A conditional divergence D(q‖p) is the expectation over its condition under q, the first argument. All
+    values have shape (); those that contain logarithms are in nats.
 
-    Raises: SettingError for a table that is no distribution, naming it and its sum.
+    Raises: SettingError for a table that is not a distribution; the message states its name and its sum.
 
     Reference: Zhao, Song, Ermon, UAI 2018, Sections 3 and 4.
     """
@@ -79,7 +82,7 @@ class Tabular:
 
     @classmethod
     def random(cls, n: int, k: int, seed: int) -> Tabular:
-        """A world with tables drawn from flat Dirichlet distributions."""
+        """A model with tables drawn from flat Dirichlet distributions."""
         generator = torch.Generator().manual_seed(seed)
 
         def flat(*shape: int) -> Tensor:
@@ -90,46 +93,46 @@ class Tabular:
 
     # ---- densities
 
-    def joint(self, law: str) -> Tensor:
+    def joint(self, side: str) -> Tensor:
         """q(x,z) or p(x,z), (n, k)."""
-        if law == "q":
+        if side == "q":
             return self.q_x[:, None] * self.q_z_given_x
-        if law == "p":
+        if side == "p":
             return self.p_z * self.p_x_given_z.mT
-        raise SettingError(f"law={law!r} is unknown; choose q or p.")
+        raise SettingError(f"side={side!r} is unknown; choose q or p.")
 
-    def density(self, law: str, over: str) -> Tensor:
-        """The density of a law, as a table that lines up with the joint: (n, k), (n, 1) over x, (1, k) over z."""
-        joint = self.joint(law)
+    def density(self, side: str, over: str) -> Tensor:
+        """A density as a table that broadcasts against the joint: (n, k), or (n, 1) over x, or (1, k) over z."""
+        joint = self.joint(side)
         if over in MARGINALS:
             return joint.sum(MARGINALS[over], keepdim=True)
         if over == "x,z":
             return joint
         if over not in OVER:
             raise SettingError(f"over={over!r} is unknown; choose one of {', '.join(OVER)}.")
-        if (law, over) == ("q", "z|x"):
-            return self.q_z_given_x  # as given: the other law may have an x that never happens here
-        if (law, over) == ("p", "x|z"):
+        if (side, over) == ("q", "z|x"):
+            return self.q_z_given_x  # as given: p may have values of x whose probability is zero under q
+        if (side, over) == ("p", "x|z"):
             return self.p_x_given_z.mT
         axis = MARGINALS[over[2]]
         given = joint.sum(axis, keepdim=True)
-        # Given what never happens Bayes' rule says nothing; a uniform law stands there.
+        # Bayes' rule is undefined where the condition has probability zero; the uniform distribution is used there.
         return torch.where(given > 0, joint, 1.0) / torch.where(given > 0, given, float(joint.shape[axis]))
 
-    def expected_log(self, side: str, law: str, over: str) -> Tensor:
-        """E_side log law(over): −∞ where the law rules out what happens."""
-        joint, density = torch.broadcast_tensors(self.joint(side), self.density(law, over))
+    def expected_log(self, side: str, density_of: str, over: str) -> Tensor:
+        """E_side log density_of(over), e.g. E_q log p(x|z); −∞ where the density is zero and the joint is not."""
+        joint, density = torch.broadcast_tensors(self.joint(side), self.density(density_of, over))
         return torch.special.xlogy(joint, density).sum()
 
-    def entropy(self, law: str, over: str) -> Tensor:
-        """H(over) = −E log of the law's own density, conditional where `over` is."""
-        return -self.expected_log(law, law, over)
+    def entropy(self, side: str, over: str) -> Tensor:
+        """H(over) = −E log density(over) under the same distribution; a conditional entropy where `over` is conditional."""
+        return -self.expected_log(side, side, over)
 
     # ---- information and its bounds (eq. 13)
 
-    def information(self, law: str) -> Tensor:
-        """I(x;z) under a law: H(x) + H(z) − H(x,z)."""
-        return self.entropy(law, "x") + self.entropy(law, "z") - self.entropy(law, "x,z")
+    def information(self, side: str) -> Tensor:
+        """I(x;z) under q or p: H(x) + H(z) − H(x,z)."""
+        return self.entropy(side, "x") + self.entropy(side, "z") - self.entropy(side, "x,z")
 
     @property
     def rate(self) -> Tensor:
@@ -169,7 +172,7 @@ class Tabular:
     # ---- divergences
 
     def kl(self, over: str, first: str = "q") -> Tensor:
-        """KL(first‖other) = E_first log first − E_first log other ≥ 0; ∞ where the other rules out what happens."""
+        """KL(first‖second) = E_first log first − E_first log second ≥ 0; ∞ where only the second density is zero."""
         return self.expected_log(first, first, over) - self.expected_log(first, "p" if first == "q" else "q", over)
 
     def js(self, over: str) -> Tensor:
@@ -183,19 +186,19 @@ class Tabular:
     def f_divergence(self, f: Callable[[Tensor], Tensor], over: str) -> Tensor:
         """D_f(q‖p) = E_p f(q/p), for f convex with f(1) = 0.
 
-        Raises: SettingError where a density has zeros: f(0) and the slope of f at ∞ are not asked for.
+        Raises: SettingError where a density has zeros, since f(0) and the slope of f at ∞ are not among the arguments.
         """
-        for law in ("q", "p"):
-            if (self.density(law, over) == 0).any():
-                raise SettingError(f"The f-divergence over {over} needs {law}({over}) without zeros; take kl or js.")
+        for side in ("q", "p"):
+            if (self.density(side, over) == 0).any():
+                raise SettingError(f"The f-divergence over {over} needs {side}({over}) without zeros; use kl or js.")
         return self._expected(over, lambda q, p: (p * f(q / p)).sum((-2, -1)))
 
     def mmd(self, kernel: Tensor, over: str) -> Tensor:
-        """The squared MMD (q − p)ᵀ K (q − p), without unit.
+        """The squared MMD (q − p)ᵀ K (q − p), dimensionless.
 
         Args:
-            kernel: K, (m, m), symmetric, positive semidefinite, over the m values of what it is over: of (x,z) in the order of
-                the flattened joint table, of a conditional those of the variable that stands first.
+            kernel: K, (m, m), symmetric and positive semidefinite, over the m values of the variable: for (x,z) in the order of
+                the flattened joint table, for a conditional the values of its first variable.
 
         Raises: SettingError for another shape, or a negative eigenvalue.
         """
@@ -210,7 +213,7 @@ class Tabular:
         return self._expected(over, quadratic)
 
     def _expected(self, over: str, divergence: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """A divergence of tables (…, a, b) → (…,); of conditionals the mean over what they are given, under q."""
+        """A divergence of tables (…, a, b) → (…,); for conditionals its mean over the condition, under q."""
         q, p = self.density("q", over), self.density("p", over)
         if "|" not in over:
             return divergence(q, p)

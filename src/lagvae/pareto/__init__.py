@@ -1,17 +1,19 @@
-"""Many runs in the plane of information and −ELBO: fronts, dominance, hypervolume, information over slack."""
+"""Compares finished runs in the plane of information and −ELBO: dominance, fronts, hypervolumes, information over slack.
 
-from lagvae.pareto.analysis import Analysis, Curve, Domination, Group, analyse
-from lagvae.pareto.cell import INFORMATION, SPLITS, Cell, title
-from lagvae.pareto.collect import ANALYSIS, Collection, collect, runs_below
+This package may read run folders and configs and import the experiment and those below. It neither trains nor evaluates.
+"""
+
+from lagvae.pareto.comparison import Analysis, Domination, Group, SlackCurve, analyse
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point, dominates, front, hypervolume, worst
+from lagvae.pareto.points import ANALYSIS, INFORMATION, SPLITS, Collection, RunPoint, collect, method_title, runs_below
 from lagvae.pareto.tables import (
     DOMINATIONS,
     GOALS,
     SLACK,
     SUMMARY,
+    comparison_markdown,
+    dominated_rows,
     domination_rows,
-    loser_rows,
-    markdown,
     notes,
     slack_rows,
     summary_rows,
@@ -30,25 +32,25 @@ __all__ = [
     "SPLITS",
     "SUMMARY",
     "Analysis",
-    "Cell",
     "Collection",
-    "Curve",
     "Domination",
     "Group",
     "Point",
+    "RunPoint",
+    "SlackCurve",
     "analyse",
     "collect",
+    "comparison_markdown",
+    "dominated_rows",
     "dominates",
     "domination_rows",
     "front",
     "hypervolume",
-    "loser_rows",
-    "markdown",
+    "method_title",
     "notes",
     "runs_below",
     "slack_rows",
     "summary_rows",
-    "title",
     "worst",
     "write_csv",
     "write_markdown",

@@ -1,7 +1,7 @@
-"""Two objectives per run, information and −ELBO: which run is better, which runs form a front, how much it covers.
+"""Pareto dominance, fronts and hypervolumes for two objectives, information and −ELBO.
 
-The sign of α says what is better. For α > 0 (minimise) information is a cost, for α < 0 (maximise) its negative is;
-−ELBO is always a cost. So a point is (−ELBO, sign · I), both in nats, both better when lower.
+−ELBO is always a cost. Information is a cost for α > 0 (minimise); for α < 0 (maximise) its negative is. The costs of a run
+are therefore (−ELBO, sign · I), both in nats and both better when lower, where sign is the sign of α.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAXIMISE, MINIMISE = -1, 1
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of a run on a split: I and −ELBO (nats), each with its standard error."""
+    """The estimates of a run on a split: I and −ELBO in nats, each with its standard error."""
 
     information: float
     information_stderr: float
@@ -29,10 +29,10 @@ class Point:
 
 
 def dominates(a: Point, b: Point, sign: int, z: float = 2.0) -> bool:
-    """Whether a is better than b in *both* objectives by more than the noise of the measurement.
+    """Whether a is better than b in *both* objectives by more than z standard errors.
 
-    cost(b) − cost(a) > z · √(se_a² + se_b²) for −ELBO and for sign · I (nats). Both runs are measured on the same data, so
-    that their errors go together: the rule asks for more than a test of the difference would.
+    cost(b) − cost(a) > z · √(se_a² + se_b²) for −ELBO and for sign · I (nats). Both runs are evaluated on the same data, so
+    that their errors are positively correlated and the rule is stricter than a test of the paired difference.
     """
     (e_a, i_a), (e_b, i_b) = a.costs(sign), b.costs(sign)
     better_fit = e_b - e_a > z * hypot(a.neg_elbo_stderr, b.neg_elbo_stderr)
@@ -41,29 +41,31 @@ def dominates(a: Point, b: Point, sign: int, z: float = 2.0) -> bool:
 
 
 def front(points: Sequence[Point], sign: int) -> list[int]:
-    """Positions of the points that no other one beats or ties in both objectives and beats in one, by −ELBO upwards.
+    """Indices of the nondominated points, by increasing −ELBO.
 
-    The measured values are taken as they are, without their errors. Equal points are on the front together.
+    A point is dominated if another one is at least as good in both objectives and better in one. Standard errors are ignored,
+    and equal points are on the front together.
     """
     costs = [point.costs(sign) for point in points]
     order = sorted(range(len(points)), key=costs.__getitem__)
-    found: list[int] = []
+    nondominated: list[int] = []
     for k in order:
-        # By −ELBO upwards only a lower cost of information can bring a point onto the front.
-        if not found or costs[k][1] < costs[found[-1]][1] or costs[k] == costs[found[-1]]:
-            found.append(k)
-    return found
+        # In the order of increasing −ELBO a point is on the front only if its cost of information is lower than all before.
+        if not nondominated or costs[k][1] < costs[nondominated[-1]][1] or costs[k] == costs[nondominated[-1]]:
+            nondominated.append(k)
+    return nondominated
 
 
 def worst(points: Sequence[Point], sign: int) -> tuple[float, float]:
-    """The worst −ELBO and the worst I of some points (nats), as (−ELBO, I): where a hypervolume is measured from."""
+    """The worst −ELBO and the worst I of some points (nats), as (−ELBO, I): the reference point of a hypervolume."""
     return max(p.neg_elbo for p in points), sign * max(sign * p.information for p in points)
 
 
 def hypervolume(points: Sequence[Point], sign: int, reference: tuple[float, float]) -> float:
-    """Area of the plane (nats²) between the points and the reference: what is worse than some point, better than it.
+    """The area (nats²) of the region that some point dominates and that dominates the reference point.
 
-    Exact: a sum of rectangles along the front. Points that are not better than the reference in both count for nothing.
+    It is an exact sum of rectangles along the front. Points that are not better than the reference in both objectives
+    contribute nothing.
 
     Args:
         reference: (−ELBO, I) in nats.

@@ -1,0 +1,1 @@
+"""Around the entry points: Hydra, and errors as one paragraph."""

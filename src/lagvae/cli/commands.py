@@ -1,0 +1,57 @@
+"""What each program of src/ does with its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lagvae.errors import SettingError
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.report import print_calibration, print_feasibility
+from lagvae.experiment.run import calibrate, evaluate, find_calibration, resume, train
+from lagvae.experiment.validate import validate
+from lagvae.runs.layout import RunFolder
+
+
+def train_command(cfg: DictConfig) -> None:
+    """src/train.py: start a new run, resume one, or do what is left of a single run of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN or hydra.runtime.choices.get("sweep"):
+        from lagvae.sweeps.job import finish_run
+        from lagvae.sweeps.sweep_run import compose_run
+
+        finish_run(compose_run(lambda: cfg.copy()))
+        return
+    if cfg.resume is None:
+        train(cfg)
+        return
+    others = [o for o in hydra.overrides.task if not o.startswith(("resume=", "paths."))]
+    if others:
+        raise SettingError(
+            f"resume={cfg.resume} continues with the run's own settings; leave out {', '.join(others)}, or start a new run."
+        )
+    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
+
+
+def calibrate_command(cfg: DictConfig) -> None:
+    """src/calibrate.py: make the calibration that fits, or find it, and print it."""
+    validate(cfg)
+    data = build_data(cfg)
+    existing = find_calibration(cfg, data)
+    print_calibration(*(existing or calibrate(cfg, data)), fresh=existing is None)
+
+
+def evaluate_command(cfg: DictConfig) -> None:
+    """src/evaluate.py: measure and draw a run again."""
+    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
+
+
+def feasible_command(cfg: DictConfig) -> None:
+    """src/feasible.py: find what bounds the model can meet, and print it."""
+    from lagvae.experiment.feasibility import find_feasible
+
+    print_feasibility(*find_feasible(cfg))

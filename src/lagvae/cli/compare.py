@@ -1,0 +1,62 @@
+"""Compare finished runs: what src/pareto.py does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lagvae.cli.version import describe_version
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.pareto import ANALYSIS, INFORMATION, runs_below
+from lagvae.terminal import print_error
+
+
+def main(root: Path, words: Sequence[str] | None = None) -> None:
+    """Read a command line and compare; what a user can act on is printed as one paragraph, with exit status 1.
+
+    Args:
+        root: of the project, where LAGVAE_ROOT does not name another one; runs are looked for in its runs/.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python src/pareto.py", description="Compare finished runs: information against −ELBO."
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders of runs, or their names under runs/")
+    parser.add_argument("--out", type=Path, help=f"folder of the files that are written (default: RUNS/{ANALYSIS})")
+    parser.add_argument("--information", default="i_q", help=f"estimate of I: {', '.join(INFORMATION)} (default: i_q)")
+    parser.add_argument("--z", type=float, default=2.0, help="standard errors that count as a difference (default: 2)")
+    parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
+    options = parser.parse_args(words)
+    try:
+        from lagvae.pareto.report import compare  # imports torch, which is needed only to compare
+
+        runs = Path(os.environ.get("LAGVAE_ROOT", root)) / "runs"
+        compare(
+            [find_folder(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z
+        )
+    except LagvaeError as error:
+        print_error(str(error))
+        sys.exit(1)
+
+
+def named_folders(runs: Path, names: Sequence[str]) -> Sequence[str]:
+    """The folders that were named. SettingError where there are none, with those that could be."""
+    if names:
+        return names
+    children = sorted(runs.iterdir()) if runs.is_dir() else []
+    seen: set[Path] = set()
+    candidates = [f.name for f in children if f.is_dir() and f.name[0] != "." and next(runs_below(f, seen), None)]
+    hint = f"Name folders of runs, such as {', '.join(candidates[:10])}." if candidates else f"There are none in {runs} yet."
+    raise SettingError(f"python src/pareto.py needs the runs to compare. {hint}")
+
+
+def find_folder(runs: Path, name: str) -> Path:
+    """The folder that a user named: a path, or a name under runs/. SettingError where there is none."""
+    for folder in (Path(name).expanduser(), runs / name):
+        if folder.is_dir():
+            return folder
+    there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
+    hint = f"There are {', '.join(there[:10])}." if there else "A sweep makes some: python src/train.py -m sweep=NAME."
+    raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")

@@ -1,0 +1,185 @@
+"""Around the entry points: schemas and resolvers for Hydra, and errors as one paragraph instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lagvae.cli.messages import group_message, readable_message
+from lagvae.cli.version import describe_version
+from lagvae.errors import LagvaeError, SettingError, Stopped
+from lagvae.experiment.schema import Config, EvaluateConfig, new_name
+from lagvae.sweeps.grid import NAME
+from lagvae.terminal import print_error, quiet_libraries
+
+_failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
+"""The failed jobs of Hydra's own launcher, in the process that the user started; None in a process that a launcher started."""
+
+
+SPIN_COUNT = "10000"
+"""How often a waiting thread of GNU OpenMP checks for work before it sleeps.
+
+By default it spins for so long that one other busy process on the machine makes training many times slower.
+"""
+
+
+def limit_spinning() -> None:
+    """Let idle OpenMP threads sleep soon, unless the user chose how they wait. To be called before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+class SweepFile:
+    """A file of sweeps/ in Hydra's store, which copies what it hands out: the copy is made by reading the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __deepcopy__(self, memo: object) -> DictConfig:
+        return read_sweep(self.path, self.path.stat().st_mtime_ns).copy()
+
+
+@lru_cache
+def read_sweep(path: Path, changed: int) -> DictConfig:
+    """A sweep, with the folder of its runs; SettingError where the file is damaged.
+
+    Args:
+        changed: when the file was last written, so that it is read again after that.
+    """
+    try:
+        sweep = OmegaConf.load(path)
+    except Exception as error:  # YAML fails in many ways
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    if not isinstance(sweep, DictConfig):
+        raise SettingError(f"{path} holds no settings; it needs hydra.sweeper.grids.")
+    merged = OmegaConf.merge({"folder": path.stem}, sweep)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def register(root: Path, schema: type[Config] = Config) -> None:
+    """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
+    OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
+    OmegaConf.register_new_resolver("about", lambda: str(sys.modules["__main__"].__doc__).strip(), replace=True)
+    store = ConfigStore.instance()
+    # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
+    # as well, so one store serves them all.
+    vars(store)["__deepcopy__"] = lambda memo: store
+    store.store(name="schema", node=schema)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.repo["sweep"] = {
+        file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]
+        for file in sorted((root / "sweeps").glob("*.yaml"))
+    }
+
+
+def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config) -> None:
+    """Run a Hydra program; an error that a user can act on is printed as one paragraph, with exit status 1 (130 if stopped).
+
+    Args:
+        root: of the project. run: a function that `hydra.main` has decorated. schema: of its config.
+    """
+    if "--version" in sys.argv[1:]:
+        print(describe_version())
+        return
+    limit_spinning()
+    quiet_libraries()
+    failed: list[str] = []
+    token = _failures.set(failed)
+    try:
+        with command_line(sys.argv[1:]):
+            register(root, schema)
+            run()
+    except KeyboardInterrupt as stop:
+        print_error(readable_message(stop, root) or "Stopped.")
+        sys.exit(130)
+    except (LagvaeError, HydraException, OmegaConfBaseException) as error:
+        print_error(readable_message(error, root, sys.argv[1:]))
+        sys.exit(1)
+    except ValueError as error:
+        if (message := group_message(error, root, sys.argv[1:])) is None:
+            raise
+        print_error(message)
+        sys.exit(1)
+    finally:
+        _failures.reset(token)
+    if failed:
+        print_error("\n".join([f"{len(failed)} of the jobs failed, the others finished:", *failed]))
+        sys.exit(1)
+
+
+@contextmanager
+def command_line(words: Sequence[str]) -> Iterator[None]:
+    """Set sys.argv to the form that Hydra expects, and make Hydra raise its errors; restore both on exit."""
+    before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    expanded = [each for word in words for each in expand_word(word)]
+    sys.argv[1:] = sorted(expanded, key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def expand_word(word: str) -> list[str]:
+    """overrides='A B' as the words A and B of one run of a sweep: how an agent of W&B, which knows no unions, names it.
+
+    An objective is quoted for Hydra, which would take its parentheses for a call.
+    """
+    key, equals, value = word.partition("=")
+    if equals and key == "objective" and not value.startswith(("'", '"')):
+        escaped = value.replace("'", r"\'")
+        return [f"objective='{escaped}'"]
+    if equals and (name := new_name(key.lstrip("+~"))):
+        raise SettingError(f"{key} is now {name}; write {shlex.quote(f'{name}={value}')}.")
+    if not equals or key != "overrides":
+        return [word]
+    return [*shlex.split(value.strip("'\"")), NAME]
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Report the errors of one job. A single run ends the program; a sweep goes on and fails at its end."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation may lead nowhere
+    try:
+        alone = hydra.mode == RunMode.RUN and NAME not in overrides
+        if alone and (sweep := hydra.runtime.choices.get("sweep")):
+            raise SettingError(f"sweep={sweep} is many runs: add -m.")
+        yield
+    except LagvaeError as error:
+        if isinstance(error, Stopped) and hydra.mode != RunMode.RUN:
+            raise KeyboardInterrupt from error
+        if hydra.mode == RunMode.RUN:
+            print_error(readable_message(error))
+            sys.exit(130 if isinstance(error, Stopped) else 1)
+        message = f"job {hydra.job.num} ({_swept(overrides)}): {readable_message(error)}"
+        print_error(message)
+        if (failed := _failures.get()) is None:
+            raise
+        failed.append(message)
+
+
+def _swept(overrides: Iterable[str]) -> str:
+    """Those overrides of a job that were not typed for all jobs alike."""
+    typed = [word.partition("=") for word in sys.argv]
+    alike = {key for key, _, _ in typed} - {key for key, _, value in typed if {",", "("} & set(value)}
+    return " ".join(word for word in overrides if word.partition("=")[0] not in alike)

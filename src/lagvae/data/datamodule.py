@@ -1,0 +1,313 @@
+"""The LightningDataModule: splits, batches by step, and the observation of stored samples."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
+from lagvae.data.sources import Arrays
+from lagvae.errors import DataError, SettingError
+from lagvae.noise import Noise
+
+SPLITS = ("train", "val", "test")
+
+LIKELIHOODS = ("bernoulli", "normal")
+
+SAMPLES_WHILE_TRAINING = 2000
+"""Largest number of samples of a split that are evaluated after each interval of training."""
+
+MIN_SPLIT = 4
+"""Smallest number of samples of a split, which the bounds on information need."""
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+    """The observation x of stored samples: their `as_float`, for "bernoulli" binarised to 1 where it exceeds uniform noise."""
+    x = as_float(x)
+    return (x > uniform(tuple(x.shape))).to(x.dtype) if likelihood == "bernoulli" else x
+
+
+class DataModule(pl.LightningDataModule):
+    """Data in the three splits "train", "val" and "test".
+
+    Args:
+        source: returns the arrays, or raises a DataError.
+        name: the name of the data.
+        likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are.
+        batch: size of a global training batch.
+        seed: of the order of batches and of the binarisation.
+        split_seed: of the split, which does not depend on `seed`.
+        val, test: shares of the samples; `test` is used only if the source has no test set of its own.
+        draws: the final evaluation passes over a split until it has at least this many samples.
+        workers: number of processes that load in advance, for a source that streams files.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Arrays],
+        name: str,
+        likelihood: str,
+        batch: int,
+        seed: int = 0,
+        split_seed: int = 0,
+        val: float = 0.1,
+        test: float = 0.1,
+        draws: int = 10_000,
+        workers: int = 2,
+    ) -> None:
+        super().__init__()
+        if likelihood not in LIKELIHOODS:
+            raise SettingError(f"data.likelihood={likelihood!r} is unknown; choose one of {', '.join(LIKELIHOODS)}.")
+        for key, count, least in (("batch", batch, 1), ("draws", draws, 1), ("workers", workers, 0)):
+            if count < least:
+                raise SettingError(f"data.{key}={count} must be at least {least}.")
+        for key, share in (("val", val), ("test", test)):
+            if not 0 < share < 1:
+                raise SettingError(f"data.{key}={share} must be a share between 0 and 1.")
+        if val + test >= 1:
+            raise SettingError(f"data.val={val} and data.test={test} leave nothing to train on.")
+        self.source, self.name, self.likelihood = source, name, likelihood
+        self.batch, self.seed, self.split_seed = batch, seed, split_seed
+        self.val_share, self.test_share = val, test
+        self.draws, self.workers = draws, workers
+        self.interval: tuple[int, int] = (1, 1)  # steps per interval and last step, set by the experiment
+        self._on_device: dict[torch.device, dict[str, Store]] = {}
+        self._noises: dict[str, Noise] = {}
+
+    def check(self) -> None:
+        """Load and split the data; DataError or SettingError where that is impossible."""
+        n = len(self.split["train"])
+        if self.batch > n:
+            raise SettingError(f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it.")
+        smallest = min(self.split, key=lambda name: len(self.split[name]))
+        if len(self.split[smallest]) < MIN_SPLIT:
+            raise DataError(
+                f"data={self.name} is too small: its {smallest} split has {len(self.split[smallest])} samples and needs "
+                f"{MIN_SPLIT}; give more data, or a larger share with data.val and data.test."
+            )
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The arrays of the source, after a check of their values and shapes."""
+        arrays = self.source()
+        for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
+            if isinstance(part, Tensor):
+                self._check_values(part, likelihood)
+        if isinstance(arrays.test, Tensor) and isinstance(arrays.x, Tensor) and arrays.test.shape[1:] != arrays.x.shape[1:]:
+            raise DataError(
+                f"data={self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others "
+                f"{tuple(arrays.x.shape[1:])}; they must be alike."
+            )
+        return arrays
+
+    def _check_values(self, x: Tensor, likelihood: str) -> None:
+        if x.numel() == 0:
+            raise DataError(f"data={self.name} is empty: an array of shape {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            return
+        if not x.isfinite().all():
+            count = int((~x.isfinite()).sum())
+            raise DataError(f"data={self.name} has NaN or infinite values, {count} of {x.numel()}; remove or replace them.")
+        low, high = float(x.min()), float(x.max())
+        if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
+            raise DataError(
+                f"data={self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
+                "rescale them, save grey levels 0 … 255 as uint8, or set data.likelihood=normal."
+            )
+
+    @cached_property
+    def split(self) -> dict[str, Tensor]:
+        """Split → positions in the store; the same for every `seed`."""
+        return {name: self._positions[name] for name in SPLITS}
+
+    @cached_property
+    def _positions(self) -> dict[str, Tensor]:
+        """The splits, and "second": the training samples that are used only for the second domain."""
+        arrays = self.arrays
+        n = len(arrays.x)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.split_seed))
+        n_val = round(n * self.val_share)
+        n_test = 0 if arrays.test is not None else round(n * self.test_share)
+        rest = order[n_val + n_test :]
+        n_train = len(rest) // 2 if arrays.partner is not None and arrays.second is None else len(rest)
+        test = order[n_val : n_val + n_test] if arrays.test is None else torch.arange(len(arrays.test))
+        return {"val": order[:n_val], "test": test, "train": rest[:n_train], "second": rest[n_train:]}
+
+    def labels(self, split: str) -> Tensor | None:
+        """The labels of a split in its order, or None if the data have none; only evaluation uses them."""
+        arrays = self.arrays
+        from_test_set = split == "test" and arrays.test is not None
+        labels = arrays.test_labels if from_test_set else arrays.labels
+        return None if labels is None else labels[self.split[split]]
+
+    def second(self, split: str) -> Tensor | None:
+        """The second domain: unpaired samples for "train", else the true partners of a split in its order; None if unknown."""
+        arrays = self.arrays
+        if split == "train" and arrays.second is not None:
+            return as_float(arrays.second)
+        if arrays.partner is None:
+            return None
+        x = self._stores(torch.device("cpu"))[split][self._positions["second" if split == "train" else split]]
+        return arrays.partner(as_float(x))
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.arrays.x[torch.tensor([0])].shape[1:])
+
+    @property
+    def streams(self) -> bool:
+        """Whether samples are read from files while training."""
+        return not isinstance(self.arrays.x, Tensor)
+
+    @property
+    def per_epoch(self) -> int:
+        """Number of training batches in an epoch."""
+        return len(self.split["train"]) // self.batch
+
+    def passes(self, split: str) -> int:
+        """Number of passes over a split that give at least `draws` samples."""
+        return max(1, -(-self.draws // len(self.split[split])))
+
+    def batches_per_pass(self, split: str) -> int:
+        """Number of evaluation batches in one pass over a split."""
+        return -(-len(self.split[split]) // self.batch)
+
+    def probe(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """The first n samples of a split, always with the same observation noise; for figures and classifiers."""
+        store = self._stores(torch.device("cpu"))[split]
+        x = store[self.split[split][:n]].to(device)
+        return observe(x, self.likelihood, lambda shape: self.noise("probe").uniform("observe", 0, shape, device))
+
+    def size(self, split: str) -> int:
+        """Number of samples of a split. On the training split q(x) is the uniform distribution over them."""
+        return len(self.split[split])
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether an observation of a stored sample is random, which it is if samples are binarised."""
+        return self.likelihood == "bernoulli"
+
+    def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+        """Observe stored samples of a split `times` times each, with the noise of a step: (times, B, *shape)."""
+        x = self._stores(torch.device(device))[split][self.split[split][index.cpu()]].to(device)
+        noise = self.noise("again")
+        return observe(
+            x.expand(times, *x.shape), self.likelihood, lambda shape: noise.uniform("observe", step, shape, x.device)
+        )
+
+    def reseeded(self, seed: int) -> DataModule:
+        """A copy with the same data and splits, and the batch order and noise of another seed."""
+        other = copy.copy(self)
+        other.seed, other.trainer, other._noises = seed, None, {}
+        return other
+
+    def noise(self, purpose: str) -> Noise:
+        """The noise stream of a purpose; for "train" the part of this rank."""
+        if purpose not in self._noises:
+            rank, world = self._shard if purpose == "train" else (0, 1)
+            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        return self._noises[purpose]
+
+    @property
+    def _shard(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _stores(self, device: torch.device) -> dict[str, Store]:
+        if device not in self._on_device:
+            x, test = self.arrays.x, self.arrays.test
+            x = x.to(device) if isinstance(x, Tensor) else x
+            self._on_device[device] = {"train": x, "val": x, "test": x if test is None else test.to(device)}
+        return self._on_device[device]
+
+    def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
+        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on."""
+        world = self._shard[1]
+        if self.batch % world:
+            raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
+        length, last = self.interval
+        order = TrainOrder(len(self.split["train"]), self.batch, self.noise("train"))
+        dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
+
+        def steps() -> range:
+            start = first()
+            return range(start, min(start - start % length + length, last))
+
+        return StepLoader(dataset, steps, self.workers if self.streams else 0)
+
+    def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> EvalLoader:
+        """A loader of a split in its own order, `passes` times; `most` limits it to the first samples."""
+        rank, world = self._shard
+        subset = self.split[split][:most]
+        order = SplitOrder(len(subset), self.batch)
+        # Every rank needs at least one batch; otherwise the synchronisation of metrics would wait forever.
+        steps = range(rank, order.per_pass * passes, world) or range(rank, rank + 1)
+        dataset = StepDataset(self._stores(device)[split], subset, order)
+        return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
+
+    # Lightning's hooks
+
+    def train_dataloader(self) -> StepLoader:
+        trainer = self._trainer
+        return self.train_loader(lambda: trainer.global_step, trainer.strategy.root_device)
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        """The loaders for evaluation while training: the first samples of the training and of the validation split."""
+        device = self._trainer.strategy.root_device
+        return [self.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in ("train", "val")]
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        """The loaders of the final evaluation: every split, until it has `draws` samples."""
+        device = self._trainer.strategy.root_device
+        return [self.eval_loader(split, device, passes=self.passes(split)) for split in SPLITS]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Replace stored samples by observed ones, on the device."""
+        trainer = self._trainer
+        purpose = "train" if trainer.training else eval_splits(trainer)[dataloader_idx]
+        return self.observed(batch, self.noise(purpose))
+
+    def observed(self, batch: Batch, noise: Noise) -> Batch:
+        """A stored batch as it is observed with the noise of its step."""
+        x = observe(batch.x, self.likelihood, lambda shape: noise.uniform("observe", batch.step, shape, batch.x.device))
+        return Batch(x, batch.index, batch.step)
+
+    @property
+    def _trainer(self) -> Any:
+        return self.trainer
+
+
+def eval_splits(trainer: Any) -> tuple[str, ...]:
+    """The splits of an evaluation in the order of its loaders: all in the final one, two while training."""
+    return SPLITS if trainer.testing else ("train", "val")
+
+
+def content_digest(data: DataModule) -> str:
+    """A hash of the samples, which does not change if a file is renamed, but does if its content changes."""
+    if data.arrays.digest is None:
+        data.arrays.digest = _content_digest(data)
+    return data.arrays.digest
+
+
+def _content_digest(data: DataModule) -> str:
+    content = hashlib.sha256()
+    for part in (data.arrays.x, data.arrays.second):
+        if isinstance(part, Tensor):
+            content.update(str((tuple(part.shape), part.dtype)).encode())
+            content.update(part.contiguous().numpy().tobytes())
+        elif part is not None:
+            for file in part.files:
+                content.update(f"{file.name}:{file.stat().st_size};".encode())
+    return content.hexdigest()[:16]

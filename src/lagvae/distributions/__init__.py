@@ -1,0 +1,40 @@
+"""Priors p(z), decoders p(x|z) and encoders q(z|x) as modules that return distributions, and samples of both joints.
+
+The package imports `lagvae.networks`, `lagvae.noise` and `lagvae.errors` only.
+"""
+
+from lagvae.distributions.decoders import BernoulliDecoder, Generator, LaplaceDecoder, NormalDecoder
+from lagvae.distributions.encoders import (
+    CodesEncoder,
+    CodesPosterior,
+    GaussianEncoder,
+    ImplicitEncoder,
+    LaplaceEncoder,
+    NormalEncoder,
+    Pushforward,
+    make_encoder,
+)
+from lagvae.distributions.joint import JointModel, JointSamples, draw_noise, mean_of
+from lagvae.distributions.priors import CodesPrior, EmpiricalPrior, StandardNormalPrior
+
+__all__ = [
+    "BernoulliDecoder",
+    "CodesEncoder",
+    "CodesPosterior",
+    "CodesPrior",
+    "EmpiricalPrior",
+    "GaussianEncoder",
+    "Generator",
+    "ImplicitEncoder",
+    "JointModel",
+    "JointSamples",
+    "LaplaceDecoder",
+    "LaplaceEncoder",
+    "NormalDecoder",
+    "NormalEncoder",
+    "Pushforward",
+    "StandardNormalPrior",
+    "draw_noise",
+    "make_encoder",
+    "mean_of",
+]

@@ -1,0 +1,161 @@
+"""Decoders p(x|z)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Independent, Laplace, Normal
+from torch.nn import functional as F
+
+from lagvae.distributions.encoders import Pushforward
+from lagvae.errors import SettingError
+
+Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+
+
+class BernoulliDecoder(nn.Module):
+    """p(x|z) = ∏_i Bernoulli(x_i; sigmoid(logit_i(z))) for x in {0, 1}.
+
+    For x in [0, 1], log p(x|z) is its expectation over pixels that are 1 with probability x. Samples are not differentiable.
+
+    Args:
+        network: builds the network of the logits from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
+
+    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
+    """
+
+    has_density = True
+    differentiable_samples = False
+    noise_kind = "uniform"
+
+    def __init__(self, network: Network, shape: Sequence[int], latent: int) -> None:
+        super().__init__()
+        self.network = network((latent,), tuple(shape))
+        self.noise_shape = tuple(shape)
+
+    def forward(self, z: Tensor) -> Independent:
+        logits = self.network(z).float()
+        return Independent(Bernoulli(logits=logits, validate_args=False), len(self.noise_shape), validate_args=False)
+
+    @staticmethod
+    def sample(distribution: Independent, noise: Tensor) -> Tensor:
+        """x = 1[noise < p] for noise uniform on [0, 1), (B, *shape) → (B, *shape); not differentiable."""
+        return (noise < distribution.base_dist.probs).float()
+
+
+class NormalDecoder(nn.Module):
+    """p(x|z) = N(x; μ(z), diag s²).
+
+    Args:
+        network: builds the network of μ from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
+        shared_scale: whether all coordinates share one learned standard deviation s, or have one each.
+        scale: a fixed s > 0, or None for a learned one.
+        unit: whether a sigmoid maps μ to [0, 1], the range of pixels.
+        means: whether samples are the means μ(z) without noise, as those of an image generator are. The density then only
+            measures the reconstruction error.
+        tiny: lower limit of a learned s, which also bounds −log p(x|z) from below.
+
+    Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
+
+    Raises: SettingError for a fixed scale that is not positive.
+    """
+
+    has_density = True
+    differentiable_samples = True
+    noise_kind = "normal"
+    base: Any = Normal
+
+    def __init__(
+        self,
+        network: Network,
+        shape: Sequence[int],
+        latent: int,
+        shared_scale: bool = True,
+        scale: float | None = None,
+        unit: bool = False,
+        means: bool = False,
+        tiny: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise SettingError(f"model.likelihood.scale={scale} must be positive, or null to learn it.")
+        self.network = network((latent,), tuple(shape))
+        self.event_dims = len(shape)
+        self.unit, self.means, self.fixed, self.tiny = unit, means, scale, tiny
+        self.noise_shape = (0,) if means else tuple(shape)
+        if scale is None:
+            # softplus(0.54) ≈ 1, the standard deviation of standardised data
+            self.raw_scale = nn.Parameter(torch.full(() if shared_scale else tuple(shape), 0.54))
+
+    def forward(self, z: Tensor) -> Independent:
+        loc = self.network(z).float()
+        loc = loc.sigmoid() if self.unit else loc
+        if self.fixed is not None:
+            scale = torch.full_like(loc, self.fixed)
+        else:
+            scale = (F.softplus(self.raw_scale.float()) + self.tiny).expand_as(loc)
+        return Independent(self.base(loc, scale, validate_args=False), self.event_dims, validate_args=False)
+
+    def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
+        """x = μ + s · noise for standard normal noise, (B, *shape); or x = μ with `means`, for noise (B, 0)."""
+        base = distribution.base_dist
+        loc: Tensor = base.loc
+        return loc if self.means else torch.addcmul(loc, base.scale, noise)
+
+
+class LaplaceDecoder(NormalDecoder):
+    """p(x|z) = ∏_i Laplace(x_i; μ_i(z), s), so that −log p(x|z) = ‖x − μ(z)‖₁ / s + const. Otherwise as `NormalDecoder`."""
+
+    noise_kind = "uniform"
+    base = Laplace
+
+    def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
+        """x = μ − s · sgn(u) log(1 − |u|), u = 2 noise − 1, for uniform noise, (B, *shape); or x = μ with `means`."""
+        base = distribution.base_dist
+        loc: Tensor = base.loc
+        if self.means:
+            return loc
+        u = (2 * noise - 1).clamp(-1 + 1e-6, 1 - 1e-6)
+        return loc - base.scale * u.sign() * torch.log1p(-u.abs())
+
+
+class Generator(nn.Module):
+    """A deterministic decoder x = g(z), which has samples but no density.
+
+    Args:
+        network: builds g from (shape_in, shape_out).
+        shape: shape of one x.
+        latent: dimension d of z.
+        unit: whether a sigmoid maps x to [0, 1], the range of pixels.
+
+    Shapes: z (B, d) → `Pushforward` with samples x (B, *shape).
+
+    Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
+    """
+
+    has_density = False
+    differentiable_samples = True
+    noise_kind = "normal"
+    noise_shape = (0,)
+
+    def __init__(self, network: Network, shape: Sequence[int], latent: int, unit: bool = True) -> None:
+        super().__init__()
+        self.network = network((latent,), tuple(shape))
+        self.unit = unit
+
+    def forward(self, z: Tensor) -> Pushforward:
+        out = self.network(z).float()
+        x = out.sigmoid() if self.unit else out
+        return Pushforward(lambda noise: x)
+
+    @staticmethod
+    def sample(distribution: Pushforward, noise: Tensor) -> Tensor:
+        """x = g(z), (B, *shape); the noise (B, 0) is empty."""
+        return distribution.mean

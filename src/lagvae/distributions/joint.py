@@ -1,0 +1,183 @@
+"""The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and lazily computed samples of both.
+
+Priors, encoders and decoders do not draw random numbers. They state the kind and the shape of the noise that one sample needs
+(`noise_kind`, `noise_shape`), and a sample is a deterministic function of the distribution and of noise that it receives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from lagvae.distributions.encoders import GaussianEncoder
+from lagvae.distributions.priors import StandardNormalPrior
+from lagvae.noise import Noise
+
+
+class JointModel(nn.Module):
+    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data."""
+
+    prior: Any
+    encoder: Any
+    decoder: Any
+
+    def __init__(self, prior: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+        self.encoder = encoder
+        self.decoder = decoder
+
+    @property
+    def latent(self) -> int:
+        """Dimension of z."""
+        latent: int = self.prior.latent
+        return latent
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether KL(q(z|x)‖p(z)) has a closed form."""
+        return isinstance(self.encoder, GaussianEncoder) and isinstance(self.prior, StandardNormalPrior)
+
+    @property
+    def has_distortion(self) -> bool:
+        """Whether p(x|z) has a density."""
+        has: bool = self.decoder.has_density
+        return has
+
+
+def mean_of(distribution: Any) -> Tensor:
+    """The mean of a distribution, which figures show."""
+    mean: Tensor = distribution.mean
+    return mean
+
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A property that is computed once: functools.cached_property without its lock, which torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    @overload
+    def __get__(self, owner: None, cls: type) -> Lazy[T]: ...
+    @overload
+    def __get__(self, owner: object, cls: type) -> T: ...
+    def __get__(self, owner: object | None, cls: type) -> Lazy[T] | T:
+        if owner is None:
+            return self
+        value = self.compute(owner)
+        owner.__dict__[self.name] = value
+        return value
+
+
+def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int, x: Tensor) -> dict[str, Tensor]:
+    """Draw named noise for one batch.
+
+    Names are "z_q", "z_p" and "x_p" for the noise of the encoder, the prior and the decoder; "z_q*8" for eight further draws
+    per sample, (B, 8, …); "slices_x", "slices_z" and "slices_xz" for one standard normal direction per sample in the space of
+    the variable; and "mix" for one uniform number per sample, (B,). Every name is a random stream of its own, so that adding
+    a name does not change the numbers of the others.
+
+    Args:
+        names: the noise to draw.
+        joint: the joint model, whose parts determine kinds and shapes.
+        noise: the source of random numbers.
+        step: the step to draw for.
+        x: a batch of data, (B, *shape), which determines batch size and device.
+
+    Returns: name → tensor, with B as its first axis.
+    """
+    n, sizes = x.shape[0], {"x": x[0].numel(), "z": joint.latent, "xz": x[0].numel() + joint.latent}
+    noise_takers: dict[str, Any] = {"z_q": joint.encoder, "z_p": joint.prior, "x_p": joint.decoder}
+    drawn: dict[str, Tensor] = {}
+    for name in sorted(names):
+        one, _, times = name.partition("*")
+        if (distribution := noise_takers.get(one)) is not None:
+            kind, shape = distribution.noise_kind, (*((int(times),) if times else ()), *distribution.noise_shape)
+        else:
+            kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
+        draw = noise.normal if kind == "normal" else noise.uniform
+        drawn[name] = draw(name, step, (n, *shape), x.device)
+    return drawn
+
+
+class JointSamples:
+    """A batch of samples (x, z) ∼ q(x,z) and (x, z) ∼ p(x,z). Every attribute is computed when it is first accessed.
+
+    Distributions without a density (see `Pushforward`) only have samples and means.
+
+    Args:
+        joint: the joint model.
+        x: a batch of data, (B, *shape).
+        noise: name → tensor, as returned by `draw_noise`.
+        gather: concatenates the batches of all ranks along axis 0, with gradient; the identity for a single process.
+
+    Shapes: x_q, x_p (B, *shape); z_q, z_p (B, d).
+    """
+
+    def __init__(
+        self,
+        joint: JointModel,
+        x: Tensor,
+        noise: Mapping[str, Tensor],
+        gather: Callable[[Tensor], Tensor] = lambda t: t,
+    ) -> None:
+        self.joint = joint
+        self.x_q = x
+        self.noise = noise
+        self.gather = gather
+
+    @Lazy
+    def q_z_given_x(self) -> Any:
+        """q(z|x_q)."""
+        return self.joint.encoder(self.x_q)
+
+    @Lazy
+    def z_q(self) -> Tensor:
+        """z ∼ q(z|x_q)."""
+        return self.joint.encoder.sample(self.q_z_given_x, self.noise["z_q"])
+
+    @Lazy
+    def p_x_given_z_q(self) -> Any:
+        """p(x|z_q), the reconstruction of x_q."""
+        return self.joint.decoder(self.z_q)
+
+    @Lazy
+    def distortion(self) -> Tensor:
+        """−log p(x_q|z_q) in nats, (B,)."""
+        return -self.p_x_given_z_q.log_prob(self.x_q)
+
+    @Lazy
+    def rate(self) -> Tensor:
+        """KL(q(z|x_q) ‖ p(z)) in nats, (B,)."""
+        return kl_divergence(self.q_z_given_x, self.p_z)
+
+    @Lazy
+    def p_z(self) -> Any:
+        """p(z)."""
+        return self.joint.prior()
+
+    @Lazy
+    def z_p(self) -> Tensor:
+        """z ∼ p(z)."""
+        return self.joint.prior.sample(self.noise["z_p"])
+
+    @Lazy
+    def p_x_given_z_p(self) -> Any:
+        """p(x|z_p)."""
+        return self.joint.decoder(self.z_p)
+
+    @Lazy
+    def x_p(self) -> Tensor:
+        """x ∼ p(x|z_p)."""
+        return self.joint.decoder.sample(self.p_x_given_z_p, self.noise["x_p"])
+
+    @Lazy
+    def q_z_given_x_p(self) -> Any:
+        """q(z|x_p), the encoder applied to samples of the decoder."""
+        return self.joint.encoder(self.x_p)

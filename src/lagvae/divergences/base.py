@@ -1,0 +1,55 @@
+"""The interface of the estimators that constraints bound."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import inf
+
+from torch import Tensor, nn
+
+from lagvae.distributions import JointModel, JointSamples
+from lagvae.errors import SettingError
+
+
+class Divergence(ABC):
+    """Base class of estimators: a divergence, or another scalar, estimated from a batch of samples.
+
+    Ensembles map an estimate over their members, so it must work under `torch.func.vmap`: no `.item()`, no branch on a
+    value.
+    """
+
+    required_noise: frozenset[str] = frozenset({"z_q"})
+    """Names of the noise that the estimate needs (see `draw_noise`)."""
+    nats: bool = True
+    """Whether the value is in nats."""
+    largest: float = inf
+    """The upper limit of the divergence."""
+    critic: nn.Module | None = None
+    """The critic ψ of the estimate, which `prepare` builds; None if it needs no critic."""
+    symbol: str = ""
+    """The estimated quantity in the notation of `lagvae.algebra`."""
+
+    @abstractmethod
+    def __call__(self, samples: JointSamples) -> Tensor:
+        """The estimate on a batch, ()."""
+
+    def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - optional
+        """Check that the joint model supports the estimate, and build the critics, whose shapes depend on it.
+
+        Args:
+            name: name of the constraint, for error messages.
+            joint: the joint model.
+            shape: shape of one x.
+
+        Raises: SettingError that names the constraint, the incompatible distribution and an alternative.
+        """
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+def require(holds: bool, name: str, what: str, distribution: object, instead: str) -> None:
+    """Raise SettingError unless `holds`: constraint `name` needs `what`, which `distribution` does not have."""
+    if not holds:
+        raise SettingError(f"constraints.{name} needs {what}, which {type(distribution).__name__} does not have; {instead}.")

@@ -1,0 +1,148 @@
+"""Calibration (paper, eq. 19–20): the attainable values of the divergences, ε̂ = D(θ*) with θ* = argmin λᵀD at α = 0.
+
+A calibration is a folder `calibrations/<name>-<hash>/` that holds calibration.json and theta.pt. The hash is computed from
+the settings that determine θ* and ε̂, so a run with other settings never uses a calibration that does not fit it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lagvae.data import DataModule
+from lagvae.data.datamodule import content_digest
+from lagvae.errors import CalibrationError
+from lagvae.experiment.settings import differences, fingerprint, settings_where
+from lagvae.io import write_atomically, write_json
+
+
+@dataclass
+class Calibration:
+    """The result of a calibration.
+
+    Attributes:
+        calibrated: constraint → ε̂, measured on `split`. stderr: constraint → the standard error of ε̂.
+        splits: split → metric → value, the full evaluation. settings: the settings that determine the result and its hash.
+        made: date and time. seconds: how long it took.
+    """
+
+    calibrated: dict[str, float]
+    stderr: dict[str, float]
+    split: str
+    splits: dict[str, dict[str, float]]
+    settings: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    made: str = ""
+    seconds: float = 0.0
+
+    @property
+    def hash(self) -> str:
+        """The hash of the settings that determine this calibration."""
+        return fingerprint(self.settings)
+
+    def save(self, folder: Path, theta: Mapping[str, Tensor]) -> None:
+        """Write theta.pt, then calibration.json, whose presence shows that both files are complete."""
+        write_atomically(folder / "theta.pt", lambda part: torch.save(dict(theta), part))
+        write_json(folder / "calibration.json", asdict(self) | {"hash": self.hash})
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        """Read a calibration. Raises CalibrationError if it is missing or damaged."""
+        file = folder / "calibration.json"
+        if not file.is_file():
+            raise CalibrationError(
+                f"{folder} holds no calibration. Make one with python src/calibrate.py and the same settings."
+            )
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            written = content.pop("hash")
+            result = cls(**content)
+            result.calibrated = {name: float(value) for name, value in result.calibrated.items()}
+            stderr = result.stderr
+            result.stderr = {name: nan if stderr[name] is None else float(stderr[name]) for name in result.calibrated}
+            if result.hash != written:
+                raise ValueError("its settings were changed after it was written")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = error if isinstance(error, OSError | ValueError) else "it does not have the contents of a calibration"
+            raise CalibrationError(f"{file} is damaged ({reason}). Remove {folder} and calibrate again.") from error
+        return result
+
+    @staticmethod
+    def theta(folder: Path) -> dict[str, Tensor]:
+        """θ*: the state of the joint model and of the critics that were trained with it."""
+        try:
+            state = dict(torch.load(folder / "theta.pt", map_location="cpu", weights_only=True))
+        except Exception as error:  # unpickling can raise almost any exception
+            raise CalibrationError(
+                f"{folder / 'theta.pt'} is missing or damaged. Remove {folder} and calibrate again."
+            ) from error
+        return state
+
+    def check(self, settings: Mapping[str, Any], folder: Path) -> None:
+        """Raise CalibrationError, naming the settings that differ, if this calibration was made for another problem."""
+        differing = differences(self.settings, json.loads(json.dumps(settings, default=str)))
+        if differing:
+            raise CalibrationError(
+                f"The calibration in {folder} was made with other settings (calibration → this run: "
+                f"{'; '.join(differing[:5])}). Leave out epsilon.calibration to use or make a calibration that fits, or give "
+                "the settings that this one was made with."
+            )
+
+    def bound(self, name: str, gamma: float, relative: bool) -> float:
+        """ε̂ + γ, or ε̂ + γ · ε̂ if the slack is relative (γ₂ = 0.5 ε̂₂ in the paper).
+
+        A relative slack is γ times the largest of ε̂, its standard error and 0, because an unbiased estimate of a divergence
+        may be negative.
+        """
+        if name not in self.calibrated:
+            raise CalibrationError(
+                f"The calibration has no ε̂ for constraint {name!r}, only for {', '.join(self.calibrated) or 'none'}. "
+                f"Give constraints.{name}.epsilon=NUMBER."
+            )
+        calibrated = self.calibrated[name]
+        stderr = self.stderr[name]
+        slack = gamma * max(calibrated, 0.0 if isnan(stderr) else stderr, 0.0) if relative else gamma
+        return calibrated + slack
+
+
+def calibration_config(cfg: DictConfig) -> DictConfig:
+    """The config of the calibration run: α = 0, λ fixed at the calibration weights, and its own seed and length."""
+    derived: DictConfig = copy.deepcopy(cfg)
+    derived.family = "calibration"
+    derived.alpha.q = derived.alpha.p = 0.0
+    derived.epsilon.source, derived.epsilon.calibration = "none", None
+    derived.logger = {"_target_": None}
+    derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
+    derived.seed = derived.data.seed = cfg.calibration.seed
+    derived.training.steps = cfg.calibration.steps
+    derived.training.start = "scratch"
+    for c in derived.constraints.values():
+        c.epsilon, c.learned, c.multiplier = None, False, c.calibration_weight
+    return derived
+
+
+def uses_critics(cfg: DictConfig) -> bool:
+    """Whether any divergence of the config has a critic."""
+    return any("network" in c.divergence for c in cfg.constraints.values())
+
+
+def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
+    """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source."""
+    chosen = settings_where(cfg, lambda rule: rule.calibration)
+    if not uses_critics(cfg):
+        chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
+    return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)}
+
+
+def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:
+    """The folder of the calibration with these settings."""
+    return Path(cfg.paths.calibrations) / f"{cfg.data.name}-{cfg.model.name}-{fingerprint(settings)}"

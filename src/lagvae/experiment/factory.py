@@ -1,0 +1,240 @@
+"""Build the objects of a run from its config: data, joint model, Lagrangian, model, loggers and trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import Logger
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from lagvae.algebra import classify, parse, total
+from lagvae.data import DataModule
+from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, make_encoder
+from lagvae.divergences import SymbolicObjective, check_preference
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.experiment.calibration import Calibration
+from lagvae.lagrangian import Constraint, Lagrangian, Preference
+from lagvae.model import LatentVariableModel, SchedulerFactory
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import wandb_logger
+from lagvae.runs.metrics_table import MetricsTable
+from lagvae.terminal import quiet_libraries
+
+DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
+
+
+@contextmanager
+def error_context(key: str) -> Iterator[None]:
+    """Turn any error inside into a SettingError that names the setting; errors of this package pass unchanged."""
+    try:
+        yield
+    except LagvaeError:
+        raise
+    except Exception as error:
+        raise SettingError(f"{key} does not work: {(str(error).splitlines() or [repr(error)])[0]}") from error
+
+
+def instantiate(node: Any, **kwargs: Any) -> Any:
+    """Instantiate a config node. Errors of this package pass unchanged, others become a SettingError."""
+    try:
+        return hydra_instantiate(node, **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, LagvaeError):
+            raise cause from None
+        raise SettingError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """Load, check and split the data."""
+    data: DataModule = instantiate(cfg.data)
+    data.check()
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            instantiate(node)().check(data, f"callbacks.{part}.{name}")
+    data.interval = (cfg.training.interval, cfg.training.steps)
+    return data
+
+
+def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
+    """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed."""
+    torch.manual_seed(cfg.seed)
+    model = cfg.model
+    kind = decoder_class(model.likelihood)
+    if kind is BernoulliDecoder and data.likelihood != "bernoulli":
+        raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
+    prior = build_prior(instantiate(model.prior), model.latent, data)
+    joint = JointModel(
+        prior,
+        make_encoder(instantiate(model.posterior), instantiate(model.encoder), data.shape, prior),
+        kind(instantiate(model.decoder), data.shape, prior.latent),
+    )
+    check_preference(cfg.alpha.q, cfg.alpha.p, joint)
+    return joint
+
+
+def decoder_class(node: Any) -> Any:
+    """The class of the decoder, or a partial of it, from a config node or a name in `DECODERS`."""
+    if not isinstance(node, str):
+        return instantiate(node)
+    if node not in DECODERS:
+        raise SettingError(f"model.likelihood={node!r} is unknown; choose one of {', '.join(DECODERS)}.")
+    return DECODERS[node]
+
+
+def build_prior(kind: Any, latent: int, data: DataModule) -> Any:
+    """p(z). An empirical prior is built from the second domain of the data."""
+    if kind.func is not EmpiricalPrior:
+        return kind(latent)
+    rows = data.second("train")
+    if rows is None:
+        raise SettingError(
+            f"prior=data takes z from a second domain, which data={data.name} does not have; use data=digits_pairs, or "
+            'data=array with an array "second" beside the samples.'
+        )
+    return kind(rows)
+
+
+def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
+    """The Lagrangian of the preference and of the constraints with their bounds."""
+    parts = merge_symbolic_penalties(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
+    return Lagrangian(*parts, simplex=simplex)
+
+
+def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
+    """The constraints with their bounds, as they are configured."""
+    constraints = []
+    for name, c in cfg.constraints.items():
+        bound = c.epsilon
+        if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
+            bound = calibration.bound(str(name), c.gamma, c.gamma_relative)
+        constraints.append(
+            Constraint(
+                name=str(name),
+                divergence=instantiate(c.divergence),
+                bound=bound,
+                multiplier=c.multiplier,
+                learned=c.learned,
+                scale=c.scale,
+                max_multiplier=c.max_multiplier,
+            )
+        )
+    return constraints
+
+
+def merge_symbolic_penalties(
+    alpha_q: float, alpha_p: float, constraints: list[Constraint]
+) -> tuple[Preference, list[Constraint]]:
+    """Replace the preference and the symbolic penalties by their sum if the sum needs a smaller class of objectives.
+
+    Only penalties with a fixed λ are summed, because a learned λ needs the value of its own divergence. The sum contains I
+    itself, not a bound on it. Without such a gain, preference and constraints are returned unchanged.
+    """
+    penalties = [c for c in constraints if isinstance(c.divergence, SymbolicObjective) and not c.learned and c.bound is None]
+    if penalties:
+        objective = exact_fraction(alpha_q) * parse("I_q") + exact_fraction(alpha_p) * parse("I_p")
+        objective = objective + total((exact_fraction(c.multiplier), c.divergence.stated) for c in penalties)  # type: ignore[attr-defined]
+        if classify(objective) < max(c.divergence.form.level for c in penalties):  # type: ignore[attr-defined]
+            first = penalties[0]
+            merged = replace(first, divergence=first.divergence.restated(objective), multiplier=1.0)  # type: ignore[attr-defined]
+            constraints = [merged if c is first else c for c in constraints if c is first or c not in penalties]
+            return Preference(0.0, 0.0), constraints
+    return Preference(alpha_q, alpha_p), constraints
+
+
+def exact_fraction(value: float) -> Fraction:
+    """The exact value of the decimal number that the user typed."""
+    return Fraction(repr(float(value)))
+
+
+def build_schedule(cfg: DictConfig) -> SchedulerFactory | None:
+    """The learning rate schedule: "cosine" over all training steps, the config node of a torch scheduler, or None."""
+    schedule = cfg.model.schedule
+    if schedule is None:
+        return None
+    if schedule == "cosine":
+        return partial(CosineAnnealingLR, T_max=cfg.training.steps)
+    if isinstance(schedule, str):
+        raise SettingError(f"model.schedule={schedule!r} is unknown; use cosine, null, or a config node with _target_.")
+    factory: SchedulerFactory = instantiate(schedule)
+    return factory
+
+
+def build_model(
+    cfg: DictConfig, data: DataModule, calibration: Calibration | None = None, simplex: bool = False
+) -> LatentVariableModel:
+    """The LightningModule. `simplex` is passed to `Lagrangian`."""
+    joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
+    for c in lagrangian.constraints:
+        c.divergence.prepare(c.name, joint, data.shape)
+    return LatentVariableModel(
+        joint=joint,
+        lagrangian=lagrangian,
+        primal=instantiate(cfg.model.optimizer),
+        dual=instantiate(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
+        schedule=build_schedule(cfg),
+        gradient_clip=cfg.training.gradient_clip,
+        seed=cfg.seed,
+        log_every=cfg.training.log_every,
+        critic=instantiate(cfg.critic.optimizer),
+        critic_steps=cfg.critic.steps,
+        average=cfg.training.average,
+    )
+
+
+def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
+    """The logger of metrics.csv, and the one that logger=… names. Raises SettingError if its package is not installed."""
+    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
+    target = cfg.logger.get("_target_")
+    if target is None:
+        return loggers
+    try:
+        if target.endswith("WandbLogger"):
+            settings: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+            del settings["_target_"]
+            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
+        elif target.endswith("TensorBoardLogger"):
+            loggers.append(instantiate(cfg.logger, save_dir=str(run.path), name="", version="tensorboard"))
+        else:
+            loggers.append(instantiate(cfg.logger))
+    except (ImportError, ModuleNotFoundError) as error:
+        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
+    return loggers
+
+
+def build_trainer(
+    cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = (), **settings: Any
+) -> pl.Trainer:
+    """Lightning's trainer, configured for a fit of this package: its length, our callbacks, no progress bar of Lightning's.
+
+    Args:
+        folder: where Lightning keeps the files that it writes itself. settings: further arguments of `pl.Trainer`.
+    """
+    quiet_libraries()
+    own: dict[str, Any] = {
+        "max_steps": cfg.training.steps,
+        "max_epochs": -1,
+        "callbacks": list(callbacks),
+        "logger": list(loggers) or False,
+        "log_every_n_steps": cfg.training.log_every,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "default_root_dir": str(folder),
+    }
+    with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
+        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **own, **settings)

@@ -1,0 +1,251 @@
+"""Figures of a run: samples, reconstructions, a latent traversal, and multipliers and constraints over training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lagvae.data import DataModule
+from lagvae.distributions import CodesPrior, EmpiricalPrior, GaussianEncoder, mean_of
+from lagvae.experiment.style import STYLE
+from lagvae.io import write_atomically
+from lagvae.model import LatentVariableModel
+from lagvae.noise import Noise
+from lagvae.runs.metrics_table import read_series
+
+BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
+
+
+def draw_run(
+    folder: Path, data: DataModule, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path
+) -> list[Path]:
+    """Draw every figure that suits the data and the model, and return the files."""
+    figures: dict[str, Figure] = {}
+    with matplotlib.rc_context(STYLE), torch.no_grad():
+        x = data.probe("test", 20, model.device)
+        images = len(data.shape) == 3 and data.shape[0] in (1, 3)
+        if images:
+            figures["samples"] = samples(model, x)
+            figures["reconstructions"] = reconstructions(model, x)
+            if isinstance(model.eval_model.encoder, GaussianEncoder):
+                figures["traversal"] = traversal(model, x)
+            if isinstance(model.eval_model.prior, CodesPrior) and model.eval_model.prior.categorical:
+                figures["codes"] = codes(model, x)
+            partners = data.second("test")
+            if isinstance(model.eval_model.prior, EmpiricalPrior) and partners is not None:
+                figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
+        if metrics.is_file():
+            figures["constraints"] = constraints_over_steps(metrics, summary)
+            if any(c["learned"] for c in summary["constraints"].values()):
+                figures["multipliers"] = multipliers_over_steps(metrics, summary)
+        if all("neg_elbo" in values for values in summary["splits"].values()):
+            figures["rate_distortion"] = rate_distortion(metrics, summary)
+        files = []
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            write_atomically(path, lambda part, figure=figure: figure.savefig(part, bbox_inches="tight"))  # type: ignore[misc]
+            files.append(path)
+    return files
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _show(axis: Axes, picture: Tensor) -> None:
+    """Show one image (C, H, W) with values in [0, 1]."""
+    pixels = picture.detach().cpu().clamp(0, 1)
+    axis.imshow(
+        pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest"
+    )
+    axis.set_axis_off()
+
+
+def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
+    """Arrange images (N, C, H, W) in a grid as one image, separated by light lines."""
+    n, c, h, w = pictures.shape
+    rows = ceil(n / columns)
+    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 0.15, device=pictures.device)
+    for i in range(n):
+        r, k = divmod(i, columns)
+        canvas[:, r * (h + gap) : r * (h + gap) + h, k * (w + gap) : k * (w + gap) + w] = pictures[i]
+    return canvas
+
+
+def samples(model: LatentVariableModel, x: Tensor) -> Figure:
+    """The means of p(x|z) at 100 samples of the prior."""
+    prior = model.eval_model.prior
+    noise = Noise(model.seed, "figures")
+    draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
+    z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
+    figure, axes = _figure(4.6, 4.9)
+    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(z)), 10))
+    axes[0, 0].set_title("Samples: E[x|z], z ∼ p(z)", loc="left")
+    return figure
+
+
+def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
+    """Test samples as the model observes them, above the means of p(x|z) at z ∼ q(z|x)."""
+    x = x[: len(x) // 2 * 2]
+    encoder = model.eval_model.encoder
+    stream = Noise(model.seed, "figures")
+    draw = stream.normal if encoder.noise_kind == "normal" else stream.uniform
+    noise = draw("reconstructions", 0, (len(x), *encoder.noise_shape), x.device)
+    means = mean_of(model.eval_model.decoder(encoder.sample(encoder(x), noise)))
+    half = len(x) // 2
+    rows = torch.cat([x[:half], means[:half], x[half:], means[half:]])
+    figure, axes = _figure(5.2, 2.5)
+    _show(axes[0, 0], tile(rows, half))
+    axes[0, 0].set_title("Test data (rows 1, 3) and reconstructions (rows 2, 4)", loc="left")
+    return figure
+
+
+def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
+    """One row per value of the first categorical code; along a column all other codes and the noise are the same."""
+    prior = model.eval_model.prior
+    k = prior.categorical[0]
+    noise = Noise(model.seed, "figures").uniform("codes", 0, (columns, *prior.noise_shape), x.device).repeat(k, 1)
+    noise[:, 0] = (torch.arange(k, device=x.device).repeat_interleave(columns) + 0.5) / k
+    figure, axes = _figure(5.0, 0.42 * k + 0.4)
+    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(prior.sample(noise))), columns))
+    axes[0, 0].set_title("Codes: one value per row, the same noise in each column", loc="left")
+    return figure
+
+
+def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, columns: int = 10) -> Figure:
+    """Test samples, their translations, their true partners, and the partners translated back to the first domain."""
+    x, partners = x[:columns], partners[:columns]
+    to_z = mean_of(model.eval_model.encoder(x)).reshape(partners.shape)
+    to_x = mean_of(model.eval_model.decoder(partners.flatten(1)))
+    figure, axes = _figure(5.2, 2.6)
+    _show(axes[0, 0], tile(torch.cat([x, to_z, partners, to_x]), columns))
+    axes[0, 0].set_title("x, its translation E[z|x], the true partner z, its translation E[x|z]", loc="left")
+    return figure
+
+
+def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int = 9, span: float = 2.5) -> Figure:
+    """The decoded images of one latent code as a single coordinate varies over ±`span`, the coordinates ordered by rate."""
+    base = model.eval_model.encoder(x).base_dist
+    rate = (base.loc.square() + base.scale.square() - 1 - 2 * base.scale.log()).mean(0) / 2
+    order = rate.argsort(descending=True)[: min(rows, model.eval_model.latent)]
+    grid = torch.linspace(-span, span, steps, device=x.device)
+    z = base.loc[:1].repeat(len(order) * steps, 1)
+    for r, k in enumerate(order.tolist()):
+        z[r * steps : (r + 1) * steps, k] = grid
+    pictures = tile(mean_of(model.eval_model.decoder(z)), steps)
+    figure, axes = _figure(5.2, 0.55 * len(order) + 0.9)
+    axis = axes[0, 0]
+    _show(axis, pictures)
+    axis.set_axis_on()
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    height, width = x.shape[-2] + 1, x.shape[-1] + 1
+    axis.set_yticks(
+        [(r + 0.5) * height - 1 for r in range(len(order))], [f"z[{k}]: {rate[k]:.1f} nats" for k in order.tolist()]
+    )
+    axis.set_xticks([(k + 0.5) * width - 1 for k in range(steps)], [f"{v:+.1f}" for v in grid.tolist()])
+    axis.tick_params(length=0)
+    axis.set_title("Traversal: one coordinate at a time, with its share of the rate", loc="left")
+    return figure
+
+
+def _running_mean(values: list[float], window: int) -> list[float]:
+    padded = torch.tensor(values, dtype=torch.float64).reshape(1, 1, -1)
+    window = max(1, min(window, len(values)))
+    padded = torch.nn.functional.pad(padded, (window - 1, 0), mode="replicate")
+    mean: list[float] = torch.nn.functional.avg_pool1d(padded, window, stride=1).flatten().tolist()
+    return mean
+
+
+def _unit(constraint: Mapping[str, Any]) -> str:
+    return "nats" if constraint["nats"] else "no unit"
+
+
+def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
+    """Each divergence over the training steps, with its bound."""
+    constraints = summary["constraints"]
+    figure, axes = _figure(3.6 * max(1, len(constraints)), 2.8, columns=max(1, len(constraints)))
+    batch = read_series(metrics, "train", constraints)
+    probe = read_series(metrics, "train_probe", [f"constraint/{n}" for n in constraints])
+    for axis, (name, c) in zip(axes[0], constraints.items(), strict=False):
+        steps, values = batch[name]
+        if values:
+            axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.7, label="one batch")
+            axis.plot(
+                *probe[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
+            )
+            ordered = sorted(values)
+            low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 20]
+            edges = [low, high, *([c["bound"]] if c["bound"] is not None else [])]
+            margin = 0.15 * (max(edges) - min(edges) or 1.0)
+            axis.set_ylim(min(edges) - margin, max(edges) + margin)
+        if c["bound"] is not None:
+            axis.axhline(c["bound"], color=RED, linestyle="--", linewidth=1.2, label="bound")
+        axis.set_title(f"{name}: {c['verdict']}", loc="left")
+        axis.set_xlabel("step")
+        axis.set_ylabel(f"{name} ({_unit(c)})")
+    if constraints:
+        axes[0, 0].legend(loc="best", fontsize=8)
+    return figure
+
+
+def multipliers_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
+    """Each learned multiplier, and the violation that drives it with its running mean."""
+    learned = {n: c for n, c in summary["constraints"].items() if c["learned"]}
+    figure, axes = _figure(3.6 * len(learned), 4.4, rows=2, columns=len(learned))
+    series = read_series(metrics, "train", [f"{kind}/{n}" for kind in ("multiplier", "violation") for n in learned])
+    for k, (name, c) in enumerate(learned.items()):
+        above, below = axes[0, k], axes[1, k]
+        above.plot(*series[f"multiplier/{name}"], color=ORANGE)
+        above.set_title(f"λ of {name}", loc="left")
+        above.set_ylabel("λ (nats per nat)" if c["nats"] else "λ (nats per unit of D)")
+        above.set_ylim(bottom=0)
+        steps, values = series[f"violation/{name}"]
+        if values:
+            below.plot(steps, values, color=GREY, alpha=0.25, linewidth=0.7, label="one batch")
+            below.plot(steps, _running_mean(values, 10), color=GREY, linewidth=1.6, label="running mean")
+        below.axhline(0, color=RED, linestyle="--", linewidth=1.2)
+        below.set_ylabel(f"D − bound ({_unit(c)})")
+        below.set_xlabel("step")
+    axes[1, 0].legend(loc="best", fontsize=8)
+    return figure
+
+
+def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
+    """The path of training in the rate–distortion plane, where a bound on −ELBO is a line of slope −1."""
+    figure, axes = _figure(4.2, 3.6)
+    axis = axes[0, 0]
+    splits = summary["splits"]
+    points = [(v["rate"], v["distortion"]) for v in splits.values()]
+    if metrics.is_file():
+        path = read_series(metrics, "train_probe", ["rate", "distortion"])
+        axis.plot(path["rate"][1], path["distortion"][1], color=GREY, linewidth=1, marker=".", markersize=4, label="training")
+        points += list(zip(path["rate"][1], path["distortion"][1], strict=True))
+    for (name, v), marker, colour in zip(splits.items(), "os^", (BLUE, ORANGE, GREY), strict=False):
+        errors = {"xerr": v.get("rate_stderr"), "yerr": v.get("distortion_stderr")}
+        axis.errorbar(v["rate"], v["distortion"], **errors, fmt=marker, color=colour, markersize=6, label=name, zorder=3)
+    rates = [r for r, _ in points]
+    distortions = [d for _, d in points]
+    margin = 0.12 * max(max(rates) - min(rates), max(distortions) - min(distortions), sqrt(2) * 0.5)
+    axis.set_xlim(min(rates) - margin, max(rates) + margin)
+    axis.set_ylim(min(distortions) - margin, max(distortions) + margin)
+    for name, c in summary["constraints"].items():
+        if name == "neg_elbo" and c["bound"] is not None:
+            low, high = axis.get_xlim()
+            axis.plot(
+                [low, high], [c["bound"] - low, c["bound"] - high], color=RED, linestyle="--", label=f"−ELBO = {c['bound']:.2f}"
+            )
+    axis.set_xlabel("rate E KL(q(z|x)‖p(z)) (nats)")
+    axis.set_ylabel("distortion −E log p(x|z) (nats)")
+    axis.set_title("Rate and distortion", loc="left")
+    axis.legend(loc="best", fontsize=8)
+    return figure

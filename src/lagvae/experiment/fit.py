@@ -1,0 +1,152 @@
+"""One fit of Lightning's trainer, with its model, data, loggers and callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, TrainingProgress
+from lagvae.data import DataModule
+from lagvae.errors import CheckpointError, LagvaeError, Stopped
+from lagvae.experiment.diagnostics import stationarity
+from lagvae.experiment.factory import build_loggers, build_trainer, instantiate
+from lagvae.metrics import DivergenceValues
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import close, replay
+from lagvae.runs.metrics_table import MetricsTable
+
+STATIONARITY_BATCHES = 20
+
+
+@contextmanager
+def interrupted(trainer: pl.Trainer) -> Iterator[None]:
+    """Raise Stopped, which names the step, where Lightning would end the program because the user interrupted it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and trainer.state.status != "interrupted":
+            raise
+        raise Stopped(f"Stopped at step {trainer.global_step} of {trainer.max_steps}.") from None
+
+
+class Fit:
+    """Trains or evaluates one model on its data with Lightning's trainer, the loggers and the callbacks.
+
+    Attributes:
+        results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
+        ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.
+        started: when the fit was created. trained_in: seconds until training ended, None before that.
+    """
+
+    trained_in: float | None
+
+    def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, folder: RunFolder, title: str) -> None:
+        if cfg.training.threads is not None:
+            torch.set_num_threads(cfg.training.threads)
+        self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
+        self.ensemble: dict[str, Any] | None = None
+        self.step = 0
+        self.started, self.trained_in = time.perf_counter(), None
+        data.interval = (cfg.training.interval, cfg.training.steps)
+        self.evaluation = build_evaluation(cfg, model)
+        self.watch = FeasibilityWatch(self.evaluation)
+        self.loggers = build_loggers(cfg, folder, data)
+        checkpoints = Checkpoints(folder.checkpoints, self.evaluation)
+        callbacks = [self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
+        self.trainer = build_trainer(cfg, folder.path, callbacks, self.loggers)
+
+    @property
+    def first_process(self) -> bool:
+        """Whether this process writes the files and prints."""
+        return self.trainer.is_global_zero
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        return self.evaluation.results
+
+    def train(self, checkpoint: Path | None = None) -> None:
+        """Train, from a checkpoint if one is given. Raises Stopped if the user interrupts it."""
+        content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
+        self.ensemble = content.get("ensemble")
+        for logger in self.loggers:
+            if isinstance(logger, MetricsTable):
+                logger.cut(content.get("global_step", 0))
+        with interrupted(self.trainer):
+            self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
+        self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
+        if self.ensemble is not None:  # an ensemble writes metrics.csv alone; the other loggers receive its rows now
+            for logger in self.loggers:
+                replay(self.folder.metrics, logger)
+
+    def load(self, checkpoint: Path) -> None:
+        """Load the weights of a checkpoint. Raises CheckpointError if it is damaged or of another model."""
+        content = read_checkpoint(checkpoint, self.model)
+        self.model.load_state_dict(content["state_dict"])
+        self.step = content["global_step"]
+
+    def evaluate(self) -> None:
+        """Run the full evaluation on every split and store it in `results`."""
+        with interrupted(self.trainer):
+            self.trainer.test(self.model, self.data, verbose=False)
+
+    def stationarity(self) -> float | None:
+        """The KKT stationarity residual of θ on batches of the training split."""
+        device = self.model.device
+        self.data.trainer = None  # the loader then yields the batches of a single process, from the first step on
+        loader = self.data.eval_loader("train", device, most=STATIONARITY_BATCHES * self.data.batch)
+        self.model.eval()
+        noise = self.data.noise("stationarity")
+        batches = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
+        with torch.enable_grad():
+            return stationarity(self.model.joint, self.model.lagrangian, batches)
+
+    @contextmanager
+    def resumable(self, instruction: str) -> Iterator[None]:
+        """Close the loggers if training inside fails or is interrupted. `instruction` tells the user how to resume."""
+        try:
+            yield
+        except LagvaeError as error:
+            for logger in self.loggers:
+                close(logger, failed=True)
+            if isinstance(error, Stopped):
+                raise Stopped(f"{error} {instruction}") from None
+            raise
+
+
+def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = True) -> Evaluation:
+    """The evaluation of a model: the metrics that the config names, and every constrained divergence.
+
+    Args:
+        final: whether to include the metrics of the final evaluation, and not only those of every interval.
+    """
+    named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
+    constraints = {"constraints": lambda: DivergenceValues(named)}
+    light, full = cfg.callbacks.training, cfg.callbacks.final if final else {}
+    return Evaluation(dict(instantiate(light)) | constraints, dict(instantiate(full)) | constraints)
+
+
+def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
+    """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = content["state_dict"]
+    except Exception as error:  # unpickling can raise almost any exception
+        raise CheckpointError(
+            f"{path} is missing, damaged or not a checkpoint of this program. Use another checkpoint, or start a new run."
+        ) from error
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    if expected != shapes:
+        key = min(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
+        raise CheckpointError(
+            f"{path} is of another model: {key} has shape {shapes.get(key)} there and {expected.get(key)} here."
+        )
+    return content

@@ -1,0 +1,204 @@
+"""The reports of a run, a calibration and a feasibility analysis on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.markup import escape
+
+from lagvae.experiment.calibration import Calibration
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import RunFolder
+from lagvae.terminal import console, format_number, plain_table, print_line, short_path
+
+COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
+
+
+def print_calibration(calibration: Calibration, folder: Path, fresh: bool) -> None:
+    """Print ε̂ and the folder of the calibration. `fresh` says whether it was made just now."""
+    stderr = calibration.stderr
+    values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, stderr[n])}" for n, v in calibration.calibrated.items())
+    title = f"Calibrated in {calibration.seconds:.0f} s" if fresh else "Calibration found"
+    print_line(f"{title}: ε̂ = {values} (on {calibration.split}), in {short_path(folder)}")
+
+
+def preference_in_words(alpha: float) -> str:
+    """The verb for a preference α: maximise or minimise."""
+    return "maximise" if alpha < 0 else "minimise" if alpha > 0 else "no preference on"
+
+
+def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibration | None, run: RunFolder) -> None:
+    """Print what a run is about to do: the constrained problem, the number of steps and the folder."""
+    goals = [
+        f"{preference_in_words(a)} I_{side} (α = {a:+g})" for side, a in (("q", cfg.alpha.q), ("p", cfg.alpha.p)) if a != 0
+    ]
+    bounds = []
+    for c in model.lagrangian.constraints:
+        if c.bound is None:
+            bounds.append(f"{c.multiplier:g} · {c.name}")
+            continue
+        setting = cfg.constraints[c.name]
+        origin = "given"
+        if setting.epsilon is None and calibration is not None:
+            calibrated, nats = calibration.calibrated[c.name], c.divergence.nats
+            origin = f"{format_number(calibrated, nats)} + {format_number(c.bound - calibrated, nats)}"
+        bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
+    sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
+    print_line(
+        f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}"
+    )
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' if count > 1 else ''}"
+    print_line(f"{cfg.training.steps} steps on {threads}, start: {cfg.training.start}, folder: {short_path(run.path)}")
+
+
+ROWS = (  # label, key in the summary, whether to format it as nats
+    ("−ELBO (nats)", "neg_elbo", True),
+    ("rate (nats)", "rate", True),
+    ("distortion (nats)", "distortion", True),
+    ("−log p(x) ≤ (nats)", "nll", True),
+    ("MMD", "mmd", False),
+    ("I_q lower (nats)", "i_q_lower", True),
+    ("I_q upper (nats)", "i_q_upper", True),
+    ("I_q by KDE (nats)", "i_q_kde", True),
+    ("I_p lower (nats)", "i_p_lower", True),
+    ("I_p upper (nats)", "i_p_upper", True),
+    ("squared error", "reconstruction", False),
+    ("squared error, z", "reconstruction_z", False),
+    ("p-value, x", "two_sample_x_p", True),
+    ("p-value, z", "two_sample_z_p", True),
+    ("code ~ label", "code_accuracy", True),
+    ("partner x → z", "pairing_z", True),
+    ("partner z → x", "pairing_x", True),
+    ("confidence", "class_confidence", True),
+    ("class coverage", "class_coverage", True),
+)
+
+
+def bound_names(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """The names of the bounds on I_q (see `lagvae.metrics.Information`), a single one if it is the same on all splits."""
+    names = [values[f"{key}_by"].replace("_", " ") for values in splits.values() if f"{key}_by" in values]
+    return ", ".join(names if len(set(names)) > 1 else names[:1])
+
+
+def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
+    """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
+    out = console()
+    splits = summary["splits"]
+    table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
+    for name in ("bound", "train", "val", "test", "λ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name, c in summary["constraints"].items():
+        cells = [format_number(c[key], c["nats"]) for key in ("bound", *splits)]
+        colour = COLOURS.get(c["verdict"], "default")
+        table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
+    if summary["constraints"]:
+        out.print(table)
+    table = plain_table("Measured (± standard error)", "")
+    for split in splits:
+        table.add_column(split, justify="right", no_wrap=True)
+    any_outside = False
+    for label, key, nats in ROWS:
+        if not any(key in values for values in splits.values()):
+            continue  # the model or the data do not define this metric
+        cells = []
+        for values in splits.values():
+            outside = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
+            any_outside |= outside
+            cells.append(format_number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if outside else ""))
+        table.add_row(label, *cells)
+    if all("active_units" in values for values in splits.values()):
+        table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
+    out.print(table)
+    if lower := bound_names(splits, "i_q_lower"):
+        out.print(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
+    if any_outside:
+        out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
+    if summary.get("mmd_estimator"):
+        out.print(f"{summary['mmd_estimator']}.")
+    for line in describe_sensitivity(summary):
+        out.print(escape(line))
+    if summary["stationarity"] is not None:
+        residual = f"{summary['stationarity']:.2f}"
+        out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
+    if summary.get("regime"):
+        out.print(escape(summary["regime"]))
+    if summary.get("stopped_by"):
+        out.print(
+            f"Stopped early, after {summary['steps']} steps: λ of {summary['stopped_by']} is at its largest value, and the "
+            "divergence no longer decreases."
+        )
+    for message in summary["messages"]:
+        out.print(f"[bold yellow]{escape(message)}[/]")
+    colour = COLOURS.get(summary["verdict"], "default")
+    seconds = f" in {summary['seconds']['all']:.0f} s" if "seconds" in summary else ""
+    out.print(f"Verdict: [bold {colour}]{summary['verdict']}[/]. Written{seconds} to {short_path(run.path)}")
+
+
+def print_feasibility(result: Mapping[str, Any], folder: Path) -> None:
+    """Print the minimum of each divergence alone, and the values of all of them together."""
+    rows, largest = result["constraints"], result["largest"]
+    table = plain_table(f"{result['family']} on {result['data']}: what is attainable ({result['split']}, ± standard error)", "")
+    for name in ("scale", "alone", "asked", "together", "above"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, c in rows.items():
+        nats = c["nats"]
+        cells = [format_number(c["alone"], nats, c["alone_stderr"]), format_number(c["asked"], nats)]
+        cells += [
+            format_number(c["together"], nats, c["together_stderr"]),
+            format_number(c["excess"], True, c["excess_stderr"]),
+        ]
+        table.add_row(name, f"{c['scale']:g}", *cells)
+    out = console()
+    out.print(table)
+    if len(rows) > 1:
+        out.print(
+            "Column together: the values where the largest excess (D − reference) / scale is smallest. The reference is the "
+            "bound that was asked for, or else the minimum alone. Column above: the excess of each, negative if it is below."
+        )
+    out.print(describe_attainable(rows, largest))
+    if critics := [name for name, c in rows.items() if c["critic"]]:
+        out.print(
+            f"{', '.join(critics)}: estimated with a critic, so this is a lower bound on the divergence; a stronger critic may "
+            "give a larger value."
+        )
+    out.print(
+        f"Each was found in {result['steps']} training steps (calibration.steps) with one seed; longer training may find a "
+        f"smaller value. Stored in {short_path(folder)}"
+    )
+
+
+def describe_attainable(rows: Mapping[str, Any], largest: Mapping[str, Any]) -> str:
+    """A sentence on whether the bounds can be met."""
+    name, met, single = largest["name"], largest["excess"] <= 0, len(rows) == 1
+    excess = format_number(abs(largest["excess"]), True, largest["excess_stderr"])
+    distance = f"{excess} times its scale {'below' if met else 'above'}"
+    asked = [c["asked"] is not None for c in rows.values()]
+    if single and not any(asked):
+        return "Any bound above this value can be met."
+    if not all(asked):
+        return f"All together, the largest excess is that of {name}: {distance} its reference."
+    if not met:
+        which = "This bound was" if single else "These bounds were"
+        return f"[bold yellow]{which} not met: {name} stays {distance} its bound.[/]"
+    if single:
+        return f"This bound can be met: {name} ends {distance} its bound."
+    return f"These bounds can be met: {name}, the closest to its bound, ends {distance} it."
+
+
+def describe_sensitivity(summary: Mapping[str, Any]) -> list[str]:
+    """How a little more slack on each active constraint would change the bound on information, from λ."""
+    lines = []
+    for name, c in summary["constraints"].items():
+        if (change := c.get("sensitivity")) is None:
+            continue
+        side = "q" if summary["alpha"]["q"] else "p"
+        slack = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
+        bound, verb = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
+        lines.append(f"{slack} more of slack on {name}: the {bound} bound on I_{side} {verb} by about {abs(change):.2g} nats.")
+    return lines

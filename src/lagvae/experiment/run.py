@@ -1,0 +1,281 @@
+"""The course of one run, from its settings to its summary. `train` takes the config that Hydra composed through all
+stages:
+
+    validate     invalid settings are reported before anything is loaded
+    data         the data are loaded, checked and split
+    calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed
+    model        the joint model and the Lagrangian with its bounds are built; training starts from θ* or from scratch
+    fit          Lightning's trainer trains the model and saves a checkpoint after every interval
+    evaluate     every metric is computed on every split
+    summarise    the summary collects the settings, the results and the verdict on each constraint
+    report       figures and summary.json are written, and the summary is printed
+
+`resume` sets up the same run and continues its fit. `evaluate` loads a checkpoint instead of fitting. `calibrate` fits and
+evaluates the same model with α = 0, and stores θ* and ε̂.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lagvae import __version__
+from lagvae.data import DataModule
+from lagvae.errors import CalibrationError, CheckpointError
+from lagvae.experiment.calibration import Calibration, calibration_config, calibration_folder, calibration_settings
+from lagvae.experiment.factory import build_data, build_joint, build_model
+from lagvae.experiment.fit import Fit
+from lagvae.experiment.report import print_calibration, print_plan, print_summary
+from lagvae.experiment.schema import check_moved
+from lagvae.experiment.summary import critic_messages, summarise
+from lagvae.experiment.validate import needs_calibration, validate
+from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import close, log_picture
+from lagvae.runs.metrics_table import MetricsTable
+from lagvae.terminal import print_line
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train a run, write its folder, and return the summary."""
+    check_writable(Path(cfg.paths.runs))
+    data, model, calibration = setup(cfg)
+    folder = create_folder(cfg)
+    return fit_and_summarise(cfg, data, model, calibration, folder)
+
+
+def resume(folder: RunFolder) -> dict[str, Any]:
+    """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary."""
+    if folder.finished:
+        print_line(
+            f"{folder.path} has finished; there is nothing to resume. Evaluate it again with python src/evaluate.py "
+            f"run={folder.path}."
+        )
+        return folder.read_summary()
+    cfg = read_config(folder)
+    data, model, calibration = setup(cfg)
+    return fit_and_summarise(cfg, data, model, calibration, folder)
+
+
+def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
+    """Evaluate a checkpoint of a run again, write evaluation/ in the run's folder, and return the summary.
+
+    Args:
+        which: "last", "best", or the path of a checkpoint.
+    """
+    named = {"last": folder.last, "best": folder.checkpoints / "best.ckpt"}
+    checkpoint = named.get(which, Path(which).expanduser())
+    if not checkpoint.is_file():
+        raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}.")
+    cfg = read_config(folder)
+    cfg.logger = {"_target_": None}
+    validate(cfg)
+    data = build_data(cfg)
+    calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
+    model = build_model(cfg, data, calibration)
+    fit = Fit(cfg, data, model, RunFolder(folder.path / "evaluation"), "Evaluating")
+    fit.load(checkpoint)
+    fit.evaluate()
+    return summarise_and_report(fit, calibration, folder.metrics)
+
+
+def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
+    """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
+    validate(cfg)
+    data = data or build_data(cfg)
+    existing = find_calibration(cfg, data)
+    if existing is not None:
+        return existing
+    return run_calibration(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
+
+
+# ---- from the settings to a model that is ready to train
+
+
+def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration | None]:
+    """Validate the settings, load the data, calibrate if the bounds or the start need it, and build the model."""
+    validate(cfg)
+    data = build_data(cfg)
+    build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
+    if needs_calibration(cfg):
+        existing = find_calibration(cfg, data)
+        if existing is None:
+            print_line("No calibration fits these settings yet: calibrating first.")
+        print_calibration(*(existing or calibrate(cfg, data)), fresh=existing is None)
+    model, calibration = build_start(cfg, data)
+    return data, model, calibration
+
+
+def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel, Calibration | None]:
+    """The model with its bounds and its initial parameters. Raises CalibrationError if it needs a calibration and none fits."""
+    if not needs_calibration(cfg):
+        return build_model(cfg, data), None
+    existing = find_calibration(cfg, data)
+    if existing is None:
+        raise CalibrationError("No calibration fits these settings. Make one with python src/calibrate.py.")
+    calibration, folder = existing
+    model = build_model(cfg, data, calibration)
+    if cfg.training.start == "calibrated":
+        try:
+            model.warm_start(Calibration.theta(folder))
+        except RuntimeError as error:
+            raise CalibrationError(
+                f"{folder / 'theta.pt'} is of another model. Remove {folder} and calibrate again."
+            ) from error
+    return model, calibration
+
+
+def create_folder(cfg: DictConfig) -> RunFolder:
+    """Create the folder of a new run. The first process creates it and shares its path with all others.
+
+    Processes that run already get the path by a broadcast, processes that start later from the environment.
+    """
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if first:
+        folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
+        write_atomically(folder.config, lambda part: OmegaConf.save(cfg, part, resolve=True))
+        os.environ["LAGVAE_RUN"] = str(folder.path)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shared: list[Any] = [os.environ.get("LAGVAE_RUN")]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        os.environ["LAGVAE_RUN"] = shared[0]
+    return RunFolder(Path(os.environ["LAGVAE_RUN"]))
+
+
+def read_config(folder: RunFolder) -> DictConfig:
+    """Read the config of a run. Raises CheckpointError if it is damaged."""
+    try:
+        cfg = OmegaConf.load(folder.config)
+    except Exception as error:  # YAML and OmegaConf raise many kinds of exception
+        raise CheckpointError(f"{folder.config} is damaged: {error}") from error
+    if not isinstance(cfg, DictConfig):
+        raise CheckpointError(f"{folder.config} is damaged: it holds no settings.")
+    check_moved(cfg, str(folder.config))
+    return cfg
+
+
+# ---- fit, evaluation, summary and report
+
+
+def fit_and_summarise(
+    cfg: DictConfig, data: DataModule, model: LatentVariableModel, calibration: Calibration | None, folder: RunFolder
+) -> dict[str, Any]:
+    """Train from the last checkpoint in the folder, if there is one, evaluate, and write and print the summary."""
+    fit = Fit(cfg, data, model, folder, f"Training {cfg.family} on {cfg.data.name}")
+    if fit.first_process:
+        print_plan(cfg, model, calibration, folder)
+    name = os.path.relpath(folder.path.resolve(), Path(cfg.paths.runs).resolve())
+    with fit.resumable(f"Resume with: python src/train.py resume={name}"):
+        fit.train(folder.last_checkpoint)
+        fit.evaluate()
+    return summarise_and_report(fit, calibration, folder.metrics)
+
+
+def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
+    """Draw the figures, write summary.json and print the summary.
+
+    summary.json is written last, because its presence shows that the run is complete.
+
+    Args:
+        metrics: the metrics.csv of the run.
+    """
+    cfg, folder = fit.cfg, fit.folder
+    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best)
+    summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
+    summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
+    if fit.trained_in is not None:
+        seconds = {"training": round(fit.trained_in, 2), "all": round(time.perf_counter() - fit.started, 2)}
+        summary |= {"stopped_by": fit.watch.stopped_by, "seconds": seconds}
+    if fit.ensemble is not None:
+        summary["ensemble"] = fit.ensemble
+    if fit.first_process:
+        for logger in fit.loggers:
+            logger.save()
+        if cfg.callbacks.figures:
+            from lagvae.experiment.figures import draw_run
+
+            fit.model.eval()
+            for path in draw_run(folder.figures, fit.data, fit.model, summary, metrics):
+                for logger in fit.loggers:
+                    log_picture(logger, path)
+        for logger in fit.loggers:
+            if not isinstance(logger, MetricsTable):
+                flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
+                logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
+            close(logger)
+        write_json(folder.summary, summary)
+        print_summary(summary, folder)
+    fit.trainer.strategy.barrier()
+    return summary
+
+
+# ---- calibrations
+
+
+def find_calibration(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Path] | None:
+    """The calibration that fits, or None. Raises CalibrationError if epsilon.calibration names one that does not fit."""
+    settings = calibration_settings(cfg, data)
+    if cfg.epsilon.calibration is not None:
+        folder = Path(cfg.epsilon.calibration).expanduser()
+        calibration = Calibration.load(folder)
+        calibration.check(settings, folder)
+        return calibration, folder
+    return load_cached(cfg, settings)
+
+
+def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration, Path] | None:
+    """The stored calibration with these settings, or None."""
+    folder = calibration_folder(cfg, settings)
+    if not (folder / "calibration.json").is_file():
+        return None
+    calibration = Calibration.load(folder)
+    calibration.check(settings, folder)
+    return calibration, folder
+
+
+def run_calibration(
+    cfg: DictConfig, derived: DictConfig, settings: dict[str, Any], data: DataModule, title: str, simplex: bool = False
+) -> tuple[Calibration, Path]:
+    """Train a derived config, evaluate its divergences, and store both as the calibration with these settings.
+
+    Args:
+        cfg: the config to calibrate for. derived: the config that is trained. settings: what determines the result.
+    """
+    folder = RunFolder(calibration_folder(cfg, settings))
+    data = data.reseeded(cfg.calibration.seed)
+    model = build_model(derived, data, simplex=simplex)
+    write_atomically(folder.config, lambda part: OmegaConf.save(derived, part, resolve=True))
+    fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
+    with fit.resumable("Run the same command again to resume."):
+        fit.train(folder.last_checkpoint)
+        fit.evaluate()
+    values = fit.results[cfg.calibration.split]
+    names = [str(name) for name in cfg.constraints]
+    calibration = Calibration(
+        calibrated={name: values[f"constraint/{name}"] for name in names},
+        stderr={name: values[f"constraint/{name}_stderr"] for name in names},
+        split=cfg.calibration.split,
+        splits=fit.results,
+        settings=settings,
+        versions=versions(),
+        made=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds=round(time.perf_counter() - fit.started, 2),
+    )
+    if fit.first_process:
+        calibration.save(folder.path, model.warm_start_state())
+    fit.trainer.strategy.barrier()
+    return calibration, folder.path
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that affect the numbers of a run."""
+    names = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "scikit-learn")
+    return {"lagvae": __version__, "python": platform.python_version()} | {name: version(name) for name in names}

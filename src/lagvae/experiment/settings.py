@@ -1,0 +1,205 @@
+"""The role of every setting: whether it affects calibrations, ensembles and comparisons, or only where and how fast a run is
+computed.
+
+The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it. What an
+ensemble needs beyond single settings (no critics, one optimizer of λ, one sign of alpha.p) is in `lagvae.sweeps.plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The role of a setting.
+
+    Attributes:
+        calibration: whether it determines θ* and ε̂, so that a calibration made with another value does not fit.
+        ensemble: "same" if all members of an ensemble must share its value, "differs" if each member may have its own.
+        comparison: "same" if all compared runs must share its value, "method" if the runs of one method must, "varies" if it
+            distinguishes the runs of a method, "ignored" if it does not matter.
+        machine: whether it affects no number, but only where a run is stored, shown or computed.
+    """
+
+    calibration: bool
+    ensemble: Literal["same", "differs"]
+    comparison: Literal["same", "method", "varies", "ignored"]
+    machine: bool = False
+
+
+MACHINE = Rule(False, "differs", "ignored", machine=True)
+
+RULES: dict[str, Rule] = {
+    # the name of a run, and where it is stored, shown and computed
+    **dict.fromkeys(("name", "folder", "label", "resume", "paths", "logger", "launcher"), MACHINE),
+    **dict.fromkeys(("trainer", "training.threads", "data.workers", "callbacks.figures"), MACHINE),
+    "trainer.precision": Rule(True, "same", "same"),
+    # the constrained problem: the preference and the bounds
+    "family": Rule(False, "differs", "ignored"),
+    "alpha": Rule(False, "differs", "varies"),
+    "epsilon": Rule(False, "differs", "ignored"),
+    "constraints.*.divergence": Rule(True, "same", "same"),
+    "constraints.*.epsilon": Rule(False, "differs", "varies"),
+    "constraints.*.gamma": Rule(False, "differs", "varies"),
+    "constraints.*.gamma_relative": Rule(False, "differs", "varies"),
+    "constraints.*.multiplier": Rule(False, "differs", "varies"),
+    "constraints.*.learned": Rule(False, "differs", "varies"),
+    "constraints.*.scale": Rule(False, "differs", "same"),
+    "constraints.*.max_multiplier": Rule(False, "differs", "same"),
+    "constraints.*.calibration_weight": Rule(True, "differs", "same"),
+    "kernel": Rule(False, "same", "ignored"),  # it appears in the settings of the divergences that use it
+    # the optimizer of the multipliers; an ensemble has a single one, see lagvae.sweeps.plan
+    "multiplier.learned": Rule(False, "differs", "ignored"),
+    "multiplier.rate": Rule(False, "differs", "ignored"),  # it appears in the settings of the optimizer
+    "multiplier.optimizer": Rule(False, "differs", "method"),
+    # the data; a calibration depends on a digest of the samples instead of their source
+    "data": Rule(True, "same", "same"),
+    "data._target_": Rule(False, "same", "same"),
+    "data.source": Rule(False, "same", "same"),
+    "data.source.root": Rule(False, "same", "ignored"),
+    "data.seed": Rule(False, "differs", "ignored"),  # follows `seed`
+    # the networks and how they are trained
+    "model": Rule(True, "same", "same"),
+    "model.optimizer.lr": Rule(True, "differs", "same"),
+    "critic.optimizer": Rule(True, "same", "ignored"),
+    "critic.steps": Rule(True, "same", "ignored"),
+    "critic.network": Rule(False, "same", "ignored"),  # it appears in the settings of the divergences that use it
+    "seed": Rule(False, "differs", "ignored"),
+    "calibration": Rule(True, "differs", "same"),
+    "training.steps": Rule(False, "same", "same"),
+    "training.start": Rule(False, "differs", "same"),
+    "training.interval": Rule(False, "same", "ignored"),
+    "training.log_every": Rule(False, "same", "ignored"),
+    "training.gradient_clip": Rule(True, "same", "same"),
+    "training.average": Rule(True, "same", "same"),
+    # the metrics
+    "callbacks.training": Rule(False, "same", "ignored"),
+    "callbacks.final": Rule(False, "same", "ignored"),
+    "callbacks.final.terms": Rule(False, "same", "same"),
+    "callbacks.final.information": Rule(False, "same", "same"),
+}
+"""Setting → its rule. A row applies to all settings below its key that have no row of their own; * stands for any one name."""
+
+UNKNOWN = Rule(True, "same", "same")
+"""The rule of a setting without a row, which a run of another version may have: it is assumed to affect everything."""
+
+
+def find_rule(key: str) -> Rule | None:
+    """The most specific row that covers a setting, or None."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = parts[:length]
+        wildcard = [prefix[0], "*", *prefix[2:]] if length > 1 else prefix
+        for candidate in (prefix, wildcard):
+            if (rule := RULES.get(".".join(candidate))) is not None:
+                return rule
+    return None
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted key → value. Lists are kept as values."""
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {k: v for name, part in value.items() for k, v in flatten(part, f"{key}.{name}" if key else str(name)).items()}
+
+
+def select(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, or None."""
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rule], bool]) -> dict[str, Any]:
+    """The settings of a config whose rule satisfies `chosen`, flat, as plain values that JSON can hold."""
+    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    settings = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
+    if "trainer.precision" in settings:
+        settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
+    content: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return content
+
+
+def deciding_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that affect the numbers of a run, flat."""
+    return settings_where(cfg, lambda rule: not rule.machine)
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A hash of the settings, as eight hexadecimal digits."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The settings whose values differ, each as "key: a → b". A missing setting is shown as "none"."""
+    keys = [*a, *(key for key in b if key not in a)]
+    return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
+
+
+# ---- comparisons of runs
+
+
+@dataclass(frozen=True)
+class ComparedSettings:
+    """The settings of a run, flat, grouped by which runs of a comparison must share them.
+
+    Attributes:
+        shared: those that all runs must share. own: those that only the runs of one method must share.
+        varied: those that distinguish the runs of a method.
+    """
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    varied: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], calibrated: Mapping[str, float]) -> ComparedSettings:
+        """Group the settings of a resolved config. `calibrated`: constraint → ε̂, shared by the runs of one calibration."""
+        shared = settings_where(config, lambda rule: rule.comparison == "same")
+        return cls(
+            shared=shared | {f"ε̂ of {name} (its calibration)": value for name, value in calibrated.items()},
+            own=settings_where(config, lambda rule: rule.comparison == "method")
+            | {"divergence": sorted(config["constraints"])},
+            varied=settings_where(config, lambda rule: rule.comparison == "varies"),
+        )
+
+
+def disagreements(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for every setting on which some runs disagree, with two of its values and runs that have them.
+
+    A run without a constraint is left out for the settings of that constraint. Any other missing setting counts as "none".
+
+    Args:
+        settings: run → key → value.
+    """
+    sentences = []
+    for key in dict.fromkeys(k for values in settings.values() for k in values):
+        optional = key.startswith(("constraints.", "ε̂"))
+        runs: dict[str, list[str]] = {}
+        for name, values in settings.items():
+            if key in values or not optional:
+                runs.setdefault(_text(values.get(key)), []).append(name)
+        if len(runs) > 1:
+            (a, runs_a), (b, runs_b) = list(runs.items())[:2]
+            others = f", among {len(runs)} values" if len(runs) > 2 else ""
+            sentences.append(f"{key} is {a} in {_such_as(runs_a)} and {b} in {_such_as(runs_b)}{others}")
+    return sentences
+
+
+def _text(value: Any) -> str:
+    """A value as text, for comparison and display: 1 and 1.0 are the same."""
+    whole = isinstance(value, float) and value.is_integer()
+    return "none" if value is None else str(int(value) if whole else value)
+
+
+def _such_as(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} runs such as {names[0]}"

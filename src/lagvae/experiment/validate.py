@@ -1,0 +1,189 @@
+"""Validation of the settings, before data are read or training starts."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from pydoc import locate
+from types import UnionType
+from typing import Any, Union
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lagvae.data import SPLITS
+from lagvae.divergences import CriticDivergence
+from lagvae.errors import SettingError
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
+from lagvae.experiment.schema import Config
+from lagvae.runs.layout import RunFolder
+
+STARTS = ("calibrated", "scratch")
+
+SOURCES = ("calibrated", "explicit", "none")
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
+    with error_context("The config"):
+        typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
+        OmegaConf.to_container(cfg, resolve=True)
+    if missing:
+        raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
+    RunFolder.check_name(cfg.name)
+    for key in (
+        "training.steps",
+        "training.interval",
+        "training.log_every",
+        "calibration.steps",
+        "model.latent",
+        "critic.steps",
+    ):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise SettingError(f"{key}={value} must be a whole number of at least 1.")
+    if cfg.training.start not in STARTS:
+        raise SettingError(f"training.start={cfg.training.start!r} is unknown; choose one of {', '.join(STARTS)}.")
+    if cfg.epsilon.source not in SOURCES:
+        raise SettingError(f"epsilon.source={cfg.epsilon.source!r} is unknown; choose one of {', '.join(SOURCES)}.")
+    if cfg.calibration.split not in SPLITS:
+        raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+    if cfg.training.threads is not None and cfg.training.threads < 1:
+        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null for all cores.")
+    for name, c in cfg.constraints.items():
+        key = f"constraints.{name}"
+        if OmegaConf.is_missing(c, "divergence"):
+            raise SettingError(
+                f"{key} has no divergence. Add {name} to divergence=[…], or give {key}.divergence._target_=CLASS."
+            )
+        if c.epsilon is not None and not isfinite(c.epsilon):
+            raise SettingError(f"{key}.epsilon={c.epsilon} must be a finite number.")
+        if not isfinite(c.gamma) or c.gamma < 0:
+            raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to the attainable value.")
+        if not (isfinite(c.calibration_weight) and c.calibration_weight >= 0):
+            raise SettingError(f"{key}.calibration_weight={c.calibration_weight} must be a number ≥ 0.")
+        if cfg.epsilon.source == "explicit" and c.epsilon is None:
+            raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
+    if needs_calibration(cfg):
+        if not any(c.calibration_weight > 0 for c in cfg.constraints.values()):
+            raise SettingError(
+                "There is nothing to calibrate: no constraint has constraints.NAME.calibration_weight above 0. Add one to "
+                "divergence=[…], or use epsilon=explicit training.start=scratch."
+            )
+    elif cfg.epsilon.calibration is not None:
+        raise SettingError(f"epsilon.calibration={cfg.epsilon.calibration} is not used here; add epsilon=calibrated.")
+    if cfg.multiplier.learned and cfg.multiplier.optimizer is None:
+        raise SettingError("multiplier.learned=true needs multiplier.optimizer; use multiplier=learned.")
+    check_nodes(OmegaConf.to_container(cfg))
+    dry_run(cfg)
+
+
+def needs_calibration(cfg: DictConfig) -> bool:
+    """Whether a bound or the initial parameters come from a calibration."""
+    bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
+    return bounds or cfg.training.start == "calibrated"
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """Build and discard everything that needs no data, so that errors appear now. Calibrated values are taken to be 0."""
+    zeros = {str(name): 0.0 for name in cfg.constraints}
+    lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+    theta = torch.nn.Parameter(torch.zeros(1))
+    one_device = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
+    if not one_device and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
+        raise SettingError(
+            f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
+        )
+    with error_context("model.optimizer"):
+        primal = instantiate(cfg.model.optimizer)([theta])
+    with error_context("critic.optimizer"):
+        instantiate(cfg.critic.optimizer)([theta])
+    with error_context("model.schedule"):
+        schedule = build_schedule(cfg)
+        if schedule is not None:
+            schedule(primal)
+    if cfg.multiplier.optimizer is not None:
+        with error_context("multiplier.optimizer"):
+            dual = instantiate(cfg.multiplier.optimizer)([theta])
+        if not dual.param_groups[0].get("maximize", False):
+            raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            with error_context(f"callbacks.{part}.{name}"):
+                instantiate(node)()
+    build_trainer(cfg, Path(cfg.paths.root))
+
+
+TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+"""Type → how messages name it."""
+
+
+def check_nodes(node: Any, key: str = "") -> None:
+    """Raise SettingError if a `_target_` does not exist, or does not accept a setting next to it because of its name or type.
+
+    Args:
+        node: a config or a part of one, as plain dicts and lists. An interpolation is checked where its value is set.
+        key: the dotted key of the node.
+    """
+    if not isinstance(node, Mapping):
+        return
+    if (target := node.get("_target_")) is not None:
+        _check_node(node, str(target), key)
+    for name, value in node.items():
+        check_nodes(value, f"{key}.{name}" if key else str(name))
+
+
+def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
+    try:
+        function: Any = locate(target)
+    except Exception as error:  # importing a module can raise any exception
+        raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
+    if not callable(function):
+        raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except NameError:  # an annotation uses a name that is imported for type checkers only
+        hints = {}
+    for name, value in node.items():
+        if str(name).startswith("_"):
+            continue
+        if name not in parameters and not takes_all:
+            raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
+        if not matches_type(value, hints.get(name, Any)):
+            raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")
+
+
+def matches_type(value: Any, hint: Any) -> bool:
+    """Whether a plain value of a config has the type of the annotation `hint`. True if that cannot be decided."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("${")):
+        return True
+    if origin in (Union, UnionType):
+        return any(matches_type(value, option) for option in options)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(any(matches_type(v, option) for option in options) for v in value)
+    if not isinstance(hint, type) or hint in (Any, object):
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def describe_type(hint: Any) -> str:
+    """What a user may write as a value with the annotation `hint`."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each {describe_type(options[0])}"
+    if origin in (Union, UnionType):
+        names = [describe_type(option) for option in options if option in TYPE_NAMES or option is type(None)]
+        return " or ".join(names) or str(hint)
+    if hint is type(None):
+        return "null"
+    return TYPE_NAMES.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"

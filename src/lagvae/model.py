@@ -1,0 +1,308 @@
+"""The LightningModule of every member of the family: θ descends the Lagrangian, λ ascends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lagvae.data import SPLITS, Batch, eval_splits
+from lagvae.distributions import JointModel, JointSamples, draw_noise
+from lagvae.errors import DivergedError, SettingError
+from lagvae.lagrangian import Lagrangian, Values
+from lagvae.noise import Noise
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class LatentVariableModel(pl.LightningModule):
+    """Trains the joint model on a Lagrangian, by manual optimisation.
+
+    In each step both joints are sampled with noise that is a function of (seed, step); the critics, if there are any, take
+    their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
+    number on every rank. `global_step` counts batches.
+
+    Args:
+        joint: p(z), p(x|z), q(z|x).
+        lagrangian: preference, constraints, multipliers.
+        primal: builds the optimizer of θ from parameters.
+        dual: builds the optimizer of λ (with maximize=True); required if a multiplier is learned.
+        schedule: builds a learning rate schedule, which is stepped with every batch; None for a constant rate.
+        gradient_clip: largest norm of ∇_θ L; None for no clipping.
+        seed: of all noise in training and evaluation.
+        log_every: number of steps between two logged rows, and between two checks that all terms are finite.
+        critic: builds the optimizer of ψ, the parameters of all critics.
+        critic_steps: steps of the critics per step of θ; the first uses the samples of θ, the others use new noise.
+        average: decay of an exponential moving average of θ that evaluation and figures use; None to use θ itself.
+
+    Raises: SettingError for invalid settings; DivergedError in training, if a term is no longer finite.
+    """
+
+    def __init__(
+        self,
+        joint: JointModel,
+        lagrangian: Lagrangian,
+        primal: OptimizerFactory,
+        dual: OptimizerFactory | None = None,
+        schedule: SchedulerFactory | None = None,
+        gradient_clip: float | None = None,
+        seed: int = 0,
+        log_every: int = 50,
+        critic: OptimizerFactory | None = None,
+        critic_steps: int = 1,
+        average: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise SettingError(f"training.gradient_clip={gradient_clip} must be positive, or null for none.")
+        if log_every < 1:
+            raise SettingError(f"training.log_every={log_every} must be at least 1.")
+        if dual is None and any(c.learned for c in lagrangian.constraints):
+            raise SettingError("A learned multiplier needs an optimizer; set multiplier=learned.")
+        self.joint, self.lagrangian = joint, lagrangian
+        self.primal, self.dual, self.schedule = primal, dual, schedule
+        self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
+        self.critics = nn.ModuleDict(
+            {c.name: c.divergence.critic for c in lagrangian.constraints if c.divergence.critic is not None}
+        )
+        if self.critics and critic is None:
+            raise SettingError("A divergence with a critic needs critic.optimizer.")
+        if critic_steps < 1:
+            raise SettingError(f"critic.steps={critic_steps} must be at least 1.")
+        if average is not None and not 0 < average < 1:
+            raise SettingError(f"training.average={average} must lie between 0 and 1, or be null for none.")
+        self.critic, self.critic_steps = critic, critic_steps
+        self.averaged: AveragedModel | None = None
+        if average is not None:
+            self.averaged = AveragedModel(joint, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
+        self.last_logged: dict[str, Tensor] = {}
+        self._noises: dict[str, Noise] = {}
+        self._checked: list[str] = []
+        self._first_nonfinite = torch.zeros(0)
+
+    # ---- the parts of a step
+
+    def samples(self, batch: Batch, purpose: str) -> JointSamples:
+        """Lazy samples of both joints for an observed batch, with the noise of its step.
+
+        `purpose` names the noise stream. Evaluation on a split samples from `eval_model`, everything else from θ.
+        """
+        training = purpose.startswith("train") and self._attached and self.trainer.training
+        if purpose not in self._noises:
+            rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
+            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        # Evaluation may use any of the samples; training draws only those that its objective requires.
+        required_noise = self.lagrangian.required_noise if training else self.lagrangian.required_noise | {"z_q", "z_p", "x_p"}
+        noise = draw_noise(required_noise, self.joint, self._noises[purpose], batch.step, batch.x)
+        joint = self.eval_model if purpose in SPLITS and not training else self.joint
+        return JointSamples(joint, batch.x, noise, self._gather if training else lambda t: t)
+
+    @property
+    def eval_model(self) -> JointModel:
+        """The joint model that evaluation and figures use: that of θ, or of its moving average."""
+        joint: Any = self.joint if self.averaged is None else self.averaged.module
+        return joint  # type: ignore[no-any-return]
+
+    def warm_start_state(self) -> dict[str, Tensor]:
+        """The state from which another run may start: the parameters of `eval_model`, and the critics."""
+        return self.eval_model.state_dict() | {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
+
+    def warm_start(self, state: Mapping[str, Tensor]) -> None:
+        """Load the `warm_start_state` of another model; RuntimeError if the shapes differ."""
+        critics = {name.removeprefix("critics."): v for name, v in state.items() if name.startswith("critics.")}
+        self.joint.load_state_dict({name: v for name, v in state.items() if not name.startswith("critics.")})
+        self.critics.load_state_dict(critics)
+
+    def measure(self, batch: Batch) -> Values:
+        """Estimate the terms and divergences on a training batch, after the steps of the critics."""
+        samples = self.samples(batch, "train")
+        if self.critics:
+            self.step_critics(batch, samples)
+        with frozen(self.critics):
+            return self.lagrangian.measure(samples)
+
+    def step_critics(self, batch: Batch, samples: JointSamples) -> None:
+        """Take the steps of ψ, without a gradient to the samples."""
+        estimators: list[Any] = [c.divergence for c in self.lagrangian.constraints if c.name in self.critics]
+        for k in range(self.critic_steps):
+            drawn = samples if k == 0 else self.samples(batch, f"train critics {k}")
+            with torch.set_grad_enabled(k == 0):
+                for estimator in estimators:
+                    estimator.critic_inputs(drawn)  # draws the samples; the step of θ uses those of k = 0, with their gradient
+            self._psi.zero_grad()
+            self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
+            self._psi.step()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        values = self.measure(batch)
+        loss = self.lagrangian(values)
+        self._theta.zero_grad()
+        self.manual_backward(self.reduce_loss(loss))
+        self.primal_step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+        divergences = self._mean_over_ranks(values.divergences.detach())
+        violation = self.lagrangian.violation(divergences)
+        self._record_nonfinite(values, loss)
+        if self._lambda is not None:
+            self.lagrangian.ascend(violation, self._lambda)
+        step = batch.step + 1
+        if step % self.log_every == 0 or step == self.trainer.max_steps:
+            self._report(values, divergences, violation, step)
+
+    def reduce_loss(self, loss: Tensor) -> Tensor:
+        """The scalar that θ descends: L itself, shape ()."""
+        return loss
+
+    def primal_step(self) -> None:
+        """Take a step of θ."""
+        self._theta.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.joint)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip ∇_θ L; Lightning calls this after the gradient scaler of half precision has removed its factor."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.joint.parameters(), self.gradient_clip)
+
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> JointSamples:
+        """Samples for an evaluation batch, which the metrics use."""
+        return self.samples(batch, eval_splits(self.trainer)[dataloader_idx])
+
+    test_step = validation_step  # type: ignore[assignment]
+
+    # ---- optimizers
+
+    def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
+        optimizers = [self.primal(self.joint.parameters())]
+        if self.lagrangian.learned.any():
+            assert self.dual is not None
+            dual = self.dual([self.lagrangian.scaled])
+            if not dual.param_groups[0].get("maximize", False):
+                raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+            optimizers.append(dual)
+        if self.critics:
+            assert self.critic is not None
+            optimizers.append(self.critic(self.critics.parameters()))
+        if self.schedule is None:
+            return optimizers
+        return optimizers, [self.schedule(optimizers[0])]
+
+    def on_fit_start(self) -> None:
+        wrapped = self.optimizers()
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        self._theta = wrapped[0]
+        # λ and ψ use the unwrapped optimizers, since Lightning would count a step of a wrapped one as a batch.
+        others: list[Any] = [o.optimizer for o in wrapped[1:]]
+        self._psi: Any = others.pop() if self.critics else None
+        self._lambda = others.pop() if others else None
+        schedulers = self.lr_schedulers()
+        self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+        self._noises.clear()
+        self._first_nonfinite = torch.zeros(0)
+
+    # ---- several ranks
+
+    @property
+    def _attached(self) -> bool:
+        return self._trainer is not None
+
+    def _gather(self, t: Tensor) -> Tensor:
+        """Concatenate the batches of all ranks, with gradients."""
+        if self.trainer.world_size == 1:
+            return t
+        gathered: Any = self.all_gather(t, sync_grads=True)
+        return gathered.flatten(0, 1)
+
+    def _mean_over_ranks(self, t: Tensor) -> Tensor:
+        """The mean over ranks, taken once per step, so that λ ascends the same violation on every rank and stays equal."""
+        if self.trainer.world_size == 1:
+            return t
+        reduced: Tensor = self.trainer.strategy.reduce(t.clone(), reduce_op="mean")
+        return reduced
+
+    # ---- checks and logging, every `log_every` steps
+
+    def _record_nonfinite(self, values: Values, loss: Tensor) -> None:
+        """Record, without synchronising with the device, the first step at which each term was not finite."""
+        if not len(self._first_nonfinite):
+            self._checked = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
+            self._first_nonfinite = torch.full((*self.lagrangian.steps.shape, len(self._checked)), -1, device=self.device)
+        terms = torch.stack([*(values.terms[n] for n in sorted(values.terms)), *values.divergences.unbind(-1), loss], -1)
+        new = (self._first_nonfinite < 0) & ~terms.detach().isfinite()
+        self._first_nonfinite = torch.where(new, self.global_step, self._first_nonfinite)
+
+    def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
+        self.handle_nonfinite()
+        multiplier = self.lagrangian.multiplier
+        logged = {name: value.detach() for name, value in values.terms.items()}
+        logged["objective"] = self.lagrangian.preference(values.terms).detach()
+        for i, name in enumerate(self.lagrangian.names):
+            logged[name] = divergences[..., i]
+            logged[f"multiplier/{name}"] = multiplier[..., i]
+            if self.lagrangian.bounded[..., i].any():
+                logged[f"violation/{name}"] = (violation * self.lagrangian.scale)[..., i]
+        self.last_logged = logged
+        self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
+
+    def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
+        """Pass the values of a batch to the loggers."""
+        if self.trainer.logger is not None and self.trainer.is_global_zero:
+            row = {f"train/{name}": float(value) for name, value in logged.items()} | {"train/learning_rate": lr}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step)
+
+    def handle_nonfinite(self, probe: float = 0.0) -> None:
+        """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
+        error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, probe)
+        if error is not None:
+            raise error
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """A context in which the parameters of a module require no gradient."""
+    parameters = list(module.parameters())
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def divergence_error(first: list[int], names: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
+    """The error of a model whose terms were first not finite at the steps `first` (−1: never), or whose `probe` is not finite.
+
+    Args:
+        first: for each of `names` a step or −1. step: the step of `probe`.
+
+    Returns: None if everything is finite.
+    """
+    if max(first, default=-1) >= 0:
+        when = min(f for f in first if f >= 0)
+        nonfinite = [n for n, f in zip(names, first, strict=True) if f == when]
+    elif not isfinite(probe):
+        when, nonfinite = step, ["−ELBO"]
+    else:
+        return None
+    what = "the gradient: all terms" if len(nonfinite) == len(names) > 2 else nonfinite[0]
+    return DivergedError(
+        f"Training stopped: {what} became NaN or infinite at step {when}. Checkpoints from before are kept. "
+        "Lower model.optimizer.lr, set training.gradient_clip=10, or check the data for extreme values."
+    )

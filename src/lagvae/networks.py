@@ -1,0 +1,226 @@
+"""Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness.
+
+A network is built as `network(shape_in, shape_out)`. Ensembles map it over their members, so it must work under
+`torch.func.vmap`: no branch on a value, and no batch normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from lagvae.errors import SettingError
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """Leaky ReLU with slope 0.2 for negative inputs, the usual activation of critics."""
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "leaky_relu": LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def activation_named(name: str) -> type[nn.Module]:
+    """Return the activation class with a given name.
+
+    Raises: SettingError for an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron that maps inputs of one shape to outputs of another.
+
+    Args:
+        shape_in: shape of one input, without the batch axis.
+        shape_out: shape of one output, without the batch axis.
+        hidden: widths of the hidden layers.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, *shape_in) → (B, *shape_out).
+
+    Raises: SettingError for an unknown activation.
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        hidden: Sequence[int] = (256, 256),
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        act = activation_named(activation)
+        widths = [prod(shape_in), *hidden]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Linear(a, b), act()]
+        layers.append(nn.Linear(widths[-1], prod(shape_out)))
+        self.layers = nn.Sequential(*layers)
+        self.shape_out = tuple(shape_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.flatten(1))
+        return out if len(self.shape_out) == 1 else out.unflatten(1, self.shape_out)
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions, each of which halves height and width, followed by a perceptron with one hidden layer.
+
+    Args:
+        shape_in: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
+        shape_out: shape of one output, without the batch axis.
+        channels: output channels of each convolution.
+        hidden: width of the hidden layer.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, C, H, W) → (B, *shape_out).
+
+    Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        c, h, w = _image_shape(shape_in, len(channels))
+        act = activation_named(activation)
+        layers: list[nn.Module] = []
+        for width in channels:
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), act()]
+            c, h, w = width, h // 2, w // 2
+        layers += [nn.Flatten(), nn.Linear(c * h * w, hidden), act(), nn.Linear(hidden, prod(shape_out))]
+        self.layers = nn.Sequential(*layers)
+        self.shape_out = tuple(shape_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out.unflatten(1, self.shape_out)
+
+
+class ConvDecoder(nn.Module):
+    """A perceptron with one hidden layer, followed by transposed convolutions, each of which doubles height and width.
+
+    The result is cropped to H × W.
+
+    Args:
+        shape_in: shape of one input, without the batch axis.
+        shape_out: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
+        channels: input channels of each transposed convolution.
+        hidden: width of the hidden layer.
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, *shape_in) → (B, C, H, W).
+
+    Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        hidden: int = 256,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        out, h, w = _image_shape(shape_out, len(channels))
+        act = activation_named(activation)
+        factor = 2 ** len(channels)
+        start = (channels[0], -(-h // factor), -(-w // factor))
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(prod(shape_in), hidden),
+            act(),
+            nn.Linear(hidden, prod(start)),
+            act(),
+            nn.Unflatten(1, start),
+        ]
+        for a, b in pairwise(channels):
+            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), act()]
+        layers.append(nn.ConvTranspose2d(channels[-1], out, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers)
+        self.size = (h, w)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.layers(z)
+        return out[..., : self.size[0], : self.size[1]]
+
+
+class SquareMotion(nn.Module):
+    """Translates square images by a soft choice among the eight symmetries of the square, followed by a map of pixel values.
+
+    The eight rotated and reflected copies of an image are averaged with learned weights (a softmax, uniform at the start), and
+    every pixel of the average then passes through one small perceptron. Meant for two image domains that differ by a rotation
+    or reflection and by their pixel values: many maps transport one distribution to the other, and an unrestricted network
+    has no reason to prefer the true one.
+
+    Args:
+        shape_in, shape_out: (C, H, H), or the flattened shape (C·H·H,); at least one of them must be (C, H, H).
+        hidden: width of the perceptron that is applied to every pixel.
+        sharpness: factor of the softmax's logits a: the weights are softmax(sharpness · a).
+        activation: a key of `ACTIVATIONS`.
+
+    Shapes: (B, *shape_in) → (B, *shape_out).
+
+    Raises: SettingError if neither shape is that of square images, or if their sizes differ.
+    """
+
+    def __init__(
+        self,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        hidden: int = 16,
+        sharpness: float = 2.0,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        image = next((tuple(s) for s in (shape_in, shape_out) if len(s) == 3), None)
+        if image is None or image[1] != image[2] or prod(shape_in) != prod(image) or prod(shape_out) != prod(image):
+            raise SettingError(
+                "A translation of square images maps images of shape (C, H, H) to images of the same shape, not "
+                f"{tuple(shape_in)} to {tuple(shape_out)}; use model=mlp."
+            )
+        self.image, self.shape_out, self.sharpness = image, tuple(shape_out), sharpness
+        self.choice = nn.Parameter(torch.zeros(8))
+        channels, act = image[0], activation_named(activation)
+        self.tones = nn.Sequential(nn.Conv2d(channels, hidden, 1), act(), nn.Conv2d(hidden, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, *self.image)
+        copies = [torch.rot90(side, k, (-2, -1)) for side in (x, x.flip(-1)) for k in range(4)]
+        weights = (self.sharpness * self.choice).softmax(0)
+        average = torch.stack([w * copy for w, copy in zip(weights, copies, strict=True)]).sum(0)
+        out: Tensor = self.tones(average)
+        return out.reshape(-1, *self.shape_out)
+
+
+def _image_shape(shape: Sequence[int], halvings: int) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise SettingError(
+            f"A convolutional network needs data of shape (channels, height, width), not {tuple(shape)}; use model=mlp."
+        )
+    c, h, w = shape
+    if min(h, w) < 2**halvings:
+        raise SettingError(f"Images of {h}×{w} are too small for {halvings} halvings; use fewer channels or model=mlp.")
+    return c, h, w

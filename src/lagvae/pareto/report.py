@@ -1,0 +1,86 @@
+"""Compares finished runs: writes tables and figures, and prints a summary on the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from lagvae.errors import SettingError
+from lagvae.io import check_writable
+from lagvae.pareto.comparison import Analysis, analyse
+from lagvae.pareto.figures import draw_pareto
+from lagvae.pareto.points import ANALYSIS, collect
+from lagvae.pareto.tables import SLACK, SUMMARY, dominated_rows, notes, slack_rows, summary_rows, write_csv, write_markdown
+from lagvae.terminal import console, plain_table, short_path
+
+MAX_PRINTED = 20
+"""Largest number of dominated runs printed on the terminal; the file lists all of them."""
+
+
+def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
+    """Print the summary of each method, the dominated runs, and the runs that were not compared."""
+    out, collection = console(), analysis.collection
+    _rows(f"Information ({collection.information}) against −ELBO (hypervolume in nats²)", SUMMARY, summary_rows(analysis))
+    dominated = dominated_rows(analysis)
+    if dominated:
+        out.print("[bold]Dominated runs[/]")
+        for goal, split, _, worse, better, fit, information in dominated[:MAX_PRINTED]:
+            by = f"by {better}, better by {fit} nats in −ELBO and by {information} nats in I"
+            out.print(escape(f" {goal}, {split}: {worse} {by}"))
+        if len(dominated) > MAX_PRINTED:
+            out.print(f"and {len(dominated) - MAX_PRINTED} more dominated runs.")
+    elif len(collection.families) > 1:
+        out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both objectives.")
+    if analysis.curves:
+        _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
+    for note in notes(analysis):
+        out.print(escape(note))
+    not_compared = {"Unfinished": dict.fromkeys(collection.unfinished, ""), "Skipped": collection.skipped}
+    for heading, runs in (not_compared | {"Left out": collection.left_out}).items():
+        entries = [name + (f" ({reason})" if reason else "") for name, reason in runs.items()]
+        more = [f"and {len(entries) - 5} more"] if len(entries) > 5 else []
+        if entries:
+            out.print(f"[bold yellow]{heading}: {escape(', '.join(entries[:5] + more))}[/]")
+    out.print(f"Written to {short_path(files[0].parent)}: {', '.join(escape(file.name) for file in files)}")
+
+
+def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of formatted texts."""
+    table = plain_table(name, head[0])
+    for column in head[1:]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(text) for text in row))
+    console().print(table)
+
+
+def compare(folders: Sequence[Path], out: Path | None = None, information: str = "i_q", z: float = 2.0) -> Analysis:
+    """Compare the runs below some folders: write pareto.csv, pareto.md and the figures, and print a summary.
+
+    Args:
+        out: the folder of these files; by default `pareto-analysis` in the given folder, or in the common parent of several.
+        information: the estimate of I to compare, a key of `lagvae.pareto.INFORMATION`.
+        z: number of standard errors that a difference must exceed.
+
+    Raises: SettingError, ComparisonError.
+    """
+    out = out or default_out(folders)
+    analysis = analyse(collect(folders, information), z)
+    check_writable(out)
+    figures = draw_pareto(out, analysis)
+    table, text = out / "pareto.csv", out / "pareto.md"
+    write_csv(analysis, table)
+    write_markdown(analysis, text, [file.name for file in figures if file.suffix == ".png"])
+    print_comparison(analysis, [text, table, *figures])
+    return analysis
+
+
+def default_out(folders: Sequence[Path]) -> Path:
+    """`pareto-analysis` in the given folder, or in the common parent of several. SettingError where that parent is the root."""
+    common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    if common == Path(common.anchor):
+        raise SettingError("The folders of runs have no common parent folder: say where to write with --out FOLDER.")
+    return common / ANALYSIS

@@ -1,0 +1,119 @@
+"""The run folder and the files that a run writes to it:
+
+runs/<name>/config.yaml  metrics.csv  summary.json  checkpoints/  figures/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lagvae.errors import CheckpointError, SettingError
+from lagvae.io import storage_error
+
+LATEST = "latest"
+
+
+class RunFolder:
+    """A run folder and the files in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, from which the run can be repeated."""
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        """The results; this file exists exactly if the run finished."""
+        return self.path / "summary.json"
+
+    @property
+    def failure(self) -> Path:
+        """The error of a failed run; removed when the run is tried again."""
+        return self.path / "failure.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The table of metrics in long format: step, epoch, split, name, value."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint where there is one."""
+        return self.last if self.last.is_file() else None
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.is_file()
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read the summary; CheckpointError where it is missing or damaged."""
+        try:
+            content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.summary} is missing or damaged: the run did not finish. Resume it.") from error
+        return content
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise SettingError for a name that is not a path below runs/ or is reserved there."""
+        path = Path(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0] in (LATEST, ".multirun"):
+            raise SettingError(f"name={name!r} cannot be a folder under runs/; use one such as name=first or name=a/b.")
+
+    @classmethod
+    def create(cls, runs: Path, name: str) -> RunFolder:
+        """Make a new folder, with a number appended if the name is taken, and point `runs/latest` to it.
+
+        Raises: SettingError for a name that cannot be used, or where the folder cannot be made.
+        """
+        cls.check_name(name)
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            for k in range(1, 10_000):
+                folder = runs / (name if k == 1 else f"{name}-{k}")
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    continue
+            else:
+                raise SettingError(f"name={name}: there are already 10,000 runs of that name under {runs}.")
+            latest = runs / LATEST
+            part = runs / f".latest.{os.getpid()}"
+            part.unlink(missing_ok=True)
+            part.symlink_to(os.path.relpath(folder, runs), target_is_directory=True)
+            part.replace(latest)
+        except OSError as error:
+            raise storage_error(runs / name, error) from error
+        return cls(folder)
+
+    @classmethod
+    def find(cls, runs: Path, which: str) -> RunFolder:
+        """Find a run by "latest", a name under runs/ or a path; CheckpointError where there is none."""
+        for folder in (Path(which).expanduser(), runs / which):
+            if (folder / "config.yaml").is_file():
+                return cls(folder.resolve())
+        configs = sorted(runs.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)
+        folders = [config.parent.relative_to(runs) for config in configs]
+        names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
+        hint = f"The newest there: {', '.join(names[-5:])}." if names else "Make one with python src/train.py."
+        raise CheckpointError(f"{which!r} is no run: there is no {runs / which / 'config.yaml'}. {hint}")

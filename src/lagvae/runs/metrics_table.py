@@ -1,0 +1,103 @@
+"""metrics.csv: a long table of step, epoch, split, name and value, written by a Lightning logger."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from lagvae.io import storage_error, write_atomically
+
+COLUMNS = ("step", "epoch", "split", "name", "value")
+
+
+class MetricsTable(Logger):
+    """A Lightning logger that appends rows (step, epoch, split, name, value) to metrics.csv.
+
+    Names are given as "split/name". Rows are saved before a checkpoint is. When a run is resumed, the rows after the step of
+    its checkpoint are dropped and written again.
+
+    Args:
+        path: of metrics.csv.
+        per_epoch: steps per epoch, by which the column "epoch" is computed.
+    """
+
+    def __init__(self, path: Path, per_epoch: int) -> None:
+        super().__init__()
+        self.path, self.per_epoch = path, per_epoch
+        self._rows: list[tuple[int, str, str, str, str]] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        at_step = step or 0
+        epoch = f"{at_step / self.per_epoch:.4g}"
+        for key, value in metrics.items():
+            split, _, name = key.partition("/")
+            self._rows.append((at_step, epoch, split, name, repr(float(value))))
+
+    def save(self) -> None:
+        """Append the rows logged since the last call to the file."""
+        if not self._rows:
+            return
+        new = not self.path.exists()
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                if new:
+                    writer.writerow(COLUMNS)
+                writer.writerows(self._rows)
+                file.flush()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        self._rows.clear()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def forget(self) -> None:
+        """Discard the rows logged since the last call of save."""
+        self._rows.clear()
+
+    def cut(self, step: int) -> None:
+        """Remove all rows after a step, before a run is resumed from there."""
+        if not self.path.exists():
+            return
+        rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
+
+        def write(part: Path) -> None:
+            with part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_atomically(self.path, write)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv; incomplete rows, which an interrupted write leaves, are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if all(row.get(c) not in (None, "") for c in COLUMNS)]
+
+
+def read_series(path: Path, split: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:
+    """Name → (steps, values) on a split, in the order of the file."""
+    wanted = set(names)
+    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in wanted}
+    for row in read_rows(path):
+        if row["split"] == split and row["name"] in wanted:
+            steps, values = series[row["name"]]
+            steps.append(int(row["step"]))
+            values.append(float(row["value"]))
+    return series

@@ -1,0 +1,307 @@
+"""Train runs as one ensemble. Each run has its own folder; a checkpoint of the whole ensemble is saved in every interval."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch
+from lagvae.callbacks.checkpoints import exact_penalty, probe_value
+from lagvae.data import Batch, DataModule
+from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
+from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
+from lagvae.experiment.factory import build_data, build_trainer
+from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint
+from lagvae.experiment.run import build_start
+from lagvae.io import storage_error, write_atomically, write_json
+from lagvae.model import LatentVariableModel, divergence_error
+from lagvae.runs.metrics_table import MetricsTable
+from lagvae.sweeps.sweep_run import SweepRun
+
+ProgressCallback = Callable[[int, str], None]
+"""Called with the amount of work that is done and a note for the progress bar."""
+
+EVAL_SPLITS = ("train", "val")
+
+
+@dataclass
+class EnsembleMember:
+    """A run that trains in an ensemble: its model, whose parameters are views of the ensemble's, its data and its callbacks."""
+
+    run: SweepRun
+    model: LatentVariableModel
+    data: DataModule
+    table: MetricsTable
+    evaluation: Evaluation
+    watch: FeasibilityWatch
+    best: float = float("inf")
+    ended: str | None = None
+    """None while it trains; afterwards "trained", or the message of the error that ended its training."""
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "ended": self.ended, "watch": self.watch.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.best, self.ended = state["best"], state["ended"]
+        self.watch.load_state_dict(state["watch"])
+
+    def callbacks(self) -> dict[str, Any]:
+        """The callback states that a checkpoint of the run has if it trains alone."""
+        return {Checkpoints.__qualname__: {"best": self.best}, FeasibilityWatch.__qualname__: self.watch.state_dict()}
+
+
+def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
+    """Build the model, the data and the callbacks of a run."""
+    cfg = run.cfg
+    data = data.reseeded(cfg.data.seed)
+    model, _ = build_start(cfg, data)
+    evaluation = build_evaluation(cfg, model, final=False)
+    table = MetricsTable(run.folder.metrics, data.per_epoch)
+    return EnsembleMember(run, model, data, table, evaluation, FeasibilityWatch(evaluation))
+
+
+@dataclass(eq=False)
+class EnsembleCheckpoint(pl.Callback):
+    """After every interval, evaluates each run, updates its best checkpoint and saves the whole ensemble in one file.
+
+    The file is replaced atomically. If the process is killed at any moment, all runs therefore resume from the same step.
+    """
+
+    ensemble: Ensemble
+    members: Sequence[EnsembleMember]
+    file: Path
+    steps: int
+    report_progress: ProgressCallback
+    seconds: float = 0.0
+    _better: set[int] = field(default_factory=set)
+    _ended: set[int] = field(default_factory=set)
+    _observed: dict[int, dict[str, list[Batch]]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"members": [m.state() for m in self.members], "seconds": self.seconds + time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+        for member, state in zip(self.members, state_dict["members"], strict=True):
+            member.load(state)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ensemble = self.ensemble
+        self._start = time.perf_counter()
+        self._from = trainer.global_step
+        for k, member in enumerate(self.members):
+            if member.ended is not None:
+                ensemble.deactivate(k)
+        trainer.should_stop = not bool(ensemble.alive.any())
+        self.report_progress(trainer.global_step, ensemble.note)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step % self.ensemble.log_every == 0:
+            self.report_progress(trainer.global_step, self.ensemble.note)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ensemble = self.ensemble
+        step = trainer.global_step
+        if step == self._from and step > 0:
+            return  # a resumed ensemble ends the interval of its checkpoint once more, without training on a batch
+        ensemble.handle_nonfinite()
+        for k in ensemble.alive.nonzero().flatten().tolist():
+            self._end_interval(ensemble, k, step)
+        for k, error in ensemble.failed.items():
+            self._record_failure(k, str(error))
+        self._save(trainer)
+        for k in self._ended:
+            ensemble.deactivate(k)
+        if not bool(ensemble.alive.any()):
+            trainer.should_stop = True
+
+    def _end_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
+        """Evaluate a member, write its rows, and find out whether it is better than before, has ended or has diverged."""
+        member = self.members[k]
+        member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
+        member.table.log_metrics(member.evaluation.row(), step)
+        probe = probe_value(member.evaluation.results["train"])
+        if (error := divergence_error([], [], step, probe)) is not None:
+            ensemble.failed[k] = error
+            ensemble.deactivate(k)
+            return
+        stop = member.watch.update(member.model)
+        member.table.save()
+        score = exact_penalty(member.model, member.evaluation.results)
+        if score < member.best:
+            member.best = score
+            self._better.add(k)
+        if stop or step >= self.steps:
+            member.ended = "trained"
+            self._ended.add(k)
+
+    def _observed_batches(self, data: DataModule, device: torch.device) -> dict[str, list[Batch]]:
+        """The observed batches of the evaluation in every interval, split → batches. They are always the same, so cached."""
+        if data.seed not in self._observed:
+            loaders = {split: data.eval_loader(split, device, most=SAMPLES_WHILE_TRAINING) for split in EVAL_SPLITS}
+            self._observed[data.seed] = {
+                split: [data.observed(batch, data.noise(split)) for batch in loader] for split, loader in loaders.items()
+            }
+        return self._observed[data.seed]
+
+    def _record_failure(self, k: int, message: str) -> None:
+        """Record that a run failed, and leave it as it was at the last checkpoint of the ensemble."""
+        member = self.members[k]
+        if member.ended is not None:
+            return
+        member.ended = message
+        member.table.forget()
+        member.run.record_failure(message)
+        if self.file.is_file():
+            content = torch.load(self.file, map_location="cpu", weights_only=True)
+            self._write(content, k, member.run.folder.last)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        part = self.file.with_suffix(".part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)  # calls on_save_checkpoint
+            os.replace(part, self.file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise storage_error(self.file, error) from error
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for k in sorted(self._better | self._ended):
+            folder = self.members[k].run.folder
+            if k in self._better:
+                self._write(checkpoint, k, folder.checkpoints / "best.ckpt")
+            if k in self._ended:
+                self._write(checkpoint, k, folder.last)
+        self._better.clear()
+
+    def _write(self, content: dict[str, Any], k: int, path: Path) -> None:
+        """Write the checkpoint of one member from that of the ensemble."""
+        member = self.members[k]
+        learned = any(c.learned for c in member.model.lagrangian.constraints)
+        checkpoint = member_checkpoint(content, k, float(self.ensemble.factors[k]), learned)
+        checkpoint["callbacks"] = member.callbacks()
+        checkpoint["ensemble"] = {"runs": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
+        write_atomically(path, lambda part: torch.save(checkpoint, part))
+
+
+def train_ensemble(
+    runs: Sequence[SweepRun], folder: Path, report_progress: ProgressCallback, compile: bool = False
+) -> dict[str, str]:
+    """Train runs as one ensemble, from its checkpoint in `folder` if there is one. Returns run → error for those that failed.
+
+    Every trained run has a last.ckpt, as a run that trains alone has. Raises Stopped if the user interrupts it.
+
+    Args:
+        report_progress: called with the training step and a note.
+    """
+    cfg = runs[0].cfg
+    if cfg.training.threads is not None:
+        torch.set_num_threads(cfg.training.threads)
+    data = build_data(cfg)
+    for run in runs:
+        run.create_folder()
+    members = [make_member(run, data) for run in runs]
+    seeds = [(m.model.seed, m.data.seed) for m in members]
+    ensemble = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
+    data_of_seed = {m.data.seed: m.data for m in members}
+    file = folder / "ensemble.ckpt"
+    checkpoint = file if file.is_file() else None
+    step = read_checkpoint(file, ensemble)["global_step"] if checkpoint else 0
+    for m in members:
+        m.table.cut(step)
+    callback = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, report_progress)
+    trainer = build_trainer(cfg, folder, [callback], limit_val_batches=0)
+    ensemble_data = EnsembleData([data_of_seed[seed] for _, seed in ensemble.parts])
+    with interrupted(trainer):
+        trainer.fit(ensemble, ensemble_data, ckpt_path=checkpoint, weights_only=True)
+    failed = {m.run.name: m.ended for m in members if m.ended not in (None, "trained")}
+    file.unlink(missing_ok=True)
+    return {name: message for name, message in failed.items() if message is not None}
+
+
+MEMORY_FRACTION = 0.6
+"""The fraction of the free memory that an ensemble may use."""
+
+
+def memory_per_run(member: EnsembleMember, device: torch.device) -> int:
+    """An estimate of the memory in bytes that a run takes in an ensemble, from one forward pass.
+
+    It is five times the parameters (themselves, their gradients, two moments of the optimizer, and a copy while saving) plus
+    twice the tensors that are saved for the backward pass (the other half stands for temporary tensors).
+    """
+    saved: dict[int, int] = {}
+
+    def record_size(t: torch.Tensor) -> torch.Tensor:
+        saved[t.data_ptr()] = t.nbytes
+        return t
+
+    data, model = member.data, member.model
+    batch = next(iter(data.train_loader(lambda: 0, torch.device("cpu"))))
+    with torch.autograd.graph.saved_tensors_hooks(record_size, lambda t: t):
+        model.lagrangian.measure(model.samples(data.observed(batch, data.noise("train")), "train"))
+    parameters = sum(p.nbytes for p in model.joint.parameters())
+    return 5 * parameters + 2 * sum(saved.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """The free memory of a device in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def train_in_chunks(
+    runs: Sequence[SweepRun], folder: Path, size: int | None, report_progress: ProgressCallback, compile: bool = False
+) -> dict[str, str]:
+    """Train runs in as few ensembles as fit the memory, one after another. Returns run → error for those that failed.
+
+    The size of the ensembles is stored in `folder`, so that a job that was killed resumes with the same ensembles.
+
+    Args:
+        size: the number of runs in an ensemble; None for as many as fit. report_progress: called with the number of training
+            steps, summed over the runs, and a note.
+    """
+    size_file = folder / "chunks.json"
+    note = ""
+    if size_file.is_file():
+        size = int(json.loads(size_file.read_text(encoding="utf-8"))["size"])
+    elif size is None:
+        device = build_trainer(runs[0].cfg, folder).strategy.root_device
+        needed, free = memory_per_run(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
+        size = max(1, min(len(runs), int(MEMORY_FRACTION * free / needed)))
+        print(f"A run takes about {needed / 2**20:.0f} MiB; {free / 2**30:.1f} GiB are free: {size} of {len(runs)} at once.")
+    if size < len(runs):
+        note = f"{size} at once"
+    write_json(size_file, {"size": size})
+    failed: dict[str, str] = {}
+    done = 0
+    for start in range(0, len(runs), size):
+        chunk = runs[start : start + size]
+        if not all(run.finished or run.trained for run in chunk):
+
+            def report_chunk(step: int, chunk_note: str, base: int = done, count: int = len(chunk)) -> None:
+                report_progress(base + count * step, ", ".join(filter(None, (note, chunk_note))))
+
+            try:
+                failed |= train_ensemble(chunk, folder / f"from{start}", report_chunk, compile)
+            except torch.OutOfMemoryError:
+                if size == 1 or start > 0:
+                    raise
+                print(f"The memory is too small for {size} runs at once; trying {size // 2}.")
+                size_file.unlink()
+                shutil.rmtree(folder / f"from{start}", ignore_errors=True)
+                return train_in_chunks(runs, folder, size // 2, report_progress, compile)
+        done += len(chunk) * int(chunk[0].cfg.training.steps)
+    return failed

@@ -1,0 +1,276 @@
+"""A job of a sweep: runs that one process trains, as an ensemble if possible, and evaluates. Every executor runs such jobs.
+
+A job has a folder: task.json holds the task, progress.json the progress, result.json the outcome and log.txt the output. The
+results of its runs are in their run folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from lagvae.errors import LagvaeError, Stopped
+from lagvae.experiment.run import calibrate, resume
+from lagvae.io import write_json
+from lagvae.sweeps.sweep_run import SweepRun, to_config
+from lagvae.terminal import quiet_libraries
+
+MAX_EVALUATED_HERE = 4
+"""Up to this many runs are evaluated in the job's own process, because starting other processes would take longer."""
+
+PROGRESS_INTERVAL = 0.5
+"""The least number of seconds between two updates of progress.json."""
+
+
+class SweepJob:
+    """The folder of a job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._reported = 0.0
+
+    @property
+    def task(self) -> Path:
+        return self.folder / "task.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @classmethod
+    def create(cls, folder: Path, kind: str, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> SweepJob:
+        """Create the folder of a job with its task. kind: "train" or "calibrate"."""
+        job = cls(folder)
+        job.clear_results()
+        configs = [OmegaConf.to_container(run.cfg) for run in runs]
+        write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
+        return job
+
+    def clear_results(self) -> None:
+        """Remove the result and the progress of an earlier attempt. Raises LagvaeError if that is still running."""
+        with self.locked():
+            self.result.unlink(missing_ok=True)
+            (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
+        content = json.loads(self.task.read_text(encoding="utf-8"))
+        return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
+
+    def report_progress(self, steps: int, evaluated: int, note: str = "", now: bool = False) -> None:
+        """Write the number of training steps, summed over the runs, and of evaluated runs to progress.json.
+
+        Args:
+            now: write even if the last update is less than `PROGRESS_INTERVAL` ago.
+        """
+        if now or time.monotonic() - self._reported > PROGRESS_INTERVAL:
+            self._reported = time.monotonic()
+            write_json(self.folder / "progress.json", {"steps": steps, "evaluated": evaluated, "note": note})
+
+    def read_progress(self) -> dict[str, Any]:
+        """The last progress that was written; empty if there is none."""
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    def outcome(self) -> dict[str, str] | LagvaeError | None:
+        """Run → error for those that failed, or the error that ended the job; None while there is no result."""
+        try:
+            content = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        failed: dict[str, str] = content.get("failed", {})
+        return LagvaeError(content["error"]) if "error" in content else failed
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the job. Raises LagvaeError if another process has locked it. The lock is released if its process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout as error:
+            raise LagvaeError(
+                "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
+            ) from error
+        with lock:
+            yield
+
+
+def run_job(folder: str) -> dict[str, str]:
+    """Run a job. Returns run → error for those that failed; the others go on. The outcome is also written to result.json.
+
+    Raises:
+        LagvaeError: if the whole job fails.
+    """
+    job = SweepJob(Path(folder))
+    quiet_libraries()
+    with job.locked():
+        kind, runs, options = job.read()
+        try:
+            with redirect_output(job.log):
+                failed = calibrate_all(runs) if kind == "calibrate" else train_all(job, runs, options)
+        except Stopped:
+            raise
+        except LagvaeError as error:
+            write_json(job.result, {"error": str(error)})
+            raise
+        except Exception as error:
+            with job.log.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]} (see {job.log})"
+            write_json(job.result, {"error": message})
+            raise LagvaeError(message) from error
+        write_json(job.result, {"failed": failed})
+    return failed
+
+
+@contextlib.contextmanager
+def redirect_output(path: Path) -> Iterator[None]:
+    """Append what is printed inside to a file, because the terminal shows the progress of the whole sweep."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
+    """Make the calibration of each run. Returns run → error for those that failed."""
+    failed: dict[str, str] = {}
+    for run in runs:
+        with record_failure(run, failed):
+            calibrate(run.cfg)
+    return failed
+
+
+@contextlib.contextmanager
+def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
+    """Add an error that is raised inside to `failed` and to the run's folder. An interruption by the user is not caught."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except LagvaeError as error:
+        failed[run.name] = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        failed[run.name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if run.name in failed:
+        with contextlib.suppress(LagvaeError, OSError):
+            run.record_failure(failed[run.name])
+
+
+def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> dict[str, str]:
+    """Train the runs that are not trained yet, in ensembles that fit the memory, then evaluate them in several processes."""
+    failed: dict[str, str] = {}
+    if len(runs) > 1 and not all(run.finished or run.trained for run in runs):
+        from lagvae.sweeps.ensemble_training import train_in_chunks
+
+        failed |= train_in_chunks(
+            runs,
+            job.folder,
+            options.get("size"),
+            lambda steps, note: job.report_progress(steps, 0, note),
+            bool(options.get("compile")),
+        )
+    total = sum(int(run.cfg.training.steps) for run in runs)
+    waiting = [run for run in runs if run.name not in failed and not run.finished]
+    evaluated = len(runs) - len(waiting) - len(failed)
+    if len(runs) == 1:
+        for run in waiting:
+            with record_failure(run, failed):
+                finish_run(run)
+    else:
+        job.report_progress(total, evaluated, now=True)
+        for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
+            if message is not None:
+                failed[name] = message
+            evaluated += 1
+            job.report_progress(total, evaluated)
+    job.report_progress(total, len(runs), now=True)
+    return failed
+
+
+def finish_run(run: SweepRun) -> dict[str, Any]:
+    """Do what is left of a run, from its last checkpoint if there is one, and return its summary."""
+    if run.finished:
+        return run.folder.read_summary()
+    run.check_folder()
+    run.create_folder()
+    return resume(run.folder)
+
+
+def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str, str | None]]:
+    """Evaluate trained runs, several at once unless there are few of them. Yields the name of each and its error, or None."""
+    if len(runs) <= MAX_EVALUATED_HERE:
+        threads = torch.get_num_threads()
+        for run in runs:
+            yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
+        torch.set_num_threads(threads)
+        return
+    with ProcessPoolExecutor(min(processes, len(runs)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+        futures = {pool.submit(evaluate_one, OmegaConf.to_container(run.cfg)): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield futures[future].name, future.result()
+                except BrokenProcessPool:
+                    yield futures[future].name, "The process that evaluated it died (out of memory?)."
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interruption must not wait for the runs that are still queued
+            raise
+
+
+def evaluate_one(config: Any) -> str | None:
+    """Evaluate one trained run on a single thread. Returns its error, or None."""
+    quiet_libraries()
+    torch.set_num_threads(1)
+    run = SweepRun(to_config(config))
+    failed: dict[str, str] = {}
+    with redirect_output(Path(os.devnull)), record_failure(run, failed):
+        finish_run(run)
+    return failed.get(run.name)
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Exit this process when the process that started it has ended, even if it was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    try:
+        run_job(sys.argv[1])
+    except (KeyboardInterrupt, Stopped):
+        sys.exit(130)
+    except LagvaeError:
+        sys.exit(1)

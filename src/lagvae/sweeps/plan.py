@@ -1,0 +1,173 @@
+"""The plan of a sweep: which runs are left to do, which of them train together as an ensemble, and in which jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lagvae.data import DataModule
+from lagvae.errors import SettingError
+from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
+from lagvae.experiment.factory import build_data, build_joint
+from lagvae.experiment.run import find_calibration
+from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
+from lagvae.experiment.validate import needs_calibration
+from lagvae.runs.layout import RunFolder
+from lagvae.sweeps.job import SweepJob
+from lagvae.sweeps.sweep_run import SweepRun
+from lagvae.terminal import print_line, short_path
+
+
+def trains_alone(run: SweepRun) -> bool:
+    """Whether a run cannot be a member of an ensemble, because it has a critic or averages θ."""
+    return uses_critics(run.cfg) or run.cfg.training.average is not None
+
+
+def ensemble_key(run: SweepRun) -> dict[str, Any]:
+    """The settings that runs must share to train as one ensemble.
+
+    Beyond those whose rule says so: the sign of alpha.p, which decides what is computed, and the order of the constraints, for
+    the vectors over constraints are stacked.
+    """
+    shared = {key: value for key, value in run.settings.items() if (find_rule(key) or UNKNOWN).ensemble == "same"}
+    if trains_alone(run):
+        shared["alone"] = run.name
+    alpha_p = run.settings["alpha.p"]
+    order = [str(name) for name in run.cfg.constraints]
+    return shared | {"the sign of alpha.p": (alpha_p > 0) - (alpha_p < 0), "the order of the constraints": order}
+
+
+def dual_optimizer(run: SweepRun) -> dict[str, Any]:
+    """The settings of the optimizer of λ, flat; empty if no multiplier is learned."""
+    if not any(c.learned for c in run.cfg.constraints.values()):
+        return {}
+    return {key: value for key, value in run.settings.items() if key.startswith("multiplier.optimizer")}
+
+
+def group_runs(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """Group the runs that can train as one ensemble. Runs without learned multipliers join a group with any optimizer of λ."""
+    by_key: dict[str, list[SweepRun]] = {}
+    for run in runs:
+        by_key.setdefault(fingerprint(ensemble_key(run)), []).append(run)
+    groups: list[list[SweepRun]] = []
+    for candidates in by_key.values():
+        by_optimizer: dict[str, list[SweepRun]] = {}
+        for run in candidates:
+            by_optimizer.setdefault(fingerprint(dual_optimizer(run)), []).append(run)
+        fixed = by_optimizer.pop(fingerprint({}), [])
+        parts = list(by_optimizer.values()) or [[]]
+        parts[0] = sorted(parts[0] + fixed, key=lambda run: candidates.index(run))
+        groups += parts
+    return groups
+
+
+def differing_settings(groups: Sequence[Sequence[SweepRun]]) -> list[str]:
+    """The settings by which groups of runs differ, each as "key: a → b"."""
+    first = groups[0][0]
+    differing: list[str] = []
+    for other in groups[1:]:
+        keys = ensemble_key(first), ensemble_key(other[0])
+        differing += differences(*keys) or differences(dual_optimizer(first), dual_optimizer(other[0]))
+    return list(dict.fromkeys(differing))
+
+
+def check_runs(runs: Sequence[SweepRun]) -> None:
+    """Raise SettingError if two runs have the same settings or the same folder, or if there are no runs."""
+    if not runs:
+        raise SettingError("The sweep has no runs: its grids are empty, or none of their runs matches your overrides.")
+    by_settings: dict[str, str] = {}
+    names: set[str] = set()
+    for run in runs:
+        RunFolder.check_name(run.name)
+        key = fingerprint(run.settings)
+        if key in by_settings:
+            raise SettingError(
+                f"The sweep has a run twice: {by_settings[key]} and {run.name} have the same settings. A grid contains a value "
+                "twice, or an override removes the difference between runs."
+            )
+        by_settings[key] = run.name
+        if run.name in names:
+            raise SettingError(
+                f"Two runs of the sweep would have the same folder, {run.name}. Add the settings that distinguish them to "
+                "name, as in 'name=${folder}/${family}${label}-seed${seed}'."
+            )
+        names.add(run.name)
+
+
+Jobs = list[tuple[SweepJob, list[SweepRun]]]
+"""Jobs, each with its runs."""
+
+
+def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """The runs that wait for a calibration, grouped by calibration. Raises an error for a run that does not fit its data."""
+    loaded: dict[str, DataModule] = {}
+    missing: dict[Path, list[SweepRun]] = {}
+    for run in runs:
+        key = fingerprint({k: v for k, v in run.settings.items() if k.startswith("data.") and k != "data.seed"})
+        data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
+        build_joint(run.cfg, data)
+        if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
+            folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
+            missing.setdefault(folder, []).append(run)
+    return list(missing.values())
+
+
+def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers: int) -> Jobs:
+    """The jobs with their runs: interrupted ensembles resume as they were, all other runs are grouped into new jobs."""
+    size = settings.runs_per_job
+    if size != "auto" and (not isinstance(size, int) or size < 1):
+        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
+    left = {run.name: run for run in waiting}
+    jobs: Jobs = []
+    for job, runs in interrupted_jobs(folder):
+        resumed = [run.name for run in runs if run.name in left and run.settings == left[run.name].settings]
+        if resumed:
+            job.clear_results()
+            jobs.append((job, runs))
+            for name in resumed:
+                del left[name]
+    options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
+    for group in group_runs(list(left.values())):
+        most = -(-len(group) // workers) if size == "auto" else size
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            name = fingerprint({run.name: run.settings for run in part})
+            jobs.append((SweepJob.create(folder / name, "train", part, options), part))
+    return jobs
+
+
+def interrupted_jobs(folder: Path) -> Iterator[tuple[SweepJob, list[SweepRun]]]:
+    """The jobs that have a checkpoint of an ensemble.
+
+    The checkpoint is removed if the user has removed the folder of one of its runs, because that run should start anew.
+    """
+    for file in sorted(folder.glob("*/*/ensemble.ckpt")):
+        job = SweepJob(file.parent.parent)
+        try:
+            _, runs, _ = job.read()
+        except (OSError, ValueError, KeyError):
+            runs = []
+        if runs and all(run.folder.config.is_file() for run in runs):
+            yield job, runs
+        else:
+            file.unlink()
+
+
+def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing: Sequence[Sequence[SweepRun]]) -> None:
+    """Print what the sweep is about to do. `already`: the number of runs that were finished before."""
+    finished = f", {already} of them finished before" if already else ""
+    sizes = sorted({len(part) for _, part in jobs}, reverse=True)
+    size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
+    described = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} run{'s' if sizes[0] > 1 else ''}"
+    print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].cfg.paths.runs))}")
+    waiting = [run for _, part in jobs for run in part]
+    if alone := sum(map(trains_alone, waiting)):
+        print_line(f"{alone} of them train one at a time, because they have critics or average their weights")
+    groups = group_runs([run for run in waiting if not trains_alone(run)])
+    if len(groups) > 1:
+        differing = differing_settings(groups)
+        more = " …" if len(differing) > 3 else ""
+        print_line(f"{len(groups)} ensembles, because these settings differ: {'; '.join(differing[:3])}{more}")
+    if missing:
+        print_line(f"Calibrating first: {len(missing)} calibration{'s' if len(missing) > 1 else ''}.")

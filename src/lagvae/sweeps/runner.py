@@ -1,0 +1,142 @@
+"""Run a sweep: find the runs that are left to do, calibrate, group runs into jobs, execute the jobs and report the outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
+from lagvae.experiment.factory import instantiate
+from lagvae.experiment.settings import fingerprint
+from lagvae.experiment.validate import validate
+from lagvae.io import check_writable, write_json
+from lagvae.sweeps.executors import Executor, Outcome
+from lagvae.sweeps.job import SweepJob
+from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
+from lagvae.sweeps.progress import show_progress
+from lagvae.sweeps.sweep_run import SweepRun, compose_run
+from lagvae.terminal import print_line, short_path
+
+
+def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
+    """Run all runs of a sweep that are not finished.
+
+    Args:
+        config: Hydra's config of the sweep. composers: compose the config of each run.
+    """
+    started = time.perf_counter()
+    runs = [compose_run(compose) for compose in composers]
+    check_runs(runs)
+    for run in runs:
+        try:
+            validate(run.cfg)
+        except LagvaeError as error:
+            raise SettingError(f"The run {run.name}: {error}") from error
+    root = Path(runs[0].cfg.paths.runs)
+    check_writable(root)
+    for run in runs:
+        run.check_folder()
+        if str(run.cfg.trainer.devices) not in ("1", "auto") or run.cfg.trainer.num_nodes != 1:
+            raise SettingError(
+                f"trainer.devices={run.cfg.trainer.devices}: a run of a sweep trains on one device; distribute the runs over "
+                "devices with launcher=gpus, or train one model on several devices with trainer=ddp and without -m."
+            )
+    settings = config.launcher
+    executor: Executor = instantiate(settings.executor, _convert_="all")
+    waiting = [run for run in runs if not run.finished]
+    already = len(runs) - len(waiting)
+    if waiting:
+        missing = missing_calibrations(waiting)
+        jobs = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
+        print_sweep_plan(runs, already, jobs, missing)
+        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers))
+    else:
+        failed = {}
+    print_outcome(runs, already, failed, time.perf_counter() - started)
+
+
+def run_all(
+    executor: Executor, missing: Sequence[list[SweepRun]], jobs: Jobs, replan: Callable[[Sequence[SweepRun]], Jobs]
+) -> dict[str, str]:
+    """Calibrate, then train. Returns run → error for those that failed. Runs whose calibration failed are not trained.
+
+    Args:
+        missing: the runs that wait for a calibration, grouped by calibration. replan: plans the jobs of the remaining runs.
+    """
+    failed: dict[str, str] = {}
+    waiting = [run for _, runs in jobs for run in runs]
+    try:
+        with show_progress(jobs, len(missing) > 0) as progress:
+            if missing:
+                failed = calibrate_first(executor, missing, jobs[0][0].folder.parent)
+                if failed:
+                    progress.jobs = jobs = replan([run for run in waiting if run.name not in failed])
+                progress.start_training()
+            failed |= failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]) if jobs else [])
+    except (Stopped, KeyboardInterrupt):
+        finished = sum(run.finished for run in waiting)
+        message = f"Stopped; {finished} of {len(waiting)} runs are finished. Run the same command again to resume."
+        raise KeyboardInterrupt from Stopped(message)
+    return failed
+
+
+def calibrate_first(executor: Executor, missing: Sequence[list[SweepRun]], folder: Path) -> dict[str, str]:
+    """Make each calibration once, before the runs that need it. Returns run → error for those whose calibration failed."""
+    jobs: Jobs = []
+    for runs in missing:
+        name = f"calibrate-{fingerprint(runs[0].settings)}"
+        jobs.append((SweepJob.create(folder / name, "calibrate", runs[:1], {}), runs[:1]))
+    errors = failures_by_run(jobs, executor.run([job.folder for job, _ in jobs]))
+    return {
+        run.name: f"Its calibration failed. {errors[runs[0].name]}"
+        for runs in missing
+        if runs[0].name in errors
+        for run in runs
+    }
+
+
+def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Run → error, from the outcomes of the jobs. The error of a whole job is that of each of its unfinished runs."""
+    failed: dict[str, str] = {}
+    for (_, runs), outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, Stopped):
+            raise outcome
+        if isinstance(outcome, Exception):
+            for run in runs:
+                if not run.finished:
+                    failed[run.name] = str(outcome)
+        else:
+            failed |= outcome
+    return failed
+
+
+def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str], seconds: float) -> None:
+    """Print the outcome of a sweep and write it to sweep.json in its folder. Raises FailedRunsError if runs failed.
+
+    Args:
+        already: the number of runs that were finished before. failed: run → error.
+    """
+    root = Path(runs[0].cfg.paths.runs)
+    states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
+    unfinished = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
+    failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}
+    folders = {run.folder.path.parent for run in runs}
+    for folder in folders if len(folders) == 1 else ():
+        write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
+    finished = sum(state == "finished" for state in states.values())
+    duration = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
+    verdicts: dict[str, int] = {}
+    for run in runs:
+        if states[run.name] == "finished":
+            verdict = str(run.folder.read_summary()["verdict"])
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
+    location = short_path(folders.pop() if len(folders) == 1 else root)
+    before = f" ({already} before)" if already else ""
+    print_line(f"{finished} of {len(runs)} runs finished{before} in {duration}: {counts or 'none'}. They are in {location}")
+    if failed:
+        lines = [f"{name}: {message}" for name, message in failed.items()]
+        raise FailedRunsError("\n".join([f"{len(lines)} of the runs failed, the others finished:", *lines]))

@@ -1,0 +1,105 @@
+"""One run of a sweep: its settings, its folder, and whether it is trained and finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from lagvae.errors import CheckpointError, SettingError
+from lagvae.experiment.settings import deciding_settings, differences
+from lagvae.io import write_atomically, write_json
+from lagvae.runs.layout import RunFolder
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep. `cfg` is the resolved config that config.yaml in the run's folder holds."""
+
+    cfg: DictConfig
+
+    @property
+    def name(self) -> str:
+        return str(self.cfg.name)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.cfg.paths.runs) / self.name)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that affect the numbers of the run, flat."""
+        return deciding_settings(self.cfg)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a summary. A damaged summary counts as missing, so that it is made again."""
+        try:
+            self.folder.read_summary()
+        except CheckpointError:
+            return False
+        return True
+
+    @property
+    def trained(self) -> bool:
+        """Whether training has ended, so that only the evaluation is left."""
+        step, stopped = progress_of(self.folder)
+        return stopped or step >= int(self.cfg.training.steps)
+
+    def check_folder(self) -> None:
+        """Raise SettingError if the folder of this run holds a run with other settings."""
+        if not self.folder.config.is_file():
+            return
+        try:
+            stored = OmegaConf.load(self.folder.config)
+            assert isinstance(stored, DictConfig)
+            differing = differences(deciding_settings(stored), self.settings)
+        except Exception as error:  # YAML and OmegaConf raise many kinds of exception
+            raise CheckpointError(
+                f"{self.folder.config} is damaged ({error}). Remove {self.folder.path} and run again."
+            ) from error
+        if differing:
+            raise SettingError(
+                f"{self.folder.path} holds a run of another sweep (that run → this run: {'; '.join(differing[:3])}). Keep "
+                "both with folder=NAME, or remove the old one."
+            )
+
+    def create_folder(self) -> None:
+        """Create the folder of the run with its config, and remove the record of an earlier failure."""
+        write_atomically(self.folder.config, lambda part: OmegaConf.save(self.cfg, part))
+        self.folder.failure.unlink(missing_ok=True)
+
+    def record_failure(self, message: str) -> None:
+        """Write why the run failed. The same sweep, run again, repeats the run."""
+        write_json(self.folder.failure, {"error": message})
+
+
+def progress_of(run: RunFolder) -> tuple[int, bool]:
+    """The step of the last checkpoint of a run, 0 if none can be read, and whether training had stopped early."""
+    try:
+        content = torch.load(run.last, map_location="cpu", weights_only=True)
+        stopped = content["callbacks"].get("FeasibilityWatch", {}).get("stopped_by") is not None
+        return int(content["global_step"]), stopped
+    except Exception:  # the file is missing, or unpickling raised one of many exceptions
+        return 0, False
+
+
+def to_config(node: Mapping[str, Any]) -> DictConfig:
+    """Make a config of plain values."""
+    cfg = OmegaConf.create(dict(node))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
+    """Make a run of the config that Hydra composes."""
+    cfg = compose()
+    with flag_override(cfg, ["struct", "readonly"], False):
+        cfg.pop("hydra", None)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return SweepRun(to_config(resolved))

@@ -1,0 +1,63 @@
+"""The terminal: plain lines, errors, and numbers and paths as people read them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from math import isfinite
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def console(stderr: bool = False) -> Console:
+    """The terminal; silent on every process but the first."""
+    return Console(stderr=stderr, quiet=int(os.environ.get("LOCAL_RANK", 0)) > 0, highlight=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """A plain line."""
+    console().print(text)
+
+
+def print_error(text: str) -> None:
+    """An error, on stderr."""
+    console(stderr=True).print(f"[bold red]Error:[/] {escape(text)}")
+
+
+def format_number(value: float | None, nats: bool = True, stderr: float | None = None) -> str:
+    """A number as people read it: nats with two decimals, others with three digits; ± its standard error."""
+    if value is None or not isfinite(value):
+        return "–"
+    text = f"{value:.2f}" if nats else f"{value:.2e}"
+    if stderr is not None and isfinite(stderr):
+        text += f" ± {stderr:.2f}" if nats else f" ± {stderr:.0e}"
+    return text
+
+
+def short_path(path: Path) -> str:
+    """A path as short as can be from where the user stands."""
+    relative = os.path.relpath(path)
+    return escape(relative if not relative.startswith("..") else str(path))
+
+
+def quiet_libraries() -> None:
+    """Keep what Lightning and torch say about deliberate choices off the terminal, also when they are imported later."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        vars(logger)["setLevel"] = lambda level: None  # Lightning sets its own level when it is imported
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning\.")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    warnings.filterwarnings("ignore", message=r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*")
+
+
+def plain_table(title: str, first: str) -> Table:
+    """A table with a bold title, a line under its head and no frame; `first` is the head of its first column."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table

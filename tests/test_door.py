@@ -1,0 +1,89 @@
+"""What a user meets first: --help, --version and answers to slips, before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from helpers import program
+from small import ROOT
+
+from lagvae import __version__
+from lagvae.cli import entry
+
+HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
+"""Packages that take long to import, and that only a run needs."""
+
+QUICK_ANSWERS = (
+    ("train", "--help"),
+    ("train", "--version"),
+    ("train", "model.laten=3"),
+    ("train", "data=cifar"),
+    ("train", "epsilon=24"),
+    ("train", "sweep=figure1"),
+    ("evaluate", "--help"),
+    ("pareto", "--help"),
+    ("pareto", "--version"),
+)
+
+
+@pytest.mark.parametrize(("script", "word"), QUICK_ANSWERS)
+def test_an_answer_that_needs_no_run_imports_nothing_that_only_a_run_needs(tmp_path: Path, script: str, word: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "src" / f"{script}.py"), word]
+    environment = os.environ | {"LAGVAE_ROOT": str(tmp_path)}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert said.returncode == (0 if word.startswith("--") else 1), said.stderr[-1000:]
+    imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines() if line.startswith("import time:")}
+    assert {"lagvae", "pathlib"} <= imported
+    assert not HEAVY & imported
+
+
+@pytest.mark.parametrize("script", ["train", "calibrate", "evaluate", "explain", "feasible", "pareto"])
+def test_version_names_lagvae_and_what_decides_about_its_numbers(tmp_path: Path, script: str) -> None:
+    said = program(tmp_path, "--version", script=script)
+    assert said.status == 0
+    assert said.out.startswith(f"lagvae {__version__} ")
+    for name in ("torch", "pytorch-lightning"):
+        assert f"{name} {version(name)}" in said.out
+
+
+def test_help_lists_groups_settings_and_examples(tmp_path: Path) -> None:
+    said = program(tmp_path, "--help", "data=linear_gaussian", "training.steps=7")
+    assert (said.status, said.err) == (0, "")
+    for group in sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"):
+        options = ", ".join(sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml")))
+        assert f"\n{group}: {options}\n" in said.out
+    assert "\nsweep: family, family_learned, figure1, " in said.out
+    assert "steps of training (7)" in said.out
+    assert said.out.count("\n  python src/train.py ") == 3
+    assert "$" not in said.out
+    assert max(map(len, said.out.splitlines())) < 200
+
+
+@pytest.mark.parametrize("script", ["calibrate", "evaluate", "explain", "feasible"])
+def test_help_is_of_the_program_that_is_asked(tmp_path: Path, script: str) -> None:
+    said = program(tmp_path, "--help", script=script)
+    assert (said.status, said.err) == (0, "")
+    assert f"Usage: python src/{script}.py" in said.out
+    assert said.out.count(f"  python src/{script}.py") >= 3
+    assert "train.py" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, entry.SPIN_COUNT),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    entry.limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

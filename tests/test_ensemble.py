@@ -1,0 +1,298 @@
+"""A run in an ensemble agrees with the run alone: parameters, multipliers, optimizer states, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import QUICK, settings
+from omegaconf import OmegaConf
+
+from lagvae.ensemble import Ensemble, stack_modules
+from lagvae.errors import Stopped
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.run import build_start, calibrate, resume, train
+from lagvae.lagrangian import Lagrangian
+from lagvae.runs.metrics_table import read_rows
+from lagvae.sweeps.ensemble_training import train_ensemble, train_in_chunks
+from lagvae.sweeps.sweep_run import SweepRun
+
+FIXED = ("family=infovae", "training.start=calibrated")
+RUNS: dict[str, tuple[str, ...]] = {
+    "maximize": ("alpha.q=-1",),
+    "minimize": ("alpha.q=1", "constraints.neg_elbo.gamma=0.5"),
+    "fixed-maximize": (*FIXED, "alpha.q=-1", "constraints.neg_elbo.multiplier=5"),
+    "fixed-minimize": (*FIXED, "alpha.q=1", "constraints.mmd.multiplier=2000"),
+    "seed": ("alpha.q=-1", "seed=1"),
+    "rate": ("alpha.q=-1", "model.optimizer.lr=3e-4"),
+    "scratch": ("alpha.q=-1", "training.start=scratch"),
+}
+STEPS = 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All roots share a folder of calibrations, so that each is made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALIBRATIONS", str(tmp_path_factory.mktemp("calibrations")))
+        yield
+
+
+def run(root: Path, name: str, *overrides: str) -> SweepRun:
+    shared = "paths.calibrations=${oc.env:CALIBRATIONS}"
+    cfg = settings(root, *QUICK, shared, f"training.steps={STEPS}", "training.interval=25", f"name={name}", *overrides)
+    return SweepRun(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def silence(step: int, note: str) -> None:
+    """A progress callback that does nothing."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same runs, trained alone and in one ensemble, with their final evaluations."""
+    roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "ensemble")}
+    for root in roots.values():
+        for name, overrides in RUNS.items():
+            calibrate(run(root, name, *overrides).cfg)
+    for name, overrides in RUNS.items():
+        train(run(roots["alone"], name, *overrides).cfg)
+    runs = [run(roots["ensemble"], name, *overrides) for name, overrides in RUNS.items()]
+    assert train_ensemble(runs, roots["ensemble"] / "job", silence) == {}
+    for one in runs:
+        resume(one.folder)
+    return roots
+
+
+def checkpoint(root: Path, name: str, which: str = "last") -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(root / "runs" / name / "checkpoints" / f"{which}.ckpt", weights_only=True)
+    return content
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The norm of the difference relative to the norm of b; entries near zero are themselves differences of larger numbers."""
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+SAME = {"rel": 1e-4, "abs": 1e-5}
+"""What an ensemble may measure beside the run alone: sums of numbers of about 25 nats in another order, of which fp32 resolves
+2e-6; the smallest numbers that are compared, an MMD of 0.01 and its standard error of 0.003, are far above both."""
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+@pytest.mark.parametrize("name", RUNS)
+def test_parameters_and_multipliers_are_those_of_the_run_alone(both: dict[str, Path], name: str, which: str) -> None:
+    alone, ensemble = (checkpoint(root, name, which)["state_dict"] for root in both.values())
+    assert alone.keys() == ensemble.keys()
+    for key, value in alone.items():
+        assert far(ensemble[key], value) < 1e-5, key
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_checkpoint_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
+    alone, ensemble = (checkpoint(root, name) for root in both.values())
+    assert alone["global_step"] == ensemble["global_step"] == STEPS
+    assert len(alone["optimizer_states"]) == len(ensemble["optimizer_states"])
+    for a, b in zip(alone["optimizer_states"], ensemble["optimizer_states"], strict=True):
+        assert a["param_groups"] == b["param_groups"]
+        for i, values in a["state"].items():
+            for key, value in values.items():
+                assert far(torch.as_tensor(b["state"][i][key]), torch.as_tensor(value)) < 1e-4, key
+    assert alone["lr_schedulers"] == ensemble["lr_schedulers"]
+    for callback, state in alone["callbacks"].items():
+        assert state.keys() == ensemble["callbacks"][callback].keys()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_folder_is_that_of_an_ordinary_run(both: dict[str, Path], name: str) -> None:
+    folders = [root / "runs" / name for root in both.values()]
+    rows = [
+        {(r["step"], r["epoch"], r["split"], r["name"]): float(r["value"]) for r in read_rows(f / "metrics.csv")}
+        for f in folders
+    ]
+    assert rows[0].keys() == rows[1].keys()
+    for key, value in rows[0].items():
+        assert rows[1][key] == pytest.approx(value, nan_ok=True, **SAME), key
+    alone, ensemble = (json.loads((f / "summary.json").read_text()) for f in folders)
+    assert ensemble.keys() - alone.keys() == {"ensemble"}
+    assert ensemble["ensemble"]["runs"] == len(RUNS)
+    assert ensemble["verdict"] == alone["verdict"]
+    for split, values in alone["splits"].items():
+        for key, value in values.items():  # None where there is no value, as the error of a single batch; or a bound's name
+            expected = pytest.approx(value, **SAME) if isinstance(value, float | int) else value
+            assert ensemble["splits"][split][key] == expected, key
+
+
+def test_an_ordinary_run_goes_on_from_a_checkpoint_of_an_ensemble(both: dict[str, Path], tmp_path: Path) -> None:
+    """An ensemble stops between two intervals; from what it kept of the first one, each run goes on alone to its own end."""
+    names = ("maximize", "rate", "fixed-maximize")
+    runs = members(tmp_path, *names)
+
+    def stop(step: int, note: str) -> None:
+        if step >= 30:
+            raise KeyboardInterrupt
+
+    for each in runs:
+        each.cfg.training.log_every = 10
+    with pytest.raises(Stopped):
+        train_ensemble(runs, tmp_path / "job", stop)
+    for name, each in zip(names, runs, strict=True):
+        kept = each.folder.checkpoints / "best.ckpt"
+        assert torch.load(kept, weights_only=True)["global_step"] == 25
+        kept.rename(each.folder.last)
+        assert resume(each.folder)["steps"] == STEPS
+        content, alone = torch.load(each.folder.last, weights_only=True), checkpoint(both["alone"], name)
+        assert content["global_step"] == STEPS
+        for key, value in alone["state_dict"].items():
+            assert far(content["state_dict"][key], value) < 1e-5, (name, key)
+
+
+def members(root: Path, *names: str) -> list[SweepRun]:
+    runs = [run(root, name, *RUNS[name]) for name in names]
+    for each in runs:
+        calibrate(each.cfg)
+    return runs
+
+
+def states(runs: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(c.folder.last, weights_only=True)["state_dict"] for c in runs]
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
+    """Set a parameter of one run to NaN at a step."""
+    primal_step: Callable[[Ensemble], None] = Ensemble.primal_step
+
+    def poison(self: Ensemble) -> None:
+        primal_step(self)
+        if self.global_step == at:
+            next(self.joint.parameters()).data[victim] = float("nan")
+
+    monkeypatch.setattr(Ensemble, "primal_step", poison)
+
+
+def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("maximize", "minimize", "fixed-maximize")
+    healthy = members(tmp_path / "healthy", *names)
+    assert train_ensemble(healthy, tmp_path / "a", silence) == {}
+    sick = members(tmp_path / "sick", *names)
+    poisoned(monkeypatch, victim=1, at=30)
+    failed = train_ensemble(sick, tmp_path / "b", silence)
+    assert list(failed) == ["minimize"]
+    assert "became NaN or infinite at step 31" in failed["minimize"]
+    assert json.loads(sick[1].folder.failure.read_text())["error"] == failed["minimize"]
+    assert torch.load(sick[1].folder.last, weights_only=True)["global_step"] == 25, "the checkpoint from before is kept"
+    for k in (0, 2):
+        for key, value in states([healthy[k]])[0].items():
+            assert torch.equal(states([sick[k]])[0][key], value), key
+
+
+def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    names = ("maximize", "minimize", "fixed-minimize", "seed")
+    whole = members(tmp_path / "whole", *names)
+    train_ensemble(whole, tmp_path / "a", silence)
+    cut = members(tmp_path / "cut", *names)
+
+    def stop(step: int, note: str) -> None:
+        if step >= 30:
+            raise KeyboardInterrupt
+
+    for each in cut:
+        each.cfg.training.log_every = 10
+    for each in whole:
+        each.cfg.training.log_every = 10
+    with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
+        train_ensemble(cut, tmp_path / "b", stop)
+    assert (tmp_path / "b" / "ensemble.ckpt").is_file()
+    train_ensemble(cut, tmp_path / "b", silence)
+    assert not (tmp_path / "b" / "ensemble.ckpt").exists()
+    for a, b in zip(states(whole), states(cut), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_gradients_are_clipped_by_the_norm_of_each_member(tmp_path: Path) -> None:
+    clip = "training.gradient_clip=0.5"
+    root = tmp_path / "alone"
+    overrides = {name: (*RUNS[name], clip) for name in ("maximize", "fixed-maximize")}
+    for name, words in overrides.items():
+        calibrate(run(root, name, *words).cfg)
+        train(run(root, name, *words).cfg)
+    runs = [run(tmp_path / "ensemble", name, *words) for name, words in overrides.items()]
+    for each in runs:
+        calibrate(each.cfg)
+    train_ensemble(runs, tmp_path / "job", silence)
+    for name, state in zip(overrides, states(runs), strict=True):
+        for key, value in checkpoint(root, name)["state_dict"].items():
+            assert far(state[key], value) < 1e-5, key
+
+
+def test_an_ensemble_larger_than_the_limit_is_trained_in_chunks(tmp_path: Path) -> None:
+    runs = members(tmp_path, "maximize", "minimize", "fixed-maximize")
+    heard: list[int] = []
+    assert train_in_chunks(runs, tmp_path / "job", 2, lambda steps, note: heard.append(steps)) == {}
+    assert all(each.trained for each in runs)
+    assert heard == sorted(heard)
+    assert heard[-1] == 3 * STEPS
+    assert torch.load(runs[2].folder.last, weights_only=True)["ensemble"]["runs"] == 1
+
+
+def test_an_ensemble_that_exceeds_memory_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
+    measure = Ensemble.measure
+
+    def small(self: Ensemble, batch: Any) -> Any:
+        if len(self.members) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(self, batch)
+
+    monkeypatch.setattr(Ensemble, "measure", small)
+    assert train_in_chunks(runs, tmp_path / "job", None, lambda steps, note: None) == {}
+    assert [torch.load(c.folder.last, weights_only=True)["ensemble"]["runs"] for c in runs] == [2, 2, 2, 2]
+
+
+def test_an_ensemble_trains_in_half_precision(tmp_path: Path) -> None:
+    runs = members(tmp_path, "maximize", "fixed-minimize", "seed")
+    for each in runs:
+        each.cfg.trainer.precision = "bf16-mixed"
+        calibrate(each.cfg)
+    assert train_ensemble(runs, tmp_path / "job", silence) == {}
+    for state in states(runs):
+        assert all(value.isfinite().all() for value in state.values())
+        assert state["joint.encoder.network.layers.0.weight"].dtype == torch.float32
+
+
+@pytest.mark.slow  # a minute of compiling
+def test_a_compiled_ensemble_agrees_with_the_uncompiled_one(tmp_path: Path) -> None:
+    plain = members(tmp_path / "plain", "maximize", "fixed-minimize")
+    train_ensemble(plain, tmp_path / "a", silence)
+    compiled = members(tmp_path / "compiled", "maximize", "fixed-minimize")
+    train_ensemble(compiled, tmp_path / "b", silence, compile=True)
+    for a, b in zip(states(plain), states(compiled), strict=True):
+        for key, value in a.items():
+            assert far(b[key], value) < 1e-5, key
+
+
+def test_without_a_compiler_an_ensemble_trains_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    runs, notes = members(tmp_path, "maximize", "minimize"), set()
+    assert train_ensemble(runs, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
+    assert "not compiled, so slower" in notes
+    assert all(each.trained for each in runs)
+
+
+def test_stacking_copies_every_tensor_and_keeps_the_modules(tmp_path: Path) -> None:
+    runs = members(tmp_path, "maximize", "minimize")
+    models = [build_start(c.cfg, build_data(c.cfg))[0] for c in runs]
+    one: Lagrangian = stack_modules([m.lagrangian for m in models])
+    assert one.preference.alpha_q.tolist() == [-1.0, 1.0]
+    assert one.scaled.shape == (2, 2)
+    assert one.bound[0, 0] - one.bound[1, 0] == pytest.approx(1.0), "γ₁ = 1.5 and 0.5"
+    assert models[0].lagrangian.scaled.shape == (2,)

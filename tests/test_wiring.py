@@ -1,0 +1,540 @@
+"""How the parts are connected: the split of a verdict, the weights that are evaluated, the noise, and the order of files.
+
+The parts themselves are tested elsewhere. Models and data are tiny, or have a closed form.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from helpers import QUICK, settings
+from torch import Tensor, nn
+
+from lagvae.callbacks import FeasibilityWatch
+from lagvae.callbacks.checkpoints import exact_penalty
+from lagvae.data import SPLITS, Arrays, Batch, DataModule
+from lagvae.distributions import (
+    CodesEncoder,
+    CodesPrior,
+    EmpiricalPrior,
+    GaussianEncoder,
+    JointModel,
+    JointSamples,
+    NormalDecoder,
+    StandardNormalPrior,
+    draw_noise,
+)
+from lagvae.divergences import MMD, RBF, AdversarialRate, NegElbo, SymbolicObjective
+from lagvae.errors import SettingError, Stopped
+from lagvae.experiment import figures
+from lagvae.experiment.calibration import Calibration, calibration_config
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.fit import Fit
+from lagvae.experiment.run import calibrate, resume, train
+from lagvae.experiment.summary import summarise
+from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
+from lagvae.metrics import ClassifierScore, CodeAgreement, Information, PairingAccuracy
+from lagvae.model import LatentVariableModel
+from lagvae.networks import MLP
+from lagvae.noise import Noise
+from lagvae.oracles import LinearGaussian
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.metrics_table import MetricsTable, read_rows
+
+CPU = torch.device("cpu")
+UNCONSTRAINED = (*QUICK, "family=vae")
+LinearJoint = Callable[[LinearGaussian, Tensor, Tensor], JointModel]
+MeanIs = Callable[[Tensor, float | Tensor], float]
+
+
+# ---- the verdict: on the training split, relative to both preferences
+
+
+def summary_of(constraint: Constraint, q: float, p: float, stderr: float = 0.0, **divergences: float) -> dict[str, Any]:
+    """The summary of a model with one constraint and its divergence on each split; `stderr` is that of the training split."""
+    cfg: Any = SimpleNamespace(
+        family="lagvae",
+        alpha=SimpleNamespace(q=q, p=p),
+        data=SimpleNamespace(name="own", batch=4),
+        model=SimpleNamespace(name="mlp"),
+        callbacks=SimpleNamespace(final={}),
+    )
+    key = f"constraint/{constraint.name}"
+    splits = {s: {key: v, f"{key}_stderr": stderr if s == "train" else 0.0} for s, v in divergences.items()}
+    model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(q, p), [constraint]))
+    return summarise(cfg, model, None, splits, {})
+
+
+BOUND = 10.0
+
+
+def bounded(multiplier: float, learned: bool = True) -> Constraint:
+    return Constraint("neg_elbo", NegElbo(), bound=BOUND, multiplier=multiplier, learned=learned, max_multiplier=1000.0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_verdict_is_on_the_training_split(split: str) -> None:
+    """The bound holds on one split only: the constraint is met exactly if that is the training split."""
+    found = summary_of(bounded(1.0), -1.0, 0.0, **{s: BOUND + (0.0 if s == split else 3.0) for s in SPLITS})
+    (one,) = found["constraints"].values()
+    assert one["verdict"] == ("active" if split == "train" else "not converged")
+    assert found["verdict"] == ("met" if split == "train" else "not converged")
+    assert one["divergence"] == one["train"]
+    assert {s: one[s] - BOUND for s in SPLITS} == {s: 0.0 if s == split else 3.0 for s in SPLITS}
+    assert bool(found["messages"]) == (split != "train")
+
+
+def test_the_tolerance_of_the_verdict_is_of_the_training_split_too() -> None:
+    """A violation of 3 is within the tolerance where two standard errors are 4."""
+    noisy = Constraint("mmd", MMD(RBF()), bound=0.0, learned=True, scale=1.0, max_multiplier=1000.0)
+    for stderr, verdict in ((2.0, "active"), (0.0, "not converged")):
+        found = summary_of(noisy, -1.0, 0.0, stderr, train=3.0, val=3.0, test=3.0)
+        assert found["constraints"]["mmd"]["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("q", "p"), [(0.0, 3.0), (0.0, -3.0), (3.0, 0.0), (-3.0, 0.0), (-3.0, 1.0), (1.0, -3.0)])
+def test_a_multiplier_dominates_the_larger_of_both_preferences(q: float, p: float) -> None:
+    """λ = 10 is above five times |α| = 1, and below five times |α| = 3."""
+    values = dict.fromkeys(SPLITS, BOUND + 3.0)
+    assert summary_of(bounded(10.0), q, p, **values)["verdict"] == "not converged"
+    assert summary_of(bounded(20.0), q, p, **values)["verdict"] == "infeasible"
+    assert summary_of(bounded(10.0), q / 3, p / 3, **values)["verdict"] == "infeasible"
+
+
+@pytest.mark.parametrize(("q", "p", "price"), [(-2.0, 0.0, 1.5), (2.0, 0.0, -1.5), (0.0, 4.0, -0.75), (1.0, 1.0, None)])
+def test_the_sensitivity_divides_by_the_one_preference_that_is_not_zero(q: float, p: float, price: float | None) -> None:
+    found = summary_of(bounded(3.0), q, p, **dict.fromkeys(SPLITS, BOUND))
+    assert found["constraints"]["neg_elbo"]["sensitivity"] == price
+
+
+# ---- which weights are evaluated, saved and started from
+
+
+def tiny_model(average: float | None) -> LatentVariableModel:
+    torch.manual_seed(0)
+    linear = partial(MLP, hidden=())
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(linear, (3,), 2), NormalDecoder(linear, (3,), 2))
+    return LatentVariableModel(joint, Lagrangian(Preference(-1.0), []), torch.optim.SGD, average=average)
+
+
+def test_evaluation_uses_the_averaged_weights_and_training_the_current_ones() -> None:
+    model = tiny_model(average=0.5)
+    assert model.averaged is not None
+    with torch.no_grad():
+        for p in model.averaged.module.parameters():
+            p += 1
+    x = torch.ones(4, 3)
+    own, mean = model.joint.encoder(x).mean, model.averaged.module.encoder(x).mean
+    for split in SPLITS:
+        assert model.samples(Batch(x, torch.arange(4), 0), split).q_z_given_x.mean.equal(mean), split
+    assert model.samples(Batch(x, torch.arange(4), 0), "stationarity").q_z_given_x.mean.equal(own)
+    other = tiny_model(average=None)
+    other.warm_start(model.warm_start_state())
+    assert other.joint.encoder(x).mean.equal(mean)
+    assert not own.equal(mean)
+
+
+def test_without_an_average_the_current_weights_are_evaluated() -> None:
+    model, x = tiny_model(average=None), torch.ones(4, 3)
+    own = model.joint.encoder(x).mean
+    assert model.samples(Batch(x, torch.arange(4), 0), "val").q_z_given_x.mean.equal(own)
+
+
+def test_the_saved_parameters_are_those_that_were_evaluated(tmp_path: Path) -> None:
+    """θ* of a calibration with averaged weights has ε̂ on the split of the calibration, in a model without an average."""
+    cfg = settings(tmp_path, *QUICK, "training.average=0.9", "calibration.split=test")
+    data = build_data(cfg)
+    calibration, folder = calibrate(cfg, data)
+    plain = calibration_config(cfg)
+    plain.training.average = None
+    data = data.reseeded(plain.seed)
+    model = build_model(plain, data)
+    model.warm_start(Calibration.theta(folder))
+    fit = Fit(plain, data, model, RunFolder(tmp_path / "again"), "again")
+    fit.evaluate()
+    for name, value in calibration.calibrated.items():  # the same sums on the same samples
+        assert fit.results["test"][f"constraint/{name}"] == pytest.approx(value, rel=1e-6), name
+        for split in ("train", "val"):
+            assert fit.results[split][f"constraint/{name}"] != pytest.approx(value, rel=1e-3), "the splits can be told apart"
+        stderr = fit.results["test"][f"constraint/{name}_stderr"]
+        assert calibration.stderr[name] == pytest.approx(stderr, rel=1e-6, nan_ok=True)
+
+
+# ---- when a bound on I is exact
+
+
+def identity_joint(linear_joint: LinearJoint, t: float) -> JointModel:
+    """q(z|x) = N(x, t² I) in three dimensions."""
+    eye = torch.eye(3).double()
+    return linear_joint(LinearGaussian(eye, 0.1), eye, torch.full((3,), t).double()).requires_grad_(False)
+
+
+def grey(n: int, likelihood: str, **settings: Any) -> DataModule:
+    """Samples of three grey levels each, all different."""
+    x = torch.rand(n, 3, generator=torch.Generator().manual_seed(4)) * 0.5 + 0.25
+    return DataModule(lambda: Arrays(x), name="grey", likelihood=likelihood, batch=8, **settings)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+def test_a_bound_is_exact_only_where_x_is_one_of_all_samples_and_never_changes(
+    likelihood: str, split: str, linear_joint: LinearJoint
+) -> None:
+    """On the training split x is one of N stored samples; binarised anew or held out, it is one of a larger population."""
+    joint, data = identity_joint(linear_joint, 0.2), grey(90, likelihood)
+    measure = Information()
+    assert measure.is_applicable(joint, data, split)
+    index = torch.arange(data.size(split))
+    batch = data.observed(Batch(data.arrays.x[data.split[split]], index, 0), data.noise(split))
+    noise = draw_noise(frozenset({"z_q"}), joint, Noise(0), 0, batch.x)
+    measure.update(JointSamples(joint, batch.x, noise), index)
+    found = measure.compute()
+    exact = likelihood == "normal" and split == "train"
+    assert ("i_q_upper_whole" in found) == exact
+    assert (found["i_q_upper"] == found["i_q_lower"]) == exact
+    assert data.is_stochastic == (likelihood == "bernoulli")
+
+
+# ---- labels, partners and the classifier of a split
+
+
+def labelled(own_test: bool = False) -> DataModule:
+    """Samples whose value is their position i, with the label (i // 3) % 4 and the partner 2 i + 1."""
+    x, test = torch.arange(90.0).unsqueeze(1), 1000 + torch.arange(20.0).unsqueeze(1)
+    more = {"test": test, "test_labels": torch.arange(20) % 3} if own_test else {}
+    arrays = Arrays(x, labels=torch.arange(90) // 3 % 4, partner=lambda x: x * 2 + 1, **more)
+    return DataModule(lambda: arrays, name="own", likelihood="normal", batch=8, val=0.3, test=0.2)
+
+
+def stored(data: DataModule, split: str) -> Tensor:
+    arrays = data.arrays
+    whole: Any = arrays.test if split == "test" and arrays.test is not None else arrays.x
+    return whole[data.split[split]]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+@pytest.mark.parametrize("split", SPLITS)
+def test_codes_are_compared_with_the_labels_of_their_own_split(split: str, own_test: bool) -> None:
+    """An encoder that predicts every label has accuracy 1 on every split, in any order of the samples."""
+    data = labelled(own_test)
+    prior = CodesPrior(5, categorical=(4,))
+    joint = JointModel(prior, CodesEncoder(partial(MLP, hidden=()), (1,), prior), nn.Identity())
+    measure = CodeAgreement()
+    assert measure.is_applicable(joint, data, split)
+    x = stored(data, split)
+    label = (x[:, 0] - 1000) % 3 if split == "test" and own_test else x[:, 0] // 3 % 4
+    for index in torch.arange(len(x)).flip(0).split(7):
+        logits = nn.functional.one_hot(label[index].long(), 4).float()
+        samples: Any = SimpleNamespace(q_z_given_x=SimpleNamespace(code_logits=logits), x_q=x[index])
+        measure.update(samples, index)
+    found = measure.compute()
+    assert float(found["code_accuracy"]) == 1.0
+    assert float(found["code_nmi"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_translations_are_compared_with_the_partners_of_their_own_split(split: str) -> None:
+    data = labelled()
+    second = data.second("train")
+    assert second is not None
+    measure = PairingAccuracy()
+    joint: Any = SimpleNamespace(prior=EmpiricalPrior(second), decoder=lambda z: SimpleNamespace(mean=(z - 1) / 2))
+    assert not measure.is_applicable(joint, data, "train"), "no pair is seen in training"
+    assert measure.is_applicable(joint, data, split)
+    x = stored(data, split)
+    for index in torch.arange(len(x)).flip(0).split(7):
+        mean = x[index] * 2 + 1
+        samples: Any = SimpleNamespace(x_q=x[index], q_z_given_x=SimpleNamespace(mean=mean), joint=joint)
+        measure.update(samples, index)
+    found = measure.compute()
+    assert (float(found["pairing_z"]), float(found["pairing_x"])) == (1.0, 1.0)
+    assert float(found["pairing_chance"]) == pytest.approx(1 / len(x))
+
+
+def test_no_training_sample_of_the_second_domain_is_the_partner_of_a_sample_of_the_first() -> None:
+    data = labelled()
+    second = data.second("train")
+    assert second is not None
+    sources = {float(z - 1) / 2 for z in second}
+    assert len(sources) == len(second)
+    for split in SPLITS:
+        assert sources.isdisjoint(stored(data, split)[:, 0].tolist()), split
+
+
+@pytest.mark.parametrize(("split", "accuracy"), [("train", 1.0), ("val", 0.0), ("test", 0.0)])
+def test_the_classifier_is_trained_on_the_training_split_only(split: str, accuracy: float) -> None:
+    """Outside the training split the two classes are swapped."""
+    sides = torch.arange(90) % 2
+    x = (2.0 * sides - 1).unsqueeze(1) + 0.01 * torch.randn(90, 1, generator=torch.Generator().manual_seed(0))
+    arrays = Arrays(x, labels=sides)
+    data = DataModule(lambda: arrays, name="sides", likelihood="normal", batch=8, val=0.3, test=0.2)
+    arrays.x = x * torch.ones(90, 1).index_fill(0, torch.cat([data.split["val"], data.split["test"]]), -1.0)
+    measure = ClassifierScore()
+    joint: Any = None
+    assert measure.is_applicable(joint, data, split)
+    index = torch.arange(data.size(split)).flip(0)
+    real = stored(data, split)[index]
+    samples: Any = SimpleNamespace(x_p=real[:1].expand(len(real), -1), x_q=real)
+    measure.update(samples, index)
+    found = measure.compute()
+    assert float(found["class_accuracy"]) == accuracy
+    assert float(found["class_coverage"]) == 0.5, "the same image, repeated"
+
+
+# ---- batches and their noise
+
+
+def attached(data: DataModule, rank: int = 0, world: int = 1, **state: Any) -> DataModule:
+    """Data attached to a stand-in for a trainer."""
+    strategy = SimpleNamespace(root_device=CPU)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=0, strategy=strategy, **state)  # type: ignore[assignment]
+    return data
+
+
+def test_every_split_is_binarised_with_its_own_noise() -> None:
+    """The same stored samples at the same step: in training, in the evaluation of an interval, and in the final evaluation."""
+    data, stored_batch = grey(90, "bernoulli"), Batch(torch.full((400, 3), 0.5), torch.arange(400), 3)
+    seen = {}
+    for name, training, testing, loaders in (("fit", True, False, 1), ("light", False, False, 2), ("end", False, True, 3)):
+        attached(data, training=training, testing=testing)
+        for i in range(loaders):
+            seen[name, i] = data.on_after_batch_transfer(stored_batch, i).x
+    assert seen["light", 1].equal(seen["end", 1]), "the validation split is the same in every evaluation"
+    assert seen["light", 0].equal(seen["end", 0])
+    held_out, training = (seen["end", 1], seen["end", 2]), seen["fit", 0]
+    for one, other in ((held_out[0], training), (held_out[1], training), held_out):
+        # Of 1200 independent fair pixels half agree; eight standard deviations of that share are 0.12.
+        assert abs(float((one == other).float().mean()) - 0.5) < 0.12
+
+
+def test_further_observations_of_an_image_use_new_noise() -> None:
+    data = grey(90, "bernoulli")
+    index = torch.arange(data.size("val"))
+    evaluated = data.observed(Batch(stored(data, "val"), index, 1), data.noise("val")).x
+    again = data.reobserve("val", index, 2, 1)
+    assert not again[0].equal(again[1])
+    assert not again[0].equal(evaluated)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_ranks_share_the_batches_of_an_evaluation(split: str, world: int, passes: int) -> None:
+    data = labelled()
+    x = stored(data, split)
+    seen: list[list[float]] = []
+    for rank in range(world):
+        attached(data, rank, world)
+        seen.append([value for batch in data.eval_loader(split, CPU, passes=passes) for value in batch.x[:, 0].tolist()])
+    assert Counter(value for part in seen for value in part) == dict.fromkeys(x[:, 0].tolist(), passes)
+    batches = -(-len(x) // 8) * passes
+    assert max(map(len, seen)) <= -(-batches // world) * 8, "no rank has more than its share"
+
+
+def test_the_ranks_share_the_batches_of_training() -> None:
+    whole = [batch.x for batch in attached(labelled()).train_loader(lambda: 0, CPU)]
+    parts = [[batch.x for batch in attached(labelled(), rank, 2).train_loader(lambda: 0, CPU)] for rank in range(2)]
+    assert [torch.cat(pair).tolist() for pair in zip(*parts, strict=True)] == [x.tolist() for x in whole]
+
+
+# ---- when training stops early
+
+
+def watched(values: list[float], **settings: Any) -> int | None:
+    """The number of intervals after which training stops for a divergence with these values; None where it does not stop."""
+    own = {"bound": 5.0, "multiplier": 10.0, "learned": True, "max_multiplier": 10.0} | settings
+    model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), **own)]))
+    evaluation: Any = SimpleNamespace(results={})
+    trainer: Any = SimpleNamespace(should_stop=False)
+    watch = FeasibilityWatch(evaluation, patience=3)
+    for k, value in enumerate(values, 1):
+        evaluation.results = {"train": {"constraint/neg_elbo": value}, "val": {"constraint/neg_elbo": 20.0}}
+        watch.on_validation_epoch_end(trainer, model)
+        if trainer.should_stop:
+            assert watch.stopped_by == "neg_elbo"
+            assert watch.best == {"neg_elbo": min(values[:k])}
+            return k
+    return None
+
+
+def test_training_continues_while_the_divergence_falls() -> None:
+    falling = [20.0 - 0.5 * k for k in range(12)]
+    assert watched(falling) is None
+    assert watched([20.0] * 12) == 4, "three intervals without progress, after the first"
+    assert watched([20.0 + k for k in range(12)]) == 4
+    assert watched([20.0 - 0.5 * TOLERANCE * k for k in range(12)]) == 4, "less than a tolerance is no progress"
+    assert watched([20.0, 20.0, 20.0, 18.0, 18.0, 18.0, 16.0, 16.0, 16.0, 14.0]) is None, "progress resets the count"
+    assert watched([20.0, 18.0, 18.0, 18.0, 18.0]) == 5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"multiplier": 9.0}, {"learned": False}, {"bound": 19.95}, {"bound": 30.0}, {"learned": False, "bound": None}]
+)
+def test_training_continues_where_more_ascent_could_help_or_nothing_is_violated(settings: dict[str, Any]) -> None:
+    """λ below its maximum, a fixed λ, a bound that holds, or no bound."""
+    assert watched([20.0] * 12, **settings) is None
+
+
+def test_progress_is_measured_in_the_scale_of_the_constraint() -> None:
+    assert watched([20.0 - 0.5 * k for k in range(12)], scale=10.0, multiplier=1.0) == 4
+    assert watched([20.0 - 5.0 * k for k in range(3)], scale=10.0, multiplier=1.0) is None
+
+
+# ---- which checkpoint is best
+
+
+def penalty_of(q: float, p: float, *constraints: Constraint, **val: float) -> float:
+    """The score of a model that is as given on the validation split, and violates every bound by half its scale in training."""
+    model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(q, p), constraints))
+    values = {f"constraint/{c.name}": 7.0 for c in constraints}
+    broken = {f"constraint/{c.name}": (c.bound or 0.0) + 0.5 * c.scale for c in constraints}
+    return exact_penalty(model, {"val": values | val, "train": broken})
+
+
+def test_the_score_of_a_checkpoint_has_both_preferences() -> None:
+    terms = {"rate": 3.0, "distortion": 50.0, "i_p_lower": 2.0, "i_p_upper": 6.0}
+    assert penalty_of(2.0, 0.0, **terms) == 2 * 3.0
+    assert penalty_of(-2.0, 0.0, **terms) == 2 * 50.0
+    assert penalty_of(0.0, -4.0, **terms) == -4 * 2.0
+    assert penalty_of(0.0, 4.0, **terms) == 4 * 6.0
+    assert penalty_of(2.0, -4.0, **terms) == 2 * 3.0 - 4 * 2.0
+
+
+def test_the_score_of_a_checkpoint_has_the_weight_of_each_penalty_and_the_scale_of_each_bound() -> None:
+    weighed = Constraint("mmd", MMD(RBF()), multiplier=300.0)
+    bound = Constraint("neg_elbo", NegElbo(), bound=10.0, multiplier=2.0, scale=4.0)
+    assert penalty_of(1.0, 0.0, weighed, rate=3.0) == 3.0 + 300 * 7.0
+    assert penalty_of(1.0, 0.0, bound, rate=3.0) == 3.0 + 10 * 0.5
+    assert penalty_of(1.0, 0.0, weighed, bound, rate=3.0) == 3.0 + 300 * 7.0 + 10 * 0.5
+
+
+# ---- divergences with an exact critic
+
+
+class LogDensityRatio(nn.Module):
+    """log N(z; m, 1) − log N(z; 0, 1), the optimal critic of q = N(m, 1) and p = N(0, 1)."""
+
+    mean = 1.5
+
+    def __init__(self, shape_in: Any, shape_out: Any) -> None:
+        super().__init__()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.mean * z - self.mean**2 / 2
+
+
+@pytest.mark.parametrize(
+    ("objective", "sign"),
+    [("KL(q(z)||p(z))", 1), ("KL(p(z)||q(z))", 1), ("-KL(p(z)||q(z))", -1), ("-KL(q(z)||p(z))", -1)],
+)
+def test_terms_of_a_symbolic_objective_have_their_sign_on_both_sides(objective: str, sign: int, mean_is: MeanIs) -> None:
+    """Both directions of KL between N(m, 1) and N(0, 1) are m²/2 = 1.125; descending either moves q towards p."""
+    estimator = SymbolicObjective(objective, LogDensityRatio)
+    linear = partial(MLP, hidden=())
+    joint = JointModel(StandardNormalPrior(1), GaussianEncoder(linear, (1,), 1), NormalDecoder(linear, (1,), 1))
+    estimator.prepare("symbolic", joint, (1,))
+    noise = Noise(0)
+    parts = []
+    for step in range(20):
+        z_q = (LogDensityRatio.mean + noise.normal("q", step, (1000, 1))).requires_grad_()
+        samples: Any = SimpleNamespace(z_q=z_q, z_p=noise.normal("p", step, (1000, 1)))
+        value = estimator(samples)
+        (slope,) = torch.autograd.grad(value, z_q)
+        assert float(slope.sum()) * sign > 0, "q lies above p"
+        parts.append(value.detach())
+    assert mean_is(torch.stack(parts), sign * LogDensityRatio.mean**2 / 2) < 0.05
+
+
+def test_the_rate_by_adaptive_contrast_includes_the_error_of_the_contrast(
+    linear_joint: LinearJoint, mean_is: MeanIs, generator: torch.Generator
+) -> None:
+    """For a Gaussian q(z|x) the constant critic is optimal, and only the expected error of r is left: 0.7 nats for six draws
+    in two dimensions, far above the standard error of this test."""
+    world = LinearGaussian.random(3, 2, 0.6, seed=3)
+    a, cov = world.posterior()
+    joint = linear_joint(world, a, cov.diagonal().sqrt())
+    rate = AdversarialRate(partial(MLP, hidden=()), draws=6)
+    rate.prepare("rate", joint, (3,))
+    for p in rate.critic.parameters():
+        nn.init.zeros_(p)
+    x = torch.randn(8000, 3, generator=generator)
+    samples = JointSamples(joint, x, draw_noise(rate.required_noise, joint, Noise(1), 0, x))
+    with torch.no_grad():
+        assert mean_is(rate.rate(samples) - samples.rate, 0.0) < 0.1
+
+
+# ---- the order in which files are written
+
+
+def test_a_cut_table_has_every_row_once(tmp_path: Path) -> None:
+    first = MetricsTable(tmp_path / "metrics.csv", per_epoch=2)
+    for step in (2, 4, 6):
+        first.log_metrics({"train/rate": float(step)}, step)
+    first.save()
+    again = MetricsTable(tmp_path / "metrics.csv", per_epoch=2)
+    again.cut(4)
+    for step in (6, 8):
+        again.log_metrics({"train/rate": float(step)}, step)
+    again.save()
+    again.finalize("success")
+    assert [(int(r["step"]), float(r["value"])) for r in read_rows(tmp_path / "metrics.csv")] == [(s, s) for s in (2, 4, 6, 8)]
+
+
+def test_a_resumed_run_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped after rows of the second interval were written, before the checkpoint of that interval."""
+    step = LatentVariableModel.training_step
+
+    def stop(self: LatentVariableModel, batch: Batch, batch_idx: int) -> None:
+        if batch.step == 35:
+            raise KeyboardInterrupt
+        step(self, batch, batch_idx)
+
+    cfg = settings(tmp_path, *UNCONSTRAINED, "training.log_every=5", "name=run")
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentVariableModel, "training_step", stop)
+        with pytest.raises(Stopped):
+            train(cfg)
+    run = RunFolder(tmp_path / "runs" / "run")
+    assert max(int(row["step"]) for row in read_rows(run.metrics)) == 35, "rows after the checkpoint at 20 are there"
+    resume(run)
+    rows = Counter((int(row["step"]), row["split"], row["name"]) for row in read_rows(run.metrics))
+    assert set(rows.values()) == {1}
+    assert {step for step, split, _ in rows if split == "train"} == set(range(5, 41, 5))
+
+
+def full_disk(*args: Any, **kwargs: Any) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_calibration_json_is_written_after_the_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Calibration({"neg_elbo": 1.0}, {"neg_elbo": 0.1}, "val", {}, {"a": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(SettingError, match="disk is full"):
+            made.save(tmp_path, {"w": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
+    made.save(tmp_path, {"w": torch.zeros(1)})
+    assert Calibration.load(tmp_path).calibrated == {"neg_elbo": 1.0}
+    assert json.loads((tmp_path / "calibration.json").read_text())["hash"] == made.hash
+
+
+def test_summary_json_is_written_after_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = settings(tmp_path, *UNCONSTRAINED, "callbacks.figures=true", "training.steps=20", "name=run")
+    run = RunFolder(tmp_path / "runs" / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "draw_run", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            train(cfg)
+    assert not run.finished
+    resume(run)
+    assert run.finished
+    assert list(run.figures.glob("*.png"))
