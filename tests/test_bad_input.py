@@ -183,8 +183,6 @@ TOGETHER = {
     "model.likelihood=bernoulli": ["model.likelihood=bernoulli needs data.likelihood=bernoulli"],
     "data.likelihood=bernoulli": ["data=linear_gaussian has values from", "needs them in [0, 1]", "data.likelihood=normal"],
     "constraints.mmd.multiplier=1e9": ["multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"],
-        "constraints.mmd.multiplier=1e+09 starts above its limit constraints.mmd.max_multiplier"
-    ],
 }
 
 
