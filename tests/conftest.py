@@ -51,7 +51,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def linear_joint() -> Callable[[LinearGaussian, Tensor, Tensor], JointModel]:
-    """Builds laws equal to a linear-Gaussian world with the encoder q(z|x) = N(A x, diag t²).
+    """Builds a joint model equal to a linear-Gaussian world with the encoder q(z|x) = N(A x, diag t²).
 
     A perceptron without hidden layers is a linear map; scales pass through the inverse of softplus.
     """

@@ -28,9 +28,9 @@ def train(folder: Path, devices: int, steps: int, lr: float) -> None:
     before = {k: v.clone() for k, v in model.joint.state_dict().items()}
     run = RunFolder(folder / f"run-{devices}-{steps}")
     run.path.mkdir(exist_ok=True)
-    session = Fit(cfg, data, model, run, "ddp")
-    session.train()
-    rank = session.trainer.global_rank
+    fit = Fit(cfg, data, model, run, "ddp")
+    fit.train()
+    rank = fit.trainer.global_rank
     moved = {k: before[k] - v.cpu() for k, v in model.joint.state_dict().items()}
     torch.save({"moved": moved, "multiplier": model.lagrangian.scaled.data}, folder / f"{devices}-{steps}-{rank}.pt")
 

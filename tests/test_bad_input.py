@@ -461,7 +461,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path: Path, log_every: int, calm: 
     assert all(value.isfinite().all() for value in content["state_dict"].values())
 
 
-def test_a_sweep_with_a_cell_that_cannot_be_does_not_start(tmp_path: Path) -> None:
+def test_a_sweep_with_a_run_that_cannot_be_does_not_start(tmp_path: Path) -> None:
     said = program(tmp_path, *VAE, "name=run-${model.latent}", "-m", "model.latent=2,0,3")
     assert said.status == 1
     assert said.err == "Error: The run run-0: model.latent=0 must be a whole number of at least 1.\n"

@@ -284,7 +284,7 @@ SWEEPS = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_cell_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_run_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{name}.yaml"))
     words = sweep_cells(sweep["hydra"]["sweeper"]["grids"], [f"sweep={name}"])

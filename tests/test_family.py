@@ -60,7 +60,7 @@ def gaussian(error: Tensor, scale: Tensor | float) -> Tensor:
 
 
 class By:
-    """What authors write, from samples, laws and the critics' numbers."""
+    """What authors write, from samples, distributions and the critics' scores."""
 
     def __init__(self, model: Any, s: JointSamples) -> None:
         self.model, self.s = model, s

@@ -51,7 +51,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_cell_has_the_folder_of_a_run(done: Path) -> None:
+def test_every_run_has_the_folder_of_a_run(done: Path) -> None:
     folders = sorted((done / "runs" / "sweep").iterdir())
     runs = [folder for folder in folders if folder.is_dir()]
     assert len(runs) == 8
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.new == set()
 
 
-def test_a_cell_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
     words = ("family=infovae", "alpha=maximize,minimize", "model.optimizer.lr=1e-3,1e18")
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 1
@@ -144,7 +144,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) 
     assert [file.stat().st_mtime_ns for file in failures] > times, "they were tried again"
 
 
-def test_cells_whose_calibration_fails_leave_the_others(tmp_path: Path) -> None:
+def test_runs_whose_calibration_fails_leave_the_others(tmp_path: Path) -> None:
     outcome = sweep(tmp_path, "seed=0,1", "model.optimizer.lr=1e-3,1e18")
     assert outcome.status == 1
     assert "2 of 4 runs finished" in outcome.out
@@ -203,7 +203,7 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
     assert max(most.values()) == 2
 
 
-def test_a_queue_of_devices_shares_the_cells_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_of_devices_shares_the_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", forked.run)
     words = ("launcher=gpus", "launcher.executor.devices=[0,1]", "launcher.compile=false", "seed=0,1,2,3")
     outcome = sweep(tmp_path, *words)
@@ -221,7 +221,7 @@ def test_a_run_may_have_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest
     assert len(summaries(tmp_path / "runs" / "sweep")) == 2
 
 
-def test_a_logger_hears_the_history_of_each_cell_of_a_stack(tmp_path: Path) -> None:
+def test_a_logger_hears_the_history_of_each_run_of_an_ensemble(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     outcome = sweep(tmp_path, "seed=0,1", "logger=tensorboard", "training.log_every=10")
@@ -234,7 +234,7 @@ def test_a_logger_hears_the_history_of_each_cell_of_a_stack(tmp_path: Path) -> N
         assert heard.Tags()["scalars"]
 
 
-def test_what_nobody_foresaw_is_said_of_all_cells_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_foresaw_is_said_of_all_runs_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the device is gone")
 
@@ -245,7 +245,7 @@ def test_what_nobody_foresaw_is_said_of_all_cells_of_the_job(tmp_path: Path, mon
     assert "Traceback" not in outcome.err
 
 
-def test_another_launcher_of_hydra_runs_a_cell_at_a_time_and_skips_what_is_finished(tmp_path: Path) -> None:
+def test_another_launcher_of_hydra_runs_a_run_at_a_time_and_skips_what_is_finished(tmp_path: Path) -> None:
     words = ("hydra/launcher=basic", "seed=0,1")
     assert sweep(tmp_path, *words).status == 0
     files_of = sorted((tmp_path / "runs" / "sweep").glob("*/summary.json"))
@@ -255,7 +255,7 @@ def test_another_launcher_of_hydra_runs_a_cell_at_a_time_and_skips_what_is_finis
     assert [file.stat().st_mtime_ns for file in files_of] == times
 
 
-def test_cells_are_measured_in_several_processes(done: Path, tmp_path: Path) -> None:
+def test_runs_are_evaluated_in_several_processes(done: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(done / "runs", root / "runs")
     shutil.copytree(done / "calibrations", root / "calibrations")
@@ -279,7 +279,7 @@ def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: py
     assert "ended without a result" in str(error)
 
 
-def test_a_cell_that_a_wandb_agent_names_is_the_cell_of_the_sweep(tmp_path: Path) -> None:
+def test_a_run_that_a_wandb_agent_names_is_the_run_of_the_sweep(tmp_path: Path) -> None:
     quick = [*QUICK, "epsilon.source=calibrated"]
     named = "overrides='family=infovae alpha.q=1 constraints.neg_elbo.multiplier=2 constraints.mmd.multiplier=1000 label=-q1'"
     outcome = program(tmp_path, *quick, "sweep=pareto", named)

@@ -40,7 +40,7 @@ def test_a_union_is_the_sum_of_products() -> None:
 @pytest.mark.parametrize(
     ("name", "lagvae", "infovae"), [("pareto", 26, 32), ("pareto_paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)]
 )
-def test_the_sweeps_have_the_papers_cells(name: str, lagvae: int, infovae: int) -> None:
+def test_the_sweeps_have_the_papers_runs(name: str, lagvae: int, infovae: int) -> None:
     found = expand(grids_of(name), [])
     count = sum("family=infovae" in run for run in found)
     assert (len(found) - count, count) == (lagvae, infovae)
@@ -68,7 +68,7 @@ def test_a_word_filters_or_multiplies(typed: list[str], left: list[set[str]]) ->
 
 
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
-def test_a_word_that_picks_no_cell_is_refused_with_the_values_there_are(typed: str) -> None:
+def test_a_word_that_picks_no_run_is_refused_with_the_values_there_are(typed: str) -> None:
     with pytest.raises(SettingError, match="selects no run: the sweep has"):
         expand(GRIDS, [typed])
 
@@ -82,7 +82,7 @@ def test_a_grid_that_is_none_is_refused(grid: object, message: str) -> None:
         expand([grid], [])  # type: ignore[list-item]
 
 
-def test_names_tell_cells_apart_and_do_not_depend_on_the_filter() -> None:
+def test_names_tell_runs_apart_and_do_not_depend_on_the_filter() -> None:
     labels = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, [])]
     assert labels[0] == "label=-q-1-gamma0.1"
     assert labels[-1] == "label=-a2-b6", "keys that end alike are told apart by what comes before"
@@ -95,7 +95,7 @@ def test_a_name_that_is_given_stays() -> None:
     assert not any(NAME in run for run in expand(GRIDS, ["name=mine"]))
 
 
-def test_an_agent_of_wandb_starts_the_same_cells() -> None:
+def test_an_agent_of_wandb_starts_the_same_runs() -> None:
     values = for_wandb("x", GRIDS)["parameters"]["overrides"]["values"]
     assert [expand_word(f"overrides={value}") for value in values] == expand(GRIDS, [])
     assert expand_word("seed=1") == ["seed=1"]
