@@ -115,7 +115,7 @@ class EnsembleCheckpoint(pl.Callback):
             return  # a resumed ensemble ends the interval of its checkpoint once more, without training on a batch
         ensemble.handle_nonfinite()
         for k in ensemble.alive.nonzero().flatten().tolist():
-            self._end_interval(ensemble, k, step)
+            self._end_interval(k, step)
         for k, error in ensemble.failed.items():
             self._record_failure(k, str(error))
         self._save(trainer)
@@ -124,9 +124,9 @@ class EnsembleCheckpoint(pl.Callback):
         if not bool(ensemble.alive.any()):
             trainer.should_stop = True
 
-    def _end_interval(self, ensemble: Ensemble, k: int, step: int) -> None:
+    def _end_interval(self, k: int, step: int) -> None:
         """Evaluate a member, write its rows, and find out whether it is better than before, has ended or has diverged."""
-        member = self.members[k]
+        ensemble, member = self.ensemble, self.members[k]
         member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
         member.table.log_metrics(member.evaluation.row(), step)
         probe = probe_value(member.evaluation.results["train"])
@@ -233,7 +233,7 @@ MEMORY_FRACTION = 0.6
 """The fraction of the free memory that an ensemble may use."""
 
 
-def memory_per_run(member: EnsembleMember, device: torch.device) -> int:
+def memory_per_run(member: EnsembleMember) -> int:
     """An estimate of the memory in bytes that a run takes in an ensemble, from one forward pass.
 
     It is five times the parameters (themselves, their gradients, two moments of the optimizer, and a copy while saving) plus
@@ -279,7 +279,7 @@ def train_in_chunks(
         size = int(json.loads(size_file.read_text(encoding="utf-8"))["size"])
     elif size is None:
         device = build_trainer(runs[0].cfg, folder).strategy.root_device
-        needed, free = memory_per_run(make_member(runs[0], build_data(runs[0].cfg)), device), free_memory(device)
+        needed, free = memory_per_run(make_member(runs[0], build_data(runs[0].cfg))), free_memory(device)
         size = max(1, min(len(runs), int(MEMORY_FRACTION * free / needed)))
         print(f"A run takes about {needed / 2**20:.0f} MiB; {free / 2**30:.1f} GiB are free: {size} of {len(runs)} at once.")
     if size < len(runs):
