@@ -37,7 +37,7 @@ from lagvae.divergences import MMD, RBF, AdversarialRate, NegElbo, SymbolicObjec
 from lagvae.errors import SettingError, Stopped
 from lagvae.experiment import figures
 from lagvae.experiment.calibration import Calibration, calibration_config
-from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.factory import available_threads, build_data, build_model, choose_threads
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate, resume, train
 from lagvae.experiment.summary import summarise
@@ -538,3 +538,42 @@ def test_summary_json_is_written_after_the_figures(tmp_path: Path, monkeypatch: 
     resume(run)
     assert run.finished
     assert list(run.figures.glob("*.png"))
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize(
+    ("overrides", "members", "threads"),
+    [
+        ([], 1, 1),  # the default run
+        ([], 16, 4),
+        (["data.batch=1000"], 1, 4),
+        (["model.encoder.hidden=[1024,1024]"], 1, 4),
+        (["model.encoder.hidden=[1024,1024]", "training.threads=2"], 1, 2),
+        (["training.threads=3"], 1, 3),
+    ],
+)
+def test_small_models_train_on_one_thread_and_larger_ones_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], members: int, threads: int
+) -> None:
+    monkeypatch.setattr("lagvae.experiment.factory.available_threads", lambda: 4)
+    cfg = settings(tmp_path, "family=vae", *overrides)
+    model = build_model(cfg, build_data(cfg))
+    assert choose_threads(cfg, model, members) == threads
+
+
+def test_a_small_model_leaves_all_threads_to_the_next(tmp_path: Path) -> None:
+    small, large = (settings(tmp_path, "family=vae", f"data.batch={batch}") for batch in (8, 1000))
+    data = build_data(small)
+    model = build_model(small, data)
+    available_threads.cache_clear()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for cfg, count in ((small, 1), (large, 2), (small, 1)):
+            Fit(cfg, data, model, RunFolder(tmp_path / "run"), "Training")
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+        available_threads.cache_clear()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,29 @@ def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Log
     except (ImportError, ModuleNotFoundError) as error:
         raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
     return loggers
+
+
+SMALL = 10_000_000
+"""The largest product of parameters and rows of a batch that one thread trains as fast as several do."""
+
+
+def choose_threads(cfg: DictConfig, model: LatentVariableModel, members: int = 1) -> int:
+    """The number of threads for a model, or for an ensemble of so many: `training.threads`, else one if it is small, else all.
+
+    The operations of a small model are too short to be shared: threads that wait for each other many times in a step gain
+    little, and are as slow as the busiest core. The choice depends on nothing that changes from one start to the next.
+    """
+    available = available_threads()  # asked before any choice is made
+    if cfg.training.threads is not None:
+        return int(cfg.training.threads)
+    work = members * cfg.data.batch * sum(p.numel() for p in model.parameters())
+    return 1 if work <= SMALL else available
+
+
+@cache
+def available_threads() -> int:
+    """The number of threads that torch would use by itself, at the first call."""
+    return torch.get_num_threads()
 
 
 def build_trainer(

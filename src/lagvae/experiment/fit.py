@@ -16,7 +16,7 @@ from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Training
 from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
-from lagvae.experiment.factory import build_loggers, build_trainer, instantiate
+from lagvae.experiment.factory import build_loggers, build_trainer, choose_threads, instantiate
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
@@ -49,8 +49,7 @@ class Fit:
     trained_in: float | None
 
     def __init__(self, cfg: DictConfig, data: DataModule, model: LatentVariableModel, folder: RunFolder, title: str) -> None:
-        if cfg.training.threads is not None:
-            torch.set_num_threads(cfg.training.threads)
+        torch.set_num_threads(choose_threads(cfg, model))
         self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
         self.ensemble: dict[str, Any] | None = None
         self.step = 0

@@ -19,7 +19,7 @@ from lagvae.callbacks.checkpoints import exact_penalty, probe_value
 from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
-from lagvae.experiment.factory import build_data, build_trainer
+from lagvae.experiment.factory import build_data, build_trainer, choose_threads
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint
 from lagvae.experiment.run import build_start
 from lagvae.io import storage_error, write_atomically, write_json
@@ -205,8 +205,6 @@ def train_ensemble(
         report_progress: called with the training step and a note.
     """
     cfg = runs[0].cfg
-    if cfg.training.threads is not None:
-        torch.set_num_threads(cfg.training.threads)
     data = build_data(cfg)
     for run in runs:
         run.create_folder()
@@ -222,6 +220,7 @@ def train_ensemble(
     callback = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, report_progress)
     trainer = build_trainer(cfg, folder, [callback], limit_val_batches=0)
     ensemble_data = EnsembleData([data_of_seed[seed] for _, seed in ensemble.parts])
+    torch.set_num_threads(choose_threads(cfg, members[0].model, len(members)))
     with interrupted(trainer):
         trainer.fit(ensemble, ensemble_data, ckpt_path=checkpoint, weights_only=True)
     failed = {m.run.name: m.ended for m in members if m.ended not in (None, "trained")}

@@ -240,7 +240,7 @@ def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str
 
 
 def evaluate_one(config: Any) -> str | None:
-    """Evaluate one trained run on a single thread. Returns its error, or None."""
+    """Evaluate one trained run, in a process of a pool on a single thread. Returns its error, or None."""
     quiet_libraries()
     torch.set_num_threads(1)
     run = SweepRun(to_config(config))
