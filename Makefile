@@ -56,10 +56,10 @@ table1: $(READY) ## The paper's Table 1, from the families here: docs/table1.md
 	@$(PY) src/explain.py table=docs/table1.md
 
 test: $(READY) ## Run the tests
-	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 verify: $(READY) ## Run every test, the slow proofs too
-	@$(PY) -m pytest -n auto --dist loadfile -m "slow or not slow" $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(ARGS)
 
 lint: $(READY) ## Check style and types
 	@$(PY) -m ruff check .

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 from small import ROOT
 from torch import Tensor
@@ -17,6 +18,26 @@ from torch import Tensor
 from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
+
+LONGEST = [
+    "launch",
+    "family",
+    "bad_input",
+    "configs",
+    "experiment",
+    "stopping",
+    "resume",
+    "ensemble",
+    "algebra",
+    "ddp",
+    "lagrangian",
+]
+"""The files whose tests take longest, which start first, so that no process of several ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,6 +61,14 @@ def _parse_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load_or_copy)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compose_once() -> Iterator[None]:
+    """A program composes its config once: Hydra would do so before, to ask for a hydra.mode that nothing here sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
         yield
 
 
