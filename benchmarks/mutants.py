@@ -19,14 +19,15 @@ import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -185,23 +186,40 @@ def sample(root: Path, package: str, count: int, seed: int) -> list[Mutant]:
 # ---- what the tests say of them
 
 
+LOADED = ("torch.utils.data", "pytorch_lightning", "torchmetrics", "hydra", "sklearn.mixture", "matplotlib.pyplot", "pytest")
+"""What tests would spend their time importing: they run in processes that are forked from one that has it loaded."""
+
+
 def run_tests(copy: Path, tests: Sequence[str], timeout: float) -> str:
     """passed, failed or timeout. SystemExit where the tests could not be run."""
-    files = [f"tests/test_{name}.py" for name in tests]
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
-    process = subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        said, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)  # with the processes that tests started
-        process.communicate()
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(LOADED))
+    output = copy / "output.txt"
+    process = context.Process(target=run_pytest, args=(copy, [f"tests/test_{name}.py" for name in tests], output))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests started
+        process.join()
         return "timeout"
-    if process.returncode not in (0, 1, 2):  # 2: a module that cannot be imported
-        raise SystemExit(f"The tests could not be run:\n{said}")
-    return "failed" if process.returncode else "passed"
+    if process.exitcode not in (0, 1, 2):  # 2: a module that cannot be imported
+        raise SystemExit(f"The tests could not be run:\n{output.read_text(errors='replace')}")
+    return "failed" if process.exitcode else "passed"
+
+
+def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
+    """Run tests of a copy of the package, with what they say in a file; the process ends with pytest's status."""
+    os.setsid()
+    with output.open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.chdir(copy)
+    sys.path[:] = [str(copy / "src"), *(path for path in sys.path if path and Path(path).resolve() != ROOT / "src")]
+    os.environ["PYTHONPATH"] = str(copy / "src")
+    import pytest
+
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]))
 
 
 def copy_tree(root: Path, to: Path) -> None:
@@ -258,6 +276,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the tests of a mutant (default: 900)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutants.md", help="the table; .jsonl lies beside it")
     args = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     lines = args.out.with_suffix(".jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
     results = read_results(lines)
