@@ -190,6 +190,9 @@ LOADED = ("torch.utils.data", "pytorch_lightning", "torchmetrics", "hydra", "skl
 """What tests would spend their time importing: they run in processes that are forked from one that has it loaded."""
 
 
+NO_REWRITE = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+
+
 def run_tests(copy: Path, tests: Sequence[str], timeout: float) -> str:
     """passed, failed or timeout. SystemExit where the tests could not be run."""
     context = get_context("forkserver")
@@ -219,7 +222,7 @@ def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
     os.environ["PYTHONPATH"] = str(copy / "src")
     import pytest
 
-    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]))
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", NO_REWRITE, *files]))
 
 
 def copy_tree(root: Path, to: Path) -> None:
