@@ -88,7 +88,7 @@ def register(root: Path, schema: type[Config] = Config) -> None:
     """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
     OmegaConf.register_new_resolver("about", lambda: str(sys.modules["__main__"].__doc__).strip(), replace=True)
-    Hydra.get_mode = get_mode  # type: ignore[method-assign]
+    Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
     store = ConfigStore.instance()
     # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
     # as well, so one store serves them all.
