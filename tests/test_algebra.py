@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from copy import deepcopy
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import program, settings
+from hydra import compose
 from small import ROOT
 
 from lagvae.algebra import (
@@ -39,7 +43,8 @@ from lagvae.algebra.closure import GENERATORS
 from lagvae.algebra.computing import VECTORS, terms_of
 from lagvae.algebra.linear import basic_solutions, rank, solve_linear
 from lagvae.errors import SettingError
-from lagvae.experiment.factory import build_lagrangian
+from lagvae.experiment.factory import build_constraints
+from lagvae.explain import presets
 from lagvae.explain.paper_table1 import table1_markdown
 from lagvae.explain.presets import ObjectiveSpec, Penalty, objective_spec
 
@@ -440,16 +445,35 @@ def test_invalid_notation_is_rejected(text: str, why: str) -> None:
 # ---- presets and the explain program
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compose_presets_once() -> Iterator[None]:
+    """The members of conf/family, with all of which a program compares, are composed by the first one and then copied."""
+    composed = dict[str, Any]()
+
+    def compose_or_copy(name: str, overrides: list[str]) -> Any:
+        key = " ".join([name, *overrides])
+        if key not in composed:
+            composed[key] = compose(name, overrides=overrides)
+        return deepcopy(composed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presets, "compose", compose_or_copy)
+        yield
+
+
 @pytest.fixture
 def explain(tmp_path: Path):  # type: ignore[no-untyped-def]
     return lambda *words: program(tmp_path, *words, script="explain")
 
 
 def test_every_divergence_has_a_valid_symbol(tmp_path: Path) -> None:
-    for name in sorted(file.stem for file in (ROOT / "conf/divergence").glob("*.yaml")):
-        cfg = settings(tmp_path, f"divergence=[{name}]", "epsilon=none", "multiplier=fixed")
-        divergence = build_lagrangian(cfg, None).constraints[0].divergence
-        assert parse(divergence.symbol)
+    names = sorted(file.stem for file in (ROOT / "conf/divergence").glob("*.yaml"))
+    constraints = build_constraints(
+        settings(tmp_path, f"divergence=[{','.join(names)}]", "epsilon=none", "multiplier=fixed"), None
+    )
+    assert {c.name for c in constraints} >= set(names)
+    for c in constraints:
+        assert parse(c.divergence.symbol), c.name
 
 
 def test_families(explain) -> None:  # type: ignore[no-untyped-def]

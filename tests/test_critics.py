@@ -102,7 +102,7 @@ def samples_of(z_q: Tensor, z_p: Tensor, **noise: Tensor) -> Any:
     return SimpleNamespace(z_q=z_q, z_p=z_p, noise=noise, gather=lambda t: t)
 
 
-def trained(estimator: CriticDivergence, steps: int = 400, batch: int = 1000) -> float:
+def trained(estimator: CriticDivergence, steps: int = 400, batch: int = 500) -> float:
     """The estimate on new samples after training the critic."""
     torch.manual_seed(0)
     estimator.prepare("d", SimpleNamespace(latent=1), (1,))  # type: ignore[arg-type]
@@ -126,8 +126,16 @@ def test_a_trained_critic_approaches_the_divergence_from_below(name: str) -> Non
 
 
 def test_a_log_ratio_estimates_both_directions_of_kl() -> None:
-    for direction, truth in (("q_p", 0.5), ("p_q", 0.5), ("both", 1.0)):
-        assert trained(LogRatio(network, direction=direction)) == pytest.approx(truth, rel=0.1)
+    """The loss of the critic does not depend on the direction, so one critic is trained for all."""
+    estimator = LogRatio(network, direction="both")
+    assert trained(estimator) == pytest.approx(1.0, rel=0.1)
+    for direction in ("q_p", "p_q"):
+        other = LogRatio(network, direction=direction)
+        other.critic = estimator.critic
+        with torch.no_grad():
+            few = samples_of(*draw(0, 100))
+            assert torch.equal(other.critic_loss(few), estimator.critic_loss(few))
+            assert float(other(samples_of(*draw(0)))) == pytest.approx(0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("direction", ["q_p", "p_q", "both"])
@@ -161,7 +169,7 @@ def test_r1_makes_a_critic_less_steep() -> None:
 def test_sliced_wasserstein_of_a_shift() -> None:
     """A shift by m shifts every projection by m·u, and the mean of (m·u)² over uniform directions u is ‖m‖²/d."""
     noise, d = Noise(3), 5
-    z = noise.normal("z", 0, (2000, d))
+    z = noise.normal("z", 0, (100, d))
     m = torch.arange(float(d))
     directions = noise.normal("u", 0, (4000, d))
     # The standard deviation of (m·u)² is √(2(d−1)/(d+2)) = 1.07 times its mean ‖m‖²/d, so 5 % are three standard errors of
@@ -211,9 +219,9 @@ def test_the_adversarial_rate_is_that_of_the_closed_form() -> None:
         x = noise.normal("x", step, (n, 4))
         return JointSamples(joint, x, draw_noise(estimator.required_noise, joint, noise, step, x))
 
-    for step in range(400):
+    for step in range(200):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / 400)
+            group["lr"] = 1e-2 * (1 - step / 200)
         optimizer.zero_grad()
         estimator.critic_loss(samples(step, 256)).backward()
         optimizer.step()

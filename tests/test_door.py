@@ -7,9 +7,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import program
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 from small import ROOT
 
 from lagvae import __version__
@@ -87,3 +90,22 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(
     monkeypatch.setattr(os, "environ", dict(given))
     entry.limit_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "modes"), [("name=one", "RUN"), ("-m", "MULTIRUN"), ("hydra.mode=MULTIRUN", "MULTIRUN MULTIRUN")]
+)
+def test_the_config_is_composed_once_where_no_word_may_set_the_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, modes: str
+) -> None:
+    """Where a word may, Hydra asks first for the mode, and heeds it."""
+    load, seen = ConfigLoaderImpl.load_configuration, list[str]()
+
+    def counted(self: ConfigLoaderImpl, config_name: Any, overrides: Any, run_mode: RunMode, **settings: Any) -> Any:
+        seen.append(run_mode.name)
+        return load(self, config_name, overrides, run_mode, **settings)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert program(tmp_path, word, "training.steps=0").status == 1
+    assert " ".join(seen).startswith(modes)
+    assert seen.count("RUN") == 1, "the run itself"

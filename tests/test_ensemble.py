@@ -36,9 +36,11 @@ STEPS = 50
 
 @pytest.fixture(scope="module", autouse=True)
 def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """All roots share a folder of calibrations, so that each is made once."""
+    """All roots share a folder of calibrations, in which those of RUNS are: each is made once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALIBRATIONS", str(tmp_path_factory.mktemp("calibrations")))
+        for name, overrides in RUNS.items():
+            calibrate(run(tmp_path_factory.mktemp("made"), name, *overrides).cfg)
         yield
 
 
@@ -56,9 +58,6 @@ def silence(step: int, note: str) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same runs, trained alone and in one ensemble, with their final evaluations."""
     roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "ensemble")}
-    for root in roots.values():
-        for name, overrides in RUNS.items():
-            calibrate(run(root, name, *overrides).cfg)
     for name, overrides in RUNS.items():
         train(run(roots["alone"], name, *overrides).cfg)
     runs = [run(roots["ensemble"], name, *overrides) for name, overrides in RUNS.items()]
@@ -152,10 +151,7 @@ def test_an_ordinary_run_goes_on_from_a_checkpoint_of_an_ensemble(both: dict[str
 
 
 def members(root: Path, *names: str) -> list[SweepRun]:
-    runs = [run(root, name, *RUNS[name]) for name in names]
-    for each in runs:
-        calibrate(each.cfg)
-    return runs
+    return [run(root, name, *RUNS[name]) for name in names]
 
 
 def states(runs: Sequence[SweepRun]) -> list[dict[str, torch.Tensor]]:
@@ -220,11 +216,8 @@ def test_gradients_are_clipped_by_the_norm_of_each_member(tmp_path: Path) -> Non
     root = tmp_path / "alone"
     overrides = {name: (*RUNS[name], clip) for name in ("maximize", "fixed-maximize")}
     for name, words in overrides.items():
-        calibrate(run(root, name, *words).cfg)
         train(run(root, name, *words).cfg)
     runs = [run(tmp_path / "ensemble", name, *words) for name, words in overrides.items()]
-    for each in runs:
-        calibrate(each.cfg)
     train_ensemble(runs, tmp_path / "job", silence)
     for name, state in zip(overrides, states(runs), strict=True):
         for key, value in checkpoint(root, name)["state_dict"].items():

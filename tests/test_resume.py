@@ -21,8 +21,15 @@ from lagvae.experiment.run import resume, train
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 
-STEPS = 70  # two intervals and a shorter one
-RUN = [*TINY, f"training.steps={STEPS}", "training.interval=30", "training.log_every=10"]
+STEPS = 35  # two intervals and a shorter one, and three passes over the data
+RUN = [
+    *TINY,
+    f"training.steps={STEPS}",
+    "training.interval=15",
+    "training.log_every=5",
+    "callbacks.training.information.samples=100",
+    "callbacks.final.information.components=0",
+]
 
 
 def same(a: Any, b: Any, at: str = "") -> list[str]:
@@ -58,7 +65,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return settings, RunFolder(root / "runs" / "whole")
 
 
-@pytest.mark.parametrize("stop", [12, 30, 47, 65])
+@pytest.mark.parametrize("stop", [6, 15, 23, 32])
 def test_resume_is_bit_identical(whole: tuple[list[str], RunFolder], monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     settings, uninterrupted = whole
     step = LatentVariableModel.training_step
@@ -80,7 +87,7 @@ def test_resume_is_bit_identical(whole: tuple[list[str], RunFolder], monkeypatch
 
 def test_killed_run_resumes_bit_identical(tmp_path: Path) -> None:
     environment = os.environ | {"LAGVAE_ROOT": str(tmp_path)}
-    settings = [*QUICK, "training.steps=400", "training.interval=50", "training.log_every=10"]
+    settings = [*QUICK, "training.steps=250", "training.interval=50", "training.log_every=10"]
     command = [sys.executable, ROOT / "src" / "train.py"]
     assert program(tmp_path, *settings, "name=whole").status == 0
     run = RunFolder(tmp_path / "runs" / "killed")
@@ -104,7 +111,7 @@ def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     from lagvae.experiment.calibration import Calibration
     from lagvae.experiment.run import calibrate
 
-    settings = [*TINY, "calibration.steps=70", "training.interval=30"]
+    settings = [*RUN, f"calibration.steps={STEPS}"]
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path / "one"))
     uninterrupted, folder = calibrate(compose(settings))
     theta = Calibration.theta(folder)
@@ -113,7 +120,7 @@ def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     step = LatentVariableModel.training_step
 
     def interrupted(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
-        if batch.step == 45:
+        if batch.step == 23:
             raise KeyboardInterrupt
         step(self, batch, batch_idx)
 
@@ -126,10 +133,8 @@ def test_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert same(theta, Calibration.theta(folder)) == []
 
 
-def test_metrics_have_one_row_per_step_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
-    train(compose([*RUN, "name=rows", "training.start=scratch", "family=vae"]))
-    run = RunFolder(tmp_path / "runs" / "rows")
+def test_metrics_have_one_row_per_step_and_name(whole: tuple[list[str], RunFolder]) -> None:
+    _, run = whole
     lines = run.metrics.read_text().splitlines()
     keys = [line.rsplit(",", 1)[0] for line in lines]
     assert len(keys) == len(set(keys))

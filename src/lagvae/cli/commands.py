@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_data
 from lagvae.experiment.report import print_calibration, print_feasibility
-from lagvae.experiment.run import calibrate, evaluate, find_calibration, resume, train
+from lagvae.experiment.run import evaluate, find_calibration, make_calibration, resume, train
 from lagvae.experiment.validate import validate
 from lagvae.runs.layout import RunFolder
 
@@ -42,7 +42,7 @@ def calibrate_command(cfg: DictConfig) -> None:
     validate(cfg)
     data = build_data(cfg)
     existing = find_calibration(cfg, data)
-    print_calibration(*(existing or calibrate(cfg, data)), fresh=existing is None)
+    print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
 
 
 def evaluate_command(cfg: DictConfig) -> None:

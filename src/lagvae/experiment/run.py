@@ -91,10 +91,7 @@ def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Cal
     """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
     validate(cfg)
     data = data or build_data(cfg)
-    existing = find_calibration(cfg, data)
-    if existing is not None:
-        return existing
-    return run_calibration(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
+    return find_calibration(cfg, data) or make_calibration(cfg, data, title)
 
 
 # ---- from the settings to a model that is ready to train
@@ -109,7 +106,7 @@ def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration
         existing = find_calibration(cfg, data)
         if existing is None:
             print_line("No calibration fits these settings yet: calibrating first.")
-        print_calibration(*(existing or calibrate(cfg, data)), fresh=existing is None)
+        print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
     model, calibration = build_start(cfg, data)
     return data, model, calibration
 
@@ -239,6 +236,11 @@ def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration,
     calibration = Calibration.load(folder)
     calibration.check(settings, folder)
     return calibration, folder
+
+
+def make_calibration(cfg: DictConfig, data: DataModule, title: str = "Calibrating") -> tuple[Calibration, Path]:
+    """Find θ* and ε̂ for valid settings that no calibration fits yet."""
+    return run_calibration(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
 
 
 def run_calibration(
