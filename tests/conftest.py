@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 from small import ROOT
 from torch import Tensor
@@ -61,14 +60,6 @@ def _parse_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load_or_copy)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _compose_once() -> Iterator[None]:
-    """A program composes its config once: Hydra would do so before, to ask for a hydra.mode that nothing here sets."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
         yield
 
 
