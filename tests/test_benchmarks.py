@@ -79,10 +79,11 @@ split = "train"
 """
 
 
-def test_faults_are_changed_killed_and_counted(tmp_path: Path) -> None:
+def test_faults_are_changed_killed_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a module of which one function is tested: its faults are killed, those of the other survive, and nothing stays."""
     import mutants
 
+    monkeypatch.setattr(mutants, "LOADED", ("pytest",))
     package = tmp_path / "src" / "lagvae"
     package.mkdir(parents=True)
     (tmp_path / "tests").mkdir()

@@ -46,7 +46,7 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
 
 
 def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
-    words = ("seed=0,1", "training.steps=400", "training.interval=100")
+    words = ("seed=0,1", "training.steps=200", "training.interval=50")
     process = start(tmp_path, *words)
     until(lambda: any(tmp_path.rglob("ensemble.ckpt")), process)
     process.send_signal(signal.SIGKILL)
