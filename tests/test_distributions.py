@@ -15,15 +15,17 @@ from torch.func import functional_call, stack_module_state
 from lagvae.distributions import (
     BernoulliDecoder,
     GaussianEncoder,
+    Generator,
     JointModel,
     JointSamples,
+    LaplaceDecoder,
     NormalDecoder,
     StandardNormalPrior,
     draw_noise,
     mean_of,
 )
 from lagvae.errors import SettingError
-from lagvae.networks import MLP, ConvDecoder, ConvEncoder
+from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, SquareMotion
 from lagvae.noise import Noise
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
@@ -138,12 +140,32 @@ def test_samples_of_the_decoders_have_their_distribution(generator: torch.Genera
     mean_is(standardised[:, 0, 0, 0] * standardised[:, 0, 1, 0], 0)
 
 
+def test_samples_of_the_laplace_decoder_are_the_quantiles_of_its_uniform_noise(generator: torch.Generator) -> None:
+    decoder = LaplaceDecoder(partial(MLP, hidden=()), (1,), LATENT, scale=0.7)
+    distribution = decoder(torch.randn(1, LATENT, generator=generator).expand(101, -1))
+    noise = torch.linspace(0, 1, 101).unsqueeze(1)
+    # The quantiles of 0 and 1 are infinite; the samples are those of |2 noise − 1| = 1 − 1e-6, which fp32 resolves to 6 %.
+    quantile = noise.double().clamp(0.5e-6, 1 - 0.5e-6).numpy()
+    expected = stats.laplace.ppf(quantile, distribution.mean.detach().numpy(), 0.7)
+    found = decoder.sample(distribution, noise).detach().numpy()
+    np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
 def test_noise_for_the_decoder_is_of_the_kind_it_takes(generator: torch.Generator) -> None:
     x = torch.zeros(2000, *SHAPE)
     uniform = draw_noise(ALL, make_joint("bernoulli"), Noise(0), 3, x)["x_p"]
     normal = draw_noise(ALL, make_joint("normal"), Noise(0), 3, x)["x_p"]
     assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-4
     assert stats.kstest(normal.flatten().numpy(), "norm").pvalue > 1e-4
+
+
+def test_a_generator_takes_no_noise() -> None:
+    joint, x = make_joint("normal"), torch.zeros(5, *SHAPE)
+    joint.decoder = Generator(partial(MLP, hidden=()), SHAPE, LATENT)
+    noise = draw_noise(ALL, joint, Noise(0), 3, x)
+    assert noise["x_p"].shape == (5, 0)
+    torch.testing.assert_close(JointSamples(joint, x, noise).x_p, joint.decoder.network(noise["z_p"]).sigmoid())
 
 
 def test_further_noise_does_not_change_the_other_streams() -> None:
@@ -238,7 +260,7 @@ def test_an_ensemble_computes_what_each_member_does(generator: torch.Generator) 
 # ---- networks
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "softplus", "tanh"])
+@pytest.mark.parametrize("activation", ["gelu", "leaky_relu", "relu", "silu", "softplus", "tanh"])
 def test_mlp_shapes(activation: str, generator: torch.Generator) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 3, 2, generator=generator)
@@ -262,6 +284,41 @@ def test_convolutions_fit_the_image(shape: tuple[int, ...], channels: tuple[int,
     decoder = ConvDecoder((5,), shape, channels=channels, hidden=8)
     assert encoder(x).shape == (2, 2, 5)
     assert decoder(torch.randn(2, 5, generator=generator)).shape == (2, *shape)
+
+
+def test_the_default_decoder_has_the_channels_of_the_default_encoder_in_reverse() -> None:
+    encoder, decoder = ConvEncoder((1, 8, 8), (5,), hidden=8), ConvDecoder((5,), (1, 8, 8), hidden=8)
+    down = [layer.out_channels for layer in encoder.layers if isinstance(layer, torch.nn.Conv2d)]
+    up = [layer.in_channels for layer in decoder.layers if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert up == down[::-1] == [64, 32]
+
+
+def test_the_leaky_relu_of_critics_has_slope_one_fifth() -> None:
+    torch.testing.assert_close(LeakyReLU()(torch.tensor([-5.0, 0.0, 5.0])), torch.tensor([-1.0, 0.0, 5.0]))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 5), (3, 4, 4)])
+def test_a_square_motion_rotates_and_then_maps_every_pixel_by_itself(
+    shape: tuple[int, int, int], generator: torch.Generator
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, *shape, generator=generator)
+    flat = (x[0].numel(),)
+    for network in (SquareMotion(shape, flat), SquareMotion(flat, shape)):
+        network.choice.data[1] = 100.0  # the second of the eight symmetries, and no other
+        given, expected = x.reshape(2, *flat) if network.shape_out == shape else x, network.tones(x.rot90(1, (-2, -1)))
+        torch.testing.assert_close(network(given), expected.reshape(2, *network.shape_out))
+        # Another value of one pixel changes the pixel that it is rotated to, and no other.
+        other = x.clone()
+        other[:, :, 0, -1] += 1
+        changed = (network(other.reshape(given.shape)) - network(given)).reshape(2, *shape).abs().amax((0, 1)) > 1e-5
+        assert changed.nonzero().tolist() == [[0, 0]]
+
+
+def test_a_square_motion_needs_square_images_on_either_side() -> None:
+    for shapes in (((1, 4, 5), (20,)), ((16,), (16,)), ((1, 4, 4), (1, 5, 5))):
+        with pytest.raises(SettingError, match="maps images of shape"):
+            SquareMotion(*shapes)
 
 
 def test_invalid_networks_are_rejected() -> None:
