@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from lagvae.data.batches import SplitOrder, StepDataset, StepLoader, TrainOrder
-from lagvae.noise import Noise
+from lagvae.noise import Noise, _mix
 
 STREAMS = ("z_q", "z_p", "x_p", "order", "observe")
 """Streams of a run."""
@@ -56,6 +56,21 @@ def test_steps_of_a_stream_never_share_a_state_and_streams_hardly_ever() -> None
     # Streams behave like random subsets of 2**32 states: a pair with n = 5,000 each shares n² / 2**32 = 0.006 on average.
     shared = len(STREAMS) * 5000 - len(set().union(*states))
     assert shared <= 2
+
+
+@pytest.mark.parametrize(
+    ("seed", "purpose", "stream", "step", "state"),
+    [(0, "train", "z_q", 0, 4205878300), (0, "train", "z_q", 1, 1901307525), (7, "val", "order", 123456, 767808440)],
+)
+def test_the_states_are_those_that_saved_runs_go_on_from(seed: int, purpose: str, stream: str, step: int, state: int) -> None:
+    """A run from an older version draws the numbers of its next steps from these states: they must never change."""
+    assert Noise(seed, purpose).generator(stream, step).initial_seed() == state
+
+
+@pytest.mark.parametrize(("value", "mixed"), [(0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)])
+def test_steps_are_mixed_by_the_finaliser_of_murmurhash3(value: int, mixed: int) -> None:
+    """Published hashes of the empty text, with the seed as the value."""
+    assert _mix(value) == mixed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])

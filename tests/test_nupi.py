@@ -93,6 +93,13 @@ def test_a_parameter_without_gradient_stays() -> None:
     assert float(moved) == pytest.approx(1.1)
 
 
+def test_the_default_gains() -> None:
+    """After the violations 0 and 1 the integral term is lr = 0.01 and the proportional one kp (1 − ν) = 0.1."""
+    parameter = nn.Parameter(torch.zeros(1), requires_grad=False)
+    path = run(NuPI([parameter]), parameter, torch.tensor([[0.0], [1.0]]))
+    torch.testing.assert_close(path[:, 0], torch.tensor([0.0, -0.11]))
+
+
 @pytest.mark.parametrize(
     "gains",
     [{"lr": -0.1}, {"kp": -1.0}, {"nu": 1.0}, {"nu": -0.1}, {"nu": 1.5}, {"lr": float("nan")}, {"kp": float("nan")}],
