@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 import torch
-from helpers import QUICK, settings
+from helpers import QUICK, files, settings
+from rich.console import Console
 from torch import Tensor, nn
 
-from lagvae.callbacks import FeasibilityWatch
+from lagvae.callbacks import Checkpoints, FeasibilityWatch, TrainingProgress
 from lagvae.callbacks.checkpoints import exact_penalty
 from lagvae.data import SPLITS, Arrays, Batch, DataModule
 from lagvae.distributions import (
@@ -415,6 +418,59 @@ def test_the_score_of_a_checkpoint_has_the_weight_of_each_penalty_and_the_scale_
     assert penalty_of(1.0, 0.0, weighed, rate=3.0) == 3.0 + 300 * 7.0
     assert penalty_of(1.0, 0.0, bound, rate=3.0) == 3.0 + 10 * 0.5
     assert penalty_of(1.0, 0.0, weighed, bound, rate=3.0) == 3.0 + 300 * 7.0 + 10 * 0.5
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")]
+)
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_only_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**41, 2**41, 0))
+
+    def half(part: Path) -> NoReturn:
+        part.write_text("half")
+        raise error
+
+    (tmp_path / "last.ckpt").write_text("whole")
+    model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(-1.0), []), handle_nonfinite=lambda value: None)
+    evaluation: Any = SimpleNamespace(results={"train": {"neg_elbo": 1.0}, "val": {"distortion": 1.0}})
+    trainer: Any = SimpleNamespace(loggers=[], is_global_zero=True, save_checkpoint=half)
+    with pytest.raises(SettingError, match=r"disk is full: .*last\.ckpt could not be written"):
+        Checkpoints(tmp_path, evaluation).on_train_epoch_end(trainer, model)
+    assert files(tmp_path) == {"last.ckpt"}
+    assert (tmp_path / "last.ckpt").read_text() == "whole"
+
+
+# ---- what is said during training
+
+
+def test_progress_is_a_line_for_every_tenth_at_steps_that_are_logged() -> None:
+    """Without a terminal; the bounds on I are those of the training split, and only a learned λ is shown."""
+    said = StringIO()
+    constraints = [bounded(1.5), Constraint("mmd_z", MMD(RBF()), multiplier=300.0)]
+    logged = {
+        "rate": 3.0,
+        "distortion": 20.0,
+        "neg_elbo": 23.0,
+        "mmd_z": 0.25,
+        "multiplier/neg_elbo": 2.5,
+        "multiplier/mmd_z": 300.0,
+    }
+    model: Any = SimpleNamespace(log_every=4, last_logged=logged, lagrangian=SimpleNamespace(constraints=constraints))
+    bounds = {"train": (1.0, 2.0), "val": (7.0, 8.0), "test": (8.0, 9.0)}
+    results = {split: {"i_q_lower": low, "i_q_upper": high} for split, (low, high) in bounds.items()}
+    evaluation: Any = SimpleNamespace(results=results)
+    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=80, datamodule=SimpleNamespace(per_epoch=4))
+    progress = TrainingProgress("run", evaluation, Console(file=said, force_terminal=False))
+    progress.on_train_start(trainer, model)
+    for step in range(1, 81):
+        trainer.global_step = step
+        progress.on_train_batch_end(trainer, model, None, None, 0)
+    progress.on_train_end(trainer, model)
+    assert said.getvalue().splitlines() == [
+        f"run: {step}/80  epoch {step // 4}  −ELBO 23.00  mmd_z 0.25  I [1.0, 2.0]  λ 2.5" for step in (4, *range(8, 81, 8))
+    ]
 
 
 # ---- divergences with an exact critic
