@@ -92,6 +92,28 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_variables_of_the_user_are_as_before_after_a_program(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
+    with entry.command_line(["name=one"]):
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+    assert os.environ.get("HYDRA_FULL_ERROR") == before
+
+
+def test_ctrl_c_ends_a_program_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["src/train.py"])
+    with pytest.raises(SystemExit) as stop:
+        entry.run_program(ROOT, stopped)
+    assert stop.value.code == 130
+    assert "Stopped." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "modes"), [("name=one", "RUN"), ("-m", "MULTIRUN"), ("hydra.mode=MULTIRUN", "MULTIRUN MULTIRUN")]
 )
