@@ -102,6 +102,24 @@ def test_a_failure_of_torchs_writer_is_a_full_disk_only_if_the_disk_is_full(
     assert files(tmp_path) == set()
 
 
+def test_ctrl_c_while_torch_writes_is_ctrl_c(tmp_path: Path) -> None:
+    class Interrupted:
+        left = 2
+
+        def write(self, data: bytes) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return len(data)
+
+        def flush(self) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "theta.pt", lambda part: torch.save({"a": torch.zeros(1000)}, Interrupted()))  # type: ignore[arg-type]
+    assert files(tmp_path) == set()
+
+
 def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder\). Set paths\.root"):

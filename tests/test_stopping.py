@@ -73,6 +73,6 @@ def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> Non
     process = start(tmp_path, *words)
     until(lambda: any(tmp_path.rglob("ensemble.ckpt")), process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(60) == 130, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert re.search(r"Stopped; 0 of 2 runs are finished\. Run the same command again to resume\.", " ".join(said.split()))

@@ -33,7 +33,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             write(part)
             part.chmod(0o644)
             part.replace(path)
-        except RuntimeError as error:  # torch's file writer reports a full disk as a RuntimeError
+        except RuntimeError as error:  # torch's file writer reports a full disk, and an interruption, as a RuntimeError
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
             if shutil.disk_usage(part.parent).free < ALMOST_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise

@@ -87,7 +87,10 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             part.unlink(missing_ok=True)
             raise storage_error(last, error) from error
-        except RuntimeError as error:  # torch's file writer reports a full disk as a RuntimeError
+        except RuntimeError as error:  # torch's file writer reports a full disk, and an interruption, as a RuntimeError
+            if isinstance(error.__context__, KeyboardInterrupt):
+                part.unlink(missing_ok=True)
+                raise error.__context__ from None
             if shutil.disk_usage(self.folder).free < ALMOST_FULL:
                 part.unlink(missing_ok=True)
                 raise storage_error(last, OSError(28, "No space left on device")) from error
