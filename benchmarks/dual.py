@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
     parser.add_argument("--steps", type=int, default=5500)
-    parser.add_argument("--controllers", nargs="+", default=["ascent", "rmsprop", "pi"])
+    parser.add_argument("--controllers", nargs="+", default=["log_ascent", "ascent", "rmsprop", "pi"])
     parser.add_argument("--starts", nargs="+", default=["scratch", "calibrated"])
     parser.add_argument("--out", type=Path, help="also write the table there (results/dual.md)")
     options = parser.parse_args()

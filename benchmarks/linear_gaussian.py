@@ -41,7 +41,6 @@ def settings(steps: int) -> list[str]:
         "callbacks.final.information.samples=100",
         "~callbacks.final.two_sample_x",
         "~callbacks.final.two_sample_z",
-        "multiplier.rate=0.002",
     ]
 
 

@@ -49,6 +49,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "information": ("information",),
     "io.py": ("runs",),
     "lagrangian.py": ("lagrangian", "wiring"),
+    "log_ascent.py": ("log_ascent",),
     "metrics": ("metrics", "two_sample", "wiring"),
     "model.py": ("wiring", "lagrangian", "experiment"),
     "networks.py": ("distributions",),

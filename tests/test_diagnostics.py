@@ -290,7 +290,8 @@ class Point(nn.Module):
 def residual(x: float, multiplier: float, alpha: float = 1.0) -> float | None:
     """The stationarity residual of min α x² subject to 1 − x ≤ 0, whose solution is x = 1, λ = 2 α."""
     point = Point(x)
-    constraint = Constraint("low", FunctionDivergence(lambda x: 1 - x[0]), bound=0.0, multiplier=multiplier, learned=True)
+    start = multiplier / alpha if alpha else multiplier  # a learned λ is given in units of |α|
+    constraint = Constraint("low", FunctionDivergence(lambda x: 1 - x[0]), bound=0.0, multiplier=start, learned=True)
     lagrangian = Lagrangian(Preference(alpha), [constraint])
     return stationarity(point, lagrangian, [point.batch(torch.square)])  # type: ignore[arg-type]
 

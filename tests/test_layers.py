@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("data",),
     # the constrained problem, and an optimizer of its multipliers
-    ("lagrangian", "nupi"),
+    ("lagrangian", "log_ascent", "nupi"),
     # a number and its gradient from samples
     ("divergences",),
     # pure mathematics: bounds on tensors, objectives as exact vectors

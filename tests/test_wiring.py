@@ -10,6 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -63,7 +64,11 @@ MeanIs = Callable[[Tensor, float | Tensor], float]
 
 
 def summary_of(constraint: Constraint, q: float, p: float, stderr: float = 0.0, **divergences: float) -> dict[str, Any]:
-    """The summary of a model with one constraint and its divergence on each split; `stderr` is that of the training split."""
+    """The summary of a model with one constraint and its divergence on each split; `stderr` is that of the training split.
+
+    The multiplier of the constraint is λ itself, and not in units of max(|q|, |p|).
+    """
+    constraint = replace(constraint, multiplier=constraint.multiplier / max(abs(q), abs(p)))
     cfg: Any = SimpleNamespace(
         family="lagvae",
         alpha=SimpleNamespace(q=q, p=p),

@@ -33,12 +33,12 @@ class Constraint:
         name: name of the constraint in configs, logs and the summary.
         divergence: the estimator of D.
         bound: ε, in the unit of D (nats, or none); None for a penalty without a bound.
-        multiplier: λ ≥ 0, the initial value of a learned multiplier or the value of a fixed one, in nats per unit of D, as in
-            the paper.
+        multiplier: the value of a fixed multiplier, in nats per unit of D, as in the paper; or where a learned one starts, in
+            units of max(|α_q|, |α_p|). λ ≥ 0.
         learned: whether λ is learned by dual ascent.
         scale: natural scale of D, > 0. Dual ascent uses the violation divided by it; L does not depend on it.
-        max_multiplier: upper limit of λ · scale in dual ascent. A violation that persists there indicates that the problem is
-            infeasible.
+        max_multiplier: upper limit of λ · scale in dual ascent, in units of max(|α_q|, |α_p|). A violation that persists there
+            indicates that the problem is infeasible.
 
     Raises: SettingError for a bound that is not finite, a scale or limit that is not positive, a negative multiplier, a learned
         multiplier above its limit, or a learned multiplier without a bound.
@@ -148,9 +148,10 @@ def on_simplex(v: Tensor) -> Tensor:
 class Lagrangian(nn.Module):
     """L(θ, λ) = f + Σ_i λ_i (D_i − bound_i) in nats, and the dual ascent of λ.
 
-    The parameter `scaled` holds λ_i · scale_i, (m,), always in fp32, so that a step of the dual optimizer has the same meaning
-    for every constraint, while L does not depend on the scales. λ fluctuates with the batches; its running mean, with
-    a time constant of `MEMORY` steps, is the estimate of λ* that summaries report.
+    The parameter `scaled` holds λ_i · scale_i / weight, (m,), always in fp32, so that a step of the dual optimizer has the same
+    meaning for every constraint and every size of α, while L does not depend on the scales. The weight is max(|α_q|, |α_p|)
+    where a multiplier is learned: −3 I_q under a bound is the problem of −I_q, with three times the multipliers. λ fluctuates
+    with the batches; its running mean, with a time constant of `MEMORY` steps, is the estimate of λ* that summaries report.
 
     Args:
         preference: the primal objective f.
@@ -169,6 +170,7 @@ class Lagrangian(nn.Module):
     max_multiplier: Tensor
     running: Tensor
     steps: Tensor
+    weight: Tensor
 
     def __init__(self, preference: Preference, constraints: Sequence[Constraint], simplex: bool = False) -> None:
         super().__init__()
@@ -180,7 +182,10 @@ class Lagrangian(nn.Module):
             raise SettingError(f"The names of constraints must be distinct, not {', '.join(names)}.")
         scale = torch.tensor([c.scale for c in self.constraints], dtype=torch.float32)
         start = torch.tensor([c.multiplier for c in self.constraints], dtype=torch.float32)
-        scaled = start * scale
+        size = max(abs(float(preference.alpha_q)), abs(float(preference.alpha_p)))
+        weight = size if size > 0 and any(c.learned for c in self.constraints) else 1.0
+        learned = torch.tensor([c.learned for c in self.constraints], dtype=torch.bool)
+        scaled = torch.where(learned, start, start / weight) * scale
         if simplex:
             if not all(c.learned for c in self.constraints):
                 raise SettingError("simplex=True needs learned multipliers for all constraints.")
@@ -192,7 +197,8 @@ class Lagrangian(nn.Module):
             "scale": scale,
             "bound": [0.0 if c.bound is None else c.bound for c in self.constraints],
             "bounded": [c.bound is not None for c in self.constraints],
-            "learned": [c.learned for c in self.constraints],
+            "learned": learned,
+            "weight": weight,
             "max_multiplier": [c.max_multiplier for c in self.constraints],
         }.items():
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
@@ -210,12 +216,15 @@ class Lagrangian(nn.Module):
     @property
     def multiplier(self) -> Tensor:
         """λ, (m,), in nats per unit of each divergence."""
-        return self.scaled.detach() / self.scale
+        return self._unscaled(self.scaled.detach())
 
     @property
     def mean_multiplier(self) -> Tensor:
         """The running mean of λ over about the last `MEMORY` steps, (m,), in nats per unit of each divergence."""
-        return self.running / self.scale
+        return self._unscaled(self.running)
+
+    def _unscaled(self, scaled: Tensor) -> Tensor:
+        return scaled * self.weight.unsqueeze(-1) / self.scale
 
     def measure(self, samples: JointSamples) -> Values:
         """The terms and divergences of a batch. An ensemble maps this function over its members."""
@@ -225,7 +234,7 @@ class Lagrangian(nn.Module):
 
     def forward(self, values: Values) -> Tensor:
         """L in nats, of shape () or (K,), without a gradient in λ."""
-        penalty = (self.scaled.detach() * self.violation(values.divergences)).sum(-1)
+        penalty = self.weight * (self.scaled.detach() * self.violation(values.divergences)).sum(-1)
         return self.preference(values.terms) + penalty
 
     def violation(self, divergences: Tensor) -> Tensor:
@@ -236,7 +245,7 @@ class Lagrangian(nn.Module):
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
         """Take one step of dual ascent along the violation, (m,), and update the running mean.
 
-        Learned multipliers are then projected to 0 ≤ λ · scale ≤ max_multiplier, or onto the simplex. Fixed ones do not change.
+        Learned multipliers are then projected to 0 ≤ scaled ≤ max_multiplier, or onto the simplex. Fixed ones do not change.
         """
         before = self.scaled.clone()
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
@@ -249,7 +258,7 @@ class Lagrangian(nn.Module):
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Convert the module, but leave λ, its bounds and its scales in fp32 at every precision."""
         originals = {"scaled": self.scaled.data} | {
-            n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps")
+            n: getattr(self, n) for n in ("scale", "bound", "max_multiplier", "running", "steps", "weight")
         }
         super()._apply(fn, recurse)
         for name, original in originals.items():

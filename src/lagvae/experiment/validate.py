@@ -79,6 +79,11 @@ def validate(cfg: DictConfig) -> None:
         raise SettingError(f"epsilon.calibration={cfg.epsilon.calibration} is not used here; add epsilon=calibrated.")
     if cfg.multiplier.learned and cfg.multiplier.optimizer is None:
         raise SettingError("multiplier.learned=true needs multiplier.optimizer; use multiplier=learned.")
+    if cfg.multiplier.rate is not None and "reach" in (cfg.multiplier.optimizer or {}):
+        raise SettingError(
+            f"multiplier.rate={cfg.multiplier.rate}: the default optimizer of λ has no rate. Set multiplier.optimizer.reach, "
+            "or name an optimizer that has one: multiplier=rmsprop, ascent or pi."
+        )
     check_nodes(OmegaConf.to_container(cfg))
     dry_run(cfg)
 

@@ -1,0 +1,82 @@
+"""The default optimizer of Lagrange multipliers: ascent of log λ with a step that shrinks to zero over the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lagvae.errors import SettingError
+
+EPS = 1e-12
+"""Added to the root mean square of the violation, so that one which is always zero moves nothing."""
+
+
+class LogAscent(Optimizer):
+    """Ascent of log λ along a running mean of the violation e, which is divided by its root mean square.
+
+        m_t = β m_{t−1} + (1 − β) e_t        v_t = β v_{t−1} + (1 − β) e_t²
+        log λ_{t+1} = log λ_t + (1 + cos(π t / T)) · reach / T · m̂_t / √v̂_t,        m̂, v̂ = m, v / (1 − β^t)
+
+    The factors of a run of T steps add up to `reach`: a violation that is large against its noise moves λ by at most exp(reach)
+    up or down. A violation that is mostly noise moves it little, and less and less until the end, so that θ is trained at
+    nearly constant weights. A step multiplies λ, so it means the same whatever the size of λ is.
+
+    Args:
+        params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.
+        steps: T, the length of the run in steps; after it λ stays where it is.
+        reach: the largest change of log λ over the run, > 0.
+        beta: decay rate β of the running means, in [0, 1).
+        floor: the smallest λ, > 0.
+        maximize: whether to ascend the gradient instead of descending it.
+
+    Raises: SettingError for a setting outside its range.
+
+    Reference: exponentiated gradient, Kivinen & Warmuth, Information and Computation 132 (1997); moments as in Adam, Kingma &
+        Ba, ICLR 2015.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        steps: int,
+        reach: float = 8.0,
+        beta: float = 0.99,
+        floor: float = 1e-3,
+        maximize: bool = False,
+    ) -> None:
+        if steps < 1:
+            raise SettingError(f"LogAscent steps={steps} must be at least 1.")
+        if not reach > 0 or not floor > 0:
+            raise SettingError(f"LogAscent reach={reach} and floor={floor} must be positive.")
+        if not 0 <= beta < 1:
+            raise SettingError(f"LogAscent beta={beta} must be at least 0 and below 1.")
+        defaults = {"steps": steps, "reach": reach, "beta": beta, "floor": floor, "maximize": maximize}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            beta, steps = group["beta"], group["steps"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state |= {
+                        "step": torch.zeros(()),
+                        "mean": torch.zeros_like(p),
+                        "square": torch.zeros_like(p),
+                    }
+                t = int(state["step"])
+                state["step"] += 1
+                state["mean"].lerp_(p.grad, 1 - beta)
+                state["square"].lerp_(p.grad.square(), 1 - beta)
+                correction = 1 - beta ** (t + 1)
+                direction = state["mean"] / correction / ((state["square"] / correction).sqrt() + EPS)
+                rate = (1 + cos(pi * min(t / steps, 1.0))) * group["reach"] / steps
+                p.copy_(p.clamp(min=group["floor"]) * (direction * (rate if group["maximize"] else -rate)).exp())
