@@ -192,6 +192,7 @@ LOADED = ("torch.utils.data", "pytorch_lightning", "torchmetrics", "hydra", "skl
 
 
 NO_REWRITE = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+"""Plugins of pytest that are loaded before it starts are no fault of a test."""
 
 
 def run_tests(copy: Path, tests: Sequence[str], timeout: float) -> str:

@@ -102,3 +102,13 @@ def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, n) + labels.tobytes())
         found.append(torch.from_numpy(images))
     return found[0], found[1]
+
+
+def follow(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, errors: torch.Tensor) -> torch.Tensor:
+    """The values of a parameter after each step of an optimizer, whose gradients are the rows of `errors`."""
+    path = []
+    for error in errors:
+        parameter.grad = error.clone()
+        optimizer.step()
+        path.append(parameter.detach().clone())
+    return torch.stack(path)

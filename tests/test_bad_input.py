@@ -657,9 +657,3 @@ def test_a_user_sees_one_line_and_status_1(tmp_path: Path) -> None:
     piece = "data.source.path=nowhere.npy: there is no such file"
     refuses(Outcome(said.returncode, said.stdout, said.stderr, files(tmp_path)), piece)
     assert said.stdout == ""
-
-
-def test_an_evaluation_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:
-    said = program(tmp_path, "run=nothing", script="evaluate")
-    refuses(said, "'nothing' is no run")
-    assert said.out == ""

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import follow
 from torch import Tensor, nn
 
 from lagvae.errors import SettingError
 from lagvae.nupi import NuPI
-
-
-def run(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, errors: Tensor) -> Tensor:
-    path = []
-    for error in errors:
-        parameter.grad = error.clone()
-        optimizer.step()
-        path.append(parameter.detach().clone())
-    return torch.stack(path)
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def test_the_recursion(lr: float, kp: float, nu: float, maximize: bool, errors: 
             average[i] = new
         expected.append(list(value))
     parameter = nn.Parameter(start.clone(), requires_grad=False)
-    path = run(NuPI([parameter], lr=lr, kp=kp, nu=nu, maximize=maximize), parameter, errors)
+    path = follow(NuPI([parameter], lr=lr, kp=kp, nu=nu, maximize=maximize), parameter, errors)
     torch.testing.assert_close(path, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -49,7 +41,7 @@ def test_without_the_proportional_term_it_is_plain_ascent(maximize: bool, errors
         lambda p: torch.optim.SGD(p, lr=0.05, maximize=maximize),
     ):
         parameter = nn.Parameter(torch.ones(3, dtype=torch.float64), requires_grad=False)
-        paths.append(run(make([parameter]), parameter, errors))
+        paths.append(follow(make([parameter]), parameter, errors))
     torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-12)
 
 
@@ -57,7 +49,7 @@ def test_the_proportional_term_sums_to_the_average(errors: Tensor) -> None:
     # The proportional terms telescope: after T steps λ is the integral plus kp (ξ_T − ξ_0), where ξ_0 is the first violation.
     lr, kp, nu = 0.02, 0.7, 0.6
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64), requires_grad=False)
-    end = run(NuPI([parameter], lr=lr, kp=kp, nu=nu, maximize=True), parameter, errors)[-1]
+    end = follow(NuPI([parameter], lr=lr, kp=kp, nu=nu, maximize=True), parameter, errors)[-1]
     weights = torch.tensor([(1 - nu) * nu**k for k in range(39)], dtype=torch.float64).flip(0)
     average = nu**39 * errors[0] + (weights.unsqueeze(1) * errors[1:]).sum(0)
     torch.testing.assert_close(end, lr * errors.sum(0) + kp * (average - errors[0]))
@@ -66,7 +58,7 @@ def test_the_proportional_term_sums_to_the_average(errors: Tensor) -> None:
 def test_a_constant_violation_makes_no_jump() -> None:
     # For a constant violation the steps are those of the integral term alone, however large the violation.
     parameter = nn.Parameter(torch.zeros(1), requires_grad=False)
-    path = run(NuPI([parameter], lr=0.01, kp=5.0, nu=0.9, maximize=True), parameter, torch.full((10, 1), 100.0))
+    path = follow(NuPI([parameter], lr=0.01, kp=5.0, nu=0.9, maximize=True), parameter, torch.full((10, 1), 100.0))
     torch.testing.assert_close(path[:, 0], torch.arange(1.0, 11.0))
 
 
@@ -76,13 +68,13 @@ def test_the_state_is_saved_in_a_checkpoint(errors: Tensor) -> None:
         return parameter, NuPI([parameter], lr=0.02, kp=0.7, nu=0.6, maximize=True)
 
     parameter, optimizer = fresh()
-    whole = run(optimizer, parameter, errors)
+    whole = follow(optimizer, parameter, errors)
     first, before = fresh()
-    run(before, first, errors[:20])
+    follow(before, first, errors[:20])
     second, after = fresh()
     second.data.copy_(first)
     after.load_state_dict(before.state_dict())
-    torch.testing.assert_close(run(after, second, errors[20:]), whole[20:])
+    torch.testing.assert_close(follow(after, second, errors[20:]), whole[20:])
 
 
 def test_a_parameter_without_gradient_stays() -> None:
@@ -96,7 +88,7 @@ def test_a_parameter_without_gradient_stays() -> None:
 def test_the_default_gains() -> None:
     """After the violations 0 and 1 the integral term is lr = 0.01 and the proportional one kp (1 − ν) = 0.1."""
     parameter = nn.Parameter(torch.zeros(1), requires_grad=False)
-    path = run(NuPI([parameter]), parameter, torch.tensor([[0.0], [1.0]]))
+    path = follow(NuPI([parameter]), parameter, torch.tensor([[0.0], [1.0]]))
     torch.testing.assert_close(path[:, 0], torch.tensor([0.0, -0.11]))
 
 

@@ -55,28 +55,23 @@ class LogAscent(Optimizer):
             raise SettingError(f"LogAscent reach={reach} and floor={floor} must be positive.")
         if not 0 <= beta < 1:
             raise SettingError(f"LogAscent beta={beta} must be at least 0 and below 1.")
-        defaults = {"steps": steps, "reach": reach, "beta": beta, "floor": floor, "maximize": maximize}
+        defaults = {"steps": steps, "reach": reach, "beta": beta, "floor": floor, "maximize": maximize, "step": 0}
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            beta, steps = group["beta"], group["steps"]
+            beta, steps, t = group["beta"], group["steps"], group["step"]
+            group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
+            correction = 1 - beta ** (t + 1)
+            rate = (1 + cos(pi * min(t / steps, 1.0))) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 state = self.state[p]
                 if not state:
-                    state |= {
-                        "step": torch.zeros(()),
-                        "mean": torch.zeros_like(p),
-                        "square": torch.zeros_like(p),
-                    }
-                t = int(state["step"])
-                state["step"] += 1
+                    state |= {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
                 state["mean"].lerp_(p.grad, 1 - beta)
                 state["square"].lerp_(p.grad.square(), 1 - beta)
-                correction = 1 - beta ** (t + 1)
                 direction = state["mean"] / correction / ((state["square"] / correction).sqrt() + EPS)
-                rate = (1 + cos(pi * min(t / steps, 1.0))) * group["reach"] / steps
                 p.copy_(p.clamp(min=group["floor"]) * (direction * (rate if group["maximize"] else -rate)).exp())
