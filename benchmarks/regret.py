@@ -1,0 +1,223 @@
+"""The regret of LagVAE: the information that it misses against a perfect search over fixed multipliers.
+
+    python src/train.py -m sweep=oracle seed=0,1,2
+    python benchmarks/regret.py runs/oracle [more folders of LagVAE's runs] [--out results/regret.md]
+
+The opponent is the front of the runs with a fixed multiplier of −ELBO, for the same seed and sign of α: those that no other one
+beats in both −ELBO and information, joined by straight lines. It knows the best multiplier of every bound, at the price of a
+run for each of its candidates. The regret of a run (nats) is the front's information at the −ELBO of the run, minus the
+information of the run if α < 0 (maximise), and with the opposite sign if α > 0 (minimise): positive means worse than the
+opponent. Information is measured three times on the training split: as each end of the interval that I_q lies in, and as the
+rate. At equal −ELBO, the rate orders the runs as the trained bound on I_q does: both signs train a bound that is, up to a
+constant, ± the rate there. The front takes a maximum over noisy candidates, which is to the opponent's advantage.
+
+The standard error of a regret is that of the evaluation: of the run, and of the front's two neighbours, each with its error of
+−ELBO times the slope of the front. It leaves out that training again with another seed gives another model; the table shows
+the seeds apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import hypot, inf
+from pathlib import Path
+from statistics import median
+
+from omegaconf import OmegaConf
+
+from lagvae.errors import LagvaeError
+from lagvae.io import write_atomically
+from lagvae.pareto.points import runs_below
+from lagvae.terminal import print_error
+
+MEASURES = {"i_q_lower": "I_q, lower end", "i_q_upper": "I_q, upper end", "rate": "rate"}
+GOALS = {-1: "maximise", 1: "minimise"}
+LARGE, TYPICAL = 0.3, 0.1
+"""Nats: no regret should be above the first beyond two standard errors, nor the median above the second."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished run, on the training split. `values` maps each measure, and neg_elbo, to (value, standard error) in nats."""
+
+    group: str
+    seed: int
+    sign: int
+    start: str
+    learned: bool
+    multiplier: float
+    bound: float
+    gamma: float
+    mmd_met: bool
+    active: bool
+    verdict: str
+    seconds: float
+    values: dict[str, tuple[float, float]]
+
+
+def read_cells(folders: Sequence[Path]) -> Iterator[Cell]:
+    """The finished runs below some folders, each with the name of the folder that it was found in."""
+    for folder in folders:
+        for run in runs_below(folder, set()):
+            if not run.finished:
+                print(f"left out, because it has not finished: {run.path}", file=sys.stderr)
+                continue
+            summary, cfg = run.read_summary(), OmegaConf.load(run.config)
+            elbo, train = summary["constraints"]["neg_elbo"], summary["splits"]["train"]
+            yield Cell(
+                group=folder.name,
+                seed=summary["seed"],
+                sign=-1 if summary["alpha"]["q"] < 0 else 1,
+                start=cfg.training.start,
+                learned=elbo["learned"],
+                multiplier=elbo["multiplier"] / abs(summary["alpha"]["q"]),
+                bound=elbo["bound"],
+                gamma=cfg.constraints.neg_elbo.gamma,
+                mmd_met=summary["constraints"]["mmd"]["verdict"] in ("active", "inactive"),
+                active=elbo["verdict"] == "active",
+                verdict=summary["verdict"],
+                seconds=summary.get("seconds", {}).get("training", 0.0),
+                values={name: (train[name], train[f"{name}_stderr"]) for name in (*MEASURES, "neg_elbo")},
+            )
+
+
+def front(cells: Sequence[Cell], measure: str, sign: int) -> list[Cell]:
+    """The cells that no other one beats in both −ELBO and the measure, by increasing −ELBO."""
+    kept: list[Cell] = []
+    for cell in sorted(cells, key=lambda c: (c.values["neg_elbo"][0], sign * c.values[measure][0])):
+        if not kept or sign * cell.values[measure][0] < sign * kept[-1].values[measure][0]:
+            kept.append(cell)
+    return kept
+
+
+def regret(cell: Cell, opponents: Sequence[Cell], measure: str) -> tuple[float, float]:
+    """The regret of a run against a front, and its standard error, in nats; −inf where the whole front has a larger −ELBO."""
+    (at, at_stderr), (value, stderr) = cell.values["neg_elbo"], cell.values[measure]
+    points = [(c.values["neg_elbo"], c.values[measure]) for c in opponents]
+    below = [p for p in points if p[0][0] <= at]
+    if not below:
+        return -inf, 0.0
+    (x0, e0), (y0, s0) = below[-1]
+    if len(below) == len(points):
+        return cell.sign * (value - y0), hypot(stderr, s0)
+    (x1, e1), (y1, s1) = points[len(below)]
+    slope, w = (y1 - y0) / (x1 - x0), (at - x0) / (x1 - x0)
+    errors = (stderr, slope * at_stderr, (1 - w) * hypot(s0, slope * e0), w * hypot(s1, slope * e1))
+    return cell.sign * (value - y0 - slope * (at - x0)), hypot(*errors)
+
+
+def regrets(cells: Sequence[Cell], opponents: Sequence[Cell], measure: str) -> list[tuple[Cell, float, float]]:
+    """The regret and its standard error of each run that has opponents of its seed and sign."""
+    rows = []
+    for cell in cells:
+        rivals = [c for c in opponents if (c.seed, c.sign) == (cell.seed, cell.sign) and c.mmd_met]
+        if rivals:
+            rows.append((cell, *regret(cell, front(rivals, measure, cell.sign), measure)))
+    return rows
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def report(cells: Sequence[Cell]) -> str:
+    """The report in Markdown."""
+    opponents = [c for c in cells if not c.learned]
+    groups = list(dict.fromkeys(c.group for c in cells if c.learned))
+    lines = ["# Regret against a perfect search over fixed multipliers", ""]
+    starts = ", ".join(f"{sum(c.start == s for c in opponents)} from {s}" for s in dict.fromkeys(c.start for c in opponents))
+    lines += [
+        f"Opponent: {len(opponents)} runs with fixed λ₁ between {min(c.multiplier for c in opponents):g} and "
+        f"{max(c.multiplier for c in opponents):g} ({starts}), of which {sum(not c.mmd_met for c in opponents)} break the bound "
+        "on MMD and are left out. Nats, on the training split; positive: worse than the opponent. The last columns count the "
+        f"runs whose regret exceeds {LARGE:g} by more than two standard errors, and those below every run of the opponent in "
+        "−ELBO, whose regret is undefined.",
+        "",
+    ]
+    rows = []
+    for group in groups:
+        for sign, goal in GOALS.items():
+            chosen = [c for c in cells if c.learned and c.group == group and c.sign == sign]
+            for measure, title in MEASURES.items():
+                values = regrets(chosen, opponents, measure)
+                finite = [r for _, r, _ in values if r > -inf]
+                if finite:
+                    large = sum(r - 2 * e > LARGE for _, r, e in values)
+                    rows.append(
+                        [group, goal, title, str(len(finite)), f"{median(finite):+.2f}", f"{min(finite):+.2f}"]
+                        + [f"{max(finite):+.2f}", str(large), str(len(values) - len(finite))]
+                    )
+    lines += table(["runs", "goal", "measure", "n", "median", "least", "largest", f"> {LARGE:g}", "undefined"], rows)
+    for group in groups:
+        chosen = [c for c in cells if c.learned and c.group == group]
+        active = [abs(c.values["neg_elbo"][0] - c.bound) for c in chosen if c.active]
+        lines += ["", f"## {group}", ""]
+        if active:
+            lines += [
+                f"{len(active)} of {len(chosen)} runs have −ELBO at its bound; the largest distance of these is "
+                f"{max(active):.3f} nats, the median {median(active):.3f}.",
+                "",
+            ]
+        by = {m: {id(c): (r, e) for c, r, e in regrets(chosen, opponents, m)} for m in MEASURES}
+        rows = []
+        for c in sorted(chosen, key=lambda c: (c.sign, c.gamma, c.seed)):
+            cells_of = [f"{r:+.2f} ± {e:.2f}" if r > -inf else "–" for r, e in (by[m].get(id(c), (-inf, 0)) for m in MEASURES)]
+            interval = f"[{c.values['i_q_lower'][0]:.2f}, {c.values['i_q_upper'][0]:.2f}]"
+            rows.append(
+                [GOALS[c.sign], f"{c.gamma:g}", str(c.seed), f"{c.bound:.2f}", f"{c.values['neg_elbo'][0]:.2f}", interval]
+                + [f"{c.multiplier:.3f}", *cells_of]
+            )
+        head = ["goal", "γ₁", "seed", "bound", "−ELBO", "I_q", "λ₁", *(f"regret, {title}" for title in MEASURES.values())]
+        lines += table(head, rows)
+    return "\n".join(lines) + "\n"
+
+
+def draw(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the intervals for I_q over −ELBO, a panel for each sign of α: the opponent's front and LagVAE."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, (sign, goal) in zip(axes, GOALS.items(), strict=True):
+        of_sign = [c for c in cells if c.sign == sign]
+        groups = list(dict.fromkeys(c.group for c in of_sign if c.learned))
+        series = [("fixed λ₁", "0.45", [c for c in of_sign if not c.learned and c.mmd_met])]
+        series += [(f"LagVAE ({g})", f"C{k}", [c for c in of_sign if c.learned and c.group == g]) for k, g in enumerate(groups)]
+        for label, colour, chosen in series:
+            if not chosen:
+                continue
+            x = [c.values["neg_elbo"][0] for c in chosen]
+            low, high = ([c.values[m][0] for c in chosen] for m in ("i_q_lower", "i_q_upper"))
+            ax.vlines(x, low, high, color=colour, label=label, lw=2.5 if colour != "0.45" else 1.2)
+        learned = [c.values["neg_elbo"][0] for c in of_sign if c.learned]
+        if learned:
+            ax.set_xlim(min(learned) - 0.5, max(learned) + 0.7)
+        ax.set(title=goal, xlabel="−ELBO (nats)", ylabel="interval for I_q (nats)")
+        ax.legend(fontsize=8)
+    write_atomically(path, lambda part: figure.savefig(part, dpi=130, format="png"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of finished runs, with learned and with fixed λ₁")
+    parser.add_argument("--out", type=Path, help="also write the report there, and a figure beside it")
+    options = parser.parse_args()
+    try:
+        cells = list(read_cells(options.folders))
+        if not any(c.learned for c in cells) or all(c.learned for c in cells):
+            sys.exit("These folders need runs with a learned and runs with a fixed multiplier of −ELBO: see sweep=oracle.")
+        text = report(cells)
+        print(text)
+        if options.out is not None:
+            write_atomically(options.out, lambda part: part.write_text(text, encoding="utf-8"))
+            draw(cells, options.out.with_suffix(".png"))
+    except LagvaeError as error:
+        print_error(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
