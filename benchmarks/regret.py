@@ -131,10 +131,10 @@ def report(cells: Sequence[Cell]) -> str:
     starts = ", ".join(f"{sum(c.start == s for c in opponents)} from {s}" for s in dict.fromkeys(c.start for c in opponents))
     lines += [
         f"Opponent: {len(opponents)} runs with fixed λ₁ between {min(c.multiplier for c in opponents):g} and "
-        f"{max(c.multiplier for c in opponents):g} ({starts}), of which {sum(not c.mmd_met for c in opponents)} break the bound "
-        "on MMD and are left out. Nats, on the training split; positive: worse than the opponent. The last columns count the "
-        f"runs whose regret exceeds {LARGE:g} by more than two standard errors, and those below every run of the opponent in "
-        "−ELBO, whose regret is undefined.",
+        f"{max(c.multiplier for c in opponents):g} ({starts}), of which {sum(not c.mmd_met for c in opponents)} break the "
+        "bound on MMD and are left out. Nats, on the training split; positive: worse than the opponent. The last columns "
+        f"count the runs whose regret exceeds {LARGE:g} by more than two standard errors, and those with a smaller −ELBO than "
+        "every run of the opponent, whose regret is undefined.",
         "",
     ]
     rows = []
@@ -147,8 +147,11 @@ def report(cells: Sequence[Cell]) -> str:
                 if finite:
                     large = sum(r - 2 * e > LARGE for _, r, e in values)
                     rows.append(
-                        [group, goal, title, str(len(finite)), f"{median(finite):+.2f}", f"{min(finite):+.2f}"]
-                        + [f"{max(finite):+.2f}", str(large), str(len(values) - len(finite))]
+                        [
+                            *(group, goal, title, str(len(finite))),
+                            *(f"{value:+.2f}" for value in (median(finite), min(finite), max(finite))),
+                            *(str(large), str(len(values) - len(finite))),
+                        ]
                     )
     lines += table(["runs", "goal", "measure", "n", "median", "least", "largest", f"> {LARGE:g}", "undefined"], rows)
     for group in groups:
@@ -167,8 +170,10 @@ def report(cells: Sequence[Cell]) -> str:
             cells_of = [f"{r:+.2f} ± {e:.2f}" if r > -inf else "–" for r, e in (by[m].get(id(c), (-inf, 0)) for m in MEASURES)]
             interval = f"[{c.values['i_q_lower'][0]:.2f}, {c.values['i_q_upper'][0]:.2f}]"
             rows.append(
-                [GOALS[c.sign], f"{c.gamma:g}", str(c.seed), f"{c.bound:.2f}", f"{c.values['neg_elbo'][0]:.2f}", interval]
-                + [f"{c.multiplier:.3f}", *cells_of]
+                [
+                    *(GOALS[c.sign], f"{c.gamma:g}", str(c.seed)),
+                    *(f"{c.bound:.2f}", f"{c.values['neg_elbo'][0]:.2f}", interval, f"{c.multiplier:.3f}", *cells_of),
+                ]
             )
         head = ["goal", "γ₁", "seed", "bound", "−ELBO", "I_q", "λ₁", *(f"regret, {title}" for title in MEASURES.values())]
         lines += table(head, rows)

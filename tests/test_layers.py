@@ -62,7 +62,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "matplotlib": frozenset({"experiment", "pareto"}),
     "rich": frozenset({"callbacks", "data", "experiment", "explain", "pareto", "sweeps", "terminal"}),
     "torchmetrics": frozenset({"metrics"}),
-    "scipy": frozenset({"metrics", "oracles"}),
+    "scipy": frozenset({"experiment", "metrics", "oracles"}),
     "cvxpy": frozenset({"oracles"}),
     "sklearn": frozenset({"data", "metrics"}),
     "threadpoolctl": frozenset({"metrics"}),

@@ -21,8 +21,12 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.data.datamodule import content_digest
 from lagvae.errors import CalibrationError
+from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import write_atomically, write_json
+
+AUTO = "auto"
+"""The value of calibration.steps that doubles the length of the calibration until it has settled."""
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Calibration:
         calibrated: constraint → ε̂, measured on `split`. stderr: constraint → the standard error of ε̂.
         splits: split → metric → value, the full evaluation. settings: the settings that determine the result and its hash.
         made: date and time. seconds: how long it took.
+        convergence: what longer training would change (see `lagvae.experiment.convergence`); empty if that is not known.
     """
 
     calibrated: dict[str, float]
@@ -43,6 +48,12 @@ class Calibration:
     versions: dict[str, str] = field(default_factory=dict)
     made: str = ""
     seconds: float = 0.0
+    convergence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the weighted divergences had stopped falling, as far as the calibration shows."""
+        return not (self.convergence and Convergence(**self.convergence).moving)
 
     @property
     def hash(self) -> str:
@@ -140,6 +151,8 @@ def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
     chosen = settings_where(cfg, lambda rule: rule.calibration)
     if not uses_critics(cfg):
         chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
+    if cfg.calibration.steps == AUTO:
+        chosen["training.steps"] = cfg.training.steps  # the length from which the search starts
     return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lagvae.distributions import JointModel, JointSamples
 from lagvae.divergences import NegElbo
+from lagvae.experiment.convergence import Convergence
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian
 
 DOMINANT_MULTIPLIER = 5.0
@@ -114,13 +115,53 @@ def sensitivity(result: ConstraintResult, scale: float, alpha_q: float, alpha_p:
     return -result.multiplier * scale / alphas[0]
 
 
-def overall_verdict(results: Iterable[ConstraintResult]) -> str:
-    """The verdict on a run: the worst of its constraints, "met" if all are met, "unconstrained" if none has a bound."""
+def overall_verdict(results: Iterable[ConstraintResult], moving: bool = False, short_calibration: bool = False) -> str:
+    """The verdict on a run: the worst of its constraints, "met" if all are met, "unconstrained" if none has a bound.
+
+    Args:
+        moving: whether the objective had not settled, which makes it "met, not converged".
+        short_calibration: whether the run shows that ε̂ was not the least value, which makes it "met, calibration too short".
+    """
     verdicts = {result.verdict for result in results} - {Verdict.PENALTY}
     for worst in (Verdict.INFEASIBLE, Verdict.NOT_CONVERGED):
         if worst in verdicts:
             return str(worst)
-    return "met" if verdicts else "unconstrained"
+    if not verdicts:
+        return "unconstrained"
+    return "met" + (", calibration too short" if short_calibration else ", not converged" if moving else "")
+
+
+def explain_convergence(
+    convergence: Convergence, active: Iterable[str], alpha_q: float, alpha_p: float, steps: int
+) -> str | None:
+    """A sentence for the user about what longer training would change, or None if that is nothing.
+
+    Args:
+        active: the names of the constraints whose λ matters. steps: the length of training.
+    """
+    alphas = {side: alpha for side, alpha in (("q", alpha_q), ("p", alpha_p)) if alpha}
+    size = 1.0
+    what = "the objective was still falling"
+    if len(alphas) == 1:
+        ((side, alpha),) = alphas.items()
+        size = abs(alpha)
+        what = f"the {'lower' if alpha < 0 else 'upper'} bound on I_{side} was still {'rising' if alpha < 0 else 'falling'}"
+    parts = []
+    if convergence.moving:
+        gain, error = convergence.gain / size, convergence.gain_error / size
+        parts.append(f"{what} by about {gain:.2g} ± {error:.1g} nats per doubling of the length")
+    if drifting := convergence.drifting(active):
+        changes = " and ".join(f"λ of {name} by {change:+.0%}" for name, change in drifting.items())
+        parts.append(changes if parts else f"{changes} per doubling of the length")
+    return f"Not converged: {', '.join(parts)}. Train longer, such as training.steps={2 * steps}." if parts else None
+
+
+def explain_calibration(below: float) -> str:
+    """A sentence about a run whose weighted divergences lie `below` nats below those of its calibration."""
+    return (
+        f"The divergences ended {below:.3g} nats below those of the calibration, which was therefore too short: ε̂ is not what "
+        "the model can attain, and the bounds leave more room than the slack says. Calibrate longer: calibration.steps=auto."
+    )
 
 
 def regime(

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lagvae.data import DataModule
 from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
-from lagvae.experiment.calibration import Calibration, calibration_config, calibration_settings
+from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
@@ -43,6 +43,10 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     for key in ("resume", "epsilon.calibration"):
         if (value := OmegaConf.select(cfg, key)) is not None:
             raise SettingError(f"{key}={value} has no effect here: earlier results are reused by themselves; leave it out.")
+    if cfg.calibration.steps == AUTO:
+        raise SettingError(
+            "calibration.steps=auto has no effect here: each minimum is searched for a number of steps; give one."
+        )
     cfg, optimizer = split_own_settings(cfg)
     names = [str(name) for name in cfg.constraints]
     if not names:

@@ -15,7 +15,15 @@ from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.terminal import console, format_number, plain_table, print_line, short_path
 
-COLOURS = {"active": "green", "inactive": "green", "met": "green", "infeasible": "red", "not converged": "yellow"}
+COLOURS = {
+    "active": "green",
+    "inactive": "green",
+    "met": "green",
+    "met, not converged": "yellow",
+    "met, calibration too short": "yellow",
+    "infeasible": "red",
+    "not converged": "yellow",
+}
 
 
 def print_calibration(calibration: Calibration, folder: Path, fresh: bool) -> None:
@@ -24,6 +32,13 @@ def print_calibration(calibration: Calibration, folder: Path, fresh: bool) -> No
     values = ", ".join(f"{n} {format_number(v, abs(v) > 0.1, stderr[n])}" for n, v in calibration.calibrated.items())
     title = f"Calibrated in {calibration.seconds:.0f} s" if fresh else "Calibration found"
     print_line(f"{title}: ε̂ = {values} (on {calibration.split}), in {short_path(folder)}")
+    if not calibration.settled:
+        fall = calibration.convergence["gain"]
+        print_line(
+            f"ε̂ has not settled: the divergences were still falling by about {fall:.2g} nats per doubling of "
+            f"calibration.steps={calibration.settings['calibration.steps']}. A longer calibration, or calibration.steps=auto, "
+            "gives tighter bounds."
+        )
 
 
 def preference_in_words(alpha: float) -> str:
@@ -96,7 +111,9 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     for name, c in summary["constraints"].items():
         cells = [format_number(c[key], c["nats"]) for key in ("bound", *splits)]
         colour = COLOURS.get(c["verdict"], "default")
-        table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
+        spread = c.get("multiplier_stderr")
+        multiplier = f"{c['multiplier']:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
+        table.add_row(name, *cells, multiplier, f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
     table = plain_table("Measured (± standard error)", "")

@@ -16,9 +16,11 @@ evaluates the same model with α = 0, and stores θ* and ε̂.
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae import __version__
 from lagvae.data import DataModule
 from lagvae.errors import CalibrationError, CheckpointError
-from lagvae.experiment.calibration import Calibration, calibration_config, calibration_folder, calibration_settings
+from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_folder, calibration_settings
+from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
@@ -37,11 +40,15 @@ from lagvae.experiment.schema import check_moved
 from lagvae.experiment.summary import critic_messages, summarise
 from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import print_line
+
+MOST_DOUBLINGS = 4
+"""calibration.steps=auto calibrates for at most 2^4 times training.steps."""
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -185,7 +192,8 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
         metrics: the metrics.csv of the run.
     """
     cfg, folder = fit.cfg, fit.folder
-    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best)
+    convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
+    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
     if fit.trained_in is not None:
@@ -219,6 +227,8 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
 
 def find_calibration(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Path] | None:
     """The calibration that fits, or None. Raises CalibrationError if epsilon.calibration names one that does not fit."""
+    if cfg.calibration.steps == AUTO and cfg.epsilon.calibration is None:
+        return settled_calibration(cfg, lambda longer: find_calibration(longer, data))
     settings = calibration_settings(cfg, data)
     if cfg.epsilon.calibration is not None:
         folder = Path(cfg.epsilon.calibration).expanduser()
@@ -240,7 +250,49 @@ def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration,
 
 def make_calibration(cfg: DictConfig, data: DataModule, title: str = "Calibrating") -> tuple[Calibration, Path]:
     """Find θ* and ε̂ for valid settings that no calibration fits yet."""
+    if cfg.calibration.steps == AUTO:
+
+        def find_or_make(longer: DictConfig) -> tuple[Calibration, Path]:
+            steps = longer.calibration.steps
+            return find_calibration(longer, data) or make_calibration(longer, data, f"{title} for {steps} steps:")
+
+        found = settled_calibration(cfg, find_or_make)
+        assert found is not None
+        return found
     return run_calibration(cfg, calibration_config(cfg), calibration_settings(cfg, data), data, title)
+
+
+def settled_calibration(
+    cfg: DictConfig, get: Callable[[DictConfig], tuple[Calibration, Path] | None]
+) -> tuple[Calibration, Path] | None:
+    """The calibration for calibration.steps=auto.
+
+    Of the calibrations with training.steps times 1, 2, 4, …, 2^`MOST_DOUBLINGS` it is the first that has settled, or the last
+    before one that lowers the weighted sum of ε̂ by no more than the tolerance.
+
+    Each is an ordinary calibration, so an interrupted search resumes, and a number of steps in place of auto finds it too.
+
+    Args:
+        get: the calibration of a config with a number of steps, or None, which ends the search with None.
+    """
+    previous: tuple[Calibration, Path] | None = None
+    for doubling in range(MOST_DOUBLINGS + 1):
+        longer = copy.deepcopy(cfg)
+        longer.calibration.steps = cfg.training.steps * 2**doubling
+        found = get(longer)
+        if found is None:
+            return None
+        if previous is not None and weighted(cfg, previous[0]) - weighted(cfg, found[0]) <= TOLERANCE:
+            return previous
+        if found[0].settled:
+            return found
+        previous = found
+    return previous
+
+
+def weighted(cfg: DictConfig, calibration: Calibration) -> float:
+    """Σ w_i ε̂_i in nats, with the calibration weights w."""
+    return sum(c.calibration_weight * calibration.calibrated[str(name)] for name, c in cfg.constraints.items())
 
 
 def run_calibration(
@@ -261,6 +313,9 @@ def run_calibration(
         fit.evaluate()
     values = fit.results[cfg.calibration.split]
     names = [str(name) for name in cfg.constraints]
+    for logger in fit.loggers:
+        logger.save()
+    convergence = assess_convergence(folder.metrics, model.lagrangian, fit.step)
     calibration = Calibration(
         calibrated={name: values[f"constraint/{name}"] for name in names},
         stderr={name: values[f"constraint/{name}_stderr"] for name in names},
@@ -270,6 +325,7 @@ def run_calibration(
         versions=versions(),
         made=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         seconds=round(time.perf_counter() - fit.started, 2),
+        convergence={} if convergence is None else convergence.as_dict(),
     )
     if fit.first_process:
         calibration.save(folder.path, model.warm_start_state())

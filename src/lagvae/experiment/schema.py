@@ -122,7 +122,7 @@ class TrainingConfig:
 class CalibrationConfig:
     """How θ* is trained, and on which split ε̂ is measured."""
 
-    steps: int = MISSING
+    steps: Any = MISSING
     seed: int = 0
     split: str = "val"
 

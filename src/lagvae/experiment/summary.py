@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from omegaconf import DictConfig
 
 from lagvae.data import SPLITS
 from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.diagnostics import (
+    Verdict,
     assess_constraint,
+    explain_calibration,
+    explain_convergence,
     explain_critic,
     explain_violation,
     overall_verdict,
@@ -19,7 +24,7 @@ from lagvae.experiment.diagnostics import (
     sensitivity,
 )
 from lagvae.experiment.factory import instantiate
-from lagvae.lagrangian import Lagrangian
+from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
 from lagvae.runs.metrics_table import read_series
@@ -31,11 +36,13 @@ def summarise(
     calibration: Calibration | None,
     splits: Mapping[str, Mapping[str, float]],
     best: Mapping[str, float],
+    convergence: Convergence | None = None,
 ) -> dict[str, Any]:
     """Summarise a run.
 
     Args:
         splits: split → metric → value, of the full evaluation. best: constraint → the smallest divergence in training.
+        convergence: what longer training would change, as far as the run shows.
     """
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
@@ -59,12 +66,21 @@ def summarise(
             "nats": c.divergence.nats,
             "calibrated": calibrated,
             "learned": c.learned,
+            "multiplier_stderr": None if convergence is None else convergence.multiplier_stderr.get(c.name),
             "scale": c.scale,
             "sensitivity": sensitivity(result, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
             **{split: splits[split][key] for split in SPLITS},
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
             **result.as_dict(),
         }
+    below = below_calibration(cfg, calibration, splits) if any(r.bound is not None for r in results) else None
+    if below is not None:
+        messages.append(explain_calibration(below))
+    unsettled = None
+    if convergence is not None:
+        active = [r.name for r in results if r.verdict is Verdict.ACTIVE]
+        unsettled = explain_convergence(convergence, active, cfg.alpha.q, cfg.alpha.p, cfg.training.steps)
+        messages += [unsettled] if unsettled else []
     return {
         "family": cfg.family,
         "alpha": {"q": cfg.alpha.q, "p": cfg.alpha.p},
@@ -78,10 +94,32 @@ def summarise(
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
             for split, values in splits.items()
         },
-        "verdict": overall_verdict(results),
+        "verdict": overall_verdict(results, unsettled is not None, below is not None),
+        "convergence": None if convergence is None else convergence.as_dict(),
         "regime": regime(lagrangian.constraints, results, cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
+
+
+def below_calibration(
+    cfg: DictConfig, calibration: Calibration | None, splits: Mapping[str, Mapping[str, float]]
+) -> float | None:
+    """How far the weighted divergences of a run lie below those of its calibration, in nats; None if they do not.
+
+    θ* minimises Σ w_i D_i with the calibration weights w, so that no run can be below Σ w_i ε̂_i by more than the tolerance and
+    two standard errors, unless the calibration was too short. The split is that on which ε̂ was measured.
+    """
+    if calibration is None:
+        return None
+    excess, variance, values = 0.0, 0.0, splits[calibration.split]
+    for name, c in cfg.constraints.items():
+        key, weight = f"constraint/{name}", c.calibration_weight
+        if not weight or str(name) not in calibration.calibrated:
+            continue
+        excess += weight * (values[key] - calibration.calibrated[str(name)])
+        error = weight * hypot(values[f"{key}_stderr"], calibration.stderr[str(name)])
+        variance += error**2 if isfinite(error) else 0.0
+    return -excess if excess < -TOLERANCE - 2 * variance**0.5 else None
 
 
 def critic_messages(lagrangian: Lagrangian, metrics: Path) -> list[str]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
-from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.calibration import AUTO, Calibration
 from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
 from lagvae.experiment.schema import Config
 from lagvae.runs.layout import RunFolder
@@ -45,8 +45,11 @@ def validate(cfg: DictConfig) -> None:
         "critic.steps",
     ):
         value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or value < 1:
-            raise SettingError(f"{key}={value} must be a whole number of at least 1.")
+        if key == "calibration.steps" and value == AUTO:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            or_auto = ", or auto" if key == "calibration.steps" else ""
+            raise SettingError(f"{key}={value} must be a whole number of at least 1{or_auto}.")
     if cfg.training.start not in STARTS:
         raise SettingError(f"training.start={cfg.training.start!r} is unknown; choose one of {', '.join(STARTS)}.")
     if cfg.epsilon.source not in SOURCES:

@@ -1,0 +1,151 @@
+"""Whether a run has converged: what longer training would still change, from the learning curve of the run itself.
+
+The curve is that of the Lagrangian at the final multipliers, V = f + Σ λ_i D_i in nats, which prices a violation that differs
+from interval to interval at what it is worth. Over the second half of training it is fitted by
+
+    V = a − b · ln τ + c · η,        τ_k = Σ_{t ≤ k} η_t
+
+with the learning rate η. The first term is what more training gains, per logarithm of its length; the last is the noise of
+the gradients, which vanishes as the learning rate is lowered to zero and would otherwise be taken for a gain. Doubling the
+length of training then gains b · ln 2. Learning curves flatten, so this is rather too large than too small (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from lagvae.lagrangian import TOLERANCE, Lagrangian
+from lagvae.runs.metrics_table import read_rows
+
+MIN_VALUES = 4
+"""Smallest number of values in the second half of training that a curve is fitted to."""
+
+MULTIPLIER_DRIFT = 0.05
+"""λ moves if it changes by more than this fraction per doubling of the length, beyond its error."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """What doubling the length of training would change.
+
+    An error is half of the 95 % confidence interval (Student's t) that the scatter about the fitted curve gives.
+
+    Attributes:
+        gain: the decrease of V in nats. gain_error: its error.
+        drift: constraint → the relative change of its learned λ. drift_error: their errors.
+        multiplier_stderr: constraint → the standard deviation of its learned λ over the last quarter of training.
+    """
+
+    gain: float
+    gain_error: float
+    drift: dict[str, float]
+    drift_error: dict[str, float]
+    multiplier_stderr: dict[str, float]
+
+    @property
+    def moving(self) -> bool:
+        """Whether V still falls by more than `TOLERANCE` nats, beyond the error."""
+        return self.gain - self.gain_error > TOLERANCE
+
+    def drifting(self, names: Iterable[str]) -> dict[str, float]:
+        """The relative changes of those of the named multipliers that still move."""
+        moving = (n for n in names if n in self.drift and abs(self.drift[n]) - self.drift_error[n] > MULTIPLIER_DRIFT)
+        return {name: self.drift[name] for name in moving}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes as plain values that JSON can hold."""
+        return asdict(self)
+
+
+def effect_of_doubling(curve: Mapping[int, float], rates: Mapping[int, float]) -> tuple[float, float] | None:
+    """The change of a logged value if training were twice as long, and its error (see `Convergence`).
+
+    Args:
+        curve: step → value. rates: step → learning rate, in order.
+
+    Returns: None if there are fewer than `MIN_VALUES` values in the second half of τ, or no learning rate.
+    """
+    at, y = np.asarray([*curve], float), np.asarray([*curve.values()], float)
+    known, eta = np.asarray([*rates], float), np.asarray([*rates.values()], float)
+    if not len(at) or not len(eta) or not eta[0] > 0:
+        return None
+    # The rate before the first logged step is that of the first; between two it is taken to be linear.
+    known, eta = np.concatenate([[0.0], known]), np.concatenate([eta[:1], eta]) / eta[0]
+    elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * (eta[1:] + eta[:-1]) / 2)])
+    tau, rate = np.interp(at, known, elapsed), np.interp(at, known, eta)
+    late = (tau >= tau[-1] / 2) & (tau > 0)
+    if late.sum() < MIN_VALUES or not np.isfinite(y[late]).all():
+        return None
+    columns = [np.ones(late.sum()), np.log(tau[late])]
+    if np.ptp(rate[late]) > 0.01:
+        columns.append(rate[late])
+    design = np.stack(columns, 1)
+    freedom = len(design) - design.shape[1]
+    solution = np.linalg.lstsq(design, y[late], rcond=None)[0]
+    residual = y[late] - design @ solution
+    stderr = np.sqrt(residual @ residual / freedom * np.linalg.pinv(design.T @ design)[1, 1])
+    return float(solution[1] * log(2)), float(student_t.ppf(0.975, freedom) * stderr * log(2))
+
+
+def assess_convergence(metrics: Path, lagrangian: Lagrangian, last: int) -> Convergence | None:
+    """Assess a run from its metrics.csv, up to the step `last`.
+
+    The curve is that of the training samples that are evaluated after every interval, always with the same noise, or that of
+    the logged batches, whichever has the smaller error; for a preference on I_p, that of the batches.
+
+    Returns: None if there is a critic, whose estimates change with the critic itself, or if too little was logged.
+    """
+    if not metrics.is_file() or any(c.divergence.critic is not None for c in lagrangian.constraints):
+        return None
+    series: dict[tuple[str, str], dict[int, float]] = {}
+    for row in read_rows(metrics):
+        if row["split"] in ("train", "train_probe") and int(row["step"]) <= last:
+            series.setdefault((row["split"], row["name"]), {})[int(row["step"])] = float(row["value"])
+    rates = series.get(("train", "learning_rate"), {})
+    multiplier = dict(zip(lagrangian.names, lagrangian.mean_multiplier.tolist(), strict=True))
+    fits = []
+    for split, prefix in (("train_probe", "constraint/"), ("train", "")):
+        values = {name: values for (s, name), values in series.items() if s == split}
+        fits.append(effect_of_doubling(lagrangian_curve(values, prefix, multiplier, lagrangian), rates))
+    known = [fit for fit in fits if fit is not None]
+    if not known:
+        return None
+    change, error = min(known, key=lambda fit: fit[1])
+    drift, drift_error, spread = {}, {}, {}
+    for i, name in enumerate(lagrangian.names):
+        trace = series.get(("train", f"multiplier/{name}"), {})
+        if not bool(lagrangian.learned[i]) or not multiplier[name] > 0 or not trace:
+            continue
+        spread[name] = float(np.std([value for step, value in trace.items() if step >= 0.75 * last]))
+        if (fit := effect_of_doubling(trace, rates)) is not None:
+            drift[name], drift_error[name] = fit[0] / multiplier[name], fit[1] / multiplier[name]
+    return Convergence(-change, error, drift, drift_error, spread)
+
+
+def lagrangian_curve(
+    values: Mapping[str, Mapping[int, float]], prefix: str, multiplier: Mapping[str, float], lagrangian: Lagrangian
+) -> dict[int, float]:
+    """Step → V, at the steps where all its terms were logged.
+
+    Args:
+        values: name → step → value. prefix: of the names of constraints.
+    """
+    alpha_q, alpha_p = float(lagrangian.preference.alpha_q), float(lagrangian.preference.alpha_p)
+    weights = {f"{prefix}{name}": weight for name, weight in multiplier.items()}
+    if not prefix:
+        weights["objective"] = 1.0
+    elif alpha_p:
+        return {}
+    elif alpha_q:
+        weights["rate" if alpha_q > 0 else "distortion"] = abs(alpha_q)
+    if not weights:
+        return {}
+    steps = set.intersection(*(set(values.get(name, {})) for name in weights))
+    return {step: sum(weight * values[name][step] for name, weight in weights.items()) for step in sorted(steps)}
