@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
-	duality linear sensitivity estimators interval mutants clean
+	regret convergence duality linear sensitivity estimators interval mutants clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -72,6 +72,17 @@ bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: r
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
+
+regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (two hours on two cores)
+	@$(PY) src/train.py -m sweep=oracle folder=oracle seed=0,1,2 callbacks.figures=false
+	@$(PY) src/train.py -m sweep=oracle folder=former constraints.neg_elbo.learned=true multiplier=rmsprop \
+		constraints.mmd.multiplier=1000 seed=0,1,2 callbacks.figures=false
+	@$(PY) benchmarks/regret.py runs/oracle runs/former --out results/regret.md
+
+convergence: $(READY) ## What longer training gains, and what runs say about it: results/convergence.md (fifteen minutes)
+	@for n in 1833 5500 16500; do \
+		$(PY) src/train.py -m seed=0,1,2 alpha.q=-1,1 training.steps=$$n folder=steps$$n callbacks.figures=false || exit 1; done
+	@$(PY) benchmarks/convergence.py runs/steps1833 runs/steps5500 runs/steps16500 --out results/convergence.md
 
 mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
 	@$(PY) benchmarks/mnist.py $(ARGS)

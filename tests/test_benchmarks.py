@@ -120,3 +120,27 @@ def test_every_package_of_the_package_has_tests_that_watch_over_it() -> None:
     assert there - {"errors.py"} == set(mutants.PACKAGES)
     for tests in mutants.PACKAGES.values():
         assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in tests), tests
+
+
+def test_regret_is_what_is_missing_to_the_front_of_the_opponent() -> None:
+    import regret
+
+    def cell(neg_elbo: float, information: float, sign: int, learned: bool = False, **other: Any) -> Any:
+        values = dict.fromkeys(regret.MEASURES, (information, 0.03)) | {"neg_elbo": (neg_elbo, 0.01)}
+        known = {"group": "g", "seed": 0, "start": "scratch", "multiplier": 1.0, "bound": 0.0, "gamma": 1.0, "mmd_met": True}
+        known |= {"active": True, "verdict": "met", "seconds": 1.0}
+        return regret.Cell(sign=sign, learned=learned, values=values, **(known | other))
+
+    for sign in (-1, 1):
+        # Maximising, information rises by 2 per nat of −ELBO on the front; minimising, it falls by 2 per nat.
+        opponents = [cell(20 + d, 10 - sign * 2 * d, sign) for d in (2, 0, 1)]
+        opponents += [cell(21.5, 10 + sign, sign)]  # beaten in both
+        opponents += [cell(20.5, 10 - sign * 9, sign, mmd_met=False), cell(20.5, 10 - sign * 9, sign, seed=1)]
+        runs = [cell(20.5, 10 - sign * (1 - 0.4), sign, learned=True), cell(19.9, 10.0, sign, learned=True)]
+        runs += [cell(30, 10 - sign * 4.5, sign, learned=True)]
+        (_, inside, error), (_, below, _), (_, above, _) = regret.regrets(runs, opponents, "rate")
+        assert inside == pytest.approx(0.4)  # 0.4 nats worse than the front in the sense of α
+        # its own errors of I and, times the slope, of −ELBO, and the mean of two front points with the same errors
+        assert error == pytest.approx(((0.03**2 + 0.02**2) * (1 + 0.5)) ** 0.5)
+        assert below == -float("inf")  # no opponent reaches as small a −ELBO
+        assert above == pytest.approx(-0.5)  # against the opponent's best, which needs less −ELBO

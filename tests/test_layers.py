@@ -68,7 +68,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "runs"}),
-    "numpy": frozenset({"data", "metrics", "oracles", "runs"}),
+    "numpy": frozenset({"data", "experiment", "metrics", "oracles", "runs"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"sweeps"}),
 }
