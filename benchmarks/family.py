@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from mnist import join
 
 from lagvae.cli.entry import register
 from lagvae.data import Batch
@@ -40,6 +41,9 @@ COLUMNS = {
     "coverage": "class_coverage",
 }
 Runs = dict[str, list[dict[str, Any]]]
+PICTURES = {"alice": "reconstructions", "cyclegan": "translations", "infogan": "codes"}
+"""Member → its figure that is kept beside the table, of seed 0."""
+
 DRAWS = 2000
 """Draws of an implicit encoder's noise behind the density that its estimate is judged by."""
 
@@ -54,6 +58,12 @@ def main() -> None:
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
+        for name, figure in PICTURES.items():
+            folders = [run["folder"] for run in plain.get(name, []) if run["seed"] == 0]
+            join(
+                [folder / "figures" / f"{figure}.png" for folder in folders],
+                arguments.out.with_suffix("") / f"{name}-{figure}.png",
+            )
 
 
 def read(folder: Path) -> Runs:
@@ -91,7 +101,7 @@ def overview(plain: Runs, learned: Runs) -> list[str]:
         "",
         *lines,
         "",
-        "aae stands for wae_gan too: the two presets are one objective with the same settings, and a run of one is a run of both.",
+        "aae stands for wae_gan too: the two presets are one objective with the same settings.",
     ]
 
 

@@ -149,7 +149,7 @@ def _preference_differences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
             alphas = f"α₁ = {number(overall[0])}, α₂ = {number(overall[1])}"
             yield (
                 f"- **{spec.family}** states the preference {stated}, but its penalties carry information: {alphas}, "
-                f"so it is *{signed_preference(overall)}*{f', where Table 1 has it under f = 0' if paper == '' else ''}. Its "
+                f"so it is *{signed_preference(overall)}*{', where Table 1 has it under f = 0' if paper == '' else ''}. Its "
                 f"objective is {plainest(spec.stated)}; a reconstruction error of x is −I_q + KL(q(x|z)‖p(x|z)), one of z is "
                 "−I_p + KL(p(z|x)‖q(z|x))."
             )
