@@ -80,7 +80,8 @@ class AdversarialRate(CriticDivergence):
     covariance of `draws` further samples of q(z|x). The second ratio is exact. The first is estimated by a critic that
     discriminates between z, whitened by r, and N(0, I), given x. The critic does not see the moments, so that of E KL(q‖r) of
     a Gaussian q (`moment_error`) it finds only the part that the whitened samples show by themselves (`whitened_kl`); the
-    rest, which is known, is added. r has a full covariance, because an encoder may otherwise learn correlations that a
+    rest, which is known, is added: with a critic that has found nothing the rate is too small by `whitened_kl`, 0.14 nat for
+    d = 16 and 64 draws. r has a full covariance, because an encoder may otherwise learn correlations that a
     diagonal r leaves to a critic which adapts to them too slowly.
 
     Args:
