@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import grid
 import torch
-from mnist import join
 
 from lagvae.cli.entry import register
 from lagvae.data import Batch
@@ -60,7 +60,7 @@ def main() -> None:
         arguments.out.write_text(text, encoding="utf-8")
         for name, figure in PICTURES.items():
             folders = [run["folder"] for run in plain.get(name, []) if run["seed"] == 0]
-            join(
+            grid.join(
                 [folder / "figures" / f"{figure}.png" for folder in folders],
                 arguments.out.with_suffix("") / f"{name}-{figure}.png",
             )

@@ -57,7 +57,7 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name in ("samples", "constraints"):
-        join([Path(runs[s]["folder"]) / "figures" / f"{name}.png" for s in SIGNS], Path(f"{options.out}-{name}.png"))
+        grid.join([Path(runs[s]["folder"]) / "figures" / f"{name}.png" for s in SIGNS], Path(f"{options.out}-{name}.png"))
 
 
 def described(settings: list[str]) -> str:
@@ -90,22 +90,6 @@ def table(runs: dict[str, dict[str, Any]]) -> list[str]:
         ]
         lines.append(f"- {s}: {'; '.join(parts)}.")
     return lines
-
-
-def join(pictures: list[Path], out: Path) -> None:
-    """Pictures beside each other, few enough colours to be small; nothing where there are none."""
-    from PIL import Image
-
-    if not pictures:
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    images = [Image.open(p).convert("RGB") for p in pictures]
-    canvas = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
-    x = 0
-    for image in images:
-        canvas.paste(image, (x, 0))
-        x += image.width
-    canvas.quantize(64).save(out, optimize=True)
 
 
 if __name__ == "__main__":

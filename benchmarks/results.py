@@ -66,8 +66,6 @@ ENSEMBLES = (*TRAINING, *below("src/lagvae", "ensemble.py sweeps/ensemble_traini
 COMPARISON = (*ENSEMBLES, *below("src/lagvae/pareto", "comparison.py fronts.py points.py tables.py"))
 """What decides about a comparison of runs."""
 
-TABLES = (*below("src/lagvae", "oracles/tabular.py divergences lagrangian.py"), "benchmarks/grid.py")
-
 
 @dataclass(frozen=True)
 class Result:
@@ -105,7 +103,14 @@ MNIST_LENGTH = "training.steps=4320 training.interval=1080 calibration.steps=432
 RESULTS: dict[str, Result] = {
     "dual": benchmark("dual", "--root {root} --out results/dual.md", (*TRAINING, "benchmarks/grid.py"), 30),
     "duality": benchmark(
-        "duality", "--out results/duality.md", (*TABLES, *below("src/lagvae/oracles", "duality.py softmax_tables.py")), 3
+        "duality",
+        "--out results/duality.md",
+        (
+            *ESTIMATES,
+            *below("src/lagvae", "data/batches.py lagrangian.py model.py nupi.py"),
+            *below("src/lagvae/oracles", "duality.py softmax_tables.py tabular.py"),
+        ),
+        3,
     ),
     "ensemble": benchmark(
         "ensemble", "--out results/ensemble.md", (*ENSEMBLES, "benchmarks/step.py", "conf/model/mlp_paper.yaml"), 7
@@ -113,7 +118,7 @@ RESULTS: dict[str, Result] = {
     "estimators": benchmark(
         "estimators",
         "--out docs/estimators.md",
-        (*ESTIMATES, "conf/kernel", *below("benchmarks", "estimators_text.py grid.py worlds.py")),
+        (*ESTIMATES, "conf/kernel", *below("benchmarks", "estimators_text.py worlds.py")),
         14,
         "docs/estimators.md",
     ),
@@ -150,7 +155,9 @@ RESULTS: dict[str, Result] = {
         ),
         4,
     ),
-    "maximising": benchmark("maximising", "--out results/maximising.md", (*TABLES, "src/lagvae/oracles/maximising.py"), 2),
+    "maximising": benchmark(
+        "maximising", "--out results/maximising.md", below("src/lagvae/oracles", "maximising.py tabular.py"), 2
+    ),
     "mnist": benchmark(
         "mnist", "--root {root} --out results/mnist", (*TRAINING, "conf/data/mnist.yaml", "benchmarks/grid.py"), 4
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,36 @@ def test_every_module_decides_about_a_result_or_about_none(results: ModuleType) 
     modules = set((ROOT / "src" / "lagvae").rglob("*.py"))
     left = {str(path.relative_to(ROOT)) for path in modules - deciding - others if path.name != "__init__.py"}
     assert not left, f"a module of a row in benchmarks/results.py, or UNDECIDING: {left}"
+
+
+INDIFFERENT = {
+    ("estimators", "src/lagvae/experiment/factory.py"): "it makes a kernel of its settings",
+}
+"""(result, file that its code imports) → why its numbers do not depend on it."""
+
+
+def test_what_the_code_of_a_result_imports_decides_about_it_too(results: ModuleType) -> None:
+    others = set(results.files_below(results.UNDECIDING))
+    for name, row in results.RESULTS.items():
+        code = set(results.files_below(row.code))
+        there = {part for file in code | others for part in (file, file.parent)}  # of a package, at least one module
+        for file in sorted(file for file in code if file.suffix == ".py"):
+            for module in imported(file):
+                known = module in there or (name, str(module.relative_to(ROOT))) in INDIFFERENT
+                assert known, f"{name}: {file.relative_to(ROOT)} imports {module.relative_to(ROOT)}; add it to the row"
+
+
+def imported(file: Path) -> Iterator[Path]:
+    """The files of the package and of benchmarks/ that a Python file imports, wherever in it; of a package its folder."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for path in (name.replace(".", "/") for name in names):
+            candidates = [ROOT / f"src/{path}.py", ROOT / f"benchmarks/{path}.py"]
+            candidates += [ROOT / "src" / path] if path.startswith("lagvae/") else []
+            # grid.py starts runs and sets tables.
+            yield from (there for there in candidates if there.exists() and there.name != "grid.py")
 
 
 # ---- figures of the documentation
