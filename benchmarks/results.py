@@ -286,7 +286,10 @@ def main() -> None:
         print("\n".join(listing()))
         return
     names = options.make or sorted((n for n in RESULTS if state(n) != "fresh"), key=lambda n: RESULTS[n].minutes)
-    failed = [name for name in names if not make(name)]
+    try:
+        failed = [name for name in names if not make(name)]
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on with the runs that are there.")
     if failed:
         sys.exit(f"Not made: {', '.join(failed)}.")
 
