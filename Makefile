@@ -5,9 +5,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 ARGS ?=
 
+# A result as benchmarks/results.py makes and stamps it; with ARGS the script itself, whose file is then no such result.
+result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/results.py --make $(1))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
-	regret convergence duality linear sensitivity estimators interval mutants clean
+	regret convergence duality linear sensitivity estimators interval results mutants clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -45,9 +48,7 @@ figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="F
 	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)
 
 family: $(READY) ## Train every member, three seeds: results/family.md (an hour on two cores)
-	@$(PY) src/train.py -m sweep=family seed=0,1,2 launcher=processes training.threads=1
-	@$(PY) src/train.py -m sweep=family_learned seed=0,1,2 launcher=processes training.threads=1
-	@$(PY) benchmarks/family.py runs/family runs/family_learned --out results/family.md
+	@$(PY) benchmarks/results.py --make family
 
 explain: $(READY) ## Explain an objective: ARGS="family=infovae"; no training, no data
 	@$(PY) src/explain.py $(ARGS)
@@ -67,41 +68,37 @@ lint: $(READY) ## Check style and types
 	@$(PY) -m mypy
 
 bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: results/step.md, ensemble.md (ten minutes)
-	@$(PY) benchmarks/step.py --out results/step.md
-	@$(PY) benchmarks/ensemble.py --out results/ensemble.md $(ARGS)
+	@$(PY) benchmarks/results.py --make step ensemble
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
-	@$(PY) benchmarks/dual.py --out results/dual.md $(ARGS)
+	@$(call result,dual,--out results/dual.md)
 
-regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (two hours on two cores)
-	@$(PY) src/train.py -m sweep=oracle folder=oracle seed=0,1,2 callbacks.figures=false
-	@$(PY) src/train.py -m sweep=oracle folder=former constraints.neg_elbo.learned=true multiplier=rmsprop \
-		constraints.mmd.multiplier=1000 seed=0,1,2 callbacks.figures=false
-	@$(PY) benchmarks/regret.py runs/oracle runs/former --out results/regret.md
+regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (90 minutes)
+	@$(PY) benchmarks/results.py --make regret
 
-convergence: $(READY) ## What longer training gains, and what runs say about it: results/convergence.md (fifteen minutes)
-	@for n in 1833 5500 16500; do \
-		$(PY) src/train.py -m seed=0,1,2 alpha.q=-1,1 training.steps=$$n folder=steps$$n callbacks.figures=false || exit 1; done
-	@$(PY) benchmarks/convergence.py runs/steps1833 runs/steps5500 runs/steps16500 --out results/convergence.md
+convergence: $(READY) ## What longer training gains, and what runs say about it: results/convergence.md (15 minutes)
+	@$(PY) benchmarks/results.py --make convergence
 
 mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md and .png
-	@$(PY) benchmarks/mnist.py $(ARGS)
+	@$(call result,mnist)
 
 duality: $(READY) ## Certify strong duality on tables, and show where it fails: results/duality.md, maximising.md (five minutes)
-	@$(PY) benchmarks/duality.py --out results/duality.md
-	@$(PY) benchmarks/maximising.py --out results/maximising.md
+	@$(PY) benchmarks/results.py --make duality maximising
 
 linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (four minutes)
-	@$(PY) benchmarks/linear_gaussian.py --out results/linear_gaussian.md $(ARGS)
+	@$(call result,linear_gaussian,--out results/linear_gaussian.md)
 
 sensitivity: $(READY) ## What more slack gains, predicted from λ and measured: results/sensitivity.md (five minutes)
-	@$(PY) benchmarks/sensitivity.py --out results/sensitivity.md $(ARGS)
+	@$(call result,sensitivity,--out results/sensitivity.md)
 
 estimators: $(READY) ## Test estimators of information and MMD where the truth is known: docs/estimators.md (ten minutes)
-	@$(PY) benchmarks/estimators.py $(ARGS)
+	@$(call result,estimators)
 
-interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md (ARGS=--mnist: MNIST too)
-	@$(PY) benchmarks/interval.py $(ARGS)
+interval: $(READY) ## The interval for I of trained models, before and now: results/interval.md
+	@$(call result,interval)
+
+results: $(READY) ## List which results are stale; ARGS=remake makes these again, ARGS="--make dual mnist" those
+	@$(PY) benchmarks/results.py $(ARGS)
 
 mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
 	@$(PY) benchmarks/mutants.py $(ARGS)

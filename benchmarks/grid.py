@@ -82,3 +82,19 @@ def tell(lines: Iterable[str], out: Path | None) -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def join(pictures: list[Path], out: Path) -> None:
+    """Pictures beside each other, few enough colours to be small; nothing where there are none."""
+    from PIL import Image
+
+    if not pictures:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    images = [Image.open(p).convert("RGB") for p in pictures]
+    canvas = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
+    x = 0
+    for image in images:
+        canvas.paste(image, (x, 0))
+        x += image.width
+    canvas.quantize(64).save(out, optimize=True)

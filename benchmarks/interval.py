@@ -2,8 +2,8 @@
 
     python benchmarks/interval.py [--mnist] [--jobs N] [--root FOLDER] [--out results/interval.md]
 
-LagVAE on digits, α = −1 with γ₁ = 1 nat and α = +1 with γ₁ = 0.15 nat; with --mnist also both signs of benchmarks/mnist.py
-(256 units, 20 epochs). Each model is measured twice on each split:
+LagVAE on digits, α = −1 with γ₁ = 1 nat and α = +1 with γ₁ = 0.15 nat; with --mnist also both signs of benchmarks/mnist.py.
+Each model is measured twice on each split:
   before   K = 10,000 draws of the training images, elsewhere each image once; lower: aggregate posterior with the own sample;
            upper: the least of the rate, the aggregate posterior without the own sample, and a Gaussian mixture
   now      the settings of conf/callbacks, which choose among all bounds of `lagvae.metrics.Information`
@@ -58,6 +58,7 @@ def main() -> None:
         *rows,
         "",
         *(line for line in (__doc__ or "").splitlines()[4:] if line),
+        *([f"MNIST: {mnist.described(mnist.SETTINGS)}."] if options.mnist else []),
     ]
     print("\n".join(lines))
     options.out.parent.mkdir(parents=True, exist_ok=True)

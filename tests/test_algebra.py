@@ -546,10 +546,14 @@ def test_table_1_says_where_it_differs() -> None:
         r"| max I_q |  | vae_gan\* |  |",
         "| max I_p |  | infogan |  |",
         "- **asvae** is likelihood based; Table 1 has it under binary likelihood free.",
-        "- **infogan** is unary likelihood free as trained, by bounds on its preference; exactly as stated it is binary",
+        "- **asvae** is *f = 0*: KL(q(x,z)‖p(x,z)). Table 1 has it under a preference for I_q and I_p. The marginal",
+        r"| infogan | −I_p + KL(p(z\|x)‖q(z\|x)) + JS(q(x)‖p(x)) |",
     ):
         assert line in text
     assert "**vae_gan** states the preference 0" in text
+    differences = text[text.index("## Where the paper's table") : text.index("## What")]
+    assert "infogan" not in differences, "the KL of its bound belongs to the constraints, as in the paper"
+    assert "**ali**" not in differences
     assert "*max I_q*, where Table 1 has it under f = 0" in text
     assert "Someone, 2018" in text
 
@@ -561,6 +565,34 @@ def test_preference_and_its_bounds() -> None:
     upper = made_up("upper", 0, 1).trained
     assert [str(symbol) for symbol in upper.opaque] == ["Ī_p"]
     assert classify(upper) is LIKELIHOOD
+
+
+@pytest.mark.parametrize(
+    ("alpha", "elbo", "mmd", "alpha_z", "rest"),
+    [  # α_Z and α_Z + λ_Z − 1 of docs/guide.md, by hand
+        (-1, 1, 1000, Fraction(1, 2), Fraction(500)),
+        (-1, 0, 1000, Fraction(1), Fraction(1000)),
+        (-3, 2, 5, Fraction(3, 5), Fraction(1)),
+        (2, 4, 8, Fraction(-1, 2), Fraction(2)),
+    ],
+)
+def test_infovae_is_the_objective_of_its_authors(
+    alpha: int, elbo: int, mmd: int, alpha_z: Fraction, rest: Fraction, tmp_path: Path
+) -> None:
+    """Zhao, Song and Ermon (AAAI 2019) maximise E log p(x|z) − (1 − α_Z) · rate − (α_Z + λ_Z − 1) D(q(z)‖p(z))."""
+    from hydra import initialize_config_dir
+
+    weights = (f"constraints.neg_elbo.multiplier={elbo}", f"constraints.mmd.multiplier={mmd}")
+    cfg = settings(tmp_path, "family=infovae", f"alpha.q={alpha}", *weights)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        trained = objective_spec(cfg).trained
+    theirs = parse(f"{DISTORTION} + {1 - alpha_z} E_q[log q(z|x) - log p(z)] + {rest} MMD(q(z)||p(z))")
+    difference = trained - (elbo + max(-alpha, 0)) * theirs
+    assert not difference, difference
+
+
+def test_the_marginal_likelihoods_of_asvae_are_no_preference() -> None:
+    assert not parse("-E_q[log p(x)] - E_p[log q(z)]") - parse("KL(q(x)||p(x)) + KL(p(z)||q(z))")
 
 
 def test_a_divergence_without_a_symbol_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

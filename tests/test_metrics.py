@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, draw_noise
+from lagvae.distributions import CodesPosterior, CodesPrior, EmpiricalPrior, JointModel, JointSamples, draw_noise
 from lagvae.divergences import MMD, RBF, Divergence, MedianRBF, MixtureRBF, NegElbo
 from lagvae.errors import SettingError
 from lagvae.information import aggregate_bounds, kde_information
@@ -469,6 +469,20 @@ def test_the_information_of_the_model_lies_between_its_bounds(linear_joint: Line
     assert "i_p_upper" not in found[0]
     with pytest.raises(SettingError, match="draws=-1"):
         InformationOfModel(draws=-1)
+
+
+def test_a_share_of_the_entropy_is_taken_of_discrete_codes_only() -> None:
+    """A posterior that knows the code of 8 values and a uniform one to within 0.01: log 8 nats, and more than H(u) = log 2."""
+    for uniform, share in ((0, 1.0), (1, None)):
+        prior = CodesPrior(12, (8,), uniform)
+        z = prior.sample(torch.rand(200, *prior.noise_shape))
+        known = CodesPosterior(prior, 50 * z[:, :8], z[:, 8 : 8 + uniform], torch.full((uniform,), 0.01))
+        samples, measure = SimpleNamespace(q_z_given_x_p=known, z_p=z), InformationOfModel()
+        assert measure.is_applicable(SimpleNamespace(prior=prior, encoder=SimpleNamespace(has_density=True)), None, "test")  # type: ignore[arg-type]
+        measure.update(samples, torch.arange(200))  # type: ignore[arg-type]
+        found = measure.compute()
+        assert found["i_p_lower"] > prior.entropy - 1e-6
+        assert found.get("i_p_share") == (share and pytest.approx(share))
 
 
 # ---- the power of MMD

@@ -101,7 +101,7 @@ class CodesPrior(nn.Module):
 
     @property
     def entropy(self) -> float:
-        """H(c) + H(u) in nats, the largest information that the codes can carry."""
+        """H(c) + H(u) in nats. H(c) limits the information about c; H(u) is differential and limits nothing."""
         return sum(log(k) for k in self.categorical) + self.uniform * log(2)
 
     def forward(self) -> CodesPrior:

@@ -89,7 +89,7 @@ class InformationOfModel(LatentMetric):
         the z from which x was generated.
     i_p_upper: the latter estimate without that z. Both bounds hold in expectation for any number of draws, and become equal as
         q(z|x) → p(z|x).
-    i_p_share: i_p_lower divided by H_p, where z is discrete or bounded (`CodesPrior`).
+    i_p_share: i_p_lower divided by H_p, where all codes are discrete (`CodesPrior`): a differential entropy is no upper limit.
 
     Args:
         draws: number of draws of q(z|x) for each x; 0 for the first bound alone.
@@ -109,10 +109,11 @@ class InformationOfModel(LatentMetric):
         for name in ("value", "below", "above"):
             self.add_state(name, [], dist_reduce_fx="cat")
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
-        self.entropy, self.codes, self.weighs, self._weighted = 0.0, False, False, 0
+        self.entropy, self.discrete, self.weighs, self._weighted = 0.0, False, False, 0
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
-        self.entropy, self.codes = joint.prior.entropy, isinstance(joint.prior, CodesPrior)
+        self.entropy = joint.prior.entropy
+        self.discrete = isinstance(joint.prior, CodesPrior) and not joint.prior.uniform
         self.weighs = bool(self.draws) and has_weights(joint) and not getattr(joint.decoder, "means", False)
         return bool(joint.encoder.has_density) and not isinstance(joint.prior, EmpiricalPrior)
 
@@ -142,4 +143,4 @@ class InformationOfModel(LatentMetric):
             lower, error = (weighted, weighted_error) if weighted > lower else (lower, error)
             result["i_p_upper"], result["i_p_upper_stderr"] = mean_and_stderr(dim_zero_cat(self.above))
         result = {"i_p_lower": lower, "i_p_lower_stderr": error} | result
-        return result | ({"i_p_share": lower / self.entropy} if self.codes else {})
+        return result | ({"i_p_share": lower / self.entropy} if self.discrete else {})
