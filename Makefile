@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto figure1 figures family explain table1 test verify lint bench dual mnist \
-	regret convergence duality linear sensitivity estimators interval results mutants clean
+	regret convergence alpha duality linear sensitivity estimators interval results mutants clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an ho
 
 regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (90 minutes)
 	@$(PY) benchmarks/results.py --make regret
+
+alpha: $(READY) ## Only the sign of α matters: results/alpha.md (10 minutes)
+	@$(PY) benchmarks/results.py --make alpha
 
 convergence: $(READY) ## What longer training gains, and what runs say about it: results/convergence.md (15 minutes)
 	@$(PY) benchmarks/results.py --make convergence

@@ -103,6 +103,15 @@ MNIST_LENGTH = "training.steps=4320 training.interval=1080 calibration.steps=432
 OWN_LAMBDA, FIXED_LAMBDA = (f"constraints.neg_elbo.learned={learned}" for learned in ("true", "false"))
 
 RESULTS: dict[str, Result] = {
+    "alpha": Result(
+        "results/alpha.md",
+        (
+            "python src/train.py -m sweep=alpha folder=alpha callbacks.figures=false",
+            "python benchmarks/alpha.py {root}/runs/alpha --out results/alpha.md",
+        ),
+        (*ENSEMBLES, "benchmarks/alpha.py", "sweeps/alpha.yaml"),
+        10,
+    ),
     "convergence": Result(
         "results/convergence.md",
         (
