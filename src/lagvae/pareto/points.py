@@ -150,8 +150,10 @@ def _number(content: Mapping[str, Any], key: str, file: str = "summary.json") ->
 def _point(summary: Mapping[str, Any], split: str, information: str) -> Point:
     ends = ("i_q_lower", "i_q_upper") if information == "interval" else (information, information)
     lower, upper, neg_elbo = (_estimate(summary, f"splits.{split}.{name}") for name in (*ends, "neg_elbo"))
-    constrained = select(summary, f"constraints.mmd.{split}") is not None
-    return Point(lower, upper, neg_elbo, _estimate(summary, f"constraints.mmd.{split}") if constrained else None)
+    try:
+        return Point(lower, upper, neg_elbo, _estimate(summary, f"constraints.mmd.{split}"))
+    except UnusableRun:  # there is no such constraint, or a single batch, which has no standard error
+        return Point(lower, upper, neg_elbo)
 
 
 def _estimate(summary: Mapping[str, Any], key: str) -> Estimate:

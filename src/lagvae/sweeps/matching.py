@@ -123,4 +123,4 @@ def _plain(cfg: DictConfig) -> DictConfig:
 def _bound(constraint: Mapping[str, float]) -> float:
     """D of a finished run on its training data; what is not in nats is a square, and bounded away from its noise around 0."""
     value = float(constraint["train"])
-    return value if constraint["nats"] else max(value, NOISE * float(constraint["train_stderr"]))
+    return value if constraint["nats"] else max(value, NOISE * (constraint["train_stderr"] or 0.0))
