@@ -56,7 +56,6 @@ class Group:
     Attributes:
         compared: the runs that have a rival, which is a run of another method with the same seed.
         dominated: the runs that some rival dominates in (I, −ELBO). dominated_with_mmd: in (I, −ELBO, MMD).
-        dominated_ignoring_errors: in (I, −ELBO) if standard errors are ignored (z = 0).
         fronts: seed → the runs on the Pareto front of the group, by increasing −ELBO.
     """
 
@@ -67,7 +66,6 @@ class Group:
     compared: list[RunPoint]
     dominated: list[RunPoint]
     dominated_with_mmd: list[RunPoint]
-    dominated_ignoring_errors: list[RunPoint]
     fronts: Mapping[int, list[RunPoint]]
 
     @property
@@ -199,7 +197,6 @@ def _group(runs: list[RunPoint], family: str, split: str, dominations: list[Domi
     """The group of a method among the runs of one sign."""
     dominated = {pair.worse.name for pair in dominations}
     dominated_with_mmd = {pair.worse.name for pair in dominations if pair.with_mmd}
-    dominated_ignoring_errors = {pair.worse.name for pair in _dominations(runs, split, z=0.0)}
     members = [run for run in runs if run.family == family]
     sign, fronts = members[0].sign, {}
     for seed in sorted({run.seed for run in members}):
@@ -213,7 +210,6 @@ def _group(runs: list[RunPoint], family: str, split: str, dominations: list[Domi
         compared=[run for run in members if _rivals(run, runs)],
         dominated=[run for run in members if run.name in dominated],
         dominated_with_mmd=[run for run in members if run.name in dominated_with_mmd],
-        dominated_ignoring_errors=[run for run in members if run.name in dominated_ignoring_errors],
         fronts=fronts,
     )
 

@@ -14,6 +14,7 @@ from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
 from lagvae.pareto.points import SPLITS, collect
 from lagvae.pareto.tables import (
+    GOALS,
     MATCHED,
     MATCHED_SUMMARY,
     SLACK,
@@ -51,11 +52,7 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
     elif len(collection.families) > 1:
         out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both objectives.")
     if analysis.pairs:
-        split = SPLITS[0]
-        rows = matched_rows(analysis, split)
-        _rows(f"Matched runs ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", MATCHED, rows[:MAX_PRINTED])
-        if len(rows) > MAX_PRINTED:
-            out.print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
+        _print_matched(analysis)
         _rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
     if analysis.curves:
         _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
@@ -69,6 +66,22 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
         if entries:
             out.print(f"[bold yellow]{heading}: {escape(', '.join(entries[:5] + more))}[/]")
     out.print(f"Written to {short_path(files[0].parent)}: {', '.join(escape(file.name) for file in files)}")
+
+
+def _print_matched(analysis: Analysis) -> None:
+    """Print the matched pairs on training data, a table for each sign of α, and a pair as two lines, so that it is narrow."""
+    split = SPLITS[0]
+    for goal in GOALS.values():
+        rows = [row for row in matched_rows(analysis, split) if row[0] == goal]
+        shown = []
+        for _, setting, seed, *values, verdict, gain in rows[:MAX_PRINTED]:
+            lines = ["\n".join(both) for both in zip(values[:3], values[3:], strict=True)]
+            shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, gain))
+        if shown:
+            head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats)")
+            _rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
+        if len(rows) > MAX_PRINTED:
+            console().print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
 
 
 def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

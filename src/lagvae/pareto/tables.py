@@ -16,9 +16,9 @@ from lagvae.pareto.points import INFORMATION, SPLITS, RunPoint, method_title
 GOALS = {-1: "maximise", 1: "minimise"}
 """Sign of α → what a run does to information."""
 
-SUMMARY = ("I", "split", "method", "runs", "seeds", "−ELBO (nats)", "dominated", "with MMD", "z = 0")
-"""−ELBO: its range. dominated: how many of the runs with a rival some run of another method dominates in (I, −ELBO); with MMD:
-in (I, −ELBO, MMD); z = 0: in (I, −ELBO), ignoring errors."""
+SUMMARY = ("I", "split", "method", "runs", "seeds", "−ELBO", "dominated", "with MMD")
+"""−ELBO: its range in nats. dominated: how many of the runs with a rival some run of another method dominates in (I, −ELBO);
+with MMD: in (I, −ELBO, MMD)."""
 
 DOMINATIONS = ("I", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)", "MMD better")
 
@@ -53,10 +53,10 @@ def summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
             method_title(group.family),
             str(len(group.runs)),
             str(len(group.fronts)),
-            " to ".join(map(_nats, group.reach)),
+            "–".join(map(_nats, group.reach)),
             *(
                 f"{len(runs)} of {len(group.compared)}" if group.compared else "no rival"
-                for runs in (group.dominated, group.dominated_with_mmd, group.dominated_ignoring_errors)
+                for runs in (group.dominated, group.dominated_with_mmd)
             ),
         )
         for group in analysis.groups
@@ -122,7 +122,7 @@ def _values(point: Point) -> tuple[str, str, str]:
 
 
 def _with_error(estimate: Estimate) -> str:
-    return f"{estimate.value:+.2f} ± {_nats(estimate.stderr)}"
+    return f"{round(estimate.value, 2) + 0.0:+.2f} ± {_nats(estimate.stderr)}"
 
 
 def training_line(analysis: Analysis) -> str:
