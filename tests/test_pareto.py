@@ -254,6 +254,7 @@ def test_matched_runs_are_compared_at_the_end_of_the_interval_that_both_optimise
     assert worst[:6] == (goal, "λ = 1, 2.71", "0", "23.00", "1.0e-03", "[4.00, 6.00]")
     assert worst[6:] == ("22.90", "1.0e-03", interval, "met", "-0.29 ± 0.14")
     text = comparison_markdown(analysis)
+    assert "- Runs: 4 of LagVAE (4 of them matched), 4 of InfoVAE; seeds 0, 1;" in text
     assert "## Matched runs" in text
     assert "| -0.29 ± 0.14 |" in text
     assert not analysis.curves, "a matched run has no slack"

@@ -128,7 +128,8 @@ def _with_error(estimate: Estimate) -> str:
 def training_line(analysis: Analysis) -> str:
     """The steps and the seconds of training of each method's runs, of matched runs apart."""
     groups: dict[str, list[RunPoint]] = {}
-    for run in analysis.collection.runs:
+    families = analysis.collection.families
+    for run in sorted(analysis.collection.runs, key=lambda run: (families.index(run.family), run.match is not None)):
         groups.setdefault(method_title(run.family) + (", matched" if run.match else ""), []).append(run)
     parts = []
     for name, runs in groups.items():
@@ -259,11 +260,16 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
     """The report; `figures` are the names of image files beside it."""
     collection, shared = analysis.collection, analysis.collection.runs[0].settings.shared
     counts = Counter(run.family for run in collection.runs)
+    matched = Counter(run.family for run in collection.runs if run.match)
+    names = [
+        f"{counts[f]} of {method_title(f)}" + (f" ({matched[f]} of them matched)" if matched[f] else "")
+        for f in collection.families
+    ]
     seeds = sorted({run.seed for run in collection.runs})
     lines = [
         "# Information against −ELBO",
         "",
-        f"- Runs: {', '.join(f'{counts[f]} of {method_title(f)}' for f in collection.families)}; "
+        f"- Runs: {', '.join(names)}; "
         f"seeds {', '.join(map(str, seeds))}; below {', '.join(f'`{short(folder)}`' for folder in collection.folders)}.",
         f"- All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
         f"{shared.get('training.steps')} steps, start {shared.get('training.start')}.",
