@@ -55,6 +55,7 @@ def test_a_matched_run_differs_in_nothing_but_its_multipliers_and_bounds(trained
         partner = trained / "runs" / "pareto" / name.removeprefix("lagvae-at-")
         own, other = config(run), config(partner)
         assert own["match"] == other["name"] == f"pareto/{partner.name}"
+        assert own["epsilon"] == {"source": "explicit", "calibration": None}
         assert (own["alpha"], own["seed"], own["family"]) == (other["alpha"], other["seed"], "lagvae")
         assert ComparedSettings.of(own, {}).shared == ComparedSettings.of(other, {}).shared
         ours, theirs = flatten(own), flatten(other)

@@ -109,6 +109,7 @@ def match_config(cfg: DictConfig) -> DictConfig:
     for name, c in cfg.constraints.items():
         c.epsilon = _bound(summary["constraints"][str(name)])
         c.learned, c.multiplier = learned, multipliers.get(name, c.multiplier)
+    cfg.epsilon = {"source": "explicit", "calibration": other.epsilon.calibration}  # a named calibration is where both start
     cfg.match = other.name
     return cfg
 
