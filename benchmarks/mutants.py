@@ -58,7 +58,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "oracles": ("oracle_gaussian", "oracle_tabular", "rate_distortion", "duality"),
     "pareto": ("pareto",),
     "runs": ("runs", "wiring"),
-    "sweeps": ("settings", "sweep", "launch"),
+    "sweeps": ("settings", "sweep", "matching", "launch"),
     "terminal.py": ("door", "bad_input"),
 }
 """A package or module of lagvae → the test files that watch over it, those that are fastest and closest first."""

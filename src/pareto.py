@@ -1,4 +1,4 @@
-"""Compare finished runs: python src/pareto.py RUNS [RUNS …] [--out FOLDER] [--information i_q] [--z 2]."""
+"""Compare finished runs: python src/pareto.py RUNS [RUNS …] [--out FOLDER] [--information interval] [--z 2]."""
 
 from pathlib import Path
 

@@ -22,6 +22,8 @@ def write_run(
     gamma: float | None = None,
     multipliers: tuple[float, float] = (1.0, 1000.0),
     stderr: float = STDERR,
+    width: float = 0.0,
+    mmd: float = 1e-3,
     settings: dict[str, Any] | None = None,
 ) -> Path:
     """Write the config.yaml and summary.json of a run.
@@ -29,7 +31,8 @@ def write_run(
     Args:
         train, test: (I, −ELBO) in nats; `test` is equal to `train` by default.
         gamma: the slack of −ELBO above ε̂ = 22 nats, which makes the run a constrained one; by default `multipliers` are fixed.
-        stderr: the standard error of each estimate.
+        stderr: the standard error of each estimate in nats. width: of the interval for I around the given value.
+        mmd: MMD on both splits, with a standard error of 1e-4.
         settings: dotted key → value, which override those of config.yaml.
     """
     bounded = gamma is not None
@@ -71,17 +74,23 @@ def write_run(
         "seed": config["seed"],
         "constraints": {
             "neg_elbo": {"calibrated": 22.0, "bound": 22.0 + gamma if gamma is not None else None},
-            "mmd": {"calibrated": 1e-3, "bound": 1.5e-3 if bounded else None},
+            "mmd": {
+                **{"calibrated": 1e-3, "bound": 1.5e-3 if bounded else None, "train": mmd, "test": mmd},
+                **{"train_stderr": 1e-4, "test_stderr": 1e-4},
+            },
         },
         "splits": {
             split: {
-                **dict.fromkeys(("i_q", "rate", "i_q_lower", "i_q_upper", "i_q_kde"), information),
-                **{f"{name}_stderr": stderr for name in ("i_q", "rate", "i_q_lower", "i_q_upper", "i_q_kde", "neg_elbo")},
+                **dict.fromkeys(("rate", "i_q_kde"), information),
+                **{"i_q_lower": information - width / 2, "i_q_upper": information + width / 2},
+                **{f"{name}_stderr": stderr for name in ("rate", "i_q_lower", "i_q_upper", "i_q_kde", "neg_elbo")},
                 "neg_elbo": neg_elbo,
             }
             for split, (information, neg_elbo) in {"train": train, "test": test or train}.items()
         },
         "verdict": "met" if bounded else "unconstrained",
+        "steps": 40,
+        "seconds": {"training": 2.0, "all": 3.0},
     }
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")

@@ -1,4 +1,4 @@
-"""Comparisons of runs: dominance beyond noise, hypervolumes of fronts, runs that are left out, and the written report."""
+"""Comparisons of runs: dominance beyond noise, matched runs, runs that are left out, and the written report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -19,10 +20,10 @@ from PIL import Image
 
 from lagvae.errors import ComparisonError, SettingError
 from lagvae.pareto import (
-    ANALYSIS,
     MAXIMISE,
     MINIMISE,
     Collection,
+    Estimate,
     Group,
     Point,
     analyse,
@@ -30,24 +31,32 @@ from lagvae.pareto import (
     comparison_markdown,
     dominates,
     front,
-    hypervolume,
+    matched_rows,
+    matched_summary_rows,
     notes,
-    worst,
+    training_line,
 )
 from lagvae.pareto.tables import monotone
+from lagvae.runs.layout import ANALYSIS
 
 LEAST = 2 * sqrt(2) * STDERR
 """The smallest significant difference of two runs, for z = 2 and the standard errors of `write_run`: 0.1414 nats."""
 
 
-def point(information: float, neg_elbo: float, stderr: float = STDERR) -> Point:
-    return Point(information, stderr, neg_elbo, stderr)
+def point(information: float, neg_elbo: float, stderr: float = STDERR, width: float = 0.0) -> Point:
+    ends = (Estimate(information + side * width / 2, stderr) for side in (-1, 1))
+    return Point(*ends, Estimate(neg_elbo, stderr))
 
 
 def scattered(n: int, seed: int) -> list[Point]:
     """Random points with many ties, and standard errors as large as their distances."""
     draw = random.Random(seed)
-    return [Point(draw.randint(0, 6), draw.uniform(0, 1), draw.randint(20, 26), draw.uniform(0, 1)) for _ in range(n)]
+
+    def one() -> Point:
+        information = Estimate(draw.randint(0, 6), draw.uniform(0, 1))
+        return Point(information, information, Estimate(draw.randint(20, 26), draw.uniform(0, 1)))
+
+    return [one() for _ in range(n)]
 
 
 # ---- dominance
@@ -79,11 +88,41 @@ def test_a_run_dominates_where_it_is_better_in_both_beyond_noise(
 
 def test_the_standard_errors_of_both_runs_are_combined_for_each_objective() -> None:
     # √(0.3² + 0.4²) = 0.5, and so 1 nat for z = 2.
-    a = Point(7.0, 0.3, 22.0, 0.0)
-    assert dominates(a, Point(5.99, 0.4, 23.0, 0.0), MAXIMISE)
-    assert not dominates(a, Point(6.01, 0.4, 23.0, 0.0), MAXIMISE)
-    assert dominates(a, Point(6.01, 0.4, 23.0, 0.0), MAXIMISE, z=1.9)
-    assert not dominates(a, Point(7.0, 0.0, 23.0, 0.0), MAXIMISE, z=0), "equal is not better"
+    def exact(information: float, stderr: float, neg_elbo: float) -> Point:
+        return Point(Estimate(information, stderr), Estimate(information, stderr), Estimate(neg_elbo, 0.0))
+
+    a = exact(7.0, 0.3, 22.0)
+    assert dominates(a, exact(5.99, 0.4, 23.0), MAXIMISE)
+    assert not dominates(a, exact(6.01, 0.4, 23.0), MAXIMISE)
+    assert dominates(a, exact(6.01, 0.4, 23.0), MAXIMISE, z=1.9)
+    assert not dominates(a, exact(7.0, 0.0, 23.0), MAXIMISE, z=0), "equal is not better"
+
+
+def test_only_intervals_that_lie_apart_dominate() -> None:
+    # [6, 8] and [3.5, 5.5]: 0.5 nats lie between them, and 2 · √2 · 0.05 = 0.14 is noise. [4.5, 6.5] overlaps with the first.
+    a, apart, overlapping = point(7.0, 22.0, width=2.0), point(4.5, 23.0, width=2.0), point(5.5, 23.0, width=2.0)
+    assert dominates(a, apart, MAXIMISE)
+    assert not dominates(a, overlapping, MAXIMISE), "the middle is higher by far, but I may be the same"
+    less, more = point(4.5, 22.0, width=2.0), point(7.0, 23.0, width=2.0)
+    assert dominates(less, more, MINIMISE)
+    assert not dominates(less, point(5.5, 23.0, width=2.0), MINIMISE)
+    assert (a.worse_end(MAXIMISE).value, a.worse_end(MINIMISE).value) == (6.0, 8.0)
+    # Wider, it has a lower guaranteed end, and is not on the front beside a run with a little less −ELBO.
+    assert front([a, point(7.2, 22.1, width=4.0)], MAXIMISE) == [0]
+
+
+def test_mmd_is_a_third_objective_where_it_is_known() -> None:
+    def with_mmd(information: float, neg_elbo: float, mmd: float) -> Point:
+        return replace(point(information, neg_elbo), mmd=Estimate(mmd, 1e-4))
+
+    a = with_mmd(7.0, 22.0, 1e-3)
+    # 2 · √2 · 1e-4 = 2.8e-4
+    for mmd, answer in ((1.3e-3, True), (1.27e-3, False), (0.5e-3, False)):
+        b = with_mmd(5.0, 23.0, mmd)
+        assert dominates(a, b, MAXIMISE), "in information and −ELBO"
+        assert dominates(a, b, MAXIMISE, mmd=True) is answer
+    assert not dominates(a, point(5.0, 23.0), MAXIMISE, mmd=True)
+    assert not dominates(a, with_mmd(8.0, 23.0, 1.0), MAXIMISE, mmd=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -92,57 +131,27 @@ def test_dominance_and_fronts_agree_with_brute_force(seed: int, z: float) -> Non
     points = scattered(40, seed)
     for a in points:
         for b in points:
-            noise_i = z * sqrt(a.information_stderr**2 + b.information_stderr**2)
-            noise_e = z * sqrt(a.neg_elbo_stderr**2 + b.neg_elbo_stderr**2)
-            fits = b.neg_elbo > a.neg_elbo + noise_e
+            i_a, i_b, e_a, e_b = a.lower.value, b.lower.value, a.neg_elbo.value, b.neg_elbo.value
+            noise_i = z * sqrt(a.lower.stderr**2 + b.lower.stderr**2)
+            noise_e = z * sqrt(a.neg_elbo.stderr**2 + b.neg_elbo.stderr**2)
+            fits = e_b > e_a + noise_e
             # Sums on the other side of the inequality round differently, but there are no ties except at z = 0.
-            assert dominates(a, b, MAXIMISE, z) == (fits and a.information > b.information + noise_i)
-            assert dominates(a, b, MINIMISE, z) == (fits and a.information + noise_i < b.information)
+            assert dominates(a, b, MAXIMISE, z) == (fits and i_a > i_b + noise_i)
+            assert dominates(a, b, MINIMISE, z) == (fits and i_a + noise_i < i_b)
 
     def dominated(b: Point, sign: int) -> bool:
         def gain(a: Point) -> float:
-            return (a.information - b.information) * (1 if sign == MAXIMISE else -1)
+            return (a.lower.value - b.lower.value) * (1 if sign == MAXIMISE else -1)
 
-        return any(a.neg_elbo <= b.neg_elbo and gain(a) >= 0 and (a.neg_elbo < b.neg_elbo or gain(a) > 0) for a in points)
+        def excess(a: Point) -> float:
+            return a.neg_elbo.value - b.neg_elbo.value
+
+        return any(excess(a) <= 0 and gain(a) >= 0 and (excess(a) < 0 or gain(a) > 0) for a in points)
 
     for sign in (MAXIMISE, MINIMISE):
         found = front(points, sign)
         assert sorted(found) == [k for k, b in enumerate(points) if not dominated(b, sign)]
-        assert all(points[j].neg_elbo <= points[k].neg_elbo for j, k in pairwise(found))
-
-
-# ---- hypervolumes
-
-
-def test_hypervolume_is_a_sum_of_rectangles() -> None:
-    # Maximising, from −ELBO = 10 and I = 0: the first point adds (10 − 1) · 1, the second (10 − 4) · (5 − 1).
-    assert hypervolume([point(1, 1), point(5, 4)], MAXIMISE, (10, 0)) == 9 + 24
-    # Minimising, from I = 6: the mirror image.
-    assert hypervolume([point(5, 1), point(1, 4)], MINIMISE, (10, 6)) == 9 + 24
-    assert hypervolume([point(1, 1), point(5, 4), point(4, 6)], MAXIMISE, (10, 0)) == 33, "a dominated point adds nothing"
-    assert hypervolume([point(5, 11), point(-1, 1)], MAXIMISE, (10, 0)) == 0, "neither is better than the reference"
-
-
-@pytest.mark.parametrize("sign", [MAXIMISE, MINIMISE])
-def test_hypervolume_agrees_with_monte_carlo(sign: int) -> None:
-    draw = random.Random(3)
-    points = [point(draw.uniform(0, 6), draw.uniform(20, 26)) for _ in range(8)]
-    reference = worst(points, sign)
-    left, best = min(p.neg_elbo for p in points), min(sign * p.information for p in points)
-    box = (reference[0] - left) * (sign * reference[1] - best)
-    n, hits = 20_000, 0
-    for _ in range(n):
-        e, i = draw.uniform(left, reference[0]), draw.uniform(best, sign * reference[1])
-        hits += any(p.neg_elbo <= e and sign * p.information <= i for p in points)
-    share = hits / n
-    # Four standard deviations of a share of n points: at most 4 · 0.5 / √n = 1.4 % of the box.
-    assert abs(hypervolume(points, sign, reference) - share * box) <= 4 * box * sqrt(share * (1 - share) / n)
-
-
-def test_the_reference_is_the_worst_of_each_coordinate() -> None:
-    points = [point(3, 22), point(5, 25), point(4, 23)]
-    assert worst(points, MAXIMISE) == (25, 3)
-    assert worst(points, MINIMISE) == (25, 5)
+        assert all(points[j].neg_elbo.value <= points[k].neg_elbo.value for j, k in pairwise(found))
 
 
 # ---- a comparison with known results
@@ -195,23 +204,7 @@ def test_dominance_between_the_runs_of_a_sweep(sweep: Path) -> None:
         ("lagvae", MINIMISE, "test"): (0, 6, 6),
         ("infovae", MINIMISE, "test"): (2, 2, 2),
     }
-    assert len(of(analysis.groups, "infovae", MAXIMISE, "train").dominated_ignoring_errors) == 2, (
-        "ignoring errors, for both seeds"
-    )
     assert len(of(analyse(collect([sweep]), z=1).groups, "infovae", MAXIMISE, "train").dominated) == 2
-
-
-def test_hypervolumes_are_computed_for_each_seed_from_one_reference(sweep: Path) -> None:
-    analysis = analyse(collect([sweep]))
-    assert analysis.references[MAXIMISE, "train"] == (25.0, 6.0)
-    # From (25, 6): (25 − 23.5) · (8 − 6); the runs with slack 0.5 and 3 lie on the edges of the box.
-    assert of(analysis.groups, "lagvae", MAXIMISE, "train").hypervolumes == {0: 3.0, 1: 3.0}
-    mean, deviation = of(analysis.groups, "infovae", MAXIMISE, "train").hypervolume
-    assert mean == pytest.approx((7 - 6) * (25 - 23.5 - LEAST))
-    assert deviation == pytest.approx(0.1 / sqrt(2))  # of two values 0.1 apart
-    given = analyse(collect([sweep]), references={(MAXIMISE, "train"): (26.0, 5.0)})
-    # (26 − 22.5) · 1 + (26 − 23.5) · 2 + (26 − 25) · 2
-    assert of(given.groups, "lagvae", MAXIMISE, "train").hypervolumes[0] == 3.5 + 5 + 2
 
 
 def test_runs_with_other_seeds_are_not_rivals(tmp_path: Path) -> None:
@@ -225,16 +218,72 @@ def test_runs_with_other_seeds_are_not_rivals(tmp_path: Path) -> None:
     assert "| no rival |" in comparison_markdown(analysis)
 
 
-def test_unequal_numbers_of_runs_are_noted(sweep: Path) -> None:
-    assert not any("unequal" in note for note in notes(analyse(collect([sweep]))))
-    shutil.rmtree(sweep / "lag-q-1-g3-s1")
-    assert any("LagVAE, maximise, has 3 of seed 0, 2 of seed 1" in note for note in notes(analyse(collect([sweep]))))
-
-
 @pytest.mark.parametrize("z", [-1.0, float("nan"), float("inf")])
 def test_an_invalid_z_is_refused(sweep: Path, z: float) -> None:
     with pytest.raises(SettingError, match="must be a number ≥ 0"):
         analyse(collect([sweep]), z)
+
+
+# ---- matched runs
+
+
+def write_pair(folder: Path, sign: int, gain: float, error: float, seed: int = 0) -> None:
+    """A run of InfoVAE with −ELBO 23 and the interval [4, 6], and a matched run of LagVAE that is better by `gain` nats."""
+    label = f"{'max' if sign == MAXIMISE else 'min'}-{gain:g}-s{seed}"
+    own = {"name": f"pareto/{label}", "constraints.mmd.multiplier": 3.0 + gain}
+    write_run(folder / label, "infovae", sign, (5.0, 23.0), width=2, stderr=error, seed=seed, settings=own)
+    better = 5.0 - sign * gain  # more information when maximising, less when minimising
+    own = {"match": f"pareto/{label}", "constraints.neg_elbo.epsilon": 23.0, "constraints.mmd.epsilon": 2e-3 + gain}
+    write_run(folder / f"at-{label}", "lagvae", sign, (better, 22.9), width=2, stderr=error, seed=seed, gamma=1.0, settings=own)
+
+
+@pytest.mark.parametrize("sign", [MAXIMISE, MINIMISE])
+def test_matched_runs_are_compared_at_the_end_of_the_interval_that_both_optimise(tmp_path: Path, sign: int) -> None:
+    # The standard error of a difference is √2 · 0.1 = 0.141: −0.28 is within two of them, −0.29 is not; 0.3 is above.
+    for gain in (0.3, -0.28, -0.29):
+        write_pair(tmp_path, sign, gain, 0.1)
+    write_pair(tmp_path, sign, 0.0, 0.1, seed=1)
+    analysis = analyse(collect([tmp_path]))
+    gains = [pair.gain("train") for pair in analysis.pairs]
+    assert [gain.value for gain in gains] == pytest.approx([-0.29, -0.28, 0.0, 0.3])
+    assert {gain.stderr for gain in gains} == {sqrt(0.02)}
+    goal = "maximise" if sign == MAXIMISE else "minimise"
+    assert matched_summary_rows(analysis)[0] == (goal, "train", "4", "3", "1", "-0.07", "4")
+    worst = matched_rows(analysis, "train")[0]
+    interval = "[3.71, 5.71]" if sign == MAXIMISE else "[4.29, 6.29]"
+    assert worst[:6] == (goal, "λ = 1, 2.71", "0", "23.00", "1.0e-03", "[4.00, 6.00]")
+    assert worst[6:] == ("22.90", "1.0e-03", interval, "met", "-0.29 ± 0.14")
+    text = comparison_markdown(analysis)
+    assert "- Runs: 4 of LagVAE (4 of them matched), 4 of InfoVAE; seeds 0, 1;" in text
+    assert "## Matched runs" in text
+    assert "| -0.29 ± 0.14 |" in text
+    assert not analysis.curves, "a matched run has no slack"
+
+
+def test_a_matched_run_without_its_partner_is_named(tmp_path: Path) -> None:
+    write_pair(tmp_path, MAXIMISE, 0.1, 0.1)
+    write_pair(tmp_path, MAXIMISE, 0.2, 0.1)
+    write_pair(tmp_path, MAXIMISE, 0.3, 0.1)
+    change(tmp_path / "max-0.2-s0" / "summary.json", "splits.train.neg_elbo", 22.5)  # trained again
+    shutil.rmtree(tmp_path / "max-0.3-s0")
+    analysis = analyse(collect([tmp_path]))
+    assert [pair.lagvae.name for pair in analysis.pairs] == ["at-max-0.1-s0"]
+    assert any("trained again since: at-max-0.2-s0, at-max-0.3-s0" in note for note in notes(analysis))
+
+
+def test_the_length_and_the_time_of_training_are_summed_for_each_method(tmp_path: Path) -> None:
+    write_pair(tmp_path, MAXIMISE, 0.1, 0.1)
+    write_pair(tmp_path, MAXIMISE, 0.2, 0.1)
+    write_run(tmp_path / "lag", "lagvae", -1.0, (5.0, 23.0), gamma=0.5)
+    for name in ("at-max-0.1-s0", "at-max-0.2-s0"):
+        change(tmp_path / name / "summary.json", "ensemble", {"runs": 4, "seconds": 20.0})
+    change(tmp_path / "at-max-0.2-s0" / "summary.json", "steps", 20)  # it stopped early
+    line = training_line(analyse(collect([tmp_path])))
+    assert "LagVAE: 1 × 40 steps, 2 s" in line
+    assert "LagVAE, matched: 2 × 20–40 steps, 10 s" in line
+    assert "InfoVAE: 2 × 40 steps, 4 s" in line
+    change(tmp_path / "lag" / "summary.json", "seconds", ...)
+    assert "LagVAE: 1 × 40 steps, unknown time" in training_line(analyse(collect([tmp_path])))
 
 
 # ---- information over slack
@@ -279,6 +328,15 @@ def test_a_curve_is_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     assert curve.counts == [2, 1]
 
 
+def test_a_curve_follows_the_end_of_the_interval_that_its_runs_optimise(tmp_path: Path) -> None:
+    for alpha in (-1.0, 1.0):
+        for gamma in (0.5, 1.0):
+            write_run(tmp_path / f"{alpha}{gamma}", "lagvae", alpha, (5 - alpha * gamma, 23.0), gamma=gamma, width=0.5)
+    curves = {curve.alpha: curve for curve in analyse(collect([tmp_path])).curves if curve.split == "train"}
+    assert (curves[-1.0].means, curves[-1.0].others) == ([5.25, 5.75], [5.75, 6.25])
+    assert (curves[1.0].means, curves[1.0].others) == ([4.75, 4.25], [4.25, 3.75])
+
+
 def test_slack_is_taken_from_the_settings_or_is_the_bound_minus_the_calibrated_value(tmp_path: Path) -> None:
     write_run(tmp_path / "given", "lagvae", -1.0, (5.0, 23.0), gamma=0.7)
     key = "constraints.neg_elbo"
@@ -307,7 +365,7 @@ def test_folders_that_are_not_separate_runs_are_excluded(sweep: Path) -> None:
     (sweep / "back").symlink_to(sweep, target_is_directory=True)
     shutil.copytree(first, sweep / "calibrations" / "digits")
     (sweep / "calibrations" / "digits" / "calibration.json").write_text("{}")
-    assert collect([sweep, first]) == Collection([sweep, first], "i_q", before.runs)
+    assert collect([sweep, first]) == Collection([sweep, first], "interval", before.runs)
     assert len(before.runs) == 16
 
 
@@ -322,10 +380,13 @@ def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a summary": (lambda f: (f / "summary.json").write_text('{"family": '), "missing or damaged"),
     "a list": (lambda f: (f / "summary.json").write_text("[]"), "holds no summary"),
-    "not a number": (lambda f: change(f / "summary.json", "splits.train.i_q", None), "no number at splits.train.i_q"),
+    "not a number": (
+        lambda f: change(f / "summary.json", "splits.train.i_q_upper", None),
+        "no number at splits.train.i_q_upper",
+    ),
     "infinite": (lambda f: change(f / "summary.json", "splits.test.neg_elbo", float("inf")), "splits.test.neg_elbo"),
     "a word": (lambda f: change(f / "summary.json", "splits.test.neg_elbo", "23"), "splits.test.neg_elbo"),
-    "no error": (lambda f: change(f / "summary.json", "splits.test.i_q_stderr", ...), "splits.test.i_q_stderr"),
+    "no error": (lambda f: change(f / "summary.json", "splits.test.i_q_lower_stderr", ...), "splits.test.i_q_lower_stderr"),
     "no split": (lambda f: change(f / "summary.json", "splits.test", ...), "splits.test.i_q"),
     "other seed": (lambda f: change(f / "summary.json", "seed", 7), "seed is 7 in summary.json and 0 in config.yaml"),
     "no family": (lambda f: change(f / "summary.json", "family", ...), "family is None"),
@@ -402,12 +463,12 @@ def test_another_estimate_of_information_can_be_compared(sweep: Path) -> None:
         change(sweep / name / "summary.json", "splits.train.rate", 12.0)
         change(sweep / name / "summary.json", "splits.train.i_q_kde_breaks_bound", 1.0)
     runs = {run.name: run for run in collect([sweep], "rate").runs}
-    assert runs["lag-q1-g3-s0"].points["train"].information == 12.0
-    assert runs["lag-q1-g3-s1"].points["train"].information == 1.0
+    assert runs["lag-q1-g3-s0"].points["train"].upper.value == 12.0
+    assert runs["lag-q1-g3-s1"].points["train"].upper.value == 1.0
     kde = analyse(collect([sweep], "i_q_kde"))
     assert any(note.startswith("In 2 of 16 runs this estimate") for note in notes(kde))
     assert not any("this estimate" in note for note in notes(analyse(collect([sweep]))))
-    with pytest.raises(SettingError, match="choose one of i_q, i_q_lower"):
+    with pytest.raises(SettingError, match="choose one of interval, i_q_lower"):
         collect([sweep], "mi")
 
 
@@ -444,10 +505,11 @@ def test_the_program_writes_all_files_and_prints_dominated_runs(sweep: Path) -> 
     assert len(rows) == 16 * 2
     row = rows["info-max-s0", "train"]
     assert (row["family"], row["seed"], row["gamma"], row["multipliers"]) == ("infovae", "0", "", "neg_elbo=1 mmd=2000")
-    assert (row["dominated_by"], row["on_front"], float(row["information"])) == ("lag-q-1-g1.5-s0", "1", 7.0)
+    assert (row["dominated_by"], row["on_front"], float(row["lower"])) == ("lag-q-1-g1.5-s0", "1", 7.0)
+    assert (row["dominated_with_mmd_by"], float(row["mmd_stderr"])) == ("", 1e-4), "all have the same MMD"
     assert (rows["lag-q-1-g0.5-s0", "test"]["gamma"], rows["info-max-s1", "train"]["dominated_by"]) == ("0.5", "")
     text = (out / "pareto.md").read_text(encoding="utf-8")
-    assert "| maximise | train | InfoVAE | 2 | 2 | 1 of 2 | 2 of 2 |" in text
+    assert "| maximise | train | InfoVAE | 2 | 2 | 23.59–23.69 | 1 of 2 | 0 of 2 |" in text
     assert "| 1.5 | 8.00 ± 0.00 | 2.00 ± 0.00 |" in text
     assert "![figure2](figure2.png)" in text
     vector = (out / "figure2.svg").read_bytes()

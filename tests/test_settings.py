@@ -54,6 +54,7 @@ ELSEWHERE = {
     "name",
     "folder",
     "label",
+    "match",
     "resume",
     "paths",
     "logger",

@@ -6,6 +6,7 @@ must be objects and not strings.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -49,9 +50,16 @@ class UnionSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lagvae.sweeps.grid import expand
+        grids: Any = self.grids
+        if match := OmegaConf.select(self.config, "match"):
+            from lagvae.sweeps.matching import matched_overrides
 
-        returned = self.launcher.launch(expand(self.grids, arguments), initial_job_idx=0)  # type: ignore[arg-type]
+            runs = matched_overrides(match, Path(self.config.paths.runs), grids, arguments)
+        else:
+            from lagvae.sweeps.grid import expand
+
+            runs = expand(grids, arguments)
+        returned = self.launcher.launch(runs, initial_job_idx=0)
         for job in returned:
             _ = job.return_value  # raises the job's exception, if it has one
         return [returned]

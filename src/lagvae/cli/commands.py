@@ -26,6 +26,7 @@ def train_command(cfg: DictConfig) -> None:
 
         finish_run(compose_run(lambda: cfg.copy()))
         return
+    refuse_match(cfg)
     if cfg.resume is None:
         train(cfg)
         return
@@ -37,8 +38,15 @@ def train_command(cfg: DictConfig) -> None:
     resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
 
 
+def refuse_match(cfg: DictConfig) -> None:
+    """Raise SettingError for `match` outside a sweep."""
+    if cfg.match is not None:
+        raise SettingError(f"match={cfg.match} is for sweeps: python src/train.py -m sweep=matched match={cfg.match}.")
+
+
 def calibrate_command(cfg: DictConfig) -> None:
     """src/calibrate.py: make the calibration that fits, or find it, and print it."""
+    refuse_match(cfg)
     validate(cfg)
     data = build_data(cfg)
     existing = find_calibration(cfg, data)
@@ -54,4 +62,5 @@ def feasible_command(cfg: DictConfig) -> None:
     """src/feasible.py: find what bounds the model can meet, and print it."""
     from lagvae.experiment.feasibility import find_feasible
 
+    refuse_match(cfg)
     print_feasibility(*find_feasible(cfg))

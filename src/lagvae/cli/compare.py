@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError
-from lagvae.pareto import ANALYSIS, INFORMATION, runs_below
+from lagvae.pareto import INFORMATION
+from lagvae.runs.layout import ANALYSIS, find_runs, runs_below
 from lagvae.terminal import print_error
 
 
@@ -25,7 +26,9 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders of runs, or their names under runs/")
     parser.add_argument("--out", type=Path, help=f"folder of the files that are written (default: RUNS/{ANALYSIS})")
-    parser.add_argument("--information", default="i_q", help=f"estimate of I: {', '.join(INFORMATION)} (default: i_q)")
+    parser.add_argument(
+        "--information", default="interval", help=f"estimate of I: {', '.join(INFORMATION)} (default: interval)"
+    )
     parser.add_argument("--z", type=float, default=2.0, help="standard errors that count as a difference (default: 2)")
     parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
     options = parser.parse_args(words)
@@ -34,7 +37,7 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
 
         runs = Path(os.environ.get("LAGVAE_ROOT", root)) / "runs"
         compare(
-            [find_folder(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z
+            [find_runs(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z
         )
     except LagvaeError as error:
         print_error(str(error))
@@ -50,13 +53,3 @@ def named_folders(runs: Path, names: Sequence[str]) -> Sequence[str]:
     candidates = [f.name for f in children if f.is_dir() and f.name[0] != "." and next(runs_below(f, seen), None)]
     hint = f"Name folders of runs, such as {', '.join(candidates[:10])}." if candidates else f"There are none in {runs} yet."
     raise SettingError(f"python src/pareto.py needs the runs to compare. {hint}")
-
-
-def find_folder(runs: Path, name: str) -> Path:
-    """The folder that a user named: a path, or a name under runs/. SettingError where there is none."""
-    for folder in (Path(name).expanduser(), runs / name):
-        if folder.is_dir():
-            return folder
-    there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
-    hint = f"There are {', '.join(there[:10])}." if there else "A sweep makes some: python src/train.py -m sweep=NAME."
-    raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")

@@ -155,6 +155,7 @@ class Config:
     folder: str = "sweep"
     label: str = ""
     seed: int = 0
+    match: str | None = None
     resume: str | None = None
     alpha: AlphaConfig = field(default_factory=AlphaConfig)
     epsilon: EpsilonConfig = field(default_factory=EpsilonConfig)

@@ -1,31 +1,37 @@
-"""Compares finished runs in the plane of information and −ELBO: dominance, fronts, hypervolumes, information over slack.
+"""Compares finished runs in the plane of information and −ELBO: dominance, fronts, matched runs, information over slack.
 
 This package may read run folders and configs and import the experiment and those below. It neither trains nor evaluates.
 """
 
-from lagvae.pareto.comparison import Analysis, Domination, Group, SlackCurve, analyse
-from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point, dominates, front, hypervolume, worst
-from lagvae.pareto.points import ANALYSIS, INFORMATION, SPLITS, Collection, RunPoint, collect, method_title, runs_below
+from lagvae.pareto.comparison import Analysis, Domination, Group, MatchedPair, SlackCurve, analyse
+from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate, Point, dominates, front
+from lagvae.pareto.points import INFORMATION, SPLITS, Collection, RunPoint, collect, method_title
 from lagvae.pareto.tables import (
     DOMINATIONS,
     GOALS,
+    MATCHED,
+    MATCHED_SUMMARY,
     SLACK,
     SUMMARY,
     comparison_markdown,
     dominated_rows,
     domination_rows,
+    matched_rows,
+    matched_summary_rows,
     notes,
     slack_rows,
     summary_rows,
+    training_line,
     write_csv,
     write_markdown,
 )
 
 __all__ = [
-    "ANALYSIS",
     "DOMINATIONS",
     "GOALS",
     "INFORMATION",
+    "MATCHED",
+    "MATCHED_SUMMARY",
     "MAXIMISE",
     "MINIMISE",
     "SLACK",
@@ -34,7 +40,9 @@ __all__ = [
     "Analysis",
     "Collection",
     "Domination",
+    "Estimate",
     "Group",
+    "MatchedPair",
     "Point",
     "RunPoint",
     "SlackCurve",
@@ -45,13 +53,13 @@ __all__ = [
     "dominates",
     "domination_rows",
     "front",
-    "hypervolume",
+    "matched_rows",
+    "matched_summary_rows",
     "method_title",
     "notes",
-    "runs_below",
     "slack_rows",
     "summary_rows",
-    "worst",
+    "training_line",
     "write_csv",
     "write_markdown",
 ]

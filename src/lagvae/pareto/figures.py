@@ -25,7 +25,7 @@ MAXIMISING, MINIMISING = ("#08519c", "#56B4E9", "#009E73"), ("#a63603", "#E69F00
 """Colours of the curves of Figure 1, by decreasing |α|."""
 
 AXES = {
-    "i_q": "$I_q(x;z)$, middle of its interval (nats)",
+    "interval": "$I_q(x;z)$ (nats)",
     "i_q_lower": "$I_q(x;z)$, lower end of its interval (nats)",
     "i_q_upper": "$I_q(x;z)$, upper end of its interval (nats)",
     "rate": "rate E KL(q(z|x)‖p(z)) (nats)",
@@ -62,7 +62,10 @@ def _method_styles(analysis: Analysis) -> dict[str, tuple[str, str]]:
 
 
 def fronts_figure(analysis: Analysis) -> Figure:
-    """Every run of every seed in the plane of −ELBO and I, with the front of each method, sign of α and seed as steps."""
+    """Every run of every seed in the plane of −ELBO and I, with the front of each method, sign of α and seed as steps.
+
+    An interval for I is a bar, whose marker is at the end that the run optimises: that end is what the fronts are made of.
+    """
     figure = Figure(figsize=(7.6, 4.3), layout="constrained")
     axes = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
     styles = _method_styles(analysis)
@@ -78,13 +81,16 @@ def fronts_figure(analysis: Analysis) -> Figure:
 
 
 def _draw_group(axis: Axes, group: Group, colour: str, marker: str) -> None:
-    """Points with their standard errors, and a front per seed."""
+    """Points with their standard errors, intervals as bars, and a front per seed."""
     points = [run.points[group.split] for run in group.runs]
+    x, ends = [p.neg_elbo.value for p in points], [p.worse_end(group.sign) for p in points]
+    lower, upper = [p.lower.value for p in points], [p.upper.value for p in points]
+    axis.vlines(x, lower, upper, color=colour, linewidth=1.6, alpha=0.35, zorder=2.5)
     axis.errorbar(
-        [p.neg_elbo for p in points],
-        [p.information for p in points],
-        xerr=[p.neg_elbo_stderr for p in points],
-        yerr=[p.information_stderr for p in points],
+        x,
+        [end.value for end in ends],
+        xerr=[p.neg_elbo.stderr for p in points],
+        yerr=[end.stderr for end in ends],
         linestyle="none",
         marker=marker,
         color=colour,
@@ -97,8 +103,8 @@ def _draw_group(axis: Axes, group: Group, colour: str, marker: str) -> None:
     )
     for runs in group.fronts.values():
         corners = [run.points[group.split] for run in runs]
-        x, y = [p.neg_elbo for p in corners], [p.information for p in corners]
-        axis.step(x, y, where="post", color=colour, linewidth=0.9, alpha=0.6, zorder=2)
+        y = [p.worse_end(group.sign).value for p in corners]
+        axis.step([p.neg_elbo.value for p in corners], y, where="post", color=colour, linewidth=0.9, alpha=0.6, zorder=2)
 
 
 def _legend_handles(analysis: Analysis, styles: dict[str, tuple[str, str]]) -> Iterator[Line2D]:
@@ -112,12 +118,14 @@ def _legend_handles(analysis: Analysis, styles: dict[str, tuple[str, str]]) -> I
         if any(group.sign == sign for group in analysis.groups):
             face = "0.3" if sign == MAXIMISE else "white"
             yield Line2D([], [], linestyle="none", color="0.3", marker="o", markersize=5, markerfacecolor=face, label=label)
+    if analysis.collection.information == "interval":
+        yield Line2D([], [], color="0.3", linewidth=1.6, alpha=0.35, label="interval for I, marked at the end optimised")
     seeds = len({run.seed for run in analysis.collection.runs})
     yield Line2D([], [], color="0.3", linewidth=0.9, label="front" if seeds == 1 else f"fronts of {seeds} seeds")
 
 
 def slack_figure(analysis: Analysis) -> Figure:
-    """Information over the slack γ₁ on training data, with a line for each α."""
+    """Information over the slack γ₁ on training data, with a line for each α, shaded up to the other end of the interval."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axis = figure.subplots()
     curves = [curve for curve in analysis.curves if curve.split == "train"]
@@ -131,7 +139,7 @@ def slack_figure(analysis: Analysis) -> Figure:
             curve.gammas,
             curve.means,
             yerr=curve.spreads,
-            color=colours[rank % len(colours)],
+            color=(colour := colours[rank % len(colours)]),
             marker="sov"[rank % 3] if sign == MAXIMISE else "D^p"[rank % 3],
             markerfacecolor=None if sign == MAXIMISE else "white",
             markersize=4,
@@ -139,6 +147,8 @@ def slack_figure(analysis: Analysis) -> Figure:
             capsize=2,
             label=name if len(families) == 1 else f"{method_title(curve.family)}, {name}",
         )
+        if curve.others != curve.means:
+            axis.fill_between(curve.gammas, curve.means, curve.others, color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel("slack γ₁ of −ELBO (nats)")
     axis.set_ylabel(AXES[analysis.collection.information])
     several_seeds = max(max(curve.counts) for curve in curves) > 1

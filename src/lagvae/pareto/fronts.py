@@ -1,7 +1,7 @@
-"""Pareto dominance, fronts and hypervolumes for two objectives, information and −ELBO.
+"""Pareto dominance and fronts for information, −ELBO and MMD, where information is known as an interval.
 
-−ELBO is always a cost. Information is a cost for α > 0 (minimise); for α < 0 (maximise) its negative is. The costs of a run
-are therefore (−ELBO, sign · I), both in nats and both better when lower, where sign is the sign of α.
+−ELBO and MMD are always costs. Information is a cost for α > 0 (minimise); for α < 0 (maximise) its negative is. The end of the
+interval that is worse for a run is the bound that it optimises: the lower end when maximising, the upper end when minimising.
 """
 
 from __future__ import annotations
@@ -15,33 +15,53 @@ MAXIMISE, MINIMISE = -1, 1
 
 
 @dataclass(frozen=True)
-class Point:
-    """The estimates of a run on a split: I and −ELBO in nats, each with its standard error."""
+class Estimate:
+    """An estimate with its standard error."""
 
-    information: float
-    information_stderr: float
-    neg_elbo: float
-    neg_elbo_stderr: float
+    value: float
+    stderr: float
+
+    def is_below(self, other: Estimate, z: float) -> bool:
+        """Whether other − self > z · √(se² + se²)."""
+        return other.value - self.value > z * hypot(self.stderr, other.stderr)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The estimates of a run on a split: the ends of the interval for I and −ELBO in nats, and MMD where it is known.
+
+    Of a single estimate of I, both ends are that estimate.
+    """
+
+    lower: Estimate
+    upper: Estimate
+    neg_elbo: Estimate
+    mmd: Estimate | None = None
+
+    def worse_end(self, sign: int) -> Estimate:
+        """The end of the interval for I that is worse for a run with this sign of α."""
+        return self.lower if sign == MAXIMISE else self.upper
 
     def costs(self, sign: int) -> tuple[float, float]:
-        """(−ELBO, sign · I) in nats."""
-        return self.neg_elbo, sign * self.information
+        """(−ELBO, sign · I) in nats, with the worse end of the interval for I."""
+        return self.neg_elbo.value, sign * self.worse_end(sign).value
 
 
-def dominates(a: Point, b: Point, sign: int, z: float = 2.0) -> bool:
-    """Whether a is better than b in *both* objectives by more than z standard errors.
+def dominates(a: Point, b: Point, sign: int, z: float = 2.0, mmd: bool = False) -> bool:
+    """Whether a is better than b in information and −ELBO, and with `mmd` also in MMD, by more than z standard errors each.
 
-    cost(b) − cost(a) > z · √(se_a² + se_b²) for −ELBO and for sign · I (nats). Both runs are evaluated on the same data, so
-    that their errors are positively correlated and the rule is stricter than a test of the paired difference.
+    cost(b) − cost(a) > z · √(se_a² + se_b²), for information between the *worse* end of a's interval and the *better* end of
+    b's. Both runs are evaluated on the same data, so that their errors are positively correlated and the rule is stricter than
+    a test of the paired difference. Where an MMD is unknown, none is better.
     """
-    (e_a, i_a), (e_b, i_b) = a.costs(sign), b.costs(sign)
-    better_fit = e_b - e_a > z * hypot(a.neg_elbo_stderr, b.neg_elbo_stderr)
-    better_information = i_b - i_a > z * hypot(a.information_stderr, b.information_stderr)
-    return better_fit and better_information
+    better_information = b.upper.is_below(a.lower, z) if sign == MAXIMISE else a.upper.is_below(b.lower, z)
+    if not (better_information and a.neg_elbo.is_below(b.neg_elbo, z)):
+        return False
+    return not mmd or (a.mmd is not None and b.mmd is not None and a.mmd.is_below(b.mmd, z))
 
 
 def front(points: Sequence[Point], sign: int) -> list[int]:
-    """Indices of the nondominated points, by increasing −ELBO.
+    """Indices of the nondominated points in −ELBO and the worse end of the interval for I, by increasing −ELBO.
 
     A point is dominated if another one is at least as good in both objectives and better in one. Standard errors are ignored,
     and equal points are on the front together.
@@ -54,27 +74,3 @@ def front(points: Sequence[Point], sign: int) -> list[int]:
         if not nondominated or costs[k][1] < costs[nondominated[-1]][1] or costs[k] == costs[nondominated[-1]]:
             nondominated.append(k)
     return nondominated
-
-
-def worst(points: Sequence[Point], sign: int) -> tuple[float, float]:
-    """The worst −ELBO and the worst I of some points (nats), as (−ELBO, I): the reference point of a hypervolume."""
-    return max(p.neg_elbo for p in points), sign * max(sign * p.information for p in points)
-
-
-def hypervolume(points: Sequence[Point], sign: int, reference: tuple[float, float]) -> float:
-    """The area (nats²) of the region that some point dominates and that dominates the reference point.
-
-    It is an exact sum of rectangles along the front. Points that are not better than the reference in both objectives
-    contribute nothing.
-
-    Args:
-        reference: (−ELBO, I) in nats.
-    """
-    edge, ceiling = reference[0], sign * reference[1]
-    area = 0.0
-    for k in front(points, sign):
-        neg_elbo, information = points[k].costs(sign)
-        if neg_elbo < edge and information < ceiling:
-            area += (edge - neg_elbo) * (ceiling - information)
-            ceiling = information
-    return area

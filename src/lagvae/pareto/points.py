@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 
 from lagvae.errors import CheckpointError, ComparisonError, LagvaeError, SettingError
 from lagvae.experiment.settings import ComparedSettings, disagreements, select
-from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Point
-from lagvae.runs.layout import LATEST, RunFolder
+from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate, Point
+from lagvae.runs.layout import RunFolder, runs_below
 
 SPLITS = ("train", "test")
 """The splits that are compared: the data on which the constraints are imposed, and held-out data."""
 
 INFORMATION = {
-    "i_q": "the middle of the interval that I_q lies in; its standard error is the larger of those of the two ends",
+    "interval": "the interval that I_q lies in, each end with its standard error",
     "i_q_lower": "the lower end of the interval that I_q lies in",
     "i_q_upper": "the upper end of the interval that I_q lies in",
     "rate": "the rate E KL(q(z|x)‖p(z)), an upper bound on I_q",
@@ -48,6 +48,8 @@ class RunPoint:
         gamma: the slack γ₁ of −ELBO (nats), if its bound came from a calibration. bound: on −ELBO (nats), if any.
         multipliers: the fixed λ, constraint → nats per unit of D. points: split → the estimates.
         breaks_bound: whether its estimate of information violates the bounds on information.
+        stored_name: its name in config.yaml. match: the stored name of the run that it is matched with, if any.
+        steps: of training. seconds: of its training; of the time of an ensemble, an equal share. None where they are unknown.
     """
 
     name: str
@@ -60,6 +62,10 @@ class RunPoint:
     verdict: str
     points: Mapping[str, Point]
     breaks_bound: bool = False
+    stored_name: str = ""
+    match: str | None = None
+    steps: int | None = None
+    seconds: float | None = None
     settings: ComparedSettings = field(default_factory=ComparedSettings, compare=False, repr=False)
 
     @property
@@ -113,6 +119,10 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
         verdict=str(summary.get("verdict")),
         points={split: _point(summary, split, information) for split in SPLITS},
         breaks_bound=any(select(summary, f"splits.{split}.{information}_breaks_bound") == 1 for split in SPLITS),
+        stored_name=str(config.get("name")),
+        match=config.get("match"),
+        steps=summary.get("steps"),
+        seconds=_training_seconds(summary),
         settings=ComparedSettings.of(config, {c: value for c, value in calibrated.items() if value is not None}),
     )
 
@@ -138,8 +148,24 @@ def _number(content: Mapping[str, Any], key: str, file: str = "summary.json") ->
 
 
 def _point(summary: Mapping[str, Any], split: str, information: str) -> Point:
-    names = (information, f"{information}_stderr", "neg_elbo", "neg_elbo_stderr")
-    return Point(*(_number(summary, f"splits.{split}.{name}") for name in names))
+    ends = ("i_q_lower", "i_q_upper") if information == "interval" else (information, information)
+    lower, upper, neg_elbo = (_estimate(summary, f"splits.{split}.{name}") for name in (*ends, "neg_elbo"))
+    try:
+        return Point(lower, upper, neg_elbo, _estimate(summary, f"constraints.mmd.{split}"))
+    except UnusableRun:  # there is no such constraint, or a single batch, which has no standard error
+        return Point(lower, upper, neg_elbo)
+
+
+def _estimate(summary: Mapping[str, Any], key: str) -> Estimate:
+    return Estimate(_number(summary, key), _number(summary, f"{key}_stderr"))
+
+
+def _training_seconds(summary: Mapping[str, Any]) -> float | None:
+    """The seconds of training of a run, or its equal share of those of its ensemble. None where they were not recorded."""
+    if (ensemble := summary.get("ensemble")) is not None:
+        return float(ensemble["seconds"]) / int(ensemble["runs"])
+    seconds = select(summary, "seconds.training")
+    return None if seconds is None else float(seconds)
 
 
 def _bound(config: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[float, float | None]:
@@ -154,10 +180,6 @@ def _bound(config: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[float
     if setting.get("gamma_relative"):
         return bound, round(bound - _number(summary, f"{key}.calibrated"), 6)
     return bound, _number(config, f"{key}.gamma", "config.yaml")
-
-
-ANALYSIS = "pareto-analysis"
-"""The folder to which a comparison is written by default."""
 
 
 @dataclass
@@ -182,7 +204,7 @@ class Collection:
         return sorted({run.family for run in self.runs}, key=lambda family: (family != "lagvae", family))
 
 
-def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
+def collect(folders: Sequence[Path], information: str = "interval") -> Collection:
     """Read all runs in some folders and below them.
 
     Args:
@@ -220,31 +242,6 @@ def collect(folders: Sequence[Path], information: str = "i_q") -> Collection:
     _drop_duplicates(collection)
     _check(collection)
     return collection
-
-
-def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
-    """The run folders at and below a folder that are not in `seen`, which is updated.
-
-    Calibrations, `latest`, hidden folders, earlier comparisons and the subfolders of a run are excluded.
-
-    Raises: SettingError where a folder cannot be read.
-    """
-    if folder.resolve() in seen:
-        return  # the folder was named twice, or a link leads back to it
-    seen.add(folder.resolve())
-    run = RunFolder(folder)
-    excluded = {LATEST, ANALYSIS}
-    if run.config.is_file():
-        excluded |= {"evaluation", run.checkpoints.name, run.figures.name}
-        if not (folder / "calibration.json").exists():
-            yield run
-    try:
-        children = sorted(child for child in folder.iterdir() if child.is_dir())
-    except OSError as error:
-        raise SettingError(f"{folder} cannot be read ({error.strerror}). Name folders that can.") from error
-    for child in children:
-        if child.name not in excluded and not child.name.startswith("."):
-            yield from runs_below(child, seen)
 
 
 def _drop_duplicates(collection: Collection) -> None:

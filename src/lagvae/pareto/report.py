@@ -12,30 +12,51 @@ from lagvae.errors import SettingError
 from lagvae.io import check_writable
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
-from lagvae.pareto.points import ANALYSIS, collect
-from lagvae.pareto.tables import SLACK, SUMMARY, dominated_rows, notes, slack_rows, summary_rows, write_csv, write_markdown
+from lagvae.pareto.points import SPLITS, collect
+from lagvae.pareto.tables import (
+    GOALS,
+    MATCHED,
+    MATCHED_SUMMARY,
+    SLACK,
+    SUMMARY,
+    dominated_rows,
+    matched_rows,
+    matched_summary_rows,
+    notes,
+    slack_rows,
+    summary_rows,
+    training_line,
+    write_csv,
+    write_markdown,
+)
+from lagvae.runs.layout import ANALYSIS
 from lagvae.terminal import console, plain_table, short_path
 
 MAX_PRINTED = 20
-"""Largest number of dominated runs printed on the terminal; the file lists all of them."""
+"""Largest number of dominated runs, and of matched pairs, printed on the terminal; the file lists all of them."""
 
 
 def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
-    """Print the summary of each method, the dominated runs, and the runs that were not compared."""
+    """Print the summary of each method, the dominated runs, the matched pairs, and the runs that were not compared."""
     out, collection = console(), analysis.collection
-    _rows(f"Information ({collection.information}) against −ELBO (hypervolume in nats²)", SUMMARY, summary_rows(analysis))
+    _rows(f"Information ({collection.information}) against −ELBO", SUMMARY, summary_rows(analysis))
     dominated = dominated_rows(analysis)
     if dominated:
         out.print("[bold]Dominated runs[/]")
-        for goal, split, _, worse, better, fit, information in dominated[:MAX_PRINTED]:
+        for goal, split, _, worse, better, fit, information, mmd in dominated[:MAX_PRINTED]:
             by = f"by {better}, better by {fit} nats in −ELBO and by {information} nats in I"
+            by += ", and in MMD" if mmd == "yes" else ""
             out.print(escape(f" {goal}, {split}: {worse} {by}"))
         if len(dominated) > MAX_PRINTED:
             out.print(f"and {len(dominated) - MAX_PRINTED} more dominated runs.")
     elif len(collection.families) > 1:
         out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both objectives.")
+    if analysis.pairs:
+        _print_matched(analysis)
+        _rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
     if analysis.curves:
         _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
+    out.print(escape(training_line(analysis)))
     for note in notes(analysis):
         out.print(escape(note))
     not_compared = {"Unfinished": dict.fromkeys(collection.unfinished, ""), "Skipped": collection.skipped}
@@ -45,6 +66,22 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
         if entries:
             out.print(f"[bold yellow]{heading}: {escape(', '.join(entries[:5] + more))}[/]")
     out.print(f"Written to {short_path(files[0].parent)}: {', '.join(escape(file.name) for file in files)}")
+
+
+def _print_matched(analysis: Analysis) -> None:
+    """Print the matched pairs on training data, a table for each sign of α, and a pair as two lines, so that it is narrow."""
+    split = SPLITS[0]
+    for goal in GOALS.values():
+        rows = [row for row in matched_rows(analysis, split) if row[0] == goal]
+        shown = []
+        for _, setting, seed, *values, verdict, gain in rows[:MAX_PRINTED]:
+            lines = ["\n".join(both) for both in zip(values[:3], values[3:], strict=True)]
+            shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, gain))
+        if shown:
+            head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats)")
+            _rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
+        if len(rows) > MAX_PRINTED:
+            console().print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
 
 
 def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -57,7 +94,7 @@ def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     console().print(table)
 
 
-def compare(folders: Sequence[Path], out: Path | None = None, information: str = "i_q", z: float = 2.0) -> Analysis:
+def compare(folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0) -> Analysis:
     """Compare the runs below some folders: write pareto.csv, pareto.md and the figures, and print a summary.
 
     Args:

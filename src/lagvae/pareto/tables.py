@@ -6,24 +6,36 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from lagvae.io import write_atomically
-from lagvae.pareto.comparison import Analysis, Group, SlackCurve
+from lagvae.pareto.comparison import Analysis, SlackCurve
+from lagvae.pareto.fronts import Estimate, Point
 from lagvae.pareto.points import INFORMATION, SPLITS, RunPoint, method_title
 
 GOALS = {-1: "maximise", 1: "minimise"}
 """Sign of α → what a run does to information."""
 
-SUMMARY = ("I", "split", "method", "runs", "seeds", "dominated", "z = 0", "hypervolume")
-"""dominated: how many of the runs with a rival some run of another method dominates; z = 0: the same, ignoring errors."""
+SUMMARY = ("I", "split", "method", "runs", "seeds", "−ELBO", "dominated", "with MMD")
+"""−ELBO: its range in nats. dominated: how many of the runs with a rival some run of another method dominates in (I, −ELBO);
+with MMD: in (I, −ELBO, MMD)."""
 
-DOMINATIONS = ("I", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)")
+DOMINATIONS = ("I", "split", "seed", "dominated", "by", "−ELBO better by (nats)", "I better by (nats)", "MMD better")
+
+MATCHED = (
+    *("I", "InfoVAE", "seed", "−ELBO", "MMD", "I (nats)"),
+    *("LagVAE: −ELBO", "MMD", "I (nats)", "verdict", "LagVAE better by (nats)"),
+)
+
+MATCHED_SUMMARY = ("I", "split", "pairs", "not worse", "better", "mean (nats)", "bounds met")
+"""not worse: LagVAE better by at least −z standard errors; better: by more than z; mean: of what LagVAE is better by."""
 
 SLACK = ("method", "α", "split", "γ₁ (nats)", "I (nats)", "runs each", "monotone")
 
 COLUMNS = (
     *("run", "family", "alpha", "gamma", "bound", "multipliers", "seed", "verdict", "split"),
-    *("estimator", "information", "information_stderr", "neg_elbo", "neg_elbo_stderr", "on_front", "dominated_by"),
+    *("estimator", "lower", "lower_stderr", "upper", "upper_stderr", "neg_elbo", "neg_elbo_stderr", "mmd", "mmd_stderr"),
+    *("on_front", "dominated_by", "dominated_with_mmd_by", "match"),
 )
 
 
@@ -41,17 +53,14 @@ def summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
             method_title(group.family),
             str(len(group.runs)),
             str(len(group.fronts)),
-            f"{len(group.dominated)} of {len(group.compared)}" if group.compared else "no rival",
-            f"{len(group.dominated_ignoring_errors)} of {len(group.compared)}" if group.compared else "no rival",
-            _hypervolume(group),
+            "–".join(map(_nats, group.reach)),
+            *(
+                f"{len(runs)} of {len(group.compared)}" if group.compared else "no rival"
+                for runs in (group.dominated, group.dominated_with_mmd)
+            ),
         )
         for group in analysis.groups
     ]
-
-
-def _hypervolume(group: Group) -> str:
-    mean, deviation = group.hypervolume
-    return _nats(mean) + ("" if deviation is None else f" ± {_nats(deviation)}")
 
 
 def _nats(value: float) -> str:
@@ -61,16 +70,79 @@ def _nats(value: float) -> str:
 
 def domination_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """A row of `DOMINATIONS` for each pair of runs of which one dominates the other."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pair in analysis.dominations:
-        better, worse = (run.points[pair.split].costs(run.sign) for run in (pair.better, pair.worse))
-        gains = (_nats(b - a) for a, b in zip(better, worse, strict=True))
-        rows.append((GOALS[pair.worse.sign], pair.split, str(pair.worse.seed), _name(pair.worse), _name(pair.better), *gains))
+        sign, (better, worse) = pair.worse.sign, (run.points[pair.split] for run in (pair.better, pair.worse))
+        information = sign * (worse.worse_end(-sign).value - better.worse_end(sign).value)
+        gains = _nats(worse.neg_elbo.value - better.neg_elbo.value), _nats(information)
+        names = str(pair.worse.seed), _name(pair.worse), _name(pair.better)
+        rows.append((GOALS[sign], pair.split, *names, *gains, "yes" if pair.with_mmd else "no"))
     return rows
 
 
+def matched_rows(analysis: Analysis, split: str) -> list[tuple[str, ...]]:
+    """A row of `MATCHED` for each pair of matched runs, those in which LagVAE does worst first."""
+    return [
+        (
+            GOALS[pair.lagvae.sign],
+            pair.infovae.setting,
+            str(pair.infovae.seed),
+            *_values(pair.infovae.points[split]),
+            *_values(pair.lagvae.points[split]),
+            pair.lagvae.verdict,
+            _with_error(pair.gain(split)),
+        )
+        for pair in analysis.pairs
+    ]
+
+
+def matched_summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
+    """A row of `MATCHED_SUMMARY` for each sign of α and split."""
+    rows = []
+    for sign, split in ((sign, split) for sign in GOALS for split in SPLITS):
+        pairs = [pair for pair in analysis.pairs if pair.lagvae.sign == sign]
+        if not pairs:
+            continue
+        gains = [pair.gain(split) for pair in pairs]
+        counts = (
+            sum(gain.value >= -analysis.z * gain.stderr for gain in gains),
+            sum(gain.value > analysis.z * gain.stderr for gain in gains),
+        )
+        met = sum(pair.lagvae.verdict == "met" for pair in pairs)
+        mean = f"{fmean(gain.value for gain in gains):+.2f}"
+        rows.append((GOALS[sign], split, str(len(pairs)), *map(str, counts), mean, str(met)))
+    return rows
+
+
+def _values(point: Point) -> tuple[str, str, str]:
+    """−ELBO, MMD and the interval for I."""
+    lower, upper = _nats(point.lower.value), _nats(point.upper.value)
+    mmd = "–" if point.mmd is None else f"{point.mmd.value:.1e}"
+    return _nats(point.neg_elbo.value), mmd, lower if point.lower == point.upper else f"[{lower}, {upper}]"
+
+
+def _with_error(estimate: Estimate) -> str:
+    return f"{round(estimate.value, 2) + 0.0:+.2f} ± {_nats(estimate.stderr)}"
+
+
+def training_line(analysis: Analysis) -> str:
+    """The steps and the seconds of training of each method's runs, of matched runs apart."""
+    groups: dict[str, list[RunPoint]] = {}
+    families = analysis.collection.families
+    for run in sorted(analysis.collection.runs, key=lambda run: (families.index(run.family), run.match is not None)):
+        groups.setdefault(method_title(run.family) + (", matched" if run.match else ""), []).append(run)
+    parts = []
+    for name, runs in groups.items():
+        steps = sorted({run.steps for run in runs if run.steps is not None})
+        length = "–".join(map(str, dict.fromkeys((steps[0], steps[-1])))) if steps else "unknown"
+        known = [run.seconds for run in runs if run.seconds is not None]
+        seconds = f"{sum(known):.0f} s" if len(known) == len(runs) else "unknown time"
+        parts.append(f"{name}: {len(runs)} × {length} steps, {seconds}")
+    return f"Training: {'; '.join(parts)} (of the time of an ensemble each run has an equal share)."
+
+
 def dominated_rows(analysis: Analysis) -> list[tuple[str, ...]]:
-    """A row of `DOMINATIONS` for each dominated run, with the rival whose smaller lead of the two objectives is largest."""
+    """A row of `DOMINATIONS` for each dominated run, with the rival whose smaller lead of the two in nats is largest."""
     rows: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for row in domination_rows(analysis):
         rows.setdefault(row[:4], []).append(row)
@@ -141,12 +213,9 @@ def notes(analysis: Analysis) -> list[str]:
     if unmatched and len(analysis.collection.families) > 1:
         names = ", ".join(f"{method_title(family)} seed {seed}" for family, seed in unmatched)
         remarks.append(f"Without a run of another method with the same seed and sign of α, and so not compared: {names}.")
-    for group in (group for group in analysis.groups if group.split == SPLITS[0]):
-        sizes = Counter(run.seed for run in group.runs)
-        if len(set(sizes.values())) > 1:
-            each = ", ".join(f"{n} of seed {seed}" for seed, n in sorted(sizes.items()))
-            name = f"{method_title(group.family)}, {GOALS[group.sign]}"
-            remarks.append(f"{name}, has {each}: its hypervolumes are of unequal sets.")
+    if analysis.unpaired:
+        names = ", ".join(analysis.unpaired[:5]) + (" …" if len(analysis.unpaired) > 5 else "")
+        remarks.append(f"Matched with a run that is not here, or was trained again since: {names}.")
     repeated = Counter((run.family, run.alpha, run.gamma, run.seed) for run in runs if run.gamma is not None)
     if analysis.curves and max(repeated.values()) > 1:
         remarks.append("The table of I over γ₁ averages over runs with the same α, γ₁ and seed that differ in other settings.")
@@ -159,19 +228,23 @@ def write_csv(analysis: Analysis, path: Path) -> None:
     """Write a row of `COLUMNS` for each run and split, atomically.
 
     on_front: 1 if the run is on the front of its method, sign of α and seed. dominated_by: the runs of other methods that
-    dominate it.
+    dominate it. match: the run that it is matched with.
     """
     front = {(g.split, run.name) for g in analysis.groups for runs in g.fronts.values() for run in runs}
 
     def row(run: RunPoint, split: str) -> list[object]:
         point = run.points[split]
         multipliers = " ".join(f"{name}={value:g}" for name, value in run.multipliers.items())
-        dominators = " ".join(other.name for other in analysis.dominators(run, split))
+        dominators = analysis.dominators(run, split)
+        estimates = (point.lower, point.upper, point.neg_elbo, point.mmd)
         return [
             *(run.name, run.family, run.alpha, run.gamma, run.bound, multipliers, run.seed, run.verdict, split),
-            *(analysis.collection.information, point.information, point.information_stderr),
-            *(point.neg_elbo, point.neg_elbo_stderr),
-            *(int((split, run.name) in front), dominators),
+            analysis.collection.information,
+            *(value for e in estimates for value in ((None, None) if e is None else (e.value, e.stderr))),
+            int((split, run.name) in front),
+            " ".join(pair.better.name for pair in dominators),
+            " ".join(pair.better.name for pair in dominators if pair.with_mmd),
+            run.match,
         ]
 
     def write(part: Path) -> None:
@@ -187,11 +260,16 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
     """The report; `figures` are the names of image files beside it."""
     collection, shared = analysis.collection, analysis.collection.runs[0].settings.shared
     counts = Counter(run.family for run in collection.runs)
+    matched = Counter(run.family for run in collection.runs if run.match)
+    names = [
+        f"{counts[f]} of {method_title(f)}" + (f" ({matched[f]} of them matched)" if matched[f] else "")
+        for f in collection.families
+    ]
     seeds = sorted({run.seed for run in collection.runs})
     lines = [
         "# Information against −ELBO",
         "",
-        f"- Runs: {', '.join(f'{counts[f]} of {method_title(f)}' for f in collection.families)}; "
+        f"- Runs: {', '.join(names)}; "
         f"seeds {', '.join(map(str, seeds))}; below {', '.join(f'`{short(folder)}`' for folder in collection.folders)}.",
         f"- All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
         f"{shared.get('training.steps')} steps, start {shared.get('training.start')}.",
@@ -199,20 +277,16 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
         "- α < 0 maximises, α > 0 minimises information.",
         "- Run a dominates run b, of another method with the same sign of α and the same seed, where a is better in both by "
         f"more than {analysis.z:g} standard errors: (−ELBO)_b − (−ELBO)_a > {analysis.z:g} √(se_a² + se_b²), and the same for "
-        "I_a − I_b when maximising, for I_b − I_a when minimising. Both are evaluated on the same data, so that their errors "
-        "are positively correlated and the rule is stricter than a test of the paired difference.",
-        "- Hypervolume (nats²): the area between a method's front and the reference, ignoring errors; mean ± standard "
-        "deviation over seeds. A method with more runs is at an advantage. Reference: "
-        + "; ".join(
-            f"{GOALS[sign]}, {split}: −ELBO = {neg_elbo:.2f}, I = {information:.2f}"
-            for (sign, split), (neg_elbo, information) in analysis.references.items()
-        )
-        + ".",
+        "the distance between the intervals for I: a's lower end above b's upper end when maximising, a's upper end below b's "
+        "lower end when minimising. Column “with MMD” asks the same of MMD, too. Both runs are evaluated on the same data, so "
+        "that their errors are positively correlated and the rule is stricter than a test of the paired difference.",
+        f"- {training_line(analysis)}",
         *(f"- {note}" for note in notes(analysis)),
         "",
         *_table(SUMMARY, summary_rows(analysis)),
         "",
         *(line for name in figures for line in (f"![{Path(name).stem}]({name})", "")),
+        *_matched_section(analysis),
         "## Dominated runs",
         "",
         *(_table(DOMINATIONS, domination_rows(analysis)) or ["No run dominates a run of another method."]),
@@ -220,7 +294,11 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
     ]
     if analysis.curves:
         lines += ["## Information over the slack γ₁", ""]
-        lines += ["Mean ± standard deviation over seeds; for a single run, ± the standard error of its estimate.", ""]
+        lines += [
+            "Mean ± standard deviation over seeds; for a single run, ± the standard error of its estimate. Of an interval, the "
+            "lower end for α < 0 and the upper end for α > 0.",
+            "",
+        ]
         lines += [*_slack_table(analysis), *_table(SLACK, slack_rows(analysis)), ""]
     not_compared = {"Unfinished": dict.fromkeys(collection.unfinished, ""), "Skipped": collection.skipped}
     for heading, runs in (not_compared | {"Left out": collection.left_out}).items():
@@ -228,6 +306,27 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
             lines += [f"## {heading}: {len(runs)}", ""]
             lines += [f"- `{name}`" + (f": {reason}" if reason else "") for name, reason in runs.items()] + [""]
     return "\n".join(lines)
+
+
+def _matched_section(analysis: Analysis) -> list[str]:
+    """Markdown: the matched pairs on each split, and how many there are in which LagVAE is not worse."""
+    if not analysis.pairs:
+        return []
+    lines = [
+        "## Matched runs",
+        "",
+        "Each run of LagVAE has the −ELBO and the MMD of a run of InfoVAE on training data as its bounds, and its seed, α, "
+        "start and length. “Better by”: of the end of the interval for I that both optimise, LagVAE's minus InfoVAE's lower "
+        "end when maximising, InfoVAE's minus LagVAE's upper end when minimising, ± its standard error. “Not worse”: at least "
+        f"−{analysis.z:g} standard errors; “better”: more than {analysis.z:g}.",
+        "",
+        *_table(MATCHED_SUMMARY, matched_summary_rows(analysis)),
+        "",
+    ]
+    for split in SPLITS:
+        lines += [f"On {'training' if split == 'train' else 'test'} data:", ""]
+        lines += [*_table(MATCHED, matched_rows(analysis, split)), ""]
+    return lines
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from lagvae.errors import CheckpointError, SettingError
 from lagvae.io import storage_error
 
 LATEST = "latest"
+
+ANALYSIS = "pareto-analysis"
+"""The folder to which a comparison of runs is written by default."""
 
 
 class RunFolder:
@@ -117,3 +121,38 @@ class RunFolder:
         names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
         hint = f"The newest there: {', '.join(names[-5:])}." if names else "Make one with python src/train.py."
         raise CheckpointError(f"{which!r} is no run: there is no {runs / which / 'config.yaml'}. {hint}")
+
+
+def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
+    """The run folders at and below a folder that are not in `seen`, which is updated.
+
+    Calibrations, `latest`, hidden folders, earlier comparisons and the subfolders of a run are excluded.
+
+    Raises: SettingError where a folder cannot be read.
+    """
+    if folder.resolve() in seen:
+        return  # the folder was named twice, or a link leads back to it
+    seen.add(folder.resolve())
+    run = RunFolder(folder)
+    excluded = {LATEST, ANALYSIS}
+    if run.config.is_file():
+        excluded |= {"evaluation", run.checkpoints.name, run.figures.name}
+        if not (folder / "calibration.json").exists():
+            yield run
+    try:
+        children = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise SettingError(f"{folder} cannot be read ({error.strerror}). Name folders that can.") from error
+    for child in children:
+        if child.name not in excluded and not child.name.startswith("."):
+            yield from runs_below(child, seen)
+
+
+def find_runs(runs: Path, name: str) -> Path:
+    """A folder of runs that a user named: a path, or a name under runs/. SettingError where there is none."""
+    for folder in (Path(name).expanduser(), runs / name):
+        if folder.is_dir():
+            return folder
+    there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
+    hint = f"There are {', '.join(there[:10])}." if there else "A sweep makes some: python src/train.py -m sweep=NAME."
+    raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")

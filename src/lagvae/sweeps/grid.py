@@ -64,7 +64,7 @@ def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
             # A key with a single value in its grid does not distinguish runs; one of the command line always counts.
             labelled = {key: value for key, value in pairs.items() if key not in grid or len(grid[key]) > 1}
             overrides = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label={run_label(labelled)}"]
-            runs.append(overrides if any(word.startswith("name=") for word in fixed) else [*overrides, NAME])
+            runs.append(overrides if any(word.startswith("name=") for word in overrides) else [*overrides, NAME])
     return runs
 
 

@@ -15,6 +15,7 @@ from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.settings import deciding_settings, differences
 from lagvae.io import write_atomically, write_json
 from lagvae.runs.layout import RunFolder
+from lagvae.sweeps.matching import match_config
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ def to_config(node: Mapping[str, Any]) -> DictConfig:
 
 
 def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """Make a run of the config that Hydra composes."""
+    """Make a run of the config that Hydra composes, matched with the finished run that `match` names, if it names one."""
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
+    if cfg.match is not None:
+        cfg = match_config(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return SweepRun(to_config(resolved))

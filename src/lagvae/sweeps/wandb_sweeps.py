@@ -27,14 +27,19 @@ def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
 
 
 def write_wandb_sweeps(folder: Path) -> list[Path]:
-    """Write the W&B sweep of every sweep in a folder to its subfolder wandb/, and return the files."""
+    """Write the W&B sweep of every sweep in a folder to its subfolder wandb/, and return the files.
+
+    A matched sweep has none, because its runs are not known before those that it matches are finished.
+    """
     written = []
     for file in sorted(folder.glob("*.yaml")):
-        sweep = OmegaConf.to_container(OmegaConf.load(file))
+        sweep: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if "match" in sweep:
+            continue
         path = folder / "wandb" / file.name
         path.parent.mkdir(exist_ok=True)
         header = f"# Made by python src/wandb_sweeps.py. Use: wandb sweep sweeps/wandb/{file.name}, then wandb agent ID.\n"
-        text = OmegaConf.to_yaml(OmegaConf.create(for_wandb(file.stem, sweep["hydra"]["sweeper"]["grids"])))  # type: ignore
+        text = OmegaConf.to_yaml(OmegaConf.create(for_wandb(file.stem, sweep["hydra"]["sweeper"]["grids"])))
         path.write_text(header + text, encoding="utf-8")
         written.append(path)
     return written
