@@ -3,8 +3,8 @@
     python src/train.py -m sweep=alpha folder=alpha
     python benchmarks/alpha.py runs/alpha [--out results/alpha.md]
 
-−|α| I_q under a bound is the problem of −I_q with |α| times the multipliers. So runs with the same sign and slack should end with
-the same information and the same λ/|α|. Nats, on the training split.
+−|α| I_q under a bound is the problem of −I_q with |α| times the multipliers. So runs with the same sign and slack should end
+with the same information and the same λ/|α|. Nats, on the training split.
 """
 
 from __future__ import annotations

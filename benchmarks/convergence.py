@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.io import write_atomically
-from lagvae.pareto.points import runs_below
+from lagvae.runs.layout import runs_below
 
 
 def read(folder: Path) -> dict[tuple[float, int], dict[str, Any]]:

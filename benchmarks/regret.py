@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError
 from lagvae.io import write_atomically
-from lagvae.pareto.points import runs_below
+from lagvae.runs.layout import runs_below
 from lagvae.terminal import print_error
 
 MEASURES = {"i_q_lower": "I_q, lower end", "i_q_upper": "I_q, upper end", "rate": "rate"}

@@ -7,7 +7,7 @@ from interval to interval at what it is worth. Over the second half of training 
 
 with the learning rate η. The first term is what more training gains, per logarithm of its length; the last is the noise of
 the gradients, which vanishes as the learning rate is lowered to zero and would otherwise be taken for a gain. Doubling the
-length of training then gains b · ln 2. Learning curves flatten, so this is rather too large than too small (docs/decisions.md).
+length of training then gains b · ln 2. A curve that flattens gains less than that, one whose λ still moves may gain more.
 """
 
 from __future__ import annotations

@@ -111,9 +111,7 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     for name, c in summary["constraints"].items():
         cells = [format_number(c[key], c["nats"]) for key in ("bound", *splits)]
         colour = COLOURS.get(c["verdict"], "default")
-        spread = c.get("multiplier_stderr")
-        multiplier = f"{c['multiplier']:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
-        table.add_row(name, *cells, multiplier, f"[{colour}]{c['verdict']}[/]")
+        table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
     table = plain_table("Measured (± standard error)", "")
@@ -217,5 +215,7 @@ def describe_sensitivity(summary: Mapping[str, Any]) -> list[str]:
         side = "q" if summary["alpha"]["q"] else "p"
         slack = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
         bound, verb = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
-        lines.append(f"{slack} more of slack on {name}: the {bound} bound on I_{side} {verb} by about {abs(change):.2g} nats.")
+        error, weight = c.get("multiplier_stderr"), abs(summary["alpha"][side])
+        text = f"{abs(change):.2g}" + (f" ± {error * c['scale'] / weight:.1g}" if error is not None else "")
+        lines.append(f"{slack} more of slack on {name}: the {bound} bound on I_{side} {verb} by about {text} nats.")
     return lines
