@@ -182,26 +182,36 @@ def report(cells: Sequence[Cell]) -> str:
 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
-    """Draw the intervals for I_q over −ELBO, a panel for each sign of α: the opponent's front and LagVAE."""
+    """Draw the interval for I_q over −ELBO, a panel for each sign of α: the opponent with its fronts, and LagVAE.
+
+    A mark is the end that the run optimises, the lower one when maximising and the upper one when minimising, of which the
+    fronts are made too; a bar is the interval.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for ax, (sign, goal) in zip(axes, GOALS.items(), strict=True):
-        of_sign = [c for c in cells if c.sign == sign]
-        groups = list(dict.fromkeys(c.group for c in of_sign if c.learned))
-        series = [("fixed λ₁", "0.45", [c for c in of_sign if not c.learned and c.mmd_met])]
-        series += [(f"LagVAE ({g})", f"C{k}", [c for c in of_sign if c.learned and c.group == g]) for k, g in enumerate(groups)]
-        for label, colour, chosen in series:
-            if not chosen:
-                continue
-            x = [c.values["neg_elbo"][0] for c in chosen]
+    for ax, (sign, goal) in zip(figure.subplots(1, 2), GOALS.items(), strict=True):
+        end = "i_q_lower" if sign < 0 else "i_q_upper"
+        rivals = [c for c in cells if c.sign == sign and not c.learned and c.mmd_met]
+        learned = [c for c in cells if c.sign == sign and c.learned]
+        series = {"fixed λ₁": ("0.55", "o", rivals)}
+        for k, group in enumerate(dict.fromkeys(c.group for c in learned)):
+            series[f"LagVAE, {group}"] = (f"C{k}", "D^sv"[k % 4], [c for c in learned if c.group == group])
+        for label, (colour, marker, chosen) in series.items():
+            x, y = [c.values["neg_elbo"][0] for c in chosen], [c.values[end][0] for c in chosen]
             low, high = ([c.values[m][0] for c in chosen] for m in ("i_q_lower", "i_q_upper"))
-            ax.vlines(x, low, high, color=colour, label=label, lw=2.5 if colour != "0.45" else 1.2)
-        learned = [c.values["neg_elbo"][0] for c in of_sign if c.learned]
-        if learned:
-            ax.set_xlim(min(learned) - 0.5, max(learned) + 0.7)
-        ax.set(title=goal, xlabel="−ELBO (nats)", ylabel="interval for I_q (nats)")
+            ax.vlines(x, low, high, color=colour, lw=1, alpha=0.5)
+            ax.plot(x, y, marker, color=colour, ms=3.5, label=label, zorder=3 if chosen is not rivals else 2)
+        for seed in sorted({c.seed for c in rivals}):
+            points = front([c for c in rivals if c.seed == seed], end, sign)
+            ax.plot(
+                [c.values["neg_elbo"][0] for c in points], [c.values[end][0] for c in points], color="0.55", lw=0.8, zorder=1
+            )
+        x = [c.values["neg_elbo"][0] for c in learned]
+        left, right = min(x) - 0.5, max(x) + 0.5
+        seen = [c.values[m][0] for c in cells if c.sign == sign and left < c.values["neg_elbo"][0] < right for m in MEASURES]
+        ax.set(xlim=(left, right), ylim=(min(seen) - 0.4, max(seen) + 0.4))
+        ax.set(title=f"{goal} information", xlabel="−ELBO (nats)", ylabel="I_q (nats)")
         ax.legend(fontsize=8)
     write_atomically(path, lambda part: figure.savefig(part, dpi=130, format="png"))
 
