@@ -117,13 +117,13 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
     """The constraints with their bounds, as they are configured."""
     constraints = []
     for name, c in cfg.constraints.items():
-        bound = c.epsilon
+        bound, divergence = c.epsilon, instantiate(c.divergence)
         if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
-            bound = calibration.bound(str(name), c.gamma, c.gamma_relative)
+            bound = calibration.bound(str(name), c.gamma, c.gamma_relative, divergence.smallest)
         constraints.append(
             Constraint(
                 name=str(name),
-                divergence=instantiate(c.divergence),
+                divergence=divergence,
                 bound=bound,
                 multiplier=c.multiplier,
                 learned=c.learned,

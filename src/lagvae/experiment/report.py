@@ -44,7 +44,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
         setting = cfg.constraints[c.name]
         origin = "given"
         if setting.epsilon is None and calibration is not None:
-            calibrated, nats = calibration.calibrated[c.name], c.divergence.nats
+            calibrated, nats = max(calibration.calibrated[c.name], c.divergence.smallest), c.divergence.nats
             origin = f"{format_number(calibrated, nats)} + {format_number(c.bound - calibrated, nats)}"
         bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
