@@ -58,6 +58,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
 
 ROWS = (  # label, key in the summary, whether to format it as nats
     ("−ELBO (nats)", "neg_elbo", True),
+    ("−ELBO (nats / dim)", "neg_elbo_per_dim", True),
     ("rate (nats)", "rate", True),
     ("distortion (nats)", "distortion", True),
     ("−log p(x) ≤ (nats)", "nll", True),
