@@ -112,6 +112,12 @@ RESULTS: dict[str, Result] = {
         (*ENSEMBLES, "benchmarks/alpha.py", "sweeps/alpha.yaml"),
         10,
     ),
+    "continuous": benchmark(
+        "continuous",
+        "--root {root} --out results/continuous.md",
+        (*TRAINING, "conf/data/array.yaml", "conf/likelihood/normal.yaml", "benchmarks/grid.py"),
+        8,
+    ),
     "convergence": Result(
         "results/convergence.md",
         (

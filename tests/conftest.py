@@ -85,7 +85,7 @@ def linear_joint() -> Callable[[LinearGaussian, Tensor, Tensor], JointModel]:
         raw[d:] = (t.double() - encoder.tiny).expm1().log().float()
         encoder.network.load_state_dict({"layers.0.weight": mean, "layers.0.bias": raw})
         decoder.network.load_state_dict({"layers.0.weight": world.weight.float(), "layers.0.bias": torch.zeros(n)})
-        decoder.raw_scale.data = torch.tensor(world.noise - decoder.tiny).expm1().log()
+        decoder.set_scale(world.noise)
         return JointModel(StandardNormalPrior(d), encoder, decoder)
 
     return build

@@ -124,6 +124,10 @@ WRONG = {
     "constraints.mmd.epsilon=nan": ["constraints.mmd.epsilon=nan must be a finite number"],
     "constraints.mmd.epsilon=inf": ["constraints.mmd.epsilon=inf must be a finite number"],
     "constraints.mmd.gamma=abc": ["constraints.mmd.gamma=abc: Value 'abc'", "could not be converted to Float"],
+    "constraints.mmd.epsilon=-0.1": [
+        "constraints.mmd.epsilon=-0.1 cannot be met: this divergence is never below 0",
+        "at least 0, or use epsilon=calibrated",
+    ],
     "constraints.mmd.gamma=nan": ["constraints.mmd.gamma=nan must be a finite number ≥ 0"],
     "constraints.mmd.gamma=-1": ["constraints.mmd.gamma=-1.0 must be a finite number ≥ 0"],
     "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is no value here"],
@@ -627,11 +631,8 @@ def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
     folder = calibration_of(root)
     rewrite(folder, lambda c: c["stderr"].update(mmd=None))
     found = Calibration.load(folder)
-    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(1.5 * found.calibrated["mmd"])
-    found.calibrated["mmd"] = -1e-4
-    assert found.bound("mmd", 0.5, relative=True) == -1e-4
-    found.stderr["mmd"] = 2e-4
-    assert found.bound("mmd", 0.5, relative=True) == pytest.approx(0.0)
+    found.calibrated["mmd"] = 2e-4
+    assert found.bound("mmd", 0.5, relative=True, smallest=0.0) == pytest.approx(3e-4)
 
 
 def test_a_calibration_that_does_not_fit_is_told_what_differs(root: Path) -> None:

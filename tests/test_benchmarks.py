@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from itertools import product
+from math import log, pi
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,26 @@ def test_the_head_of_a_table_has_as_many_cells_as_its_rows() -> None:
 
     head, rule = grid.table(maximising.HEAD, [])
     assert head.replace(r"\|", "").count("|") == rule.count("|")
+
+
+def test_continuous_data_are_whole_and_in_their_units() -> None:
+    import continuous
+
+    x, table = (make() for make, _ in continuous.DATA.values())
+    assert x.shape[1:] == (1, 28, 20)
+    assert 0 <= x.min() < 0.1 < 0.9 < x.max() <= 1
+    assert table.shape == (569, 30)
+    assert abs(table.mean(0)).max() < 1e-5
+    assert table.std(0) == pytest.approx(1, abs=1e-5)
+    elbo = {"calibrated": -400.0, "bound": -398.5, "train": -398.4, "violation": 0.1, "multiplier": 0.5, "verdict": "active"}
+    # At s² = 0.02 and a mean squared residual of 0.01 the distortion is 280 (log 2 − ½) nats above that of the best scale.
+    distortion = 280 * (log(2 * pi * 0.02) + 0.5)
+    train = {"i_q_lower": 1.0, "i_q_upper": 2.0, "i_q_lower_limit": 8.0, "reconstruction": 0.01, "distortion": distortion}
+    run = {"constraints": {"neg_elbo": elbo}, "splits": {"train": train}, "seconds": {"all": 60}}
+    cells = continuous.row("patches", "maximize", run, 560)
+    assert len(cells) == len(continuous.HEAD)
+    assert "-0.711" in cells  # −ELBO per dimension
+    assert cells[-2] == f"{280 * (log(2) - 0.5):.3f}"
 
 
 def summary(alpha: float, gamma: float, seed: int, multiplier: float, rate: float, distortion: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lagvae.distributions import (
     draw_noise,
     mean_of,
 )
+from lagvae.distributions.decoders import SPEED
 from lagvae.errors import SettingError
 from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, SquareMotion
 from lagvae.noise import Noise
@@ -94,17 +95,71 @@ def test_the_bernoulli_decoder_against_scipy(generator: torch.Generator) -> None
 def test_the_normal_decoder_against_scipy(shared: bool, generator: torch.Generator) -> None:
     torch.manual_seed(0)
     decoder = NormalDecoder(partial(MLP, hidden=(8,)), SHAPE, LATENT, shared_scale=shared)
-    # The initial scale is near 1, that of standardised data, and the learned parameters determine it.
+    # The initial scale is 1, that of standardised data, and the learned parameters determine it.
     z = torch.randn(4, LATENT, generator=generator)
-    assert float((decoder(z).stddev.detach() - 1).abs().max()) < 0.02
-    assert decoder.raw_scale.numel() == (1 if shared else 6)
-    decoder.raw_scale.data = torch.randn(decoder.raw_scale.shape, generator=generator)
-    scale = (np.log1p(np.exp(decoder.raw_scale.detach().double().numpy())) + 1e-2) * np.ones(SHAPE)
+    torch.testing.assert_close(decoder(z).stddev, torch.ones(4, *SHAPE))
+    assert decoder.log_scale.numel() == (1 if shared else 6)
+    decoder.log_scale.data = 0.1 * torch.randn(decoder.log_scale.shape, generator=generator)
+    scale = (np.exp(SPEED * decoder.log_scale.detach().double().numpy()) + 1e-2) * np.ones(SHAPE)
     x = torch.randn(4, *SHAPE, generator=generator)
     distribution = decoder(z)
     expected = stats.norm(decoder.network(z).detach().numpy(), scale).logpdf(x.numpy()).sum((1, 2, 3))
     assert (distribution.batch_shape, distribution.event_shape) == ((4,), SHAPE)
     np.testing.assert_allclose(distribution.log_prob(x).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+DECODERS = pytest.mark.parametrize(
+    ("kind", "spread"),
+    [(NormalDecoder, lambda r: r.square().mean(0).sqrt()), (LaplaceDecoder, lambda r: r.abs().mean(0))],
+    ids=["normal", "laplace"],
+)
+"""The decoders with a scale, and the scale of the largest likelihood for residuals, over the first axis."""
+
+
+@DECODERS
+def test_a_learned_scale_starts_at_the_spread_of_the_data(
+    kind: type[NormalDecoder], spread: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> None:
+    network, z = partial(MLP, hidden=()), torch.zeros(1, LATENT)
+    x = torch.randn(50, *SHAPE, generator=generator) * torch.tensor([0.5, 3.0]) + 7
+    residual = x - x.mean(0)
+    for shared, expected in ((False, spread(residual)), (True, spread(residual.flatten()).expand(SHAPE))):
+        decoder = kind(network, SHAPE, LATENT, shared_scale=shared)
+        decoder.start_scale(x)
+        torch.testing.assert_close(decoder(z).base_dist.scale[0], expected)
+    # A coordinate that is constant starts above the lower limit, where the scale can still move; a fixed scale stays.
+    decoder.start_scale(torch.ones(5, *SHAPE))
+    assert float(decoder(z).base_dist.scale.detach().min()) == pytest.approx(2 * decoder.tiny)
+    fixed = kind(network, SHAPE, LATENT, scale=0.3)
+    fixed.start_scale(x)
+    torch.testing.assert_close(fixed(z).base_dist.scale, torch.full((1, *SHAPE), 0.3))
+
+
+@DECODERS
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradient_of_a_scale_is_zero_at_its_optimum_and_a_mean_over_coordinates(
+    kind: type[NormalDecoder], spread: Callable[[Tensor], Tensor], shared: bool, generator: torch.Generator
+) -> None:
+    decoder = kind(partial(MLP, hidden=()), SHAPE, LATENT, shared_scale=shared, tiny=1e-6)
+    z, noise = torch.randn(20, LATENT, generator=generator), torch.randn(20, *SHAPE, generator=generator)
+    residual = noise - decoder(z).base_dist.loc.detach()
+    best = spread(residual.flatten() if shared else residual)
+
+    def gradient(scale: Tensor) -> Tensor:
+        decoder.set_scale(scale)
+        return torch.autograd.grad(-decoder(z).log_prob(noise).mean(), decoder.log_scale)[0]
+
+    assert float(gradient(best).abs().max()) < 1e-5
+    # The distortion is log s + (b/s)^k / k per coordinate, with k = 2 for Normal, 1 for Laplace. u is log(s) / SPEED, and the
+    # gradient in u is that of the mean over the coordinates that share s, divided by SPEED².
+    k = 1 if kind is LaplaceDecoder else 2
+    torch.testing.assert_close(gradient(2 * best), torch.full_like(best, (1 - 0.5**k) / SPEED), rtol=1e-4, atol=1e-6)
+
+
+def test_a_learned_scale_has_a_floor() -> None:
+    decoder = NormalDecoder(partial(MLP, hidden=()), SHAPE, LATENT, tiny=1e-3)
+    decoder.log_scale.data.fill_(-50.0)
+    assert float(decoder(torch.zeros(1, LATENT)).stddev.detach().min()) == pytest.approx(1e-3)
 
 
 # ---- samples as functions of noise

@@ -14,6 +14,22 @@ import torch
 from small import ROOT, TINY, compose
 
 from lagvae.callbacks.checkpoints import exact_penalty
+from lagvae.divergences import (
+    MMD,
+    AdversarialNegElbo,
+    AdversarialRate,
+    Distortion,
+    Divergence,
+    LogRatio,
+    NegElbo,
+    Rate,
+    SlicedWasserstein,
+    SymbolicObjective,
+    VariationalFDivergence,
+    Wasserstein,
+)
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_lagrangian
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
 from lagvae.model import LatentVariableModel
@@ -276,3 +292,40 @@ def test_the_python_of_the_readme_makes_a_model() -> None:
     exec(block[1], names)
     lagrangian = names["model"].lagrangian
     assert dict(zip(lagrangian.names, lagrangian.bound.tolist(), strict=True)) == pytest.approx({"neg_elbo": 24.0, "mmd": 1e-3})
+
+
+def test_binary_data_have_no_value_per_dimension(finished: RunFolder) -> None:
+    for values in finished.read_summary()["splits"].values():
+        assert "neg_elbo" in values
+        assert "neg_elbo_per_dim" not in values
+
+
+# ---- bounds
+
+SIGNED = (NegElbo, Distortion, AdversarialNegElbo, SymbolicObjective)
+NEVER_NEGATIVE = (Rate, MMD, SlicedWasserstein, VariationalFDivergence, LogRatio, Wasserstein, AdversarialRate)
+
+
+@pytest.mark.parametrize("kind", [*SIGNED, *NEVER_NEGATIVE], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("calibrated", "gamma", "relative", "signed", "never_negative"),
+    [
+        (-0.002, 0.5, True, -0.001, 0.001),  # a fraction of the standard error
+        (-0.02, 0.1, False, 0.08, 0.1),
+        (0.001, 0.5, True, 0.002, 0.002),  # an estimate below its standard error
+        (0.04, 0.5, True, 0.06, 0.06),
+        (0.04, 0.1, False, 0.14, 0.14),
+    ],
+)
+def test_a_bound_is_never_below_the_smallest_value_of_its_divergence(
+    kind: type[Divergence], calibrated: float, gamma: float, relative: bool, signed: float, never_negative: float
+) -> None:
+    found = Calibration({"d": calibrated}, {"d": 0.002}, "val", {}, {})
+    expected = signed if kind in SIGNED else never_negative
+    assert found.bound("d", gamma, relative, kind.smallest) == pytest.approx(expected)
+
+
+def test_a_run_gets_a_bound_that_its_divergence_can_meet() -> None:
+    found = Calibration({"neg_elbo": -5.0, "mmd": -0.002}, {"neg_elbo": 0.1, "mmd": 0.002}, "val", {}, {})
+    bounds = {c.name: c.bound for c in build_lagrangian(compose(TINY), found).constraints}
+    assert bounds == pytest.approx({"neg_elbo": -3.5, "mmd": 0.001})

@@ -118,7 +118,10 @@ def test_terms_over_batches_of_any_size(draw: Draw) -> None:
     result = feed(Terms(), batches)
     rate = torch.cat([b.rate for b in batches]).double().numpy()
     distortion = torch.cat([b.distortion for b in batches]).double().numpy()
-    for name, values in (("rate", rate), ("distortion", distortion), ("neg_elbo", rate + distortion)):
+    neg_elbo = rate + distortion
+    per_dim = neg_elbo / batches[0].x_q.shape[1]
+    truth = {"rate": rate, "distortion": distortion, "neg_elbo": neg_elbo, "neg_elbo_per_dim": per_dim}
+    for name, values in truth.items():
         assert result[name] == pytest.approx(values.mean(), rel=1e-6)
         # The error of a sum is not the sum of errors: the rate and distortion of a sample are correlated.
         assert result[f"{name}_stderr"] == pytest.approx(stderr(values), rel=1e-5)

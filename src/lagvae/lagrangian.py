@@ -40,8 +40,8 @@ class Constraint:
         max_multiplier: upper limit of λ · scale in dual ascent, in units of max(|α_q|, |α_p|). A violation that persists there
             indicates that the problem is infeasible.
 
-    Raises: SettingError for a bound that is not finite, a scale or limit that is not positive, a negative multiplier, a learned
-        multiplier above its limit, or a learned multiplier without a bound.
+    Raises: SettingError for a bound that is not finite or below the smallest value of the divergence, a scale or limit that is
+        not positive, a negative multiplier, a learned multiplier above its limit, or a learned multiplier without a bound.
     """
 
     name: str
@@ -56,6 +56,12 @@ class Constraint:
         key = f"constraints.{self.name}"
         if self.bound is not None and not isfinite(self.bound):
             raise SettingError(f"{key}: the bound is {self.bound}; it must be a finite number.")
+        if self.bound is not None and self.bound < self.divergence.smallest:
+            raise SettingError(
+                f"{key}.epsilon={self.bound:g} cannot be met: this divergence is never below {self.divergence.smallest:g}, and "
+                f"only the noise of an estimate takes it there. Give {key}.epsilon=NUMBER of at least "
+                f"{self.divergence.smallest:g}, or use epsilon=calibrated."
+            )
         if not (isfinite(self.scale) and self.scale > 0):
             raise SettingError(f"{key}.scale={self.scale} must be a positive number.")
         if not (isfinite(self.multiplier) and self.multiplier >= 0):

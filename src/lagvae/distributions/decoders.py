@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Laplace, Normal
-from torch.nn import functional as F
 
 from lagvae.distributions.encoders import Pushforward
 from lagvae.errors import SettingError
 
 Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+
+SPEED = 10.0
+"""How much faster log s moves than a weight of the network does: a step of Adam changes s by this many learning rates."""
 
 
 class BernoulliDecoder(nn.Module):
@@ -51,6 +53,11 @@ class BernoulliDecoder(nn.Module):
 class NormalDecoder(nn.Module):
     """p(x|z) = N(x; μ(z), diag s²).
 
+    A learned s starts at the spread of the data (`start_scale`), and follows the reconstruction error down: it is
+    `tiny` + exp(`SPEED` · u) with the parameter u. The gradient in u is that of the mean over the coordinates that share it,
+    divided by `SPEED`², because it would otherwise dominate the norm of the gradient, which may be clipped. It vanishes at the
+    scale that minimises the distortion, here the root mean squared residual.
+
     Args:
         network: builds the network of μ from (shape_in, shape_out).
         shape: shape of one x.
@@ -65,6 +72,8 @@ class NormalDecoder(nn.Module):
     Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
 
     Raises: SettingError for a fixed scale that is not positive.
+
+    Reference: Rybkin, Daniilidis, Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021.
     """
 
     has_density = True
@@ -91,17 +100,38 @@ class NormalDecoder(nn.Module):
         self.unit, self.means, self.fixed, self.tiny = unit, means, scale, tiny
         self.noise_shape = (0,) if means else tuple(shape)
         if scale is None:
-            # softplus(0.54) ≈ 1, the standard deviation of standardised data
-            self.raw_scale = nn.Parameter(torch.full(() if shared_scale else tuple(shape), 0.54))
+            self.log_scale = nn.Parameter(torch.empty(() if shared_scale else tuple(shape)))
+            self.set_scale(1.0)
 
     def forward(self, z: Tensor) -> Independent:
         loc = self.network(z).float()
         loc = loc.sigmoid() if self.unit else loc
+        return Independent(self.base(loc, self.scale(loc), validate_args=False), self.event_dims, validate_args=False)
+
+    def scale(self, loc: Tensor) -> Tensor:
+        """s for every coordinate of the means, (B, *shape)."""
         if self.fixed is not None:
-            scale = torch.full_like(loc, self.fixed)
-        else:
-            scale = (F.softplus(self.raw_scale.float()) + self.tiny).expand_as(loc)
-        return Independent(self.base(loc, scale, validate_args=False), self.event_dims, validate_args=False)
+            return torch.full_like(loc, self.fixed)
+        u = self.log_scale.float()
+        share = u.numel() / (loc[0].numel() * SPEED**2)
+        return (self.tiny + (SPEED * (u.detach() + share * (u - u.detach()))).exp()).expand_as(loc)
+
+    @torch.no_grad()
+    def set_scale(self, scale: Tensor | float) -> None:
+        """Set a learned s, () or of the shape of x; values below 2 · `tiny` are raised to it."""
+        above = (torch.as_tensor(scale) - self.tiny).clamp(min=self.tiny)
+        self.log_scale.copy_(above.log() / SPEED)
+
+    def start_scale(self, x: Tensor) -> None:
+        """Set a learned s to the spread of samples x, (N, *shape), around the mean of each coordinate. A fixed s stays."""
+        if self.fixed is None:
+            residual = x - x.mean(0)
+            self.set_scale(self.spread(residual if self.log_scale.dim() else residual.flatten()))
+
+    @staticmethod
+    def spread(residual: Tensor) -> Tensor:
+        """The s of the largest likelihood for residuals (N, …), over the first axis: the root mean square."""
+        return residual.square().mean(0).sqrt()
 
     def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
         """x = μ + s · noise for standard normal noise, (B, *shape); or x = μ with `means`, for noise (B, 0)."""
@@ -115,6 +145,11 @@ class LaplaceDecoder(NormalDecoder):
 
     noise_kind = "uniform"
     base = Laplace
+
+    @staticmethod
+    def spread(residual: Tensor) -> Tensor:
+        """The s of the largest likelihood for residuals (N, …), over the first axis: the mean of the absolute values."""
+        return residual.abs().mean(0)
 
     def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
         """x = μ − s · sgn(u) log(1 − |u|), u = 2 noise − 1, for uniform noise, (B, *shape); or x = μ with `means`."""

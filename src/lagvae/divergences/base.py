@@ -25,6 +25,8 @@ class Divergence(ABC):
     """Whether the value is in nats."""
     largest: float = inf
     """The upper limit of the divergence."""
+    smallest: float = -inf
+    """The lower limit of the divergence: 0 if it is never negative, although its estimate may be."""
     critic: nn.Module | None = None
     """The critic ψ of the estimate, which `prepare` builds; None if it needs no critic."""
     symbol: str = ""

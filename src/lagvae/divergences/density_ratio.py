@@ -8,7 +8,7 @@ Reference: Sugiyama, Suzuki, Kanamori, Density Ratio Estimation in Machine Learn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log, pi
+from math import inf, log, pi
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class LogRatio(CriticDivergence):
     Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017; Donsker & Varadhan, 1983; Pu et al.,
     Adversarial Symmetric Variational Autoencoder, NeurIPS 2017 ("both").
     """
+
+    smallest = 0.0
 
     def __init__(
         self, network: Network, over: str = "z", direction: str = "q_p", r1: float = 0.0, spectral: bool = False
@@ -94,6 +96,7 @@ class AdversarialRate(CriticDivergence):
     the error of its moments is neglected, which is 1.5 nats for d = 16 and 64 draws.
     """
 
+    smallest = 0.0
     symbol = "E_q[log q(z|x) - log p(z)]"
 
     def __init__(self, network: Network, draws: int = 64, r1: float = 0.0, spectral: bool = False) -> None:
@@ -189,6 +192,7 @@ class AdversarialNegElbo(AdversarialRate):
     Raises: SettingError in `prepare` as `AdversarialRate`, or for a decoder without a density.
     """
 
+    smallest = -inf  # as H_q(x) may be negative
     symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:

@@ -44,6 +44,7 @@ class Rate(Divergence):
     Raises: SettingError in `prepare` if the rate has no closed form.
     """
 
+    smallest = 0.0
     symbol = "E_q[log q(z|x) - log p(z)]"
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:

@@ -200,6 +200,8 @@ class VariationalFDivergence(CriticDivergence):
     Raises: SettingError for an unknown f or gradient, or as in `CriticDivergence`.
     """
 
+    smallest = 0.0
+
     def __init__(
         self, network: Network, f: str = "js", over: str = "z", gradient: str = "value", r1: float = 0.0, spectral: bool = False
     ) -> None:

@@ -195,6 +195,7 @@ class MMD(Divergence):
 
     required_noise = frozenset({"z_q", "z_p"})
     nats = False
+    smallest = 0.0
     symbol = "MMD(q(z)||p(z))"
 
     def __init__(self, kernel: Kernel, statistic: str = "u") -> None:

@@ -50,6 +50,7 @@ class SlicedWasserstein(Divergence):
 
     required_noise = frozenset({"z_q", "z_p", "slices_z"})
     nats = False
+    smallest = 0.0
     symbol = "SW(q(z)||p(z))"
 
     def __call__(self, samples: JointSamples) -> Tensor:

@@ -26,6 +26,7 @@ class Wasserstein(CriticDivergence):
     """
 
     nats = False
+    smallest = 0.0
 
     def __init__(
         self, network: Network, over: str = "z", penalty: float = 10.0, r1: float = 0.0, spectral: bool = False

@@ -108,11 +108,14 @@ class Calibration:
                 "the settings that this one was made with."
             )
 
-    def bound(self, name: str, gamma: float, relative: bool) -> float:
-        """ε̂ + γ, or ε̂ + γ · ε̂ if the slack is relative (γ₂ = 0.5 ε̂₂ in the paper).
+    def bound(self, name: str, gamma: float, relative: bool, smallest: float) -> float:
+        """max(ε̂, D_min) + γ, or with γ · ε̂ in place of γ if the slack is relative (γ₂ = 0.5 ε̂₂ in the paper).
 
-        A relative slack is γ times the largest of ε̂, its standard error and 0, because an unbiased estimate of a divergence
-        may be negative.
+        An unbiased estimate ε̂ may fall below D_min by its noise, where no model could meet a bound. A relative slack is γ times
+        the largest of ε̂, its standard error and 0.
+
+        Args:
+            smallest: D_min, the lower limit of the divergence (see `Divergence.smallest`).
         """
         if name not in self.calibrated:
             raise CalibrationError(
@@ -122,7 +125,7 @@ class Calibration:
         calibrated = self.calibrated[name]
         stderr = self.stderr[name]
         slack = gamma * max(calibrated, 0.0 if isnan(stderr) else stderr, 0.0) if relative else gamma
-        return calibrated + slack
+        return max(calibrated, smallest) + slack
 
 
 def calibration_config(cfg: DictConfig) -> DictConfig:

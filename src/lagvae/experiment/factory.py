@@ -34,6 +34,9 @@ from lagvae.terminal import quiet_libraries
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
+SPREAD_SAMPLES = 500
+"""Number of training samples whose spread a learned scale of the decoder starts from."""
+
 
 @contextmanager
 def error_context(key: str) -> Iterator[None]:
@@ -69,7 +72,7 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
-    """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed."""
+    """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed; the scale of p(x|z) from the data."""
     torch.manual_seed(cfg.seed)
     model = cfg.model
     kind = decoder_class(model.likelihood)
@@ -81,6 +84,8 @@ def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
         make_encoder(instantiate(model.posterior), instantiate(model.encoder), data.shape, prior),
         kind(instantiate(model.decoder), data.shape, prior.latent),
     )
+    if isinstance(joint.decoder, NormalDecoder):
+        joint.decoder.start_scale(data.probe("train", SPREAD_SAMPLES))
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
 
@@ -117,13 +122,13 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
     """The constraints with their bounds, as they are configured."""
     constraints = []
     for name, c in cfg.constraints.items():
-        bound = c.epsilon
+        bound, divergence = c.epsilon, instantiate(c.divergence)
         if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
-            bound = calibration.bound(str(name), c.gamma, c.gamma_relative)
+            bound = calibration.bound(str(name), c.gamma, c.gamma_relative, divergence.smallest)
         constraints.append(
             Constraint(
                 name=str(name),
-                divergence=instantiate(c.divergence),
+                divergence=divergence,
                 bound=bound,
                 multiplier=c.multiplier,
                 learned=c.learned,

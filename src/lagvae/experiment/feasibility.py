@@ -63,7 +63,8 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     least: dict[str, tuple[Calibration, Path]] = {}
     for name in names:
         least[name] = calibrate(singles[name], data, f"Least {name} on")
-    reference = {n: least[n][0].calibrated[n] if epsilon[n] is None else float(epsilon[n]) for n in names}
+    smallest = {n: instantiate(cfg.constraints[n].divergence).smallest for n in names}
+    reference = {n: max(least[n][0].calibrated[n], smallest[n]) if epsilon[n] is None else float(epsilon[n]) for n in names}
     together, folder = least[names[0]]
     if len(names) > 1:
         derived = together_config(cfg, reference, optimizer)

@@ -59,7 +59,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
         setting = cfg.constraints[c.name]
         origin = "given"
         if setting.epsilon is None and calibration is not None:
-            calibrated, nats = calibration.calibrated[c.name], c.divergence.nats
+            calibrated, nats = max(calibration.calibrated[c.name], c.divergence.smallest), c.divergence.nats
             origin = f"{format_number(calibrated, nats)} + {format_number(c.bound - calibrated, nats)}"
         bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
@@ -73,6 +73,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
 
 ROWS = (  # label, key in the summary, whether to format it as nats
     ("−ELBO (nats)", "neg_elbo", True),
+    ("−ELBO (nats / dim)", "neg_elbo_per_dim", True),
     ("rate (nats)", "rate", True),
     ("distortion (nats)", "distortion", True),
     ("−log p(x) ≤ (nats)", "nll", True),

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, StandardNormalPrior
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, NormalDecoder, StandardNormalPrior
 from lagvae.divergences import Divergence
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
 
 class Terms(LatentMetric):
-    """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error."""
+    """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error.
+
+    Also neg_elbo_per_dim, −ELBO divided by the number of coordinates of x, where p(x|z) is a density (`NormalDecoder`).
+    """
 
     index: list[Tensor]
     rate: list[Tensor]
@@ -22,6 +25,7 @@ class Terms(LatentMetric):
 
     def __init__(self) -> None:
         super().__init__()
+        self.coordinates = 0  # of x; 0 for a p(x|z) that is no density
         for name in ("index", "rate", "distortion"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -31,11 +35,15 @@ class Terms(LatentMetric):
             self.rate.append(samples.rate)
         if samples.joint.has_distortion:
             self.distortion.append(samples.distortion)
+        if isinstance(samples.joint.decoder, NormalDecoder):
+            self.coordinates = samples.x_q[0].numel()
 
     def compute(self) -> dict[str, Tensor]:
         terms = {name: dim_zero_cat(state) for name in ("rate", "distortion") if len(state := getattr(self, name))}
         if len(terms) == 2:
             terms = {"neg_elbo": terms["rate"] + terms["distortion"], **terms}
+            if self.coordinates:
+                terms["neg_elbo_per_dim"] = terms["neg_elbo"] / self.coordinates
         result = {}
         for name, values in terms.items():
             result[name], result[f"{name}_stderr"] = mean_and_stderr(values, dim_zero_cat(self.index))
