@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from pydoc import locate
@@ -12,7 +13,7 @@ from types import UnionType
 from typing import Any, Union
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
@@ -20,6 +21,7 @@ from lagvae.errors import SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
 from lagvae.experiment.schema import Config
+from lagvae.experiment.settings import flatten
 from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
@@ -30,10 +32,11 @@ SOURCES = ("calibrated", "explicit", "none")
 def validate(cfg: DictConfig) -> None:
     """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
     with error_context("The config"):
-        typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
-        missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
-        OmegaConf.to_container(cfg, resolve=True)
-    if missing:
+        typed = (
+            cfg if issubclass(OmegaConf.get_type(cfg) or dict, Config) else OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        )
+        values = flatten(OmegaConf.to_container(typed, resolve=True)).items()
+    if missing := sorted(key for key, value in values if value == MISSING and not key.endswith(".divergence")):
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     RunFolder.check_name(cfg.name)
     for key in (
@@ -150,12 +153,8 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
         raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
     if not callable(function):
         raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
-    parameters = inspect.signature(function).parameters
+    parameters, hints = signature(function)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except NameError:  # an annotation uses a name that is imported for type checkers only
-        hints = {}
     for name, value in node.items():
         if str(name).startswith("_"):
             continue
@@ -163,6 +162,16 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
             raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
         if not matches_type(value, hints.get(name, Any)):
             raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")
+
+
+@cache
+def signature(function: Any) -> tuple[Mapping[str, inspect.Parameter], Mapping[str, Any]]:
+    """The parameters of a class or function, and the types of those that have one."""
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except NameError:  # an annotation uses a name that is imported for type checkers only
+        hints = {}
+    return inspect.signature(function).parameters, hints
 
 
 def matches_type(value: Any, hint: Any) -> bool:
