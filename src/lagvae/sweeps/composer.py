@@ -7,7 +7,6 @@ from copy import deepcopy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 
@@ -35,16 +34,9 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config that Hydra composes from the overrides of one run."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        values = [override for override in parsed if self._is_value(override)]
-        chosen = tuple(str(override.input_line) for override in parsed if not self._is_value(override))
+        chosen = tuple(str(o.input_line) for o in parsed if o.is_hydra_override() or self.is_group(o.key_or_group))
         if chosen not in self.composed:
             self.composed[chosen] = self.load(list(chosen))
         cfg = deepcopy(self.composed[chosen])
-        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.input_line not in chosen], cfg)
         return cfg
-
-    def _is_value(self, override: Override) -> bool:
-        """Whether Hydra would apply an override after the groups are merged; one of its own settings counts as a group."""
-        if override.is_hydra_override():
-            return False
-        return isinstance(override.value(), dict) or not self.is_group(override.key_or_group)
