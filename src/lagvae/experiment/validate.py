@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -28,6 +29,12 @@ STARTS = ("calibrated", "scratch")
 
 SOURCES = ("calibrated", "explicit", "none")
 
+REQUIRED_NODE = re.compile(
+    r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
+    r"|callbacks\.(training|final)(\.[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
+)
+"""The settings of which something is built, so that they cannot be null."""
+
 
 def validate(cfg: DictConfig) -> None:
     """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
@@ -38,6 +45,8 @@ def validate(cfg: DictConfig) -> None:
         values = flatten(OmegaConf.to_container(typed, resolve=True)).items()
     if missing := sorted(key for key, value in values if value == MISSING and not key.endswith(".divergence")):
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
+    if nulls := [key for key, value in values if value is None and REQUIRED_NODE.fullmatch(key)]:
+        raise SettingError(f"{nulls[0]}=null: null is no value here; {null_cure(nulls[0])}.")
     RunFolder.check_name(cfg.name)
     for key in (
         "training.steps",
@@ -89,6 +98,17 @@ def validate(cfg: DictConfig) -> None:
         )
     check_nodes(OmegaConf.to_container(cfg))
     dry_run(cfg)
+
+
+def null_cure(key: str) -> str:
+    """What to write instead of null for a required node."""
+    part = key.removesuffix(".divergence")
+    match part.split("."):
+        case ["callbacks", _]:
+            return f"drop its metrics one by one, with ~{key}.NAME"
+        case ["callbacks", _, _] | ["constraints", _]:
+            return f"drop it with ~{part}"
+    return f"leave it out, or give {key}._target_=CLASS"
 
 
 def needs_calibration(cfg: DictConfig) -> bool:

@@ -45,6 +45,10 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
                 "devices with launcher=gpus, or train one model on several devices with trainer=ddp and without -m."
             )
     settings = config.launcher
+    if settings.executor is None:
+        raise SettingError(
+            "launcher.executor=null: null is no value here; use launcher=ensemble, gpus, processes, ray or slurm."
+        )
     executor: Executor = instantiate(settings.executor, _convert_="all")
     waiting = [run for run in runs if not run.finished]
     already = len(runs) - len(waiting)
