@@ -126,6 +126,13 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.new == set()
 
 
+def test_a_sweep_of_many_runs_says_at_once_that_it_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lagvae.sweeps.runner.MANY", 1)
+    refused = "trainer.devices=2"
+    assert sweep(tmp_path, "seed=0,1", refused).out == "Checking the settings of 2 runs.\n"
+    assert sweep(tmp_path, "seed=0", refused).out == ""
+
+
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
     words = ("family=infovae", "alpha=maximize,minimize", "model.optimizer.lr=1e-3,1e18")
     outcome = sweep(tmp_path, *words)
