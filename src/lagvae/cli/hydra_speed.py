@@ -29,7 +29,7 @@ def make_hydra_faster() -> None:
     """Replace four parts of Hydra by ones with the same results. Calling it again changes nothing."""
     Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
     FileSource.load_config = load_config
-    defaults_list._create_interpolation_map = interpolation_map
+    defaults_list._create_interpolation_map = interpolation_map  # type: ignore[assignment]
     # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
     # as well, so one store serves them all.
     store = ConfigStore.instance()
