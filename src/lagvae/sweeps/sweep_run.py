@@ -97,9 +97,9 @@ def to_config(node: Mapping[str, Any]) -> DictConfig:
 
 
 def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """Make a run of the config that Hydra composes."""
+    """Make a run of the config that Hydra composes. It keeps its types, which validation then need not give it."""
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return SweepRun(to_config(resolved))
+        OmegaConf.resolve(cfg)
+    return SweepRun(cfg)
