@@ -225,7 +225,10 @@ UNDECIDING = (
     *below(
         "src/lagvae/experiment", "feasibility.py figures.py report.py schema.py settings.py style.py summary.py validate.py"
     ),
-    *below("src/lagvae/sweeps", "composer.py executors.py grid.py job.py matching.py plan.py progress.py runner.py sweep_run.py wandb_sweeps.py"),
+    *below(
+        "src/lagvae/sweeps",
+        "composer.py executors.py grid.py job.py matching.py plan.py progress.py runner.py sweep_run.py wandb_sweeps.py",
+    ),
 )
 """What decides about no number in a result: messages, pictures, folders, and which settings and runs are allowed."""
 

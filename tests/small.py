@@ -40,26 +40,20 @@ def compose(overrides: list[str], schema: Any = None, name: str = "config") -> A
 
 @cache
 def _compose(words: tuple[str, ...], schema: Any, name: str) -> Any:
-    """What the groups choose is composed once; on a copy of it the other words are set, as Hydra itself would do next."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    groups = tuple(word for word in words if (ROOT / "conf" / word.partition("=")[0].lstrip("+~")).is_dir())
-    values = OverridesParser.create().parse_overrides([word for word in words if word not in groups])
-    if any(value.is_sweep_override() or value.is_hydra_override() or value.key_or_group == "sweep" for value in values):
-        return _chosen(words, schema, name)
-    cfg = deepcopy(_chosen(groups, schema, name))
-    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-    return cfg
+    return _composer(schema, name).compose(words)
 
 
 @cache
-def _chosen(overrides: tuple[str, ...], schema: Any, name: str) -> Any:
+def _composer(schema: Any, name: str) -> Any:
     from hydra import compose, initialize_config_dir
 
     from lagvae.cli.entry import register
     from lagvae.experiment.schema import Config
+    from lagvae.sweeps.composer import Composer
 
-    register(ROOT, schema or Config)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
+    def load(overrides: list[str]) -> Any:
+        register(ROOT, schema or Config)
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose(name, overrides=overrides)
+
+    return Composer(load, lambda key: key == "sweep" or (ROOT / "conf" / key).is_dir())

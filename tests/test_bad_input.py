@@ -131,6 +131,17 @@ WRONG = {
     "constraints.mmd.gamma=nan": ["constraints.mmd.gamma=nan must be a finite number ≥ 0"],
     "constraints.mmd.gamma=-1": ["constraints.mmd.gamma=-1.0 must be a finite number ≥ 0"],
     "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is no value here"],
+    "constraints.mmd.divergence=null": [
+        "constraints.mmd.divergence=null: null is no value here; drop it with ~constraints.mmd."
+    ],
+    "model.encoder=null": ["model.encoder=null: null is no value here; leave it out, or give model.encoder._target_=CLASS."],
+    "model.optimizer=null": ["model.optimizer=null: null is no value here"],
+    "critic.optimizer=null": ["critic.optimizer=null: null is no value here"],
+    "data.source=null": ["data.source=null: null is no value here"],
+    "callbacks.final=null": [
+        "callbacks.final=null: null is no value here; drop its metrics one by one, with ~callbacks.final.NAME."
+    ],
+    "callbacks.training.terms=null": ["callbacks.training.terms=null: null is no value here; drop it with ~callbacks.training"],
     "constraints.mmd.multiplier=-1": ["constraints.mmd.multiplier=-1.0 must be a number ≥ 0; a multiplier is never negative"],
     "constraints.mmd.scale=0": ["constraints.mmd.scale=0.0 must be a positive number"],
     "constraints.mmd.calibration_weight=-1": ["constraints.mmd.calibration_weight=-1.0 must be a number ≥ 0"],

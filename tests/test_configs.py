@@ -21,6 +21,7 @@ from lagvae.cli.entry import register
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_data, build_lagrangian, build_model
 from lagvae.experiment.validate import validate
+from lagvae.sweeps.composer import Composer
 from lagvae.sweeps.grid import expand as sweep_cells
 from lagvae.sweeps.plan import check_runs
 from lagvae.sweeps.sweep_run import SweepRun, to_config
@@ -343,6 +344,63 @@ def test_a_sweep_is_read_again_when_its_file_has_changed(own_sweeps: Path) -> No
     (own_sweeps / "short.yaml").write_text("training: {steps: 8}")
     os.utime(own_sweeps / "short.yaml", ns=(0, 0))
     assert composed("sweep=short").training.steps == 8
+
+
+# ---- what is composed once
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=1", "family=infovae", "constraints.mmd.multiplier=7", "alpha=minimize"],
+        ["alpha={q: -2, p: 1}", "constraints.mmd={scale: 3}"],  # a dict sets values, even of a key that names a group
+        ["divergence=[neg_elbo,mmd,rate]", "constraints.rate.epsilon=3", "~constraints.mmd"],
+        ["~callbacks", "+model.optimizer.eps=1e-6", "hydra.job.name=other"],
+        ["logger=tensorboard", "name='${folder}/${family}-${seed}'"],
+    ],
+)
+def test_runs_of_the_same_options_share_what_hydra_composes(words: list[str]) -> None:
+    """A run is composed from the options of one before it, and is what Hydra composes of all its words."""
+    loaded = list[list[str]]()
+
+    def load(overrides: list[str]) -> DictConfig:
+        loaded.append(overrides)
+        return composed(*overrides)
+
+    composer = Composer(load, lambda key: (CONF / key).is_dir())
+    composer.compose([*words, "training.steps=9", "calibration.steps=8"])
+    found = composer.compose([*words, "training.steps=7"])
+    assert len(loaded) == 1
+    assert OmegaConf.to_container(found) == OmegaConf.to_container(composed(*words, "training.steps=7"))
+
+
+def test_a_file_of_a_config_is_parsed_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And options may still refer to those of other groups."""
+    write = {
+        "config": "defaults: [network: wide, optimizer: '${network}']",
+        "network/wide": "width: 9",
+        "optimizer/wide": "rate: 1",
+    }
+    for name, text in write.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    parse, parsed = OmegaConf.load, list[str]()
+    monkeypatch.setattr(OmegaConf, "load", lambda file: (parsed.append(Path(file.name).stem), parse(file))[1])
+
+    def own() -> Any:
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            return compose("config")
+
+    assert own() == {"network": {"width": 9}, "optimizer": {"rate": 1}}
+    cfg = own()
+    cfg.network.width = 1
+    assert own() == {"network": {"width": 9}, "optimizer": {"rate": 1}}
+    assert sorted(each for each in parsed if each in ("config", "wide")) == ["config", "wide", "wide"]
+    (tmp_path / "network" / "wide.yaml").write_text("width: 8")
+    os.utime(tmp_path / "network" / "wide.yaml", ns=(0, 0))
+    assert own().network.width == 8
 
 
 # ---- paths

@@ -92,8 +92,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     before = files(done)
     outcome = sweep(done, "alpha=maximize,minimize", "seed=0,1", "model.latent=2,3", "training.steps=60")
     assert outcome.status == 1
-    assert "holds a run of another sweep (that run → this run: " in outcome.err
-    assert "training.steps: 40 → 60)" in outcome.err
+    assert "holds a run of another sweep (that run → this run: training.steps: 40 → 60)" in outcome.err
     assert "folder=NAME" in outcome.err
     assert files(done) == before
 
@@ -111,6 +110,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
         (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
         (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
+        (["seed=0,1", "launcher.executor=null"], "launcher.executor=null: null is no value here; use launcher=ensemble"),
         (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, processes, ray, slurm"),
         (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
         (["seed=0,1", "trainer.devices=2"], "a run of a sweep trains on one device"),
@@ -124,6 +124,13 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.status == 1
     assert message in " ".join(outcome.err.split()), outcome.err
     assert outcome.new == set()
+
+
+def test_a_sweep_of_many_runs_says_at_once_that_it_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lagvae.sweeps.runner.MANY", 1)
+    refused = "trainer.devices=2"
+    assert sweep(tmp_path, "seed=0,1", refused).out == "Checking the settings of 2 runs.\n"
+    assert sweep(tmp_path, "seed=0", refused).out == ""
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:

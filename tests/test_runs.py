@@ -8,17 +8,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import files
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.io import check_writable, write_atomically, write_json
 from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import close, has_key, log_picture
 from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
 
 
@@ -240,6 +245,16 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "grid", "latest"]
 
 
+def test_a_run_is_made_where_no_folder_is_yet_and_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
+    runs = tmp_path / "deep" / "runs"
+    first = RunFolder.create(runs, "a")
+    (runs / f".latest.{os.getpid()}").symlink_to("nowhere")  # of a process with the same number
+    second = RunFolder.create(runs, "b")
+    assert first.path.is_dir()
+    assert (runs / "latest").resolve() == second.path.resolve()
+    assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "latest"]
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])
 def test_a_name_that_cannot_be_a_run_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match=r"name=.* cannot be a folder under runs/"):
@@ -292,3 +307,34 @@ def test_the_paths_of_a_run(tmp_path: Path) -> None:
         "last": "checkpoints/last.ckpt",
         "figures": "figures",
     }
+
+
+# ---- loggers
+
+
+def test_a_login_of_wandb_is_a_key_or_an_entry_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert not has_key()
+    (tmp_path / ".netrc").touch(0o600)
+    for text, found in {"machine elsewhere login a password b": False, "machine api.wandb.ai login a password b": True}.items():
+        (tmp_path / ".netrc").write_text(text)
+        assert has_key() == found
+    (tmp_path / ".netrc").write_text("damaged")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "0")
+    assert has_key()
+
+
+def test_tensorboard_gets_the_pictures_of_a_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pixels = torch.arange(4 * 5 * 3, dtype=torch.uint8).view(4, 5, 3).numpy()
+    Image.fromarray(pixels).save(tmp_path / "samples.png")
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    log_picture(logger, tmp_path / "samples.png")
+    close(logger)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (image,) = events.Images("samples")
+    assert np.array_equal(np.asarray(Image.open(BytesIO(image.encoded_image_string))), pixels)

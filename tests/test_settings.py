@@ -22,7 +22,16 @@ from small import ROOT
 from lagvae.data import Arrays, DataModule
 from lagvae.data.sources import ImageFiles
 from lagvae.experiment.calibration import calibration_folder, calibration_settings
-from lagvae.experiment.settings import RULES, ComparedSettings, deciding_settings, find_rule, fingerprint, flatten
+from lagvae.experiment.settings import (
+    FOLLOWS,
+    RULES,
+    ComparedSettings,
+    deciding_settings,
+    differences,
+    find_rule,
+    fingerprint,
+    flatten,
+)
 from lagvae.sweeps.plan import ensemble_key, group_runs
 from lagvae.sweeps.sweep_run import SweepRun
 
@@ -407,3 +416,17 @@ def test_a_setting_that_nobody_knows_decides_everything() -> None:
     assert calibration_key(more) != calibration_key(config)
     assert len(group_runs([run_of(config), run_of(more)])) == 2
     assert "unknown.setting" in ComparedSettings.of(more, {}).shared
+
+
+def test_a_setting_that_follows_another_is_left_out_of_what_differs() -> None:
+    conf: dict[str, Any] = {}
+    for multiplier in ("learned", "rmsprop"):
+        conf |= flatten(OmegaConf.to_container(settings(NOWHERE, f"multiplier={multiplier}")))
+    assert {key: conf[key] for key in FOLLOWS} == {key: f"${{{source}}}" for key, source in FOLLOWS.items()}
+    first, longer, own = (
+        deciding_settings(settings(NOWHERE, "seed=1", *words))
+        for words in ([], ["training.steps=70", "seed=2"], ["training.steps=70", "multiplier.optimizer.steps=80"])
+    )
+    steps = first["training.steps"]
+    assert differences(first, longer) == ["seed: 1 → 2", f"training.steps: {steps} → 70"]
+    assert sorted(differences(first, own)) == [f"multiplier.optimizer.steps: {steps} → 80", f"training.steps: {steps} → 70"]

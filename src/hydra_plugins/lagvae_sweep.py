@@ -6,6 +6,7 @@ must be objects and not strings.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,11 @@ class SweepLauncher(Launcher):
             launcher = BasicLauncher()
             launcher.setup(hydra_context=self.context, task_function=self.task, config=self.config)
             return launcher.launch(job_overrides, initial_job_idx)
+        from lagvae.sweeps.composer import Composer
         from lagvae.sweeps.runner import run_sweep
 
-        loader = self.context.config_loader
-        run_sweep(self.config, [lambda o=o: loader.load_sweep_config(self.config, list(o)) for o in job_overrides])  # type: ignore[misc]
+        composer = Composer.of_sweep(self.context.config_loader, self.config)  # type: ignore[arg-type]
+        run_sweep(self.config, [partial(composer.compose, overrides) for overrides in job_overrides])
         return []
 
 

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lagvae.cli.hydra_speed import make_hydra_faster
 from lagvae.cli.messages import group_message, readable_message
 from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError, Stopped
@@ -70,29 +70,12 @@ def read_sweep(path: Path, changed: int) -> DictConfig:
     return merged
 
 
-_compose_mode = Hydra.get_mode
-
-
-def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """What Hydra asks first: the `hydra.mode` of the config, None where nothing sets it, and -m or its absence decides.
-
-    Hydra composes the whole config for this answer, and then once more to run the program. No file of conf/ sets the mode,
-    so only words that may set it, or that bring in other files, are worth the first composition.
-    """
-    setting = any(word.lstrip("+~").startswith(("hydra", "sweep=")) for word in overrides)
-    elsewhere = any(word.startswith(("--config-", "-c")) for word in sys.argv[1:])
-    return _compose_mode(hydra, config_name, overrides) if setting or elsewhere else None
-
-
 def register(root: Path, schema: type[Config] = Config) -> None:
     """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
     OmegaConf.register_new_resolver("about", lambda: str(sys.modules["__main__"].__doc__).strip(), replace=True)
-    Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
+    make_hydra_faster()
     store = ConfigStore.instance()
-    # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
-    # as well, so one store serves them all.
-    vars(store)["__deepcopy__"] = lambda memo: store
     store.store(name="schema", node=schema)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.repo["sweep"] = {

@@ -139,10 +139,19 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+FOLLOWS = {"data.seed": "seed", "multiplier.optimizer.lr": "multiplier.rate", "multiplier.optimizer.steps": "training.steps"}
+"""Setting → the one whose value it takes in conf/, unless a user sets it."""
+
+
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """The settings whose values differ, each as "key: a → b". A missing setting is shown as "none"."""
+    """The settings whose values differ, each as "key: a → b". A missing setting is shown as "none".
+
+    A setting that differs only because it follows another one is left out.
+    """
     keys = [*a, *(key for key in b if key not in a)]
-    return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
+    values = {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+    own = [key for key in values if values.get(FOLLOWS.get(key, "")) != values[key]]
+    return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in own]
 
 
 # ---- comparisons of runs

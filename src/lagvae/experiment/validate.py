@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from pydoc import locate
@@ -12,7 +14,7 @@ from types import UnionType
 from typing import Any, Union
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
@@ -20,21 +22,31 @@ from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration
 from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
 from lagvae.experiment.schema import Config
+from lagvae.experiment.settings import flatten
 from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
 
 SOURCES = ("calibrated", "explicit", "none")
 
+REQUIRED_NODE = re.compile(
+    r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
+    r"|callbacks\.(training|final)(\.[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
+)
+"""The settings of which something is built, so that they cannot be null."""
+
 
 def validate(cfg: DictConfig) -> None:
     """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
     with error_context("The config"):
-        typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
-        missing = sorted(key for key in OmegaConf.missing_keys(typed) if not key.endswith(".divergence"))
-        OmegaConf.to_container(cfg, resolve=True)
-    if missing:
+        typed = (
+            cfg if issubclass(OmegaConf.get_type(cfg) or dict, Config) else OmegaConf.merge(OmegaConf.structured(Config), cfg)
+        )
+        values = flatten(OmegaConf.to_container(typed, resolve=True)).items()
+    if missing := sorted(key for key, value in values if value == MISSING and not key.endswith(".divergence")):
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
+    if nulls := [key for key, value in values if value is None and REQUIRED_NODE.fullmatch(key)]:
+        raise SettingError(f"{nulls[0]}=null: null is no value here; {null_cure(nulls[0])}.")
     RunFolder.check_name(cfg.name)
     for key in (
         "training.steps",
@@ -89,6 +101,17 @@ def validate(cfg: DictConfig) -> None:
         )
     check_nodes(OmegaConf.to_container(cfg))
     dry_run(cfg)
+
+
+def null_cure(key: str) -> str:
+    """What to write instead of null for a required node."""
+    part = key.removesuffix(".divergence")
+    match part.split("."):
+        case ["callbacks", _]:
+            return f"drop its metrics one by one, with ~{key}.NAME"
+        case ["callbacks", _, _] | ["constraints", _]:
+            return f"drop it with ~{part}"
+    return f"leave it out, or give {key}._target_=CLASS"
 
 
 def needs_calibration(cfg: DictConfig) -> bool:
@@ -153,12 +176,8 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
         raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
     if not callable(function):
         raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
-    parameters = inspect.signature(function).parameters
+    parameters, hints = signature(function)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except NameError:  # an annotation uses a name that is imported for type checkers only
-        hints = {}
     for name, value in node.items():
         if str(name).startswith("_"):
             continue
@@ -166,6 +185,16 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
             raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
         if not matches_type(value, hints.get(name, Any)):
             raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")
+
+
+@cache
+def signature(function: Any) -> tuple[Mapping[str, inspect.Parameter], Mapping[str, Any]]:
+    """The parameters of a class or function, and the types of those that have one."""
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except NameError:  # an annotation uses a name that is imported for type checkers only
+        hints = {}
+    return inspect.signature(function).parameters, hints
 
 
 def matches_type(value: Any, hint: Any) -> bool:

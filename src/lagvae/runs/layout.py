@@ -104,7 +104,7 @@ class RunFolder:
             latest = runs / LATEST
             part = runs / f".latest.{os.getpid()}"
             part.unlink(missing_ok=True)
-            part.symlink_to(os.path.relpath(folder, runs), target_is_directory=True)
+            part.symlink_to(os.path.relpath(folder, runs))
             part.replace(latest)
         except OSError as error:
             raise storage_error(runs / name, error) from error

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str
             yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
         torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(min(processes, len(runs)), get_context("spawn"), die_with_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(processes, len(runs)), process_context(), die_with_parent) as pool:
         futures = {pool.submit(evaluate_one, OmegaConf.to_container(run.cfg)): run for run in runs}
         try:
             for future in as_completed(futures):
@@ -255,11 +255,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def die_with_parent(parent: int) -> None:
+def process_context() -> Any:
+    """How processes that evaluate are started: on Linux forked from one that has imported all they need, else each anew."""
+    if sys.platform != "linux":  # elsewhere the system's own libraries may not survive a fork
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def die_with_parent() -> None:
     """Exit this process when the process that started it has ended, even if it was killed."""
+    of_pool, started_by = parent_process(), os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        if of_pool is not None:
+            of_pool.join()
+        while of_pool is None and os.getppid() == started_by:
             time.sleep(1)
         os._exit(1)
 
@@ -267,7 +279,7 @@ def die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent(os.getppid())
+    die_with_parent()
     try:
         run_job(sys.argv[1])
     except (KeyboardInterrupt, Stopped):

@@ -20,6 +20,9 @@ from lagvae.sweeps.progress import show_progress
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
 
+MANY = 10
+"""A sweep of more runs than this takes some seconds until its plan can be told, and says so."""
+
 
 def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
     """Run all runs of a sweep that are not finished.
@@ -28,6 +31,8 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
         config: Hydra's config of the sweep. composers: compose the config of each run.
     """
     started = time.perf_counter()
+    if len(composers) > MANY:
+        print_line(f"Checking the settings of {len(composers)} runs.")
     runs = [compose_run(compose) for compose in composers]
     check_runs(runs)
     for run in runs:
@@ -45,6 +50,10 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
                 "devices with launcher=gpus, or train one model on several devices with trainer=ddp and without -m."
             )
     settings = config.launcher
+    if settings.executor is None:
+        raise SettingError(
+            "launcher.executor=null: null is no value here; use launcher=ensemble, gpus, processes, ray or slurm."
+        )
     executor: Executor = instantiate(settings.executor, _convert_="all")
     waiting = [run for run in runs if not run.finished]
     already = len(runs) - len(waiting)

@@ -98,11 +98,14 @@ def to_config(node: Mapping[str, Any]) -> DictConfig:
 
 
 def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
-    """Make a run of the config that Hydra composes, matched with the finished run that `match` names, if it names one."""
+    """Make a run of the config that Hydra composes, matched with the finished run that `match` names, if it names one.
+
+    It keeps its types, which validation then need not give it.
+    """
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
-    if cfg.match is not None:
-        cfg = match_config(cfg)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return SweepRun(to_config(resolved))
+        if cfg.match is not None:
+            cfg = match_config(cfg)
+        OmegaConf.resolve(cfg)
+    return SweepRun(cfg)
