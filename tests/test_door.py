@@ -60,7 +60,7 @@ def test_help_lists_groups_settings_and_examples(tmp_path: Path) -> None:
     for group in sorted(folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"):
         options = ", ".join(sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml")))
         assert f"\n{group}: {options}\n" in said.out
-    assert "\nsweep: family, family_learned, figure1, " in said.out
+    assert "\nsweep: alpha, family, family_learned, figure1, " in said.out
     assert "steps of training (7)" in said.out
     assert said.out.count("\n  python src/train.py ") == 3
     assert "$" not in said.out

@@ -102,7 +102,8 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
     [
         (
             ["sweep=paretto"],
-            "sweep=paretto is unknown; did you mean pareto? Choose one of family, family_learned, figure1, matched, pareto",
+            "sweep=paretto is unknown; did you mean pareto? Choose one of alpha, family, family_learned, figure1, "
+            "matched, oracle, pareto",
         ),
         (["trainig.steps=1,2"], "trainig is unknown; did you mean training.steps=1,2?"),
         (["seed=0,0"], "The sweep has a run twice"),

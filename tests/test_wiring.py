@@ -38,6 +38,7 @@ from lagvae.distributions import (
     draw_noise,
 )
 from lagvae.divergences import MMD, RBF, AdversarialRate, NegElbo, SymbolicObjective
+from lagvae.divergences.density_ratio import whitened_kl
 from lagvae.errors import SettingError, Stopped
 from lagvae.experiment import figures
 from lagvae.experiment.calibration import Calibration, calibration_config
@@ -518,8 +519,8 @@ def test_terms_of_a_symbolic_objective_have_their_sign_on_both_sides(objective: 
 def test_the_rate_by_adaptive_contrast_includes_the_error_of_the_contrast(
     linear_joint: LinearJoint, mean_is: MeanIs, generator: torch.Generator
 ) -> None:
-    """For a Gaussian q(z|x) the constant critic is optimal, and only the expected error of r is left: 0.7 nats for six draws
-    in two dimensions, far above the standard error of this test."""
+    """For a Gaussian q(z|x) and a critic that has found nothing, the expected error of r is added, 0.7 nats for six draws in
+    two dimensions, but for what a critic could still find in the whitened samples: far above the error of this test."""
     world = LinearGaussian.random(3, 2, 0.6, seed=3)
     a, cov = world.posterior()
     joint = linear_joint(world, a, cov.diagonal().sqrt())
@@ -530,7 +531,7 @@ def test_the_rate_by_adaptive_contrast_includes_the_error_of_the_contrast(
     x = torch.randn(8000, 3, generator=generator)
     samples = JointSamples(joint, x, draw_noise(rate.required_noise, joint, Noise(1), 0, x))
     with torch.no_grad():
-        assert mean_is(rate.rate(samples) - samples.rate, 0.0) < 0.1
+        assert mean_is(rate.rate(samples) - samples.rate, -whitened_kl(6, 2)) < 0.1
 
 
 # ---- the order in which files are written
