@@ -96,6 +96,12 @@ def test_a_word_filters_or_multiplies(typed: list[str], left: list[set[str]]) ->
     assert [words(run) for run in expand(GRIDS, typed)] == left
 
 
+@pytest.mark.parametrize("typed", ["c.learned=true", "c.learned=True"])
+def test_a_word_filters_a_grid_by_true_or_false_in_any_spelling(typed: str) -> None:
+    grids = [{"c.learned": learned, "k": k} for learned in (True, False) for k in (1, 2)]
+    assert [words(run) for run in expand(grids, [typed])] == [{"c.learned=true", "k=1"}, {"c.learned=true", "k=2"}]
+
+
 @pytest.mark.parametrize("typed", ["c.gamma=0.3", "alpha.q=-1,2", "family=vae"])
 def test_a_word_that_picks_no_run_is_refused_with_the_values_there_are(typed: str) -> None:
     with pytest.raises(SettingError, match="selects no run: the sweep has"):

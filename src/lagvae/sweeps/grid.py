@@ -117,8 +117,9 @@ def word_of(value: Any) -> str:
 
 
 def same_value(a: str, b: str) -> bool:
-    """Whether two words mean the same value. Numbers are compared by value, everything else as text without quotes."""
+    """Whether two words mean the same: numbers by value, true and false in any spelling, all else as text without quotes."""
     try:
         return float(a) == float(b)
     except ValueError:
-        return a.strip("'\"") == b.strip("'\"")
+        a, b = (text.lower() if text.lower() in ("true", "false") else text.strip("'\"") for text in (a, b))
+        return a == b
