@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -206,14 +206,14 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: Any, map_location: Any = None, **arguments: Any
+        cls, checkpoint_path: Any, map_location: Any = None, trust: Sequence[str] = (), **arguments: Any
     ) -> LatentVariableModel:
         """`lagvae.load`; with arguments of the constructor, Lightning's own method, for a model that no config describes."""
-        if arguments.keys() - {"trust"}:
+        if "joint" in arguments:
             return super().load_from_checkpoint(checkpoint_path, map_location, **arguments)
         import lagvae
 
-        return lagvae.load(checkpoint_path, map_location or "cpu", **arguments)
+        return lagvae.load(checkpoint_path, map_location or "cpu", trust)
 
     # ---- optimizers
 

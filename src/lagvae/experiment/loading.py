@@ -112,7 +112,7 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
             "Load it where it was written, in the folder of its run, or build the model in Python and load its state_dict."
         )
     config: Any = OmegaConf.to_container(read_config(folder), resolve=True)
-    check_targets(config["data"], trust, functions=True)
+    check_targets({"data": config.get("data")}, trust, functions=True)
     try:
         data = instantiate(OmegaConf.create(config["data"]))
         second = data.second("train")
@@ -121,7 +121,7 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
             "likelihood": data.likelihood,
             "second": None if second is None else second.shape[1:],
         }
-    except LagvaeError as error:
+    except Exception as error:  # a damaged config can raise almost any exception
         raise CheckpointError(
             f"An earlier version wrote {path}, without the shape of the data, so that this once the data are needed: {error} "
             "Provide them, or train the run again."
