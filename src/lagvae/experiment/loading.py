@@ -171,4 +171,4 @@ def is_known(target: str, functions: bool) -> bool:
     home = str(getattr(found, "__module__", ""))
     if not isinstance(found, type):
         return functions and home.startswith(("lagvae.data.", "lagvae.oracles."))
-    return home.startswith("lagvae.") or (home.startswith(PACKAGES) and issubclass(found, nn.Module | Optimizer | LRScheduler))
+    return home.startswith("lagvae.") or issubclass(found, nn.Module | Optimizer | LRScheduler)
