@@ -231,7 +231,7 @@ UNDECIDING = (
         "composer.py executors.py grid.py job.py matching.py plan.py progress.py runner.py sweep_run.py wandb_sweeps.py",
     ),
 )
-"""What decides about no number in a result: messages, pictures, folders, trained models, and which settings and runs are allowed."""
+"""What decides about no number in a result: messages, pictures, folders, loading, and which settings and runs are allowed."""
 
 STAMP = re.compile(r"^Made by `make results ARGS=\"--make (\S+)\"` on (\S+); code (\w+)\.$", re.M)
 
