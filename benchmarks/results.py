@@ -220,17 +220,18 @@ RESULTS: dict[str, Result] = {
 """Name → result. The hash is over what stands here, so that a row that changes makes its result stale."""
 
 UNDECIDING = (
-    *below("src/lagvae", "__init__.py algebra cli errors.py explain io.py runs terminal.py"),
+    *below("src/lagvae", "__init__.py algebra cli errors.py explain inference.py io.py runs terminal.py"),
     *below("src/lagvae", "callbacks/feasibility.py callbacks/progress.py pareto/figures.py pareto/report.py"),
     *below(
-        "src/lagvae/experiment", "feasibility.py figures.py report.py schema.py settings.py style.py summary.py validate.py"
+        "src/lagvae/experiment",
+        "feasibility.py figures.py loading.py report.py schema.py settings.py style.py summary.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",
         "composer.py executors.py grid.py job.py matching.py plan.py progress.py runner.py sweep_run.py wandb_sweeps.py",
     ),
 )
-"""What decides about no number in a result: messages, pictures, folders, and which settings and runs are allowed."""
+"""What decides about no number in a result: messages, pictures, folders, loading, and which settings and runs are allowed."""
 
 STAMP = re.compile(r"^Made by `make results ARGS=\"--make (\S+)\"` on (\S+); code (\w+)\.$", re.M)
 

@@ -33,6 +33,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # a model in training on its data, or K of them as one
     ("ensemble",),
     ("model",),
+    # codes, samples and likelihoods of a trained model
+    ("inference",),
     ("data",),
     # the constrained problem, and an optimizer of its multipliers
     ("lagrangian", "log_ascent", "nupi"),
@@ -68,7 +70,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "runs"}),
-    "numpy": frozenset({"data", "experiment", "metrics", "oracles", "runs"}),
+    "numpy": frozenset({"data", "experiment", "inference", "metrics", "oracles", "runs"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"sweeps"}),
 }

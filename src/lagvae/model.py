@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lagvae.data import SPLITS, Batch, eval_splits
 from lagvae.distributions import JointModel, JointSamples, draw_noise
 from lagvae.errors import DivergedError, SettingError
+from lagvae.inference import Inference
 from lagvae.lagrangian import Lagrangian, Values
 from lagvae.noise import Noise
 
@@ -25,12 +26,12 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class LatentVariableModel(pl.LightningModule):
+class LatentVariableModel(Inference, pl.LightningModule):
     """Trains the joint model on a Lagrangian, by manual optimisation.
 
     In each step both joints are sampled with noise that is a function of (seed, step); the critics, if there are any, take
     their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
-    number on every rank. `global_step` counts batches.
+    number on every rank. `global_step` counts batches. `Inference` has the methods of a trained model.
 
     Args:
         joint: p(z), p(x|z), q(z|x).
@@ -44,6 +45,9 @@ class LatentVariableModel(pl.LightningModule):
         critic: builds the optimizer of ψ, the parameters of all critics.
         critic_steps: steps of the critics per step of θ; the first uses the samples of θ, the others use new noise.
         average: decay of an exponential moving average of θ that evaluation and figures use; None to use θ itself.
+
+    Attributes:
+        origin: what `lagvae.load` builds the model from, which checkpoints hold; None for a model that no config describes.
 
     Raises: SettingError for invalid settings; DivergedError in training, if a term is no longer finite.
     """
@@ -86,6 +90,7 @@ class LatentVariableModel(pl.LightningModule):
         self.averaged: AveragedModel | None = None
         if average is not None:
             self.averaged = AveragedModel(joint, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
+        self.origin: dict[str, Any] | None = None
         self.last_logged: dict[str, Tensor] = {}
         self._noises: dict[str, Noise] = {}
         self._checked: list[str] = []
@@ -184,6 +189,31 @@ class LatentVariableModel(pl.LightningModule):
         return self.samples(batch, eval_splits(self.trainer)[dataloader_idx])
 
     test_step = validation_step  # type: ignore[assignment]
+
+    # ---- a trained model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The codes of x: `encode`."""
+        return self.encode(x)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """The codes of a batch: a tensor x, or a tuple or list that starts with one, such as (x, label)."""
+        return self.encode(batch if isinstance(batch, Tensor) else batch[0])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.origin is not None:
+            checkpoint["lagvae"] = self.origin
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = None, trust: Sequence[str] = (), **arguments: Any
+    ) -> LatentVariableModel:
+        """`lagvae.load`; with arguments of the constructor, Lightning's own method, for a model that no config describes."""
+        if "joint" in arguments:
+            return super().load_from_checkpoint(checkpoint_path, map_location, **arguments)
+        import lagvae
+
+        return lagvae.load(checkpoint_path, map_location or "cpu", trust)
 
     # ---- optimizers
 

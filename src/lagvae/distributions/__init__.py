@@ -14,7 +14,7 @@ from lagvae.distributions.encoders import (
     Pushforward,
     make_encoder,
 )
-from lagvae.distributions.joint import JointModel, JointSamples, draw_noise, mean_of
+from lagvae.distributions.joint import JointModel, JointSamples, draw_noise, has_weights, log_weights, mean_of
 from lagvae.distributions.priors import CodesPrior, EmpiricalPrior, StandardNormalPrior
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "Pushforward",
     "StandardNormalPrior",
     "draw_noise",
+    "has_weights",
+    "log_weights",
     "make_encoder",
     "mean_of",
 ]

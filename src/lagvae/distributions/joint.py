@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
@@ -181,3 +182,24 @@ class JointSamples:
     def q_z_given_x_p(self) -> Any:
         """q(z|x_p), the encoder applied to samples of the decoder."""
         return self.joint.encoder(self.x_p)
+
+
+AT_ONCE = 4096
+"""Largest number of pairs (x, z) that are decoded at once."""
+
+
+def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
+    """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
+    posterior, prior = joint.encoder(x), joint.prior()
+    weights = []
+    normal = noise.normal("z", step, (draws, len(x), joint.latent), x.device)
+    for chunk in normal.split(max(1, AT_ONCE // len(x))):
+        z = joint.encoder.sample(posterior, chunk)
+        log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
+        weights.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
+    return torch.cat(weights)
+
+
+def has_weights(joint: JointModel) -> bool:
+    """Whether the importance weights are defined: all three densities can be evaluated."""
+    return joint.has_rate and joint.has_distortion

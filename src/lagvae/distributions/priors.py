@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log, pi
+from math import log, pi, prod
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,8 @@ class EmpiricalPrior(nn.Module):
     """p(z) is the empirical distribution of a second data set, such as the images of another domain.
 
     Args:
-        rows: the M samples, (M, *shape). z is one of them, flattened to (d,), with equal probability.
+        rows: the M samples, (M, *shape). z is one of them, flattened to (d,), with equal probability. M = 0 for a prior that is
+            never sampled.
     """
 
     noise_kind = "uniform"
@@ -133,7 +134,7 @@ class EmpiricalPrior(nn.Module):
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
         self.shape = tuple(rows.shape[1:])
-        self.latent = rows[0].numel()
+        self.latent = prod(self.shape)
         self.register_buffer("rows", rows.flatten(1), persistent=False)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -17,8 +17,10 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lagvae import __version__
 from lagvae.algebra import classify, parse, total
 from lagvae.data import DataModule
 from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, make_encoder
@@ -73,19 +75,29 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
     """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed; the scale of p(x|z) from the data."""
+    joint = assemble_joint(cfg, data.shape, data.likelihood, lambda: second_domain(data))
+    if isinstance(joint.decoder, NormalDecoder):
+        joint.decoder.start_scale(data.probe("train", SPREAD_SAMPLES))
+    return joint
+
+
+def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, rows: Callable[[], Tensor]) -> JointModel:
+    """p(z), p(x|z) and q(z|x), initialised from the seed, without the data.
+
+    Args:
+        shape: of one x. likelihood: that of the data. rows: returns the samples of which an empirical prior consists.
+    """
     torch.manual_seed(cfg.seed)
     model = cfg.model
     kind = decoder_class(model.likelihood)
-    if kind is BernoulliDecoder and data.likelihood != "bernoulli":
+    if kind is BernoulliDecoder and likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
-    prior = build_prior(instantiate(model.prior), model.latent, data)
+    prior = build_prior(instantiate(model.prior), model.latent, rows)
     joint = JointModel(
         prior,
-        make_encoder(instantiate(model.posterior), instantiate(model.encoder), data.shape, prior),
-        kind(instantiate(model.decoder), data.shape, prior.latent),
+        make_encoder(instantiate(model.posterior), instantiate(model.encoder), shape, prior),
+        kind(instantiate(model.decoder), shape, prior.latent),
     )
-    if isinstance(joint.decoder, NormalDecoder):
-        joint.decoder.start_scale(data.probe("train", SPREAD_SAMPLES))
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
 
@@ -99,17 +111,20 @@ def decoder_class(node: Any) -> Any:
     return DECODERS[node]
 
 
-def build_prior(kind: Any, latent: int, data: DataModule) -> Any:
-    """p(z). An empirical prior is built from the second domain of the data."""
-    if kind.func is not EmpiricalPrior:
-        return kind(latent)
+def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
+    """p(z). An empirical prior is built from the samples that `rows` returns."""
+    return kind(rows()) if kind.func is EmpiricalPrior else kind(latent)
+
+
+def second_domain(data: DataModule) -> Tensor:
+    """The training samples of the second domain of the data. Raises SettingError if there is none."""
     rows = data.second("train")
     if rows is None:
         raise SettingError(
             f"prior=data takes z from a second domain, which data={data.name} does not have; use data=digits_pairs, or "
             'data=array with an array "second" beside the samples.'
         )
-    return kind(rows)
+    return rows
 
 
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
@@ -182,8 +197,22 @@ def build_model(
 ) -> LatentVariableModel:
     """The LightningModule. `simplex` is passed to `Lagrangian`."""
     joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
+    model = assemble_model(cfg, joint, lagrangian, data.shape)
+    model.origin = {
+        "version": __version__,
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "shape": list(data.shape),
+        "likelihood": data.likelihood,
+        "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
+        "bounds": {c.name: c.bound for c in lagrangian.constraints},
+    }
+    return model
+
+
+def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, shape: tuple[int, ...]) -> LatentVariableModel:
+    """The LightningModule of a joint model and a Lagrangian, with the optimizers of the config. `shape` is that of one x."""
     for c in lagrangian.constraints:
-        c.divergence.prepare(c.name, joint, data.shape)
+        c.divergence.prepare(c.name, joint, shape)
     return LatentVariableModel(
         joint=joint,
         lagrangian=lagrangian,

@@ -132,20 +132,31 @@ def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = 
     return Evaluation(dict(instantiate(light)) | constraints, dict(instantiate(full)) | constraints)
 
 
-def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
-    """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, without executing code that it may hold. Raises CheckpointError if it is damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = content["state_dict"]
+        content["state_dict"]
     except Exception as error:  # unpickling can raise almost any exception
         raise CheckpointError(
             f"{path} is missing, damaged or not a checkpoint of this program. Use another checkpoint, or start a new run."
         ) from error
+    return content
+
+
+def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
+    """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
+    content = read_content(path)
+    check_weights(path, content, model)
+    return content
+
+
+def check_weights(path: Path, content: dict[str, Any], model: LatentVariableModel) -> None:
+    """Raise CheckpointError unless the weights of a checkpoint, the content of `path`, have the shapes of the model's."""
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    shapes = {k: tuple(v.shape) for k, v in content["state_dict"].items()}
     if expected != shapes:
         key = min(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
         raise CheckpointError(
             f"{path} is of another model: {key} has shape {shapes.get(key)} there and {expected.get(key)} here."
         )
-    return content

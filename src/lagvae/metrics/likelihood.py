@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import CodesPrior, EmpiricalPrior, JointModel, JointSamples
+from lagvae.distributions import CodesPrior, EmpiricalPrior, JointModel, JointSamples, has_weights, log_weights
 from lagvae.errors import SettingError
 from lagvae.information import marginal_bounds
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 from lagvae.metrics.two_sample import FirstOccurrences
 from lagvae.noise import Noise
-
-AT_ONCE = 4096
-"""Largest number of pairs (x, z) that are decoded at once."""
-
-
-def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
-    """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
-    posterior, prior = joint.encoder(x), joint.prior()
-    weights = []
-    normal = noise.normal("z", step, (draws, len(x), joint.latent), x.device)
-    for chunk in normal.split(max(1, AT_ONCE // len(x))):
-        z = joint.encoder.sample(posterior, chunk)
-        log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
-        weights.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())
-    return torch.cat(weights)
-
-
-def has_weights(joint: JointModel) -> bool:
-    """Whether the importance weights are defined: all three densities can be evaluated."""
-    return joint.has_rate and joint.has_distortion
 
 
 class MarginalLikelihood(LatentMetric):

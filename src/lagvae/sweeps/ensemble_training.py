@@ -190,6 +190,7 @@ class EnsembleCheckpoint(pl.Callback):
         learned = any(c.learned for c in member.model.lagrangian.constraints)
         checkpoint = member_checkpoint(content, k, float(self.ensemble.factors[k]), learned)
         checkpoint["callbacks"] = member.callbacks()
+        member.model.on_save_checkpoint(checkpoint)
         checkpoint["ensemble"] = {"runs": len(self.members), "seconds": self.seconds + time.perf_counter() - self._start}
         write_atomically(path, lambda part: torch.save(checkpoint, part))
 

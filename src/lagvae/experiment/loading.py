@@ -1,0 +1,174 @@
+"""Load a trained model from a run folder or a checkpoint, without its data and without its calibration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lagvae import __version__
+from lagvae.errors import CheckpointError, LagvaeError, SettingError
+from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
+from lagvae.experiment.fit import check_weights, read_content
+from lagvae.experiment.run import read_config
+from lagvae.experiment.schema import check_moved
+from lagvae.model import LatentVariableModel
+from lagvae.runs.layout import RunFolder
+
+BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
+"""The settings from which a model is built. Nothing else of a stored config is used."""
+
+PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
+"""The packages whose classes a stored config may name."""
+
+
+def load(
+    run_or_checkpoint: str | os.PathLike[str], map_location: str | torch.device = "cpu", trust: Sequence[str] = ()
+) -> LatentVariableModel:
+    """Load a trained model, in eval mode, without its data and without its calibration.
+
+    A checkpoint holds the settings that the model is built from. They run no code of others: `_target_` may name classes of
+    lagvae, and networks, optimizers and schedules of torch, Lightning, torchmetrics and torchvision.
+
+    Args:
+        run_or_checkpoint: a run folder, whose last.ckpt is loaded; the name of one under runs/, or "latest"; or a .ckpt file.
+        map_location: the device of the model.
+        trust: prefixes of further names that `_target_` may have, such as ("mypackage.",) for a network of your own.
+
+    Raises: CheckpointError for a run without a checkpoint, and for one that is damaged, of another model, or without settings;
+        SettingError for a `_target_` that is not trusted.
+    """
+    path = find_checkpoint(os.fspath(run_or_checkpoint))
+    content = read_content(path)
+    origin = content["lagvae"] if "lagvae" in content else origin_of_run(path, content, trust)
+    model = rebuild(path, origin, trust)
+    check_weights(path, content, model)
+    model.load_state_dict(content["state_dict"])
+    model.origin = origin
+    return model.to(map_location).eval()
+
+
+def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> LatentVariableModel:
+    """The model of a checkpoint with initial weights.
+
+    Args:
+        path: of the checkpoint, for messages. origin: its settings, and what it says of the data and of the bounds.
+    """
+    written = ""
+    try:
+        if origin["version"] != __version__:
+            written = f" It was written by lagvae {origin['version']}, and this is {__version__}."
+        check_moved(OmegaConf.create(origin["config"]), str(path))
+        settings = {key: origin["config"][key] for key in BUILT}
+        check_targets(settings, trust)
+        cfg = OmegaConf.create(settings)
+        for name, bound in origin["bounds"].items():
+            cfg.constraints[name].epsilon = bound
+        shape = tuple(origin["shape"])
+        # Building a model sets the seed of torch's generators, which the caller may be using.
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices):
+            joint = assemble_joint(cfg, shape, origin["likelihood"], lambda: torch.empty(0, *origin["second"]))
+            return assemble_model(cfg, joint, build_lagrangian(cfg, None), shape)
+    except LagvaeError as error:
+        raise type(error)(f"{path}: {error}{written}") from error
+    except Exception as error:  # a damaged record can raise almost any exception
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise CheckpointError(f"{path} has settings that no model can be built from ({reason}).{written}") from error
+
+
+def find_checkpoint(which: str) -> Path:
+    """The checkpoint that a user named: a file, or the last one of a run. Raises CheckpointError where there is none."""
+    runs = Path(os.environ.get("LAGVAE_ROOT", ".")) / "runs"
+    for place in (Path(which).expanduser(), runs / which):
+        for file in (place, RunFolder(place).last):
+            if file.is_file():
+                return file
+    if which.endswith(".ckpt"):
+        raise CheckpointError(f"There is no checkpoint {which}.")
+    folder = RunFolder.find(runs, which)
+    raise CheckpointError(f"{folder.path} has no checkpoint yet: there is no {folder.last}. Train the run, or resume it.")
+
+
+def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint of an earlier version does not hold: the settings from the folder of its run, the shape from its data.
+
+    Raises: CheckpointError where the folder or the data are missing.
+    """
+    folder = RunFolder(path.absolute().parent.parent)
+    if "EnsembleCheckpoint" in content.get("callbacks", {}):
+        raise CheckpointError(f"{path} holds a whole ensemble that is still training. Load the folder of one of its runs.")
+    if not folder.config.is_file():
+        raise CheckpointError(
+            f"{path} does not hold the settings of its model: an earlier version wrote it, or no config describes the model. "
+            "Load it where it was written, in the folder of its run, or build the model in Python and load its state_dict."
+        )
+    config: Any = OmegaConf.to_container(read_config(folder), resolve=True)
+    check_targets({"data": config.get("data")}, trust, functions=True)
+    try:
+        data = instantiate(OmegaConf.create(config["data"]))
+        second = data.second("train")
+        found = {
+            "shape": list(data.shape),
+            "likelihood": data.likelihood,
+            "second": None if second is None else second.shape[1:],
+        }
+    except Exception as error:  # a damaged config can raise almost any exception
+        raise CheckpointError(
+            f"An earlier version wrote {path}, without the shape of the data, so that this once the data are needed: {error} "
+            "Provide them, or train the run again."
+        ) from error
+    return {"version": "0.1.0 or earlier", "config": config, "bounds": {}} | found
+
+
+def check_targets(settings: Any, trust: Sequence[str] = (), functions: bool = False) -> None:
+    """Raise SettingError for a `_target_` that could run the code of others: anything but classes that are known.
+
+    The package that a name begins with does not suffice, because names such as torch.os.system lead from one to any other.
+
+    Args:
+        settings: nested dicts and lists. trust: prefixes of names that are not checked further.
+        functions: whether functions of `lagvae.data` and `lagvae.oracles`, the sources of data, are allowed too.
+    """
+    trusted = (trust,) if isinstance(trust, str) else tuple(trust)
+    for key, value in leaves(settings):
+        if key.split(".")[-1] != "_target_":
+            if isinstance(value, str) and "${" in value:
+                raise SettingError(f"{key}={value} is not loaded: stored settings do not refer to others.")
+        elif not isinstance(value, str) or not (value.startswith(trusted) or is_known(value, functions)):
+            raise SettingError(
+                f"{key}={value} is not loaded, because it may run any code. Only classes of lagvae, and networks, optimizers "
+                f"and schedules of {', '.join(prefix.rstrip('.') for prefix in PACKAGES[1:])} are. If you trust it, pass "
+                f"trust=({str(value).split('.')[0] + '.'!r},)."
+            )
+
+
+def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key and the value of everything in nested dicts and lists that is neither."""
+    if isinstance(settings, Mapping | list):
+        for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, settings
+
+
+def is_known(target: str, functions: bool) -> bool:
+    """Whether a name is that of a class of lagvae, of a network, optimizer or schedule of a known package, or a data source."""
+    if not target.startswith(PACKAGES):
+        return False
+    try:
+        found = get_object(target)
+    except Exception:  # a name that leads nowhere
+        return False
+    home = str(getattr(found, "__module__", ""))
+    if not isinstance(found, type):
+        return functions and home.startswith(("lagvae.data.", "lagvae.oracles."))
+    return home.startswith("lagvae.") or issubclass(found, nn.Module | Optimizer | LRScheduler)

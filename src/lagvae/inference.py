@@ -1,0 +1,217 @@
+"""What a trained model is used for: codes, reconstructions, samples, and the likelihood of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lagvae.data.datamodule import as_float
+from lagvae.distributions import (
+    BernoulliDecoder,
+    EmpiricalPrior,
+    JointModel,
+    JointSamples,
+    StandardNormalPrior,
+    draw_noise,
+    has_weights,
+    log_weights,
+    mean_of,
+)
+from lagvae.errors import DataError, LagvaeError, SettingError
+from lagvae.information import marginal_bounds
+from lagvae.noise import Noise
+
+A = TypeVar("A", Tensor, np.ndarray)
+"""A torch tensor or a numpy array; functions return what they are given."""
+
+BATCH = 1024
+"""Number of rows that a model takes at once, where nothing else is asked for."""
+
+
+class Inference:
+    """The methods of a trained model, all of which use its `eval_model`, in batches and without gradients.
+
+    x is an array (N, *shape) of real numbers, where uint8 is divided by 255, as the data module does; a Bernoulli p(x|z) needs
+    values in [0, 1]. Results come back as tensors or numpy arrays, whichever was given, on the device of the input. Random
+    numbers are a function of `seed` and `batch_size`.
+
+    Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
+    """
+
+    @property
+    def eval_model(self) -> JointModel:
+        """The joint model that is used."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def posterior(self, x: Tensor | np.ndarray) -> Any:
+        """q(z|x) for all rows of x at once: a distribution with batch shape (N,) and event shape (d,)."""
+        return self.eval_model.encoder(self._observations(x).to(self._parameter_device))
+
+    def encode(self, x: A, batch_size: int = BATCH) -> A:
+        """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0."""
+        return self._in_batches(x, self._observations(x), lambda rows, _: mean_of(self.eval_model.encoder(rows)), batch_size)
+
+    def decode(self, z: A, batch_size: int = BATCH) -> A:
+        """The means of p(x|z), (N, *shape), for codes z (N, d)."""
+        return self._in_batches(z, self._codes(z), lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size)
+
+    def reconstruct(self, x: A, batch_size: int = BATCH) -> A:
+        """The means of p(x|z) at the means of q(z|x), (N, *shape)."""
+        return self.decode(self.encode(x, batch_size), batch_size)
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int = 0, means: bool = False, batch_size: int = BATCH) -> Tensor:
+        """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show."""
+        joint = self.eval_model
+        if isinstance(joint.prior, EmpiricalPrior) and not len(joint.prior.rows):
+            raise LagvaeError(
+                "sample is not possible: p(z) is the second domain of the training data, which a checkpoint does not hold. "
+                "Pass samples of it to decode."
+            )
+        noise, like = Noise(seed, "sample"), torch.zeros(n, *self._shape, device=self._parameter_device)
+
+        def draw(rows: Tensor, step: int) -> Tensor:
+            samples = JointSamples(joint, rows, draw_noise(frozenset({"z_p", "x_p"}), joint, noise, step, rows))
+            return mean_of(samples.p_x_given_z_p) if means else samples.x_p
+
+        return self._in_batches(like, like, draw, batch_size)
+
+    def interpolate(self, a: A, b: A, steps: int, batch_size: int = BATCH) -> A:
+        """The means of p(x|z) at equal steps from the code of each row of a to that of b, both included: (N, steps, *shape).
+
+        Raises: SettingError for fewer than two steps.
+        """
+        if steps < 2:
+            raise SettingError(f"steps={steps} must be at least 2, the two ends.")
+        start, end = (self._tensor(self.encode(rows, batch_size), "z") for rows in (a, b))
+        if start.shape != end.shape:
+            raise DataError(f"interpolate takes as many rows to start from as to end at, not {len(start)} and {len(end)}.")
+        weights = torch.linspace(0, 1, steps, device=start.device)[:, None]
+        codes = torch.lerp(start[:, None], end.to(start.device)[:, None], weights).flatten(0, 1)
+        shape = (len(start), steps, *self._shape)
+        return self._in_batches(a, codes, lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size).reshape(shape)
+
+    def log_prob(self, x: A, draws: int = 64, seed: int = 0, batch_size: int = BATCH) -> A:
+        """log 1/S Σ_s p(x, z_s) / q(z_s|x) with z_s ∼ q(z|x), in nats, (N,).
+
+        In expectation it is at most log p(x), which it approaches as S = `draws` grows.
+
+        For x in [0, 1] and a Bernoulli p(x|z) it bounds the mean of log p over pixels that are 1 with probability x.
+
+        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+
+        Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
+        """
+        self._require_densities("log_prob", draws)
+        joint, noise = self.eval_model, Noise(seed, "log_prob")
+
+        def bound(rows: Tensor, step: int) -> Tensor:
+            return marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float()
+
+        return self._in_batches(x, self._observations(x), bound, batch_size)
+
+    def elbo(self, x: A, draws: int = 1, seed: int = 0, batch_size: int = BATCH) -> A:
+        """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z; the KL term is exact.
+
+        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+        """
+        self._require_densities("elbo", draws)
+        joint, noise = self.eval_model, Noise(seed, "elbo")
+
+        def value(rows: Tensor, step: int) -> Tensor:
+            names = frozenset({"z_q"})
+            several = [JointSamples(joint, rows, draw_noise(names, joint, noise, step * draws + s, rows)) for s in range(draws)]
+            return -several[0].rate - torch.stack([samples.distortion for samples in several]).mean(0)
+
+        return self._in_batches(x, self._observations(x), value, batch_size)
+
+    # ---- checks, and the way from an array to batches and back
+
+    @property
+    def _parameter_device(self) -> torch.device:
+        return next(self.eval_model.parameters()).device
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """The shape of one x."""
+        joint = self.eval_model
+        with torch.no_grad():
+            return tuple(mean_of(joint.decoder(torch.zeros(1, joint.latent, device=self._parameter_device))).shape[1:])
+
+    @torch.no_grad()
+    def _in_batches(self, given: A, rows: Tensor, function: Callable[[Tensor, int], Tensor], batch_size: int) -> A:
+        """`function` of each batch of rows and its number, concatenated, as the kind of array that was given."""
+        if batch_size < 1:
+            raise SettingError(f"batch_size={batch_size} must be at least 1.")
+        home = given.device if isinstance(given, Tensor) else "cpu"
+        batches = enumerate(rows.split(batch_size))
+        result: Any = torch.cat([function(batch.to(self._parameter_device), step).to(home) for step, batch in batches])
+        return result if isinstance(given, Tensor) else result.numpy()
+
+    @staticmethod
+    def _tensor(given: Any, name: str) -> Tensor:
+        """An array as a tensor of floating point numbers."""
+        try:
+            t = given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, copy=True))
+        except (TypeError, ValueError):
+            t = None
+        if t is None or t.is_complex():
+            kind = getattr(given, "dtype", type(given).__name__)
+            raise DataError(f"{name} is {kind}; it must be a torch tensor or a numpy array of real numbers.")
+        return as_float(t).float()
+
+    def _observations(self, x: Any) -> Tensor:
+        """x as the model takes it. Raises DataError for another shape, type or range."""
+        t, shape = self._tensor(x, "x"), self._shape
+        self._check_rows(t, shape, "x")
+        if (
+            isinstance(self.eval_model.decoder, BernoulliDecoder)
+            and t.numel()
+            and not 0 <= float(t.min()) <= float(t.max()) <= 1
+        ):
+            raise DataError(
+                f"x has values from {float(t.min()):g} to {float(t.max()):g}, but the Bernoulli p(x|z) of this model needs "
+                "them in [0, 1]; rescale them, or pass grey levels 0 … 255 as uint8."
+            )
+        return t
+
+    def _codes(self, z: Any) -> Tensor:
+        t = self._tensor(z, "z")
+        self._check_rows(t, (self.eval_model.latent,), "z")
+        return t
+
+    @staticmethod
+    def _check_rows(t: Tensor, shape: tuple[int, ...], name: str) -> None:
+        if not t.dim() or t.shape[1:] != shape:
+            one = f", such as {name}[None]" if t.shape == shape else ""
+            expected = ", ".join(map(str, ("N", *shape)))
+            raise DataError(
+                f"{name} has shape {tuple(t.shape)}; this model takes ({expected}), one row for each of N samples{one}."
+            )
+        if not t.isfinite().all():
+            raise DataError(
+                f"{name} has NaN or infinite values, {int((~t.isfinite()).sum())} of {t.numel()}; remove or replace them."
+            )
+
+    def _require_densities(self, method: str, draws: int) -> None:
+        """Raise LagvaeError unless log p(x, z) − log q(z|x) can be evaluated at samples of q(z|x)."""
+        if draws < 1:
+            raise SettingError(f"draws={draws} must be at least 1.")
+        joint = self.eval_model
+        if has_weights(joint):
+            return
+        prior, encoder, decoder = (type(part).__name__ for part in (joint.prior, joint.encoder, joint.decoder))
+        if not joint.has_distortion:
+            why = f"p(x|z) has no density: {decoder} only has samples"
+        elif not joint.encoder.has_density:
+            why = f"q(z|x) has no density: {encoder} only has samples"
+        elif not isinstance(joint.prior, StandardNormalPrior):
+            why = f"p(z) has no density: {prior} only has samples"
+        else:
+            why = f"{encoder} has no Gaussian q(z|x) to draw z from"
+        raise LagvaeError(f"{method} is not defined for this model: {why}.")
