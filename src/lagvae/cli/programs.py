@@ -139,7 +139,7 @@ def home() -> Path:
     return clone if (clone / "conf" / "family" / "lagvae.yaml").is_file() else here
 
 
-def main() -> None:
+def run_command() -> None:
     """The command `lagvae`."""
     words = sys.argv[1:]
     os.environ[COMMAND] = "python -m lagvae" if Path(sys.argv[0]).name == "__main__.py" else "lagvae"
