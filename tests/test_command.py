@@ -82,7 +82,7 @@ def test_an_installed_package_writes_to_the_working_directory_and_names_its_own_
     assert (tmp_path / "runs" / "one" / "summary.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     said = lagvae(tmp_path, "pareto")
-    assert "python -m lagvae pareto needs the runs to compare. Name folders of runs, such as latest, one." in said.stderr
+    assert "python -m lagvae pareto needs the runs to compare. Name folders of runs, such as latest." in said.stderr
 
 
 def test_an_installed_package_knows_the_sweeps(lagvae: Lagvae, tmp_path: Path) -> None:
@@ -141,6 +141,24 @@ def test_the_list_of_programs_imports_neither_torch_nor_hydra() -> None:
 def test_version_of_lagvae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = lagvae_here(monkeypatch, capsys, "--version")
     assert (status, out.startswith(f"lagvae {__version__} ")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "choices"),
+    [("lagvae tr", " ".join(programs.PROGRAMS)), ("lagvae train fam", "family="), ("lagvae evaluate che", "checkpoint=")],
+)
+def test_bash_completes_programs_and_their_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, choices: str
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    status, out, err = lagvae_here(monkeypatch, capsys, "-sc", "query=bash")
+    assert (status, out.strip(), err) == (0, choices, "")
+
+
+def test_completion_is_installed_for_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    _, out, _ = lagvae_here(monkeypatch, capsys, "-sc", "install=bash")
+    assert out.rstrip().endswith("complete -o nospace -o default -F hydra_bash_completion lagvae")
 
 
 def test_in_a_clone_runs_are_at_its_root(

@@ -148,6 +148,16 @@ def run_command() -> None:
         print("\n".join(f"  {name:<10} {line}" for name, line in PROGRAMS.items()))
         print(f"\n{command('PROGRAM')} --help says what a program takes; {command('--version')} prints versions.")
         return
+    if words[0] == "-sc":  # Hydra completes the words of one program, which stands in the line
+        start, _, line = os.environ.get("COMP_LINE", "lagvae train ").partition(" ")
+        name, space, line = line.lstrip().partition(" ")
+        if not space:
+            return print(" ".join(PROGRAMS))
+        if name not in HYDRA_PROGRAMS:
+            return
+        os.environ["COMP_LINE"] = f"{start} {line}"
+        words.insert(0, name)
+        sys.argv.insert(1, name)
     if words[0] == "--version":
         from lagvae.cli.version import describe_version
 
