@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers import program
+from hydra.core.global_hydra import GlobalHydra
 from small import ROOT, TINY
 
 from lagvae import __version__
@@ -75,14 +76,23 @@ def test_a_wheel_holds_settings_sweeps_types_plugin_and_command(wheel: Path) -> 
     assert (module, function) == (programs.__name__, programs.run_command.__name__)
 
 
-def test_an_installed_package_writes_to_the_working_directory_and_names_its_own_command(lagvae: Lagvae, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_installed_package_trains_in_the_working_directory(lagvae: Lagvae, tmp_path: Path) -> None:
     said = lagvae(tmp_path, "train", "family=vae", "name=one", *TINY)
     assert said.returncode == 0, said.stderr[-2000:]
     assert "Written in" in said.stdout
     assert (tmp_path / "runs" / "one" / "summary.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_an_installed_package_looks_for_runs_in_the_working_directory(lagvae: Lagvae, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
     said = lagvae(tmp_path, "pareto")
-    assert "python -m lagvae pareto needs the runs to compare. Name folders of runs, such as latest." in said.stderr
+    assert "python -m lagvae pareto needs the runs to compare. Name folders of runs, such as one." in said.stderr
+    said = lagvae(tmp_path, "train", "--cfg", "job", "--package", "paths", "--resolve")
+    assert f"root: {tmp_path}\n" in said.stdout
 
 
 def test_an_installed_package_knows_the_sweeps(lagvae: Lagvae, tmp_path: Path) -> None:
@@ -100,12 +110,15 @@ def test_help_of_an_installed_program_is_that_of_a_clone(lagvae: Lagvae, tmp_pat
 def lagvae_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """Status, output and errors of `lagvae` in this process and clone."""
     monkeypatch.setattr(sys, "argv", ["/usr/bin/lagvae", *words])
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    status = 0
+    environment, status = dict(os.environ), 0
     try:
         programs.run_command()
     except SystemExit as stop:
         status = int(stop.code or 0)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        GlobalHydra.instance().clear()
     return status, *capsys.readouterr()
 
 
@@ -169,6 +182,17 @@ def test_in_a_clone_runs_are_at_its_root(
     status, _, err = lagvae_here(monkeypatch, capsys, "evaluate", "run=no-such-run")
     assert status == 1
     assert f"there is no {ROOT / 'runs' / 'no-such-run' / 'config.yaml'}" in " ".join(err.split())
+
+
+def test_lagvae_trains_and_names_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    status, out, err = lagvae_here(monkeypatch, capsys, "train", "family=vae", "name=one", *TINY)
+    assert (status, "Written in" in out) == (0, True), err
+    assert (tmp_path / "runs" / "one" / "summary.json").is_file()
+    _, out, _ = lagvae_here(monkeypatch, capsys, "train", "resume=one")
+    assert "Evaluate it again with lagvae evaluate run=" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
