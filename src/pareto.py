@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
 if __name__ == "__main__":
-    from lagvae.cli.compare import main
+    from lagvae.cli.programs import run
 
-    main(ROOT)
+    run("pareto", Path(__file__).resolve().parents[1])

@@ -138,7 +138,7 @@ def test_every_package_of_the_package_has_tests_that_watch_over_it() -> None:
     import mutants
 
     there = {path.name for path in (ROOT / "src" / "lagvae").iterdir() if path.name[:1] not in "_."}
-    assert there - {"errors.py"} == set(mutants.PACKAGES)
+    assert there - {"errors.py", "py.typed"} == set(mutants.PACKAGES)
     for tests in mutants.PACKAGES.values():
         assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in tests), tests
 

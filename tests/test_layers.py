@@ -17,6 +17,8 @@ PACKAGE = Path(lagvae.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # worlds with a known answer: for tests, benchmarks and data=linear_gaussian, so they may know all that they check
     ("oracles",),
+    # python -m lagvae
+    ("__main__",),
     # what a user types: Hydra, command lines, error messages
     ("cli",),
     # many runs compared, and objectives in words

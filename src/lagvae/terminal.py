@@ -13,6 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+COMMAND = "LAGVAE_COMMAND"
+"""The variable of the environment that says how the user starts `lagvae`; processes that it starts inherit it."""
+
+
+def command(program: str) -> str:
+    """What to type for a program: python src/train.py in a clone, unless the user started with the command; lagvae train."""
+    if COMMAND not in os.environ and (Path(__file__).parents[1] / "train.py").is_file():
+        return f"python src/{program}.py"
+    return f"{os.environ.get(COMMAND, 'lagvae')} {program}"
+
 
 def console(stderr: bool = False) -> Console:
     """The terminal; silent on every process but the first."""

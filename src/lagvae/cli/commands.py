@@ -1,4 +1,4 @@
-"""What each program of src/ does with its config."""
+"""What each program does with its config."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lagvae.experiment.report import print_calibration, print_feasibility
 from lagvae.experiment.run import evaluate, find_calibration, make_calibration, resume, train
 from lagvae.experiment.validate import validate
 from lagvae.runs.layout import RunFolder
+from lagvae.terminal import command
 
 
 def train_command(cfg: DictConfig) -> None:
-    """src/train.py: start a new run, resume one, or do what is left of a single run of a sweep."""
+    """train: start a new run, resume one, or do what is left of a single run of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -41,11 +42,11 @@ def train_command(cfg: DictConfig) -> None:
 def refuse_match(cfg: DictConfig) -> None:
     """Raise SettingError for `match` outside a sweep."""
     if cfg.match is not None:
-        raise SettingError(f"match={cfg.match} is for sweeps: python src/train.py -m sweep=matched match={cfg.match}.")
+        raise SettingError(f"match={cfg.match} is for sweeps: {command('train')} -m sweep=matched match={cfg.match}.")
 
 
 def calibrate_command(cfg: DictConfig) -> None:
-    """src/calibrate.py: make the calibration that fits, or find it, and print it."""
+    """calibrate: make the calibration that fits, or find it, and print it."""
     refuse_match(cfg)
     validate(cfg)
     data = build_data(cfg)
@@ -54,12 +55,12 @@ def calibrate_command(cfg: DictConfig) -> None:
 
 
 def evaluate_command(cfg: DictConfig) -> None:
-    """src/evaluate.py: measure and draw a run again."""
+    """evaluate: measure and draw a run again."""
     evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
 
 
 def feasible_command(cfg: DictConfig) -> None:
-    """src/feasible.py: find what bounds the model can meet, and print it."""
+    """feasible: find what bounds the model can meet, and print it."""
     from lagvae.experiment.feasibility import find_feasible
 
     refuse_match(cfg)

@@ -1,4 +1,4 @@
-"""Compare finished runs: what src/pareto.py does."""
+"""Compare finished runs: what `pareto` does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.pareto import INFORMATION
 from lagvae.runs.layout import ANALYSIS, find_runs, runs_below
-from lagvae.terminal import print_error
+from lagvae.terminal import command, print_error
 
 
 def main(root: Path, words: Sequence[str] | None = None) -> None:
@@ -21,9 +21,7 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
     Args:
         root: of the project, where LAGVAE_ROOT does not name another one; runs are looked for in its runs/.
     """
-    parser = argparse.ArgumentParser(
-        prog="python src/pareto.py", description="Compare finished runs: information against −ELBO."
-    )
+    parser = argparse.ArgumentParser(prog=command("pareto"), description="Compare finished runs: information against −ELBO.")
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="folders of runs, or their names under runs/")
     parser.add_argument("--out", type=Path, help=f"folder of the files that are written (default: RUNS/{ANALYSIS})")
     parser.add_argument(
@@ -52,4 +50,4 @@ def named_folders(runs: Path, names: Sequence[str]) -> Sequence[str]:
     seen: set[Path] = set()
     candidates = [f.name for f in children if f.is_dir() and f.name[0] != "." and next(runs_below(f, seen), None)]
     hint = f"Name folders of runs, such as {', '.join(candidates[:10])}." if candidates else f"There are none in {runs} yet."
-    raise SettingError(f"python src/pareto.py needs the runs to compare. {hint}")
+    raise SettingError(f"{command('pareto')} needs the runs to compare. {hint}")

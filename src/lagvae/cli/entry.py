@@ -70,10 +70,10 @@ def read_sweep(path: Path, changed: int) -> DictConfig:
     return merged
 
 
-def register(root: Path, schema: type[Config] = Config) -> None:
+def register(root: Path, schema: type[Config] = Config, about: str = "") -> None:
     """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
-    OmegaConf.register_new_resolver("about", lambda: str(sys.modules["__main__"].__doc__).strip(), replace=True)
+    OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     make_hydra_faster()
     store = ConfigStore.instance()
     store.store(name="schema", node=schema)
@@ -84,11 +84,12 @@ def register(root: Path, schema: type[Config] = Config) -> None:
     }
 
 
-def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config) -> None:
+def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config, about: str = "") -> None:
     """Run a Hydra program; an error that a user can act on is printed as one paragraph, with exit status 1 (130 if stopped).
 
     Args:
         root: of the project. run: a function that `hydra.main` has decorated. schema: of its config.
+        about: the head of its help.
     """
     if "--version" in sys.argv[1:]:
         print(describe_version())
@@ -99,7 +100,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
     token = _failures.set(failed)
     try:
         with command_line(sys.argv[1:]):
-            register(root, schema)
+            register(root, schema, about)
             run()
     except KeyboardInterrupt as stop:
         print_error(readable_message(stop, root) or "Stopped.")

@@ -24,6 +24,7 @@ from lagvae.errors import CalibrationError
 from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import write_atomically, write_json
+from lagvae.terminal import command
 
 AUTO = "auto"
 """The value of calibration.steps that doubles the length of the calibration until it has settled."""
@@ -71,7 +72,7 @@ class Calibration:
         file = folder / "calibration.json"
         if not file.is_file():
             raise CalibrationError(
-                f"{folder} holds no calibration. Make one with python src/calibrate.py and the same settings."
+                f"{folder} holds no calibration. Make one with {command('calibrate')} and the same settings."
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))

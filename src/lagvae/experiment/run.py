@@ -45,7 +45,7 @@ from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture
 from lagvae.runs.metrics_table import MetricsTable
-from lagvae.terminal import print_line
+from lagvae.terminal import command, print_line
 
 MOST_DOUBLINGS = 4
 """calibration.steps=auto calibrates for at most 2^4 times training.steps."""
@@ -63,7 +63,7 @@ def resume(folder: RunFolder) -> dict[str, Any]:
     """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary."""
     if folder.finished:
         print_line(
-            f"{folder.path} has finished; there is nothing to resume. Evaluate it again with python src/evaluate.py "
+            f"{folder.path} has finished; there is nothing to resume. Evaluate it again with {command('evaluate')} "
             f"run={folder.path}."
         )
         return folder.read_summary()
@@ -124,7 +124,7 @@ def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel,
         return build_model(cfg, data), None
     existing = find_calibration(cfg, data)
     if existing is None:
-        raise CalibrationError("No calibration fits these settings. Make one with python src/calibrate.py.")
+        raise CalibrationError(f"No calibration fits these settings. Make one with {command('calibrate')}.")
     calibration, folder = existing
     model = build_model(cfg, data, calibration)
     if cfg.training.start == "calibrated":
@@ -177,7 +177,7 @@ def fit_and_summarise(
     if fit.first_process:
         print_plan(cfg, model, calibration, folder)
     name = os.path.relpath(folder.path.resolve(), Path(cfg.paths.runs).resolve())
-    with fit.resumable(f"Resume with: python src/train.py resume={name}"):
+    with fit.resumable(f"Resume with: {command('train')} resume={name}"):
         fit.train(folder.last_checkpoint)
         fit.evaluate()
     return summarise_and_report(fit, calibration, folder.metrics)

@@ -15,6 +15,7 @@ from lagvae.errors import CheckpointError, ComparisonError, LagvaeError, Setting
 from lagvae.experiment.settings import ComparedSettings, disagreements, select
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate, Point
 from lagvae.runs.layout import RunFolder, runs_below
+from lagvae.terminal import command
 
 SPLITS = ("train", "test")
 """The splits that are compared: the data on which the constraints are imposed, and held-out data."""
@@ -265,7 +266,7 @@ def _check(collection: Collection) -> None:
         raise ComparisonError(
             f"There is no run to compare below {where}: "
             + (f"{counts}{reason}. Finish or repair them, or name another folder." if counts else "it holds no run folder.")
-            + " A sweep makes runs: python src/train.py -m sweep=NAME."
+            + f" A sweep makes runs: {command('train')} -m sweep=NAME."
         )
     differences = disagreements({run.name: run.settings.shared for run in collection.runs})
     for family in collection.families:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.io import storage_error
+from lagvae.terminal import command
 
 LATEST = "latest"
 
@@ -119,7 +120,7 @@ class RunFolder:
         configs = sorted(runs.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)
         folders = [config.parent.relative_to(runs) for config in configs]
         names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
-        hint = f"The newest there: {', '.join(names[-5:])}." if names else "Make one with python src/train.py."
+        hint = f"The newest there: {', '.join(names[-5:])}." if names else f"Make one with {command('train')}."
         raise CheckpointError(f"{which!r} is no run: there is no {runs / which / 'config.yaml'}. {hint}")
 
 
@@ -154,5 +155,5 @@ def find_runs(runs: Path, name: str) -> Path:
         if folder.is_dir():
             return folder
     there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
-    hint = f"There are {', '.join(there[:10])}." if there else "A sweep makes some: python src/train.py -m sweep=NAME."
+    hint = f"There are {', '.join(there[:10])}." if there else f"A sweep makes some: {command('train')} -m sweep=NAME."
     raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")

@@ -18,6 +18,7 @@ from lagvae.experiment.run import read_config
 from lagvae.experiment.settings import find_rule
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
 from lagvae.sweeps.grid import Grid, expand
+from lagvae.terminal import command
 
 MATCHED = "infovae"
 """The family of the runs that are matched."""
@@ -49,7 +50,7 @@ def matched_overrides(folder: str, runs: Path, grids: Sequence[Grid], words: Seq
     if not found:
         raise SettingError(
             f"match={folder}: there is no run of family={MATCHED} in {root}. Name a folder that has some, such as that of "
-            "python src/train.py -m sweep=pareto."
+            f"{command('train')} -m sweep=pareto."
         )
     if unfinished := [os.path.relpath(run.path, root) for run, _ in found if not run.finished]:
         more = f" and {len(unfinished) - 5} more" if len(unfinished) > 5 else ""
