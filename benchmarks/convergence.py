@@ -46,11 +46,11 @@ def row(key: tuple[float, int], summary: dict[str, Any], longer: dict[str, Any] 
         named,
     ]
     if longer is None or convergence is None:
-        return [*cells, "–", "–", "–"]
+        return [*cells, "–", "–"]
     doublings, after = log2(longer["steps"] / summary["steps"]), longer["splits"]["train"]
     sign = 1 if alpha < 0 else -1
-    gained = [f"{sign * (after[end] - train[end]):+.2f}" for end in ("i_q_lower", "i_q_upper")]
-    return [*cells, f"{doublings * convergence['gain'] / abs(alpha):+.2f}", *gained]
+    gained = sign * (after["i_q_upper"] - train["i_q_upper"])
+    return [*cells, f"{doublings * convergence['gain'] / abs(alpha):+.2f}", f"{gained:+.2f}"]
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     groups = [read(folder) for folder in options.folders]
     head = ["goal", "seed", "steps", "−ELBO", "I_q", "λ₁", "verdict", "named per doubling"]
-    head += ["named until the next length", "gained, lower end", "gained, upper end"]
+    head += ["named until the next length", "gained"]
     rows = []
     for key in sorted(groups[0]):
         for group, longer in zip(groups, [*groups[1:], {}], strict=True):

@@ -153,15 +153,15 @@ def test_regret_is_what_is_missing_to_the_front_of_the_opponent() -> None:
         return regret.Cell(sign=sign, learned=learned, values=values, **(known | other))
 
     for sign in (-1, 1):
-        # Maximising, information rises by 2 per nat of −ELBO on the front; minimising, it falls by 2 per nat.
-        opponents = [cell(20 + d, 10 - sign * 2 * d, sign) for d in (2, 0, 1)]
+        # Maximising, the front rises by 2 and then by 1 per nat of −ELBO; minimising, it falls by as much.
+        opponents = [cell(20 + d, 10 - sign * gain, sign) for d, gain in ((2, 3), (0, 0), (1, 2))]
         opponents += [cell(21.5, 10 + sign, sign)]  # beaten in both
+        opponents += [cell(20.9, 10 - sign * 0.2, sign)]  # better than its left neighbour, but below the line to the right one
         opponents += [cell(20.5, 10 - sign * 9, sign, mmd_met=False), cell(20.5, 10 - sign * 9, sign, seed=1)]
         runs = [cell(20.5, 10 - sign * (1 - 0.4), sign, learned=True), cell(19.9, 10.0, sign, learned=True)]
-        runs += [cell(30, 10 - sign * 4.5, sign, learned=True)]
+        runs += [cell(30, 10 - sign * 3.5, sign, learned=True)]
         (_, inside, error), (_, below, _), (_, above, _) = regret.regrets(runs, opponents, "rate")
         assert inside == pytest.approx(0.4)  # 0.4 nats worse than the front in the sense of α
-        # its own errors of I and, times the slope, of −ELBO, and the mean of two front points with the same errors
-        assert error == pytest.approx(((0.03**2 + 0.02**2) * (1 + 0.5)) ** 0.5)
+        assert error == pytest.approx(0.03 * (1 + 0.5) ** 0.5)  # its own error, and that of the mean of two points
         assert below == -float("inf")  # no opponent reaches as small a −ELBO
         assert above == pytest.approx(-0.5)  # against the opponent's best, which needs less −ELBO
