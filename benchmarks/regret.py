@@ -86,7 +86,7 @@ def read_cells(folders: Sequence[Path]) -> Iterator[Cell]:
 
 
 def front(cells: Sequence[Cell], measure: str, sign: int) -> list[Cell]:
-    """The cells on the envelope of the measure over −ELBO, concave if maximising and convex if minimising, while it improves."""
+    """The cells on the envelope of the measure over −ELBO, concave if maximising and convex if minimising."""
     points = sorted(cells, key=lambda c: (c.values["neg_elbo"][0], sign * c.values[measure][0]))
     kept: list[Cell] = []
     for cell in points:
