@@ -226,7 +226,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         left, right = min(x) - 0.5, max(x) + 0.5
         seen = [c.values[m][0] for c in cells if c.sign == sign and left < c.values["neg_elbo"][0] < right for m in MEASURES]
         ax.set(xlim=(left, right), ylim=(min(seen) - 0.4, max(seen) + 0.4))
-        ax.set(title=f"{goal} information", xlabel="−ELBO (nats)", ylabel="I_q (nats)")
+        ax.set(title=f"{goal} information", xlabel="−ELBO (nats)", ylabel="I_q (nats); marks: upper end")
         ax.legend(fontsize=8)
     write_atomically(path, lambda part: figure.savefig(part, dpi=130, format="png"))
 
@@ -240,6 +240,8 @@ def main() -> None:
         cells = list(read_cells(options.folders))
         if not any(c.learned for c in cells) or all(c.learned for c in cells):
             sys.exit("These folders need runs with a learned and runs with a fixed multiplier of −ELBO: see sweep=oracle.")
+        known = {c.seed for c in cells if not c.learned}
+        cells = [c for c in cells if c.seed in known]  # a run without an opponent of its seed has no regret
         text = report(cells)
         print(text)
         if options.out is not None:

@@ -175,7 +175,10 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
     except Exception as error:  # importing a module can raise any exception
         raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
     if not callable(function):
-        raise SettingError(f"{key}._target_={target} does not exist; name a class or function by its full path.")
+        raise SettingError(
+            f"{key}._target_={target} does not exist; name a class or function by its full path. "
+            "Python finds one of your own if PYTHONPATH names the folder of its file."
+        )
     parameters, hints = signature(function)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
