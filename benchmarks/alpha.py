@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import grid
 from omegaconf import OmegaConf
 
-from lagvae.io import write_atomically
-from lagvae.runs.layout import RunFolder
+from lagvae.runs.layout import runs_below
 
 ENDS = ("i_q_lower", "i_q_upper")
 
@@ -25,10 +25,9 @@ ENDS = ("i_q_lower", "i_q_upper")
 def read(folder: Path) -> dict[tuple[int, float, int], dict[float, dict[str, Any]]]:
     """(sign of α, γ₁, seed) → |α| → summary, of the finished runs in a folder."""
     found: dict[tuple[int, float, int], dict[float, dict[str, Any]]] = {}
-    for config in sorted(folder.glob("*/config.yaml")):
-        run = RunFolder(config.parent)
+    for run in runs_below(folder, set()):
         if run.finished:
-            summary, cfg = run.read_summary(), OmegaConf.load(config)
+            summary, cfg = run.read_summary(), OmegaConf.load(run.config)
             alpha = summary["alpha"]["q"]
             key = (1 if alpha > 0 else -1, float(cfg.constraints.neg_elbo.gamma), summary["seed"])
             found.setdefault(key, {})[abs(alpha)] = summary
@@ -63,12 +62,9 @@ def main() -> None:
                     *((f"{of_information:.3f}", f"{of_ratio:.1%}") if first else ("", "")),
                 ]
             )
-    lines += [f"| {' | '.join(row)} |".replace("|α|", "\\|α\\|") for row in (head, ["---"] * len(head), *rows)]
-    lines += ["", "Nats on the training split. The spread of I_q is the larger one of its two ends.", ""]
-    text = "\n".join(lines)
-    print(text)
-    if options.out is not None:
-        write_atomically(options.out, lambda part: part.write_text(text, encoding="utf-8"))
+    lines += [line.replace("|α|", "\\|α\\|") for line in grid.table(head, rows)]
+    lines += ["", "Nats on the training split. The spread of I_q is the larger one of its two ends."]
+    grid.tell(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-from lagvae.io import write_atomically
+import grid
+
 from lagvae.runs.layout import runs_below
 
 
@@ -66,17 +67,15 @@ def main() -> None:
         for group, longer in zip(groups, [*groups[1:], {}], strict=True):
             if key in group:
                 rows.append(row(key, group[key], longer.get(key)))
-    lines = ["# What longer training gains, and what runs say about it", ""]
-    lines += [f"| {' | '.join(r)} |" for r in (head, ["---"] * len(head), *rows)]
-    lines += [
+    lines = [
+        "# What longer training gains, and what runs say about it",
         "",
-        "Nats on the training split. The bound on −ELBO is the same in all runs: it comes from the same calibration.",
+        *grid.table(head, rows),
         "",
+        "Nats on the training split. The bound on −ELBO is the same in all runs: it comes from the same calibration. Gained: "
+        "the change of the upper end of the interval; the lower one changes its estimator where log K limits it.",
     ]
-    text = "\n".join(lines)
-    print(text)
-    if options.out is not None:
-        write_atomically(options.out, lambda part: part.write_text(text, encoding="utf-8"))
+    grid.tell(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from math import hypot, inf
 from pathlib import Path
 from statistics import median
 
+import grid
 from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError
@@ -54,8 +55,6 @@ class Cell:
     gamma: float
     mmd_met: bool
     active: bool
-    verdict: str
-    seconds: float
     values: dict[str, tuple[float, float]]
 
 
@@ -79,8 +78,6 @@ def read_cells(folders: Sequence[Path]) -> Iterator[Cell]:
                 gamma=cfg.constraints.neg_elbo.gamma,
                 mmd_met=summary["constraints"]["mmd"]["violation"] <= summary["constraints"]["mmd"]["tolerance"],
                 active=elbo["verdict"] == "active",
-                verdict=summary["verdict"],
-                seconds=summary.get("seconds", {}).get("training", 0.0),
                 values={name: (train[name], train[f"{name}_stderr"]) for name in (*MEASURES, "neg_elbo")},
             )
 
@@ -130,12 +127,8 @@ def regrets(cells: Sequence[Cell], opponents: Sequence[Cell], measure: str) -> l
     return rows
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def report(cells: Sequence[Cell]) -> str:
-    """The report in Markdown."""
+def report(cells: Sequence[Cell]) -> list[str]:
+    """The lines of the report in Markdown."""
     opponents = [c for c in cells if not c.learned]
     groups = list(dict.fromkeys(c.group for c in cells if c.learned))
     lines = ["# Regret against a perfect search over fixed multipliers", ""]
@@ -170,7 +163,9 @@ def report(cells: Sequence[Cell]) -> str:
                             *(str(large), str(len(values) - len(finite))),
                         ]
                     )
-    lines += table(["runs", "goal", "measure", "seeds", "n", "median", "least", "largest", f"> {LARGE:g}", "undefined"], rows)
+    lines += grid.table(
+        ["runs", "goal", "measure", "seeds", "n", "median", "least", "largest", f"> {LARGE:g}", "undefined"], rows
+    )
     for group in groups:
         chosen = [c for c in cells if c.learned and c.group == group]
         active = [abs(c.values["neg_elbo"][0] - c.bound) for c in chosen if c.active]
@@ -193,8 +188,8 @@ def report(cells: Sequence[Cell]) -> str:
                 ]
             )
         head = ["goal", "γ₁", "seed", "bound", "−ELBO", "I_q", "λ₁", *(f"regret, {title}" for title in MEASURES.values())]
-        lines += table(head, rows)
-    return "\n".join(lines) + "\n"
+        lines += grid.table(head, rows)
+    return lines
 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
@@ -242,10 +237,8 @@ def main() -> None:
             sys.exit("These folders need runs with a learned and runs with a fixed multiplier of −ELBO: see sweep=oracle.")
         known = {c.seed for c in cells if not c.learned}
         cells = [c for c in cells if c.seed in known]  # a run without an opponent of its seed has no regret
-        text = report(cells)
-        print(text)
+        grid.tell(report(cells), options.out)
         if options.out is not None:
-            write_atomically(options.out, lambda part: part.write_text(text, encoding="utf-8"))
             draw(cells, options.out.with_suffix(".png"))
     except LagvaeError as error:
         print_error(str(error))

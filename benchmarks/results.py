@@ -109,7 +109,7 @@ RESULTS: dict[str, Result] = {
             "python src/train.py -m sweep=alpha folder=alpha callbacks.figures=false",
             "python benchmarks/alpha.py {root}/runs/alpha --out results/alpha.md",
         ),
-        (*ENSEMBLES, "benchmarks/alpha.py", "sweeps/alpha.yaml"),
+        (*ENSEMBLES, *below("benchmarks", "alpha.py grid.py"), "sweeps/alpha.yaml"),
         10,
     ),
     "continuous": benchmark(
@@ -128,7 +128,7 @@ RESULTS: dict[str, Result] = {
             "python benchmarks/convergence.py {root}/runs/steps1833 {root}/runs/steps5500 {root}/runs/steps16500 "
             "--out results/convergence.md",
         ),
-        (*ENSEMBLES, "benchmarks/convergence.py"),
+        (*ENSEMBLES, *below("benchmarks", "convergence.py grid.py")),
         15,
     ),
     "dual": benchmark("dual", "--root {root} --out results/dual.md", (*TRAINING, "benchmarks/grid.py"), 30),
@@ -209,7 +209,7 @@ RESULTS: dict[str, Result] = {
             f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=0,1,2 callbacks.figures=false",
             "python benchmarks/regret.py {root}/runs/default {root}/runs/former {root}/runs/oracle --out results/regret.md",
         ),
-        (*ENSEMBLES, *below("benchmarks", "regret.py"), "sweeps/oracle.yaml"),
+        (*ENSEMBLES, *below("benchmarks", "grid.py regret.py"), "sweeps/oracle.yaml"),
         90,
     ),
     "sensitivity": benchmark(

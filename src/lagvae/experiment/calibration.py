@@ -81,6 +81,7 @@ class Calibration:
             result.calibrated = {name: float(value) for name, value in result.calibrated.items()}
             stderr = result.stderr
             result.stderr = {name: nan if stderr[name] is None else float(stderr[name]) for name in result.calibrated}
+            _ = result.settled  # raises TypeError for a convergence of other contents
             if result.hash != written:
                 raise ValueError("its settings were changed after it was written")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -40,14 +40,14 @@ class Convergence:
     Attributes:
         gain: the decrease of V in nats. gain_error: its error.
         drift: constraint → the relative change of its learned λ. drift_error: their errors.
-        multiplier_stderr: constraint → the standard deviation of its learned λ over the last quarter of training.
+        multiplier_std: constraint → the standard deviation of its learned λ over the last quarter of training.
     """
 
     gain: float
     gain_error: float
     drift: dict[str, float]
     drift_error: dict[str, float]
-    multiplier_stderr: dict[str, float]
+    multiplier_std: dict[str, float]
 
     @property
     def moving(self) -> bool:

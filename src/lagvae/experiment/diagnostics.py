@@ -159,8 +159,9 @@ def explain_convergence(
 def explain_calibration(below: float) -> str:
     """A sentence about a run whose weighted divergences lie `below` nats below those of its calibration."""
     return (
-        f"The divergences ended {below:.3g} nats below those of the calibration, which was therefore too short: ε̂ is not what "
-        "the model can attain, and the bounds leave more room than the slack says. Calibrate longer: calibration.steps=auto."
+        f"The weighted sum of the divergences ended {below:.3g} nats below that of the calibration, which was too short: "
+        "ε̂ is not what the model can attain, and the bounds leave more room than the slack says. Calibrate longer: "
+        "calibration.steps=auto."
     )
 
 

@@ -216,7 +216,7 @@ def describe_sensitivity(summary: Mapping[str, Any]) -> list[str]:
         side = "q" if summary["alpha"]["q"] else "p"
         slack = "1 nat" if c["nats"] and c["scale"] == 1 else f"{c['scale']:g}"
         bound, verb = ("lower", "rises") if summary["alpha"][side] < 0 else ("upper", "falls")
-        error, weight = c.get("multiplier_stderr"), abs(summary["alpha"][side])
-        text = f"{abs(change):.2g}" + (f" ± {error * c['scale'] / weight:.1g}" if error is not None else "")
+        std, weight = c.get("multiplier_std"), abs(summary["alpha"][side])
+        text = f"{abs(change):.2g}" + (f" ± {std * c['scale'] / weight:.1g}" if std is not None else "")
         lines.append(f"{slack} more of slack on {name}: the {bound} bound on I_{side} {verb} by about {text} nats.")
     return lines

@@ -282,7 +282,7 @@ def settled_calibration(
         found = get(longer)
         if found is None:
             return None
-        if previous is not None and weighted(cfg, previous[0]) - weighted(cfg, found[0]) <= TOLERANCE:
+        if previous is not None and weighted_divergence(cfg, previous[0]) - weighted_divergence(cfg, found[0]) <= TOLERANCE:
             return previous
         if found[0].settled:
             return found
@@ -290,7 +290,7 @@ def settled_calibration(
     return previous
 
 
-def weighted(cfg: DictConfig, calibration: Calibration) -> float:
+def weighted_divergence(cfg: DictConfig, calibration: Calibration) -> float:
     """Σ w_i ε̂_i in nats, with the calibration weights w."""
     return sum(c.calibration_weight * calibration.calibrated[str(name)] for name, c in cfg.constraints.items())
 

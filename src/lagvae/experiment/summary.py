@@ -24,6 +24,7 @@ from lagvae.experiment.diagnostics import (
     sensitivity,
 )
 from lagvae.experiment.factory import instantiate
+from lagvae.experiment.validate import has_calibrated_bounds
 from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
@@ -66,14 +67,14 @@ def summarise(
             "nats": c.divergence.nats,
             "calibrated": calibrated,
             "learned": c.learned,
-            "multiplier_stderr": None if convergence is None else convergence.multiplier_stderr.get(c.name),
+            "multiplier_std": None if convergence is None else convergence.multiplier_std.get(c.name),
             "scale": c.scale,
             "sensitivity": sensitivity(result, c.scale, cfg.alpha.q, cfg.alpha.p) if c.learned else None,
             **{split: splits[split][key] for split in SPLITS},
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
             **result.as_dict(),
         }
-    below = below_calibration(cfg, calibration, splits) if any(r.bound is not None for r in results) else None
+    below = below_calibration(cfg, calibration, splits)
     if below is not None:
         messages.append(explain_calibration(below))
     unsettled = None
@@ -104,12 +105,13 @@ def summarise(
 def below_calibration(
     cfg: DictConfig, calibration: Calibration | None, splits: Mapping[str, Mapping[str, float]]
 ) -> float | None:
-    """How far the weighted divergences of a run lie below those of its calibration, in nats; None if they do not.
+    """How far the weighted divergences of a run lie below those of its calibration, in nats; None if they do not, or if no
+    bound comes from the calibration.
 
     θ* minimises Σ w_i D_i with the calibration weights w, so that no run can be below Σ w_i ε̂_i by more than the tolerance and
     two standard errors, unless the calibration was too short. The split is that on which ε̂ was measured.
     """
-    if calibration is None:
+    if calibration is None or not has_calibrated_bounds(cfg):
         return None
     excess, variance, values = 0.0, 0.0, splits[calibration.split]
     for name, c in cfg.constraints.items():

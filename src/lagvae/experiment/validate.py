@@ -116,8 +116,12 @@ def null_cure(key: str) -> str:
 
 def needs_calibration(cfg: DictConfig) -> bool:
     """Whether a bound or the initial parameters come from a calibration."""
-    bounds = cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
-    return bounds or cfg.training.start == "calibrated"
+    return has_calibrated_bounds(cfg) or cfg.training.start == "calibrated"
+
+
+def has_calibrated_bounds(cfg: DictConfig) -> bool:
+    """Whether a bound comes from a calibration."""
+    return cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
 
 
 def dry_run(cfg: DictConfig) -> None:
