@@ -94,7 +94,7 @@ def main() -> None:
         for delta, gamma in zip(options.deltas, gammas[1:], strict=True):
             pairs = [(runs[alpha, options.gamma, s], runs[alpha, gamma, s]) for s in range(options.seeds)]
             rows.append(row(alpha, delta, pairs))
-    met = sum(run["verdict"] == "met" for run in runs.values())
+    met = sum(run["verdict"].startswith("met") for run in runs.values())  # converged or not
     fell, between = (sum(told) for told in list(zip(*rows, strict=True))[1:])
     lines = [
         *grid.table(head, [runs for runs, _, _ in rows]),

@@ -108,7 +108,7 @@ def matched_summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
             sum(gain.value >= -analysis.z * gain.stderr for gain in gains),
             sum(gain.value > analysis.z * gain.stderr for gain in gains),
         )
-        met = sum(pair.lagvae.verdict == "met" for pair in pairs)
+        met = sum(pair.lagvae.verdict.startswith("met") for pair in pairs)  # converged or not
         mean = f"{fmean(gain.value for gain in gains):+.2f}"
         rows.append((GOALS[sign], split, str(len(pairs)), *map(str, counts), mean, str(met)))
     return rows
