@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, exp, pi, sqrt
+from math import cos, exp, pi, sqrt, tan
 from typing import Any
 
 import pytest
@@ -18,6 +18,11 @@ def multipliers(*start: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(start, dtype=torch.float64), requires_grad=False)
 
 
+def whole(steps: int) -> float:
+    """Σ_t π/2 · cos(π/2 · t / T) / T over t = 0 … T − 1, by Lagrange's identity: one, and π/4 of a step."""
+    return pi / 4 / steps * (1 + 1 / tan(pi / 4 / steps))
+
+
 @pytest.fixture
 def errors(generator: torch.Generator) -> Tensor:
     return torch.randn(40, 3, generator=generator, dtype=torch.float64) + 0.3
@@ -28,7 +33,7 @@ def errors(generator: torch.Generator) -> Tensor:
 def test_the_recursion(steps: int, reach: float, beta: float, maximize: bool, errors: Tensor) -> None:
     value, mean, square, expected = [1.0, 0.01, 30.0], [0.0] * 3, [0.0] * 3, []
     for t, error in enumerate(errors.tolist()):
-        rate = (1 + cos(pi * min(t / steps, 1))) * reach / steps
+        rate = pi / 2 * cos(pi / 2 * min(t / steps, 1)) * reach / steps
         for i, e in enumerate(error):
             mean[i] = beta * mean[i] + (1 - beta) * e
             square[i] = beta * square[i] + (1 - beta) * e * e
@@ -43,11 +48,10 @@ def test_the_recursion(steps: int, reach: float, beta: float, maximize: bool, er
 
 @pytest.mark.parametrize("steps", [10, 1000])
 def test_a_constant_violation_moves_log_lambda_by_reach(steps: int) -> None:
-    # Σ_t (1 + cos(π t / T)) / T over t = 0 … T − 1 is 1 + 1 / T.
     parameter = multipliers(1.0, 1.0)
     violation = torch.tensor([50.0, -0.2], dtype=torch.float64)
     path = follow(LogAscent([parameter], steps, reach=3.0, maximize=True), parameter, violation.expand(steps, 2))
-    moved = 3.0 * (1 + 1 / steps)
+    moved = 3.0 * whole(steps)
     assert path[-1].log().tolist() == pytest.approx([moved, -moved])
 
 
@@ -69,19 +73,19 @@ def test_the_size_of_the_violation_and_of_the_multiplier_do_not_matter(errors: T
 
 def test_noise_moves_it_less_than_a_violation_does(generator: torch.Generator) -> None:
     # A running mean spreads each error over later steps with weights that sum to one. So noise of variance one moves log λ with
-    # the variance Σ r_t² = reach² · 1.5 / T of the rates r_t. Bias correction adds 3 % to the standard deviation, as the first
+    # the variance Σ r_t² = reach² · π² / (8 T) of the rates r_t. Bias correction adds 3 % to the standard deviation, as the first
     # hundred steps count double; estimated from 200 multipliers it has a standard error of 1 / √398 = 5 %.
     steps, reach = 5000, 8.0
     noise = torch.randn(steps, 200, generator=generator, dtype=torch.float64)
     parameter = multipliers(*[1.0] * 200)
     moved = follow(LogAscent([parameter], steps, reach, maximize=True), parameter, noise)[-1].log()
-    assert float(moved.std()) == pytest.approx(reach * sqrt(1.5 / steps), rel=0.03 + 4 * 0.05)
+    assert float(moved.std()) == pytest.approx(reach * pi / sqrt(8 * steps), rel=0.03 + 4 * 0.05)
 
 
 def test_a_multiplier_at_zero_can_rise() -> None:
     parameter = multipliers(0.0, 1e-9)
     follow(LogAscent([parameter], 10, reach=1.0, floor=0.01, maximize=True), parameter, torch.ones(10, 2, dtype=torch.float64))
-    assert parameter.tolist() == pytest.approx([0.01 * exp(1.1)] * 2)
+    assert parameter.tolist() == pytest.approx([0.01 * exp(whole(10))] * 2)
 
 
 def test_a_violation_that_is_zero_moves_nothing() -> None:
@@ -96,12 +100,12 @@ def test_it_goes_on_from_its_state(errors: Tensor) -> None:
         return parameter, LogAscent([parameter], 40, maximize=True)
 
     parameter, optimizer = fresh(torch.ones(3, dtype=torch.float64))
-    whole = follow(optimizer, parameter, errors)
+    uninterrupted = follow(optimizer, parameter, errors)
     parameter, optimizer = fresh(torch.ones(3, dtype=torch.float64))
     follow(optimizer, parameter, errors[:15])
     resumed, second = fresh(parameter)
     second.load_state_dict(optimizer.state_dict())
-    assert torch.equal(follow(second, resumed, errors[15:]), whole[15:])
+    assert torch.equal(follow(second, resumed, errors[15:]), uninterrupted[15:])
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"reach": 0.0}, {"reach": float("nan")}, {"beta": 1.0}, {"floor": 0.0}])

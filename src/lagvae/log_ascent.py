@@ -20,11 +20,13 @@ class LogAscent(Optimizer):
     """Ascent of log λ along a running mean of the violation e, which is divided by its root mean square.
 
         m_t = β m_{t−1} + (1 − β) e_t        v_t = β v_{t−1} + (1 − β) e_t²
-        log λ_{t+1} = log λ_t + (1 + cos(π t / T)) · reach / T · m̂_t / √v̂_t,        m̂, v̂ = m, v / (1 − β^t)
+        log λ_{t+1} = log λ_t + π/2 · cos(π/2 · t / T) · reach / T · m̂_t / √v̂_t,        m̂, v̂ = m, v / (1 − β^t)
 
     The factors of a run of T steps add up to `reach`: a violation that is large against its noise moves λ by at most exp(reach)
     up or down. A violation that is mostly noise moves it little, and less and less until the end, so that θ is trained at
-    nearly constant weights. A step multiplies λ, so it means the same whatever the size of λ is.
+    nearly constant weights. Near the end the steps shrink in proportion to the time that is left, and a learning rate of θ on a
+    full cosine shrinks with its square: when the noise of θ goes, D falls, and λ can still follow. A step multiplies λ, so it
+    means the same whatever the size of λ is.
 
     Args:
         params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.
@@ -44,7 +46,7 @@ class LogAscent(Optimizer):
         self,
         params: Iterable[Tensor],
         steps: int,
-        reach: float = 8.0,
+        reach: float = 12.0,
         beta: float = 0.99,
         floor: float = 1e-3,
         maximize: bool = False,
@@ -64,7 +66,7 @@ class LogAscent(Optimizer):
             beta, steps, t = group["beta"], group["steps"], group["step"]
             group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
             correction = 1 - beta ** (t + 1)
-            rate = (1 + cos(pi * min(t / steps, 1.0))) * group["reach"] / steps
+            rate = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:
                     continue
