@@ -17,8 +17,8 @@ PACKAGE = Path(lagvae.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # worlds with a known answer: for tests, benchmarks and data=linear_gaussian, so they may know all that they check
     ("oracles",),
-    # python -m lagvae
-    ("__main__",),
+    # python -m lagvae, and an estimator for scikit-learn, which makes its config as a command line does
+    ("__main__", "sklearn"),
     # what a user types: Hydra, command lines, error messages
     ("cli",),
     # many runs compared, and objectives in words
@@ -68,11 +68,11 @@ TOOLS: dict[str, frozenset[str]] = {
     "torchmetrics": frozenset({"metrics"}),
     "scipy": frozenset({"experiment", "metrics", "oracles"}),
     "cvxpy": frozenset({"oracles"}),
-    "sklearn": frozenset({"data", "metrics"}),
+    "sklearn": frozenset({"data", "metrics", "sklearn"}),
     "threadpoolctl": frozenset({"metrics"}),
     "torchvision": frozenset({"data"}),
     "PIL": frozenset({"data", "runs"}),
-    "numpy": frozenset({"data", "experiment", "inference", "metrics", "oracles", "runs"}),
+    "numpy": frozenset({"data", "experiment", "inference", "metrics", "oracles", "runs", "sklearn"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"sweeps"}),
 }

@@ -1,26 +1,29 @@
 """lagvae: the Information Autoencoding Family as constrained problems (Zhao, Song, Ermon, UAI 2018).
 
-`lagvae.load(run)` returns a trained model.
+`lagvae.load(run)` returns a trained model; `lagvae.sklearn.LagVAE` is a scikit-learn estimator.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lagvae.experiment.loading import load
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "sklearn"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, imported when it is first used, because it imports torch."""
+    """`load` and `sklearn`, imported when they are first used, because they import torch."""
     if name == "load":
         from lagvae.experiment.loading import load
 
         return load
+    if name == "sklearn":
+        return import_module("lagvae.sklearn")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

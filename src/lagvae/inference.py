@@ -32,6 +32,14 @@ BATCH = 1024
 """Number of rows that a model takes at once, where nothing else is asked for."""
 
 
+class CommonNoise(Noise):
+    """Noise (draws, N, d) that is the same for all N rows, and in every batch."""
+
+    def normal(self, stream: str, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        draws, _, *rest = shape
+        return super().normal(stream, 0, (draws, 1, *rest), device).expand(shape)
+
+
 class Inference:
     """The methods of a trained model, all of which use its `eval_model`, in batches and without gradients.
 
@@ -96,19 +104,23 @@ class Inference:
         shape = (len(start), steps, *self._shape)
         return self._in_batches(a, codes, lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size).reshape(shape)
 
-    def log_prob(self, x: A, draws: int = 64, seed: int = 0, batch_size: int = BATCH) -> A:
+    def log_prob(self, x: A, draws: int = 64, seed: int = 0, batch_size: int = BATCH, common: bool = False) -> A:
         """log 1/S Σ_s p(x, z_s) / q(z_s|x) with z_s ∼ q(z|x), in nats, (N,).
 
         In expectation it is at most log p(x), which it approaches as S = `draws` grows.
 
         For x in [0, 1] and a Bernoulli p(x|z) it bounds the mean of log p over pixels that are 1 with probability x.
 
+        Args:
+            common: whether all rows share the noise of their draws. The value of a row then does not depend on the others,
+                and differences between rows are less noisy, but the noise of their mean does not shrink with their number.
+
         Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
 
         Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
         """
         self._require_densities("log_prob", draws)
-        joint, noise = self.eval_model, Noise(seed, "log_prob")
+        joint, noise = self.eval_model, (CommonNoise if common else Noise)(seed, "log_prob")
 
         def bound(rows: Tensor, step: int) -> Tensor:
             return marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import isfinite
 from pathlib import Path
 
@@ -24,9 +27,27 @@ def command(program: str) -> str:
     return f"{os.environ.get(COMMAND, 'lagvae')} {program}"
 
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """A context in which runs of this thread print nothing."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def is_silent() -> bool:
+    """Whether this process is not the first of several, or inside `silence`."""
+    return _silent.get() or int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
 def console(stderr: bool = False) -> Console:
-    """The terminal; silent on every process but the first."""
-    return Console(stderr=stderr, quiet=int(os.environ.get("LOCAL_RANK", 0)) > 0, highlight=False, soft_wrap=True)
+    """The terminal; it prints nothing where `is_silent`."""
+    return Console(stderr=stderr, quiet=is_silent(), highlight=False, soft_wrap=True)
 
 
 def print_line(text: str) -> None:

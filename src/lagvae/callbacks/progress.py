@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from lagvae.callbacks.evaluation import Evaluation
+from lagvae.terminal import is_silent
 
 
 class ProgressBar:
@@ -31,7 +32,7 @@ class ProgressBar:
         self, title: str, total: float | None, count: ProgressColumn, completed: int = 0, console: Console | None = None
     ) -> None:
         self.title, self.total = title, total
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=is_silent())
         self._tenth = -1
         self._bar: Progress | None = None
         if self.console.is_terminal:

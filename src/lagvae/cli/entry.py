@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.cli.hydra_speed import make_hydra_faster
 from lagvae.cli.messages import group_message, readable_message
+from lagvae.cli.programs import home
 from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.experiment.schema import Config, EvaluateConfig, new_name
@@ -40,6 +42,17 @@ def limit_spinning() -> None:
     """Let idle OpenMP threads sleep soon, unless the user chose how they wait. To be called before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The config that `lagvae train` makes of these words, for a caller in Python. Raises SettingError where it makes none."""
+    root = home()
+    try:
+        register(root)
+        with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingError(readable_message(error, root, overrides)) from error
 
 
 class SweepFile:
