@@ -183,7 +183,7 @@ RESULTS: dict[str, Result] = {
             *below("src/lagvae/oracles", "gaussian.py rate_distortion.py source.py"),
             "benchmarks/grid.py",
         ),
-        4,
+        20,
     ),
     "maximising": benchmark(
         "maximising", "--out results/maximising.md", below("src/lagvae/oracles", "maximising.py tabular.py"), 2
