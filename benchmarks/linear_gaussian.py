@@ -125,8 +125,8 @@ def main() -> None:
         *grid.table(head, rows),
         "",
         f"Largest error: {100 * max(errors['I']):.2f} % in I, {100 * max(errors['λ']):.1f} % in λ. {options.steps} steps, "
-        f"α = ±1, {len(options.seeds)} seeds, of which I and λ are the medians; nats. The least −ELBO is {least.neg_elbo:.4f} nats, "
-        f"with I = {least.rate:.4f}.",
+        f"α = ±1, seeds {', '.join(map(str, options.seeds))}, of which I and λ are the medians; nats. The least −ELBO is "
+        f"{least.neg_elbo:.4f} nats, with I = {least.rate:.4f}.",
     ]
     grid.tell(lines, options.out)
 
