@@ -37,6 +37,10 @@ def activation_named(name: str) -> type[nn.Module]:
     """Return the activation class with a given name.
 
     Raises: SettingError for an unknown name.
+
+    Examples:
+        >>> activation_named("gelu")
+        <class 'torch.nn.modules.activation.GELU'>
     """
     if name not in ACTIVATIONS:
         raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
@@ -55,6 +59,11 @@ class MLP(nn.Module):
     Shapes: (B, *shape_in) → (B, *shape_out).
 
     Raises: SettingError for an unknown activation.
+
+    Examples:
+        >>> network = MLP((1, 8, 8), (2, 16), hidden=[64])
+        >>> network(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(

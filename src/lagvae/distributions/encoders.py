@@ -32,6 +32,14 @@ class GaussianEncoder(nn.Module):
     Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,); its log density is in nats.
 
     Reference: Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = GaussianEncoder(MLP, shape=(3,), latent=2)
+        >>> q = encoder(torch.randn(5, 3))
+        >>> z = encoder.sample(q, torch.randn(5, 2))
+        >>> q.log_prob(z).shape
+        torch.Size([5])
     """
 
     has_density = True

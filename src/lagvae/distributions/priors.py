@@ -30,6 +30,10 @@ class StandardNormalPrior(nn.Module):
 
     Args:
         latent: dimension d of z.
+
+    Examples:
+        >>> StandardNormalPrior(latent=2)().log_prob(torch.zeros(5, 2))  # −log 2π each
+        tensor([-1.8379, -1.8379, -1.8379, -1.8379, -1.8379])
     """
 
     noise_kind = "normal"
@@ -75,6 +79,13 @@ class CodesPrior(nn.Module):
     Raises: SettingError if there is no code, a categorical code has fewer than two values, or the codes exceed `latent`.
 
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
+
+    Examples:
+        >>> prior = CodesPrior(latent=14, categorical=(10,), uniform=2)  # one of ten values, two in [−1, 1], and two of noise
+        >>> prior.sample(torch.rand(5, *prior.noise_shape)).shape
+        torch.Size([5, 14])
+        >>> prior.sample(torch.rand(5, *prior.noise_shape))[:, :10].sum(1)
+        tensor([1., 1., 1., 1., 1.])
     """
 
     noise_kind = "uniform"
