@@ -23,6 +23,7 @@ SHOWN = (
     "docs/*.png",
     "results/**/*",
     "examples/**/*",
+    "conf/family/*",
 )
 """The files of the repository that the site has."""
 

@@ -7,7 +7,6 @@ import importlib
 import re
 import shlex
 import sys
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,12 +173,19 @@ def test_a_page_is_no_longer_than_it_may_be(page: str) -> None:
     assert len(read(page).split()) <= LIMITS[page]
 
 
+@pytest.mark.parametrize("preset", sorted((ROOT / "conf" / "family").glob("*.yaml")), ids=lambda preset: preset.stem)
+def test_the_readme_lists_every_preset_with_the_year_of_its_paper(preset: Path) -> None:
+    row = re.search(rf"^\|\[{preset.stem}\]\(conf/family/{preset.name}\).*\|$", read("README.md"), re.MULTILINE)
+    assert row is not None
+    stated = preset.read_text(encoding="utf-8").splitlines()[1]  # the line below "# @package _global_"
+    assert row[0].endswith(f" {re.findall(r'[12][0-9]{3}', stated)[-1]}|"), stated
+
+
 def anchors(text: str) -> set[str]:
-    """The anchors of the headings of a page, as GitHub and mkdocs make them."""
+    """The anchors of the headings of a page, as GitHub makes them; `make docs` checks those of the site."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    plain = (re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKC", head)).strip().lower() for head in heads)
-    return {re.sub(r"\s", "-", head) for head in plain}
+    return {re.sub(r"[^\w\s-]", "", head.strip()).lower().replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES)
