@@ -59,8 +59,8 @@ def entries(text: str, names: set[str]) -> Iterator[str]:
 
 
 def escape(line: str) -> str:
-    """A line whose asterisks, as in (B, *shape), are no marks of Markdown, unless they enclose a word; code stays as it is."""
-    if line.startswith(("    ", ">>> ", "... ")):
+    """A line in which (B, *shape) and <name> are no marks of Markdown; *a* word may be emphasised, and code stays as it is."""
+    if line.startswith("    "):
         return line
     parts = re.split(r"(`[^`]*`|\*\w+\*)", line)
-    return "".join(part if k % 2 else part.replace("*", r"\*") for k, part in enumerate(parts))
+    return "".join(part if k % 2 else part.replace("*", r"\*").replace("<", "&lt;") for k, part in enumerate(parts))

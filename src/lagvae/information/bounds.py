@@ -126,8 +126,8 @@ def equal_mixture(*log_densities: Tensor) -> Tensor:
 def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Lower and upper bounds on log p(x) by importance sampling, with weights w(z) = p(x,z) / q(z|x).
 
-    lower = log 1/S Σ_s w(z_s) for z_s ∼ q(z|x)                                   ≤ log p(x) in expectation
-    upper = log 1/(S+1) [w(z_0) + Σ_s w(z_s)] for z_0 ∼ p(z|x) in addition        ≥ log p(x) in expectation
+        lower = log 1/S Σ_s w(z_s) for z_s ∼ q(z|x)                                   ≤ log p(x) in expectation
+        upper = log 1/(S+1) [w(z_0) + Σ_s w(z_s)] for z_0 ∼ p(z|x) in addition        ≥ log p(x) in expectation
 
     Args:
         log_weights: log w(z_s) in nats, (S, n).
