@@ -101,6 +101,10 @@ class ConvEncoder(nn.Module):
     Shapes: (B, C, H, W) → (B, *shape_out).
 
     Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvEncoder((1, 28, 28), (2, 16))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -142,6 +146,10 @@ class ConvDecoder(nn.Module):
     Shapes: (B, *shape_in) → (B, C, H, W).
 
     Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvDecoder((16,), (1, 28, 28))(torch.zeros(5, 16)).shape
+        torch.Size([5, 1, 28, 28])
     """
 
     def __init__(

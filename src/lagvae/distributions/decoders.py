@@ -188,6 +188,11 @@ class Generator(nn.Module):
     Shapes: z (B, d) → `Pushforward` with samples x (B, *shape).
 
     Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> Generator(MLP, shape=(1, 8, 8), latent=2)(torch.randn(5, 2)).mean.shape
+        torch.Size([5, 1, 8, 8])
     """
 
     has_density = False

@@ -137,6 +137,12 @@ class EmpiricalPrior(nn.Module):
     Args:
         rows: the M samples, (M, *shape). z is one of them, flattened to (d,), with equal probability. M = 0 for a prior that is
             never sampled.
+
+    Examples:
+        >>> prior = EmpiricalPrior(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> prior.sample(torch.tensor([0.1, 0.9]))
+        tensor([[1., 2.],
+                [3., 4.]])
     """
 
     noise_kind = "uniform"
