@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval results mutants clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval results mutants docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ $(READY): pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing lagvae and what it needs into $(VENV) (a few minutes, several GB) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 setup: $(READY) ## Create .venv and install everything
@@ -112,6 +116,9 @@ results: $(READY) ## List which results are stale; ARGS=remake makes these again
 mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
 	@$(PY) benchmarks/mutants.py $(ARGS)
 
+docs: $(VENV)/.docs ## Build the documentation as a site; a warning is an error: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 clean: ## Remove caches; runs, calibrations and data stay
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist site src/*.egg-info
 	@find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

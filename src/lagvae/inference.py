@@ -40,6 +40,17 @@ class Inference:
     numbers are a function of `seed` and `batch_size`.
 
     Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
+
+    Examples:
+        >>> import lagvae
+        >>> model = lagvae.load("latest")  # of 8 × 8 digits, with 16 latent dimensions
+        >>> x = model.sample(5, seed=0).numpy()
+        >>> model.encode(x).shape
+        (5, 16)
+        >>> model.reconstruct(x).shape
+        (5, 1, 8, 8)
+        >>> model.posterior(x).stddev.shape
+        torch.Size([5, 16])
     """
 
     @property
@@ -53,11 +64,26 @@ class Inference:
         return self.eval_model.encoder(self._observations(x).to(self._parameter_device))
 
     def encode(self, x: A, batch_size: int = BATCH) -> A:
-        """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0."""
+        """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> x = model.sample(3)
+            >>> torch.allclose(model.encode(x), model.posterior(x).mean)
+            True
+        """
         return self._in_batches(x, self._observations(x), lambda rows, _: mean_of(self.eval_model.encoder(rows)), batch_size)
 
     def decode(self, z: A, batch_size: int = BATCH) -> A:
-        """The means of p(x|z), (N, *shape), for codes z (N, d)."""
+        """The means of p(x|z), (N, *shape), for codes z (N, d).
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> model.decode(torch.zeros(2, 16)).shape
+            torch.Size([2, 1, 8, 8])
+        """
         return self._in_batches(z, self._codes(z), lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size)
 
     def reconstruct(self, x: A, batch_size: int = BATCH) -> A:
@@ -66,7 +92,16 @@ class Inference:
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0, means: bool = False, batch_size: int = BATCH) -> Tensor:
-        """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show."""
+        """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> model.sample(3, seed=1).unique()  # pixels of a Bernoulli p(x|z)
+            tensor([0., 1.])
+            >>> torch.equal(model.sample(3, seed=1), model.sample(3, seed=1))
+            True
+        """
         joint = self.eval_model
         if isinstance(joint.prior, EmpiricalPrior) and not len(joint.prior.rows):
             raise LagvaeError(
@@ -85,6 +120,13 @@ class Inference:
         """The means of p(x|z) at equal steps from the code of each row of a to that of b, both included: (N, steps, *shape).
 
         Raises: SettingError for fewer than two steps.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> a, b = model.sample(2, seed=0), model.sample(2, seed=1)
+            >>> model.interpolate(a, b, steps=5).shape
+            torch.Size([2, 5, 1, 8, 8])
         """
         if steps < 2:
             raise SettingError(f"steps={steps} must be at least 2, the two ends.")
@@ -106,6 +148,13 @@ class Inference:
         Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
 
         Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> x = model.sample(20)
+            >>> bool(model.elbo(x, draws=16).mean() < model.log_prob(x, draws=256).mean())
+            True
         """
         self._require_densities("log_prob", draws)
         joint, noise = self.eval_model, Noise(seed, "log_prob")

@@ -40,6 +40,15 @@ class LogAscent(Optimizer):
 
     Reference: exponentiated gradient, Kivinen & Warmuth, Information and Computation 132 (1997); moments as in Adam, Kingma &
         Ba, ICLR 2015.
+
+    Examples:
+        >>> multiplier = torch.ones(1)
+        >>> optimizer = LogAscent([multiplier], steps=100, reach=2.0, maximize=True)
+        >>> for _ in range(100):
+        ...     multiplier.grad = torch.tensor([0.3])  # a violation that stays
+        ...     optimizer.step()
+        >>> multiplier.log().round(decimals=1)  # the reach
+        tensor([2.])
     """
 
     def __init__(

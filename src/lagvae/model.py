@@ -50,6 +50,21 @@ class LatentVariableModel(Inference, pl.LightningModule):
         origin: what `lagvae.load` builds the model from, which checkpoints hold; None for a model that no config describes.
 
     Raises: SettingError for invalid settings; DivergedError in training, if a term is no longer finite.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.divergences import NegElbo
+        >>> from lagvae.lagrangian import Constraint, Preference
+        >>> from lagvae.log_ascent import LogAscent
+        >>> from lagvae.networks import MLP
+        >>> network, shape = partial(MLP, hidden=[32]), (1, 8, 8)
+        >>> joint = JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+        >>> lagrangian = Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), bound=24.0, learned=True)])
+        >>> dual = partial(LogAscent, steps=1000, maximize=True)
+        >>> model = LatentVariableModel(joint, lagrangian, primal=torch.optim.Adam, dual=dual)
+        >>> model.encode(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(

@@ -37,6 +37,10 @@ def activation_named(name: str) -> type[nn.Module]:
     """Return the activation class with a given name.
 
     Raises: SettingError for an unknown name.
+
+    Examples:
+        >>> activation_named("gelu")
+        <class 'torch.nn.modules.activation.GELU'>
     """
     if name not in ACTIVATIONS:
         raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
@@ -55,6 +59,11 @@ class MLP(nn.Module):
     Shapes: (B, *shape_in) → (B, *shape_out).
 
     Raises: SettingError for an unknown activation.
+
+    Examples:
+        >>> network = MLP((1, 8, 8), (2, 16), hidden=[64])
+        >>> network(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -92,6 +101,10 @@ class ConvEncoder(nn.Module):
     Shapes: (B, C, H, W) → (B, *shape_out).
 
     Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvEncoder((1, 28, 28), (2, 16))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -133,6 +146,10 @@ class ConvDecoder(nn.Module):
     Shapes: (B, *shape_in) → (B, C, H, W).
 
     Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvDecoder((16,), (1, 28, 28))(torch.zeros(5, 16)).shape
+        torch.Size([5, 1, 28, 28])
     """
 
     def __init__(

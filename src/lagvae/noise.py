@@ -35,6 +35,13 @@ class Noise:
             numbers that a single process would.
 
     For a given (seed, purpose, stream), no two steps below 2**32 have the same generator state.
+
+    Examples:
+        >>> noise = Noise(seed=0, purpose="example")
+        >>> torch.equal(noise.normal("z", 3, (2, 4)), noise.normal("z", 3, (2, 4)))
+        True
+        >>> torch.equal(noise.normal("z", 3, (2, 4)), noise.normal("z", 4, (2, 4)))
+        False
     """
 
     def __init__(self, seed: int, purpose: str = "train", rank: int = 0, world: int = 1) -> None:

@@ -29,7 +29,12 @@ MIN_SPLIT = 4
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are."""
+    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are.
+
+    Examples:
+        >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
@@ -52,6 +57,13 @@ class DataModule(pl.LightningDataModule):
         val, test: shares of the samples; `test` is used only if the source has no test set of its own.
         draws: the final evaluation passes over a split until it has at least this many samples.
         workers: number of processes that load in advance, for a source that streams files.
+
+    Examples:
+        >>> from lagvae.data.sources import digits
+        >>> data = DataModule(digits, "digits", "bernoulli", batch=128)
+        >>> data.setup("fit")
+        >>> data.shape
+        (1, 8, 8)
     """
 
     def __init__(

@@ -29,6 +29,14 @@ class BernoulliDecoder(nn.Module):
         latent: dimension d of z.
 
     Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> decoder = BernoulliDecoder(MLP, shape=(1, 8, 8), latent=2)
+        >>> p = decoder(torch.randn(5, 2))
+        >>> x = decoder.sample(p, torch.rand(5, 1, 8, 8))
+        >>> p.log_prob(x).shape
+        torch.Size([5])
     """
 
     has_density = True
@@ -74,6 +82,13 @@ class NormalDecoder(nn.Module):
     Raises: SettingError for a fixed scale that is not positive.
 
     Reference: Rybkin, Daniilidis, Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> decoder = NormalDecoder(MLP, shape=(3,), latent=2)
+        >>> decoder.start_scale(2 * torch.randn(1000, 3))
+        >>> decoder(torch.randn(5, 2)).stddev.mean().round().item()
+        2.0
     """
 
     has_density = True
@@ -173,6 +188,11 @@ class Generator(nn.Module):
     Shapes: z (B, d) → `Pushforward` with samples x (B, *shape).
 
     Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> Generator(MLP, shape=(1, 8, 8), latent=2)(torch.randn(5, 2)).mean.shape
+        torch.Size([5, 1, 8, 8])
     """
 
     has_density = False

@@ -32,6 +32,14 @@ class GaussianEncoder(nn.Module):
     Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,); its log density is in nats.
 
     Reference: Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = GaussianEncoder(MLP, shape=(3,), latent=2)
+        >>> q = encoder(torch.randn(5, 3))
+        >>> z = encoder.sample(q, torch.randn(5, 2))
+        >>> q.log_prob(z).shape
+        torch.Size([5])
     """
 
     has_density = True
@@ -97,6 +105,12 @@ class ImplicitEncoder(nn.Module):
 
     Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017; Yin & Zhou, Semi-Implicit Variational
     Inference, ICML 2018; Tolstikhin et al., Wasserstein Auto-Encoders, ICLR 2018 (deterministic).
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = ImplicitEncoder(MLP, shape=(3,), latent=2, noise=4)
+        >>> encoder.sample(encoder(torch.randn(5, 3)), torch.randn(5, *encoder.noise_shape)).shape
+        torch.Size([5, 2])
     """
 
     has_density = False

@@ -19,7 +19,19 @@ from lagvae.noise import Noise
 
 
 class JointModel(nn.Module):
-    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data."""
+    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> network, shape = partial(MLP, hidden=[32]), (1, 8, 8)
+        >>> joint = JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+        >>> joint.has_rate, joint.has_distortion
+        (True, True)
+        >>> joint.encoder(torch.zeros(2, 1, 8, 8)).mean.shape
+        torch.Size([2, 4])
+    """
 
     prior: Any
     encoder: Any
@@ -92,6 +104,15 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
         x: a batch of data, (B, *shape), which determines batch size and device.
 
     Returns: name → tensor, with B as its first axis.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> noise = draw_noise(frozenset({"z_q", "x_p"}), joint, Noise(seed=0, purpose="example"), 0, torch.zeros(5, 3))
+        >>> {name: tuple(value.shape) for name, value in sorted(noise.items())}
+        {'x_p': (5, 3), 'z_q': (5, 2)}
     """
     n, sizes = x.shape[0], {"x": x[0].numel(), "z": joint.latent, "xz": x[0].numel() + joint.latent}
     noise_takers: dict[str, Any] = {"z_q": joint.encoder, "z_p": joint.prior, "x_p": joint.decoder}

@@ -26,6 +26,18 @@ class NegElbo(Divergence):
     Raises: SettingError in `prepare` if the rate has no closed form or the decoder no density.
 
     Reference: Zhao, Song, Ermon, UAI 2018, Section 6.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior, draw_noise
+        >>> from lagvae.networks import MLP
+        >>> from lagvae.noise import Noise
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> x, divergence = torch.randn(100, 3), NegElbo()
+        >>> divergence.prepare("neg_elbo", joint, (3,))
+        >>> samples = JointSamples(joint, x, draw_noise(divergence.required_noise, joint, Noise(0, "example"), 0, x))
+        >>> torch.isclose(divergence(samples), samples.rate.mean() + samples.distortion.mean())
+        tensor(True)
     """
 
     symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"

@@ -31,6 +31,11 @@ class SymbolicObjective(CriticDivergence):
 
     Raises: SettingError for an objective that cannot be parsed, contains an opaque divergence, or is not computable in the
         class; in `prepare`, if the joint model does not have a density that it needs.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> SymbolicObjective("KL(q(x,z)||p(x,z))", MLP)  # −ELBO, which takes no critic
+        KL(q(x,z)‖p(x,z)) as −E_q[log p(x|z)] − E_q[log p(z)] + E_q[log q(z|x)]
     """
 
     def __init__(

@@ -23,6 +23,11 @@ class Wasserstein(CriticDivergence):
 
     Reference: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017; Petzka, Fischer, Lukovnikov, On the
     Regularization of Wasserstein GANs, ICLR 2018 (one-sided).
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> Wasserstein(MLP, over="x")
+        W1(q(x)‖p(x)) by a critic
     """
 
     nats = False

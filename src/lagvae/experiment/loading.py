@@ -45,6 +45,13 @@ def load(
 
     Raises: CheckpointError for a run without a checkpoint, and for one that is damaged, of another model, or without settings;
         SettingError for a `_target_` that is not trusted.
+
+    Examples:
+        >>> import lagvae
+        >>> model = lagvae.load("latest")
+        >>> x = model.sample(5, seed=0)
+        >>> model.encode(x).shape, model.log_prob(x).shape
+        (torch.Size([5, 16]), torch.Size([5]))
     """
     path = find_checkpoint(os.fspath(run_or_checkpoint))
     content = read_content(path)

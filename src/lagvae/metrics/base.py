@@ -63,6 +63,11 @@ def mean_and_stderr(values: Tensor, index: Tensor | None = None) -> tuple[Tensor
 
     Args:
         values, index: (N,), index being the image of each value.
+
+    Examples:
+        >>> mean, stderr = mean_and_stderr(torch.tensor([1.0, 3.0, 1.0, 3.0]), index=torch.tensor([0, 0, 1, 1]))
+        >>> float(mean), float(stderr)  # both images have the mean 2
+        (2.0, 0.0)
     """
     values = values.double()
     index = torch.arange(len(values), device=values.device) if index is None else index
