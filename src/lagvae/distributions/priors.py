@@ -32,6 +32,7 @@ class StandardNormalPrior(nn.Module):
         latent: dimension d of z.
     """
 
+    has_density = True
     noise_kind = "normal"
     zero: Tensor
     one: Tensor
@@ -77,6 +78,7 @@ class CodesPrior(nn.Module):
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
     """
 
+    has_density = False
     noise_kind = "uniform"
 
     def __init__(self, latent: int, categorical: Sequence[int] = (10,), uniform: int = 0) -> None:
@@ -128,6 +130,7 @@ class EmpiricalPrior(nn.Module):
             never sampled.
     """
 
+    has_density = False
     noise_kind = "uniform"
     rows: Tensor
 
