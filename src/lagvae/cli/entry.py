@@ -139,7 +139,7 @@ def command_line(words: Sequence[str]) -> Iterator[None]:
 def expand_word(word: str) -> list[str]:
     """overrides='A B' as the words A and B of one run of a sweep: how an agent of W&B, which knows no unions, names it.
 
-    An objective is quoted for Hydra, which would take its parentheses for a call.
+    An objective is quoted for Hydra, which would take its parentheses for a call. A class for p(x|z) replaces the name there.
     """
     key, equals, value = word.partition("=")
     if equals and key == "objective" and not value.startswith(("'", '"')):
@@ -147,6 +147,8 @@ def expand_word(word: str) -> list[str]:
         return [f"objective='{escaped}'"]
     if equals and (name := new_name(key.lstrip("+~"))):
         raise SettingError(f"{key} is now {name}; write {shlex.quote(f'{name}={value}')}.")
+    if key == "model.likelihood._target_":  # beside a name, such as bernoulli, no setting can stand
+        return [f"model.likelihood={{_target_:{value},_partial_:true}}"]
     if not equals or key != "overrides":
         return [word]
     return [*shlex.split(value.strip("'\"")), NAME]

@@ -50,7 +50,7 @@ class JointModel(nn.Module):
                 )
         self.prior = TorchPrior(prior) if "prior" in own else prior
         self.encoder, self.decoder = encoder, decoder
-        if not own:
+        if not own and not isinstance(prior, TorchPart):
             return
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(ROWS, self.latent, generator=generator).to(device_of(decoder))

@@ -38,6 +38,7 @@ from lagvae.experiment.fit import Fit
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
 from lagvae.experiment.summary import critic_messages, summarise
+from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, write_atomically, write_json
 from lagvae.lagrangian import TOLERANCE
@@ -109,6 +110,7 @@ def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration
     validate(cfg)
     data = build_data(cfg)
     build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
+    try_own_code(cfg, data)
     if needs_calibration(cfg):
         existing = find_calibration(cfg, data)
         if existing is None:
@@ -193,7 +195,7 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     """
     cfg, folder = fit.cfg, fit.folder
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
-    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence)
+    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
     if fit.trained_in is not None:
