@@ -65,6 +65,14 @@ def is_ours(part: Any) -> bool:
     return str(getattr(class_of(part), "__module__", "")).split(".")[0] == "lagvae"
 
 
+def draws_by_itself(module: nn.Module) -> bool:
+    """Whether a module may draw from torch's own generators: it has dropout, or code that is neither of torch nor of lagvae."""
+    return any(
+        isinstance(part, nn.modules.dropout._DropoutNd) or not (is_ours(part) or type(part).__module__.startswith("torch."))
+        for part in module.modules()
+    )
+
+
 def full_name(part: Any) -> str:
     """The module and name of a class or function, or of the class of a module."""
     cls = class_of(part)

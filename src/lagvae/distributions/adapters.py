@@ -7,7 +7,6 @@ Independent, transformed and mixture distributions of these), otherwise by torch
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +28,7 @@ from torch.distributions import (
 from lagvae.distributions.priors import TINY, one_hot
 from lagvae.errors import SettingError
 from lagvae.networks import device_of, evaluating, first_line, full_name
+from lagvae.noise import generators_seeded
 
 ROWS = 2
 """Number of rows of the batch that a module is tried on."""
@@ -83,18 +83,6 @@ def sample_from(distribution: Any, noise: Tensor) -> Tensor:
 def uniform_from(normal: Tensor) -> Tensor:
     """Uniform numbers on (0, 1) of standard normal ones, elementwise."""
     return torch.special.ndtr(normal).clamp(TINY, 1 - TINY)
-
-
-@contextmanager
-def generator_seeded_from(noise: Tensor) -> Iterator[None]:
-    """A context in which torch's generators are in a state that is a function of the noise; afterwards they are as before."""
-    bits = noise.detach().flatten()[:8].float().cpu().view(torch.int32).tolist()
-    seed = zlib.crc32(repr(bits).encode())
-    with torch.random.fork_rng([noise.device] if noise.is_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if noise.is_cuda:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def with_covariance(distribution: Any) -> MultivariateNormal:
@@ -200,7 +188,8 @@ class TorchPart(nn.Module):
         if self.is_pathwise:
             return sample_from(distribution, noise)
         own = noise.shape[: noise.dim() - len(distribution.batch_shape) - len(self.noise_shape)]
-        with generator_seeded_from(noise):
+        bits = noise.detach().flatten()[:8].float().cpu().view(torch.int32).tolist()
+        with generators_seeded(repr(bits), noise.device):
             drawn: Tensor = distribution.rsample(own) if self.has_gradient else distribution.sample(own)
         return drawn
 
