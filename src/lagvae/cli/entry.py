@@ -71,7 +71,10 @@ def read_sweep(path: Path, changed: int) -> DictConfig:
 
 
 def register(root: Path, schema: type[Config] = Config, about: str = "") -> None:
-    """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
+    """Tell Hydra the schemas, the project's root, and every sweep as `sweep=NAME`, from any working directory.
+
+    Sweeps are the files of sweeps/, in the root and in a folder that --config-dir names.
+    """
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     make_hydra_faster()
@@ -80,8 +83,25 @@ def register(root: Path, schema: type[Config] = Config, about: str = "") -> None
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.repo["sweep"] = {
         file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]
-        for file in sorted((root / "sweeps").glob("*.yaml"))
+        for folder in (root, *own_folders(sys.argv[1:]))
+        for file in sorted((folder / "sweeps").glob("*.yaml"))
     }
+
+
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """The folders that --config-dir names in a command line."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            found.append(Path(value if equals else following).absolute())
+    return found
+
+
+def find_own_code(words: Sequence[str]) -> None:
+    """Let Python find the modules of the working directory and of the folders of --config-dir, after those of all others."""
+    folders = [os.getcwd(), *map(str, own_folders(words))]
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config, about: str = "") -> None:
@@ -94,6 +114,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
     if "--version" in sys.argv[1:]:
         print(describe_version())
         return
+    find_own_code(sys.argv[1:])
     limit_spinning()
     quiet_libraries()
     failed: list[str] = []

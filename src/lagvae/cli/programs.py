@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -107,7 +106,6 @@ def run(name: str, root: Path) -> None:
     Args:
         root: the folder of conf/ and sweeps/, and of what the program writes, where LAGVAE_ROOT does not name another.
     """
-    find_own_code(sys.argv[1:])
     if name == "pareto":
         from lagvae.cli import compare
 
@@ -136,16 +134,6 @@ def run(name: str, root: Path) -> None:
     main = hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name=program.config)(task)
     about = program.about.replace(f"python src/{name}.py", command(name))
     run_program(root, main, getattr(schema, program.schema), about)
-
-
-def find_own_code(words: Sequence[str]) -> None:
-    """Let Python find the modules of the working directory, and of the folder that --config-dir names, after all others."""
-    folders = [os.getcwd()]
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name in ("--config-dir", "-cd"):
-            folders.append(os.path.abspath(value if equals else following))
-    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def home() -> Path:
