@@ -5,7 +5,7 @@ Usage: python examples/custom_divergence.py [STEPS]
 In this folder the command line takes the same class, as a new constraint or in place of another one:
 
     python ../src/train.py +constraints.moments.divergence._target_=custom_divergence.MomentMismatch \
-        +constraints.moments.gamma=0.1
+        constraints.moments.gamma=0.1
 """
 
 import sys

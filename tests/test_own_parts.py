@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import QUICK, Outcome, program, settings
 from scipy import stats
+from small import ROOT
 from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
@@ -28,11 +34,17 @@ from torch.distributions import (
     kl_divergence,
     transforms,
 )
+from torchmetrics import MeanSquaredError, Metric
 
+import lagvae
 from lagvae.distributions import GaussianEncoder, JointModel, JointSamples, NormalDecoder, StandardNormalPrior, draw_noise
 from lagvae.distributions.adapters import noise_shape_of, sample_from
 from lagvae.distributions.joint import mean_of
-from lagvae.errors import SettingError
+from lagvae.errors import DataError, SettingError
+from lagvae.experiment.calibration import calibration_settings
+from lagvae.experiment.factory import build_data
+from lagvae.metrics import as_latent_metric
+from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.noise import Noise
 
@@ -269,3 +281,437 @@ def test_a_module_is_tried_as_it_is_used_and_left_as_it_was() -> None:
     own_joint(encoder=Returns(scaled, norm))
     assert norm.training
     assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+
+
+# ---- named in settings
+
+OWN = """
+from math import prod
+
+import torch
+from torch import nn
+from torch.distributions import Gamma, Independent, MixtureSameFamily, Categorical, Normal
+from torchmetrics import Metric
+
+from lagvae.data import Arrays
+from lagvae.distributions import GaussianEncoder
+from lagvae.divergences import Divergence
+from lagvae.metrics import LatentMetric
+
+
+class Net(nn.Module):
+    def __init__(self, shape_in, shape_out, width: int = 8):
+        super().__init__()
+        self.shape_out = tuple(shape_out)
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(prod(shape_in), width), nn.ReLU(), nn.Linear(width, prod(shape_out))
+        )
+
+    def forward(self, x):
+        return self.layers(x).unflatten(1, self.shape_out)
+
+
+class Dropped(Net):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.3, self.training))
+
+
+class Branching(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return out if out.mean() > 0 else out + 1
+
+
+class Flat(Net):
+    def forward(self, x):
+        return self.layers(x)
+
+
+class NoNet(nn.Module):
+    def __init__(self, width: int = 8):
+        super().__init__()
+
+
+class Same(nn.Module):
+    def __init__(self, network, shape, latent):
+        super().__init__()
+        self.inner = GaussianEncoder(network, shape, latent)
+
+    def forward(self, x):
+        return self.inner(x).base_dist
+
+
+class Positive(Same):
+    def forward(self, x):
+        q = super().forward(x)
+        return Gamma(1 + q.scale, 1 + q.loc.exp())
+
+
+class Nothing(Same):
+    def forward(self, x):
+        return super().forward(x).loc
+
+
+class Mixture(nn.Module):
+    def __init__(self, latent, components: int = 3):
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(components, latent))
+
+    def forward(self):
+        return MixtureSameFamily(
+            Categorical(logits=torch.zeros_like(self.loc[:, 0])), Independent(Normal(self.loc, torch.ones_like(self.loc)), 1)
+        )
+
+
+class Wide(nn.Module):
+    def __init__(self, latent, scale: float = 2.0):
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent))
+        self.scale = scale
+
+    def forward(self):
+        return Normal(self.loc, self.scale * torch.ones_like(self.loc))
+
+
+class Seen(nn.Module):
+    def __init__(self, network, shape, latent):
+        super().__init__()
+        self.network = network((latent,), shape)
+
+    def forward(self, z):
+        return Normal(self.network(z), 0.5)
+
+
+class Norm(Divergence):
+    nats = False
+
+    def __call__(self, samples):
+        return samples.z_q.square().mean()
+
+
+class Rows(Norm):
+    def __call__(self, samples):
+        return samples.z_q.square().sum(-1)
+
+
+class Undrawn(Norm):
+    def __call__(self, samples):
+        return samples.z_p.square().mean()
+
+
+class Spread(Metric):
+    label = "spread of z [m]"
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros(()), "sum")
+        self.add_state("n", torch.zeros(()), "sum")
+
+    def update(self, samples):
+        self.total += samples.z_q.std(0).mean()
+        self.n += 1
+
+    def compute(self):
+        return self.total / self.n
+
+
+class Failing(Spread):
+    def update(self, samples):
+        self.total += samples.z_q @ samples.z_q
+
+
+class Vector(Spread):
+    def compute(self):
+        return torch.zeros(3)
+
+
+def load(n: int = 100):
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(0))
+
+
+def nothing():
+    return [1, 2]
+"""
+
+NAME = "own_parts_of_a_user"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module of the user's own, which Python finds in no other way."""
+    (tmp_path / f"{NAME}.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, NAME, raising=False)
+    return tmp_path
+
+
+def own(*words: str) -> list[str]:
+    """Settings of a quick run, with those of the words in place of them; OWN stands for the module."""
+    words = tuple(word.replace("OWN", NAME) for word in words)
+    keys = {word.partition("=")[0].partition("._target_")[0] for word in words}
+    kept = [word for word in QUICK if not any(word.startswith(f"{key}.") for key in keys)]
+    return [*kept, *words]
+
+
+def run(folder: Path, *words: str) -> Outcome:
+    return program(folder, *own(*words), "name=a")
+
+
+def summary(folder: Path, name: str = "a") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "runs" / name / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_every_part_of_a_run_may_be_of_ones_own(folder: Path) -> None:
+    done = run(
+        folder,
+        "model.encoder._target_=OWN.Net",
+        "+model.encoder.width=6",
+        "model.posterior._target_=OWN.Same",
+        "model.prior._target_=OWN.Mixture",
+        "model.likelihood._target_=OWN.Seen",
+        "constraints.mmd.divergence._target_=OWN.Norm",
+        "+callbacks.final.spread._target_=OWN.Spread",
+        "+callbacks.final.error._target_=torchmetrics.MeanSquaredError",
+    )
+    assert done.status == 0, done.err
+    assert "rate: log q(z|x) − log p(z) at one z ∼ q(z|x), as no closed form is known" in done.out
+    assert "spread of z [m]" in done.out
+    found = summary(folder)
+    assert found["labels"] == {"spread": "spread of z [m]", "error": "error"}
+    for split in ("train", "val", "test"):
+        values = found["splits"][split]
+        assert values["spread"] > 0
+        # A plain metric of torchmetrics sees the reconstructions and x, as our own does: the same mean of the same numbers,
+        # up to the weights of batches that are not full.
+        assert values["error"] == pytest.approx(values["reconstruction"], rel=0.2)
+        assert values["i_q_lower"] <= values["i_q_upper"] + 6 * values["i_q_upper_stderr"]
+    assert program(folder, "run=a", script="evaluate").status == 0
+
+    model = lagvae.load(folder / "runs" / "a", trust=(f"{NAME}.",))
+    x = torch.randn(4, 8)
+    assert model.encode(x).shape == (4, model.joint.latent)
+    assert model.log_prob(x).shape == (4,)
+    assert model.sample(3).shape == (3, 8)
+    with pytest.raises(SettingError, match=rf"trust=\('{NAME}\.',\)"):
+        lagvae.load(folder / "runs" / "a")
+
+
+def test_a_class_that_is_not_found_on_load_is_named_with_the_cure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(folder, "family=vae", "model.encoder._target_=OWN.Net").status == 0
+    monkeypatch.delitem(sys.modules, NAME)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(folder))])
+    with pytest.raises(SettingError, match=rf"{NAME}\.Net cannot be found. Load the model where Python finds {NAME}"):
+        lagvae.load(folder / "runs" / "a", trust=(f"{NAME}.",))
+
+
+def test_a_gaussian_of_ones_own_trains_to_the_numbers_of_ours(folder: Path) -> None:
+    """The same operations in the same order; the tolerance is for the order of sums alone."""
+    words = ("family=vae", "training.start=scratch")
+    assert program(folder, *QUICK, *words, "name=ours").status == 0
+    assert program(folder, *QUICK, *words, "name=own", f"model.posterior._target_={NAME}.Same").status == 0
+    ours, theirs = (summary(folder, name)["splits"]["test"] for name in ("ours", "own"))
+    assert ours.keys() == theirs.keys()
+    numbers = {key for key, value in ours.items() if isinstance(value, float)}
+    assert {key: theirs[key] for key in numbers} == pytest.approx({key: ours[key] for key in numbers}, rel=1e-4, abs=1e-6)
+
+
+LEFT = {
+    "model.encoder._target_=OWN.Net": ("model.encoder", {"_target_", "_partial_"}),
+    "model.posterior._target_=OWN.Same": ("model.posterior", {"_target_", "_partial_"}),
+    "constraints.mmd.divergence._target_=OWN.Norm": ("constraints.mmd.divergence", {"_target_"}),
+    "model.likelihood._target_=OWN.Seen": ("model.likelihood", {"_target_", "_partial_"}),
+    "data.source._target_=OWN.load": ("data.source", {"_target_", "_partial_", "n"}),
+    "+callbacks.final.spread._target_=OWN.Spread": ("callbacks.final.spread", {"_target_", "_partial_"}),
+}
+
+
+@pytest.mark.parametrize("word", LEFT)
+def test_settings_of_the_class_that_is_replaced_are_dropped(folder: Path, word: str) -> None:
+    from omegaconf import OmegaConf
+
+    from lagvae.cli.entry import expand_word, find_own_code
+
+    find_own_code([])
+    key, left = LEFT[word]
+    likelihood = ["likelihood=normal"] if "likelihood" in word else []
+    data = ["data=array"] if "source" in word else []
+    given = [*data, *likelihood, *(["+data.source.n=50"] if data else []), *expand_word(word.replace("OWN", NAME))]
+    assert set(OmegaConf.select(settings(folder, *given), key)) == left
+
+
+REFUSED = {
+    "+model.encoder.widht=4": "model.encoder.widht is unknown; own_parts_of_a_user.Net takes shape_in, shape_out, width.",
+    "model.encoder.hidden=[4]": "model.encoder.hidden is unknown",
+    "model.encoder._target_=OWN.Flat": "model.encoder: own_parts_of_a_user.Flat gives (2, 32) for a batch of shape (2, 8); "
+    "it must give (2, 2, 16)",
+    "model.encoder._target_=OWN.NoNet": "NoNet cannot be built from (shape_in, shape_out) = ((8,), (2, 16))",
+    "model.encoder._target_=nowhere.Net": "model.encoder._target_=nowhere.Net does not exist",
+    "model.posterior._target_=OWN.Nothing": "own_parts_of_a_user.Nothing.forward returns a tensor of shape (2, 16)",
+    "model.prior._target_=OWN.Net": "model.prior: own_parts_of_a_user.Net cannot be built",
+    "constraints.mmd.divergence._target_=OWN.Rows": "returns a tensor of shape (8,) on a batch with x of shape (8, 8)",
+    "constraints.mmd.divergence._target_=OWN.Undrawn": "needs the noise 'z_p'; add it to its required_noise.",
+    "constraints.mmd.divergence._target_=OWN.load": "OWN.load is no lagvae.divergences.Divergence, but a Tensor",
+    "+callbacks.final.spread._target_=OWN.Failing": "own_parts_of_a_user.Failing fails on a batch with x of shape (8, 8)",
+    "+callbacks.final.spread._target_=OWN.Vector": "Vector.compute returns a tensor of shape (3,) for spread",
+    "+callbacks.final.spread._target_=OWN.load": "The metric spread is a torch.Tensor; it must be a torchmetrics.Metric.",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_does_not_fit_is_refused_before_training(folder: Path, word: str) -> None:
+    net = [] if "encoder._target_" in word else ["model.encoder._target_=OWN.Net"]
+    done = run(folder, *net, word)
+    assert done.status == 1
+    assert "Traceback" not in done.err
+    assert REFUSED[word].replace("OWN", NAME) in done.err.replace("\n", " ")
+    assert not any("runs/" in file or "calibrations/" in file for file in done.new)
+
+
+def test_a_data_set_may_be_a_function_that_returns_a_tensor(folder: Path) -> None:
+    from lagvae.cli.entry import find_own_code
+
+    find_own_code([])
+    words = ["data=array", "data.source._target_=OWN.load", "+data.source.n=60", "data.name=mine", "data.batch=16"]
+    data = build_data(settings(folder, *(word.replace("OWN", NAME) for word in words)))
+    assert data.shape == (5,)
+    assert sum(len(part) for part in data.split.values()) == 60
+    with pytest.raises(DataError, match=r"data=mine: its source returns a list; it must return a lagvae\.data\.Arrays, or a"):
+        build_data(settings(folder, "data=array", f"data.source._target_={NAME}.nothing", "data.name=mine"))
+
+
+def test_a_calibration_fits_the_code_that_it_was_made_with(folder: Path) -> None:
+    from lagvae.cli.entry import find_own_code
+
+    find_own_code([])
+    cfg = settings(folder, "data=linear_gaussian", f"model.encoder._target_={NAME}.Net")
+    data = build_data(cfg)
+    before = calibration_settings(cfg, data)
+    assert f"code of {NAME}" in before
+    (folder / f"{NAME}.py").write_text(OWN + "# changed", encoding="utf-8")
+    after = calibration_settings(cfg, data)
+    assert {key for key in before if before[key] != after[key]} == {f"code of {NAME}"}
+    assert not any(key.startswith("code of") for key in calibration_settings(settings(folder, "data=linear_gaussian"), data))
+
+
+# ---- what cannot be stacked
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("model.encoder._target_=OWN.Dropped", "their code draws random numbers itself, as dropout does"),
+        ("model.encoder._target_=OWN.Branching", "their code has an if on a value"),
+        ("model.posterior._target_=OWN.Positive", "torch has no other way than rsample to draw from their distribution"),
+    ],
+)
+def test_what_cannot_be_stacked_trains_one_by_one_and_is_said(folder: Path, word: str, reason: str) -> None:
+    done = program(folder, "-m", *own(word), "family=vae", "seed=0,1", "launcher.compile=false")
+    assert done.status == 0, done.err
+    assert f"2 of them train one at a time, because {reason}" in done.out
+    assert "2 of 2 runs finished" in done.out
+
+
+def test_own_parts_that_can_be_stacked_train_together(folder: Path) -> None:
+    words = own("model.encoder._target_=OWN.Net", "model.posterior._target_=OWN.Same", "model.prior._target_=OWN.Mixture")
+    done = program(folder, "-m", *words, "family=vae", "seed=0,1", "launcher.compile=false")
+    assert done.status == 0, done.err
+    assert "1 job of 2 runs" in done.out
+    assert "one at a time" not in done.out
+
+
+@pytest.mark.parametrize("word", ["model.encoder._target_=OWN.Dropped", "model.posterior._target_=OWN.Positive"])
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does(folder: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    step = LatentVariableModel.training_step
+
+    def interrupted(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
+        if batch.step == 27:
+            raise KeyboardInterrupt
+        step(self, batch, batch_idx)
+
+    words = own(word, "family=vae")
+    assert program(folder, *words, "name=whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentVariableModel, "training_step", interrupted)
+        assert program(folder, *words, "name=stopped").status == 130
+    torch.rand(7)  # a process that resumes has its generator in another state
+    assert program(folder, "resume=stopped").status == 0
+    whole, stopped = (
+        torch.load(folder / "runs" / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "stopped")
+    )
+    assert whole.keys() == stopped.keys()
+    assert [key for key in whole if not torch.equal(whole[key], stopped[key])] == []
+    assert summary(folder, "whole")["splits"] == summary(folder, "stopped")["splits"]
+
+
+# ---- metrics
+
+
+def test_a_metric_gets_what_its_update_asks_for() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Asks(Metric):
+        full_state_update = False
+
+        def update(self, samples: Any, index: Tensor) -> None:
+            seen.append((samples, index))
+
+        def compute(self) -> dict[str, Tensor]:
+            return {"a": torch.ones(()), "a_stderr": torch.zeros(()), "b": torch.ones(())}
+
+    samples, index = drawn(own_joint()), torch.arange(6)
+    metric = as_latent_metric("asks", Asks())
+    metric.update(samples, index)
+    assert seen == [(samples, index)]
+    assert metric.compute().keys() == {"a", "a_stderr", "b"}
+    assert metric.labels == {"a": "a", "b": "b"}
+    error = as_latent_metric("error", MeanSquaredError())
+    error.update(samples, index)
+    torch.testing.assert_close(error.compute()["error"], (samples.p_x_given_z_q.mean - samples.x_q).square().mean())
+    error.reset()
+    assert int(error.metric.total) == 0  # type: ignore[operator]
+    with pytest.raises(SettingError, match=r"The metric net is a torch.nn.modules.linear.Linear"):
+        as_latent_metric("net", nn.Linear(1, 1))
+
+
+# ---- examples
+
+
+@pytest.mark.parametrize("name", ["minimal", "custom_network", "custom_divergence"])
+def test_an_example_meets_its_bound(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"](300)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert len(rows) == 5
+    first, last = (float(row.split("neg_elbo ")[1].split(",")[0]) for row in (rows[0], rows[-1]))
+    assert last < first
+    assert last < 29  # nats; it starts at 64 log 2 = 44, and the bounds are 26 and 27
+
+
+def test_the_classes_of_the_example_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    words = ["model.encoder._target_=custom_network.ResidualNet", "+model.encoder.width=8"]
+    words += ["model.posterior._target_=custom_network.FullGaussian", "model.prior._target_=custom_network.Mixture"]
+    words += ["+constraints.moments.divergence._target_=custom_divergence.MomentMismatch", "constraints.moments.gamma=0.1"]
+    done = program(tmp_path, *(w for w in QUICK if "encoder" not in w), *words, "name=a")
+    assert done.status == 0, done.err
+    assert set(summary(tmp_path)["constraints"]) == {"neg_elbo", "mmd", "moments"}
+
+
+def test_a_folder_of_ones_own_has_a_family_a_data_set_and_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    words = [w for w in QUICK if not w.startswith("data")]
+    words += ["data.batch=50", "data.draws=40", "--config-dir", str(ROOT / "examples" / "custom_family")]
+    done = program(tmp_path, *words, "family=uncorrelated_vae", "data=rings", "data.source.n=200", "name=a")
+    assert done.status == 0, done.err
+    assert summary(tmp_path)["constraints"]["correlation"]["train"] >= 0
+    done = program(tmp_path, "-m", *words, "sweep=correlation", "launcher.compile=false")
+    assert done.status == 0, done.err
+    assert "1 job of 4 runs" in done.out
+    assert len(list((tmp_path / "runs" / "correlation").glob("*/summary.json"))) == 4
+    done = program(tmp_path, *words, "family=uncorelated_vae")
+    assert "did you mean uncorrelated_vae?" in done.err

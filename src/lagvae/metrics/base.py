@@ -113,7 +113,7 @@ def as_latent_metric(name: str, metric: Any) -> LatentMetric:
     Raises: SettingError for anything that is no torchmetrics.Metric.
     """
     if not isinstance(metric, Metric):
-        raise SettingError(f"The metric {name} is a {full_name(metric)}; it must be a torchmetrics.Metric.")
+        raise SettingError(f"The metric {name} is a {full_name(type(metric))}; it must be a torchmetrics.Metric.")
     return metric if isinstance(metric, LatentMetric) else OwnMetric(name, metric)
 
 
