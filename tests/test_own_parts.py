@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -715,3 +716,47 @@ def test_a_folder_of_ones_own_has_a_family_a_data_set_and_a_sweep(tmp_path: Path
     assert len(list((tmp_path / "runs" / "correlation").glob("*/summary.json"))) == 4
     done = program(tmp_path, *words, "family=uncorelated_vae")
     assert "did you mean uncorrelated_vae?" in done.err
+
+
+# ---- the page about it
+
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+COMMANDS = [line.partition("   #")[0].split()[2:] for line in PAGE.splitlines() if line.startswith("    lagvae train")]
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files of the page."""
+    for language, block in re.findall(r"```(python|yaml)\n(.*?)```", PAGE, re.DOTALL):
+        named = re.search(r"^# (mine/\S+)$", block, re.MULTILINE)
+        file = tmp_path / (named[1] if named else "mynet.py")
+        assert (language == "yaml") == bool(named)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_command_of_the_page_runs(page: Path, words: list[str]) -> None:
+    keys = {word.lstrip("+").partition("=")[0].partition("._target_")[0] for word in words}
+    array = ["data", "data.source"] if "data=array" in words else []
+    quick = [w for w in QUICK if w.partition("=")[0] not in array and not any(w.startswith(f"{key}.") for key in keys)]
+    name = [] if "-m" in words else ["name=a"]
+    done = program(page, *(w for w in quick if not array or not w.startswith("data.source")), *words, *name)
+    assert done.status == 0, done.err
+    if "-m" in words:
+        assert "2 of 2 runs finished" in done.out
+    elif "mynet.Spread" in " ".join(words):
+        assert ("spread of z" in done.out) == ("final" in " ".join(words))
+
+
+def test_the_last_line_of_the_page_loads_a_run(page: Path) -> None:
+    assert program(page, *own("family=vae", "model.encoder._target_=mynet.Net"), "name=a").status == 0
+    line = next(line for line in PAGE.splitlines() if "lagvae.load" in line)
+    found: dict[str, Any] = {"lagvae": lagvae}
+    exec(line.strip().replace('"latest"', repr(str(page / "runs" / "a"))), found)
+    assert found["model"].encode(torch.zeros(2, 8)).shape[0] == 2
