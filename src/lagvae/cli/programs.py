@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lagvae.terminal import COMMAND, command, print_error
 
@@ -113,7 +114,7 @@ def run(name: str, root: Path) -> None:
 
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
 
     from lagvae.cli.entry import guarded, run_program
     from lagvae.experiment import schema
@@ -126,7 +127,8 @@ def run(name: str, root: Path) -> None:
         with guarded():
             from lagvae.experiment.own_code import settle_nodes
 
-            settle_nodes(cfg, HydraConfig.get().overrides.task)
+            typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            settle_nodes(cfg, typed)
             module, _, function = program.function.partition(":")
             getattr(import_module(module), function)(cfg)
 
