@@ -95,7 +95,6 @@ def summarise(
         "mmd_estimator": f"{instantiate(cfg.callbacks.final.mmd)().divergences['mmd']!r}, batches of {cfg.data.batch}"
         if "mmd" in cfg.callbacks.final
         else None,
-        "rate_estimator": RATES[model.joint.rate_is_exact] if model.joint.has_rate else None,
         "constraints": constraints,
         "splits": {
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
