@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,12 @@ import lagvae
 from lagvae.distributions import GaussianEncoder, JointModel, JointSamples, NormalDecoder, StandardNormalPrior, draw_noise
 from lagvae.distributions.adapters import noise_shape_of, sample_from
 from lagvae.distributions.joint import mean_of
+from lagvae.divergences import AdversarialRate
 from lagvae.errors import DataError, SettingError
 from lagvae.experiment.calibration import calibration_settings
 from lagvae.experiment.factory import build_data
-from lagvae.metrics import as_latent_metric
+from lagvae.lagrangian import Lagrangian, Preference
+from lagvae.metrics import Information, InformationOfModel, as_latent_metric
 from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.noise import Noise
@@ -282,6 +285,76 @@ def test_a_module_is_tried_as_it_is_used_and_left_as_it_was() -> None:
     own_joint(encoder=Returns(scaled, norm))
     assert norm.training
     assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+
+
+# ---- what is measured of it
+
+
+def joint_of_gaussians() -> tuple[JointModel, JointModel]:
+    """A joint model of the package, and the same one with p(z) written as a mixture, of which torch knows less."""
+    ours = own_joint()
+    return ours, own_joint(prior=Returns(standard_mixture), encoder=ours.encoder, decoder=ours.decoder)
+
+
+def test_likelihoods_are_those_of_the_same_density(mean_is: MeanIs) -> None:
+    x = torch.randn(300, *SHAPE, generator=torch.Generator().manual_seed(2))
+    ours, own = (
+        LatentVariableModel(joint, Lagrangian(Preference(0.0), []), partial(torch.optim.Adam, lr=1e-3)).eval()
+        for joint in joint_of_gaussians()
+    )
+    torch.testing.assert_close(own.log_prob(x, draws=8), ours.log_prob(x, draws=8), rtol=1e-4, atol=1e-4)
+    # With the same z the two differ by the rate alone, whose estimate is a mean over the draws.
+    one, many = (mean_is(own.elbo(x, draws=n) - ours.elbo(x, draws=n), 0.0) for n in (1, 16))
+    assert many < one / 2
+
+
+def test_information_of_the_model_without_a_known_entropy(mean_is: MeanIs) -> None:
+    ours, own = joint_of_gaussians()
+    values = []
+    for joint in (ours, own):
+        metric = InformationOfModel()
+        assert metric.is_applicable(joint, SimpleNamespace(), "test")  # type: ignore[arg-type]
+        metric.update(drawn(joint, 4000), torch.arange(4000))
+        values.append(metric)
+    assert values[1].entropy is None
+    # Pointwise the two differ by −log p(z) − H(z), at the z of the mixture.
+    found = [float(metric.compute()["i_p_lower"]) for metric in values]
+    errors = [float(metric.compute()["i_p_lower_stderr"]) for metric in values]
+    assert abs(found[0] - found[1]) < 4 * sum(error**2 for error in errors) ** 0.5
+
+
+@pytest.mark.parametrize("pairs", [10**8, 300 * 260])
+def test_the_interval_of_information_is_that_of_the_prior_that_is_given(pairs: int) -> None:
+    """The bound by the prior is the mean rate, also where fewer samples are evaluated, with control variates."""
+    joint = own_joint(prior=Returns(lambda: Normal(torch.zeros(LATENT), 3 * torch.ones(LATENT))))
+    data: Any = SimpleNamespace(size=lambda split: 300, is_stochastic=False)
+    metric = Information(pairs=pairs)
+    assert metric.is_applicable(joint, data, "val")
+    samples = drawn(joint, 300)
+    metric.update(samples, torch.arange(300))
+    found = {key: float(value) for key, value in metric.compute().items()}
+    rate = samples.rate.mean().item()
+    assert abs(found["i_q_upper_rate"] - rate) < 4 * found["i_q_upper_stderr"] + 0.1 * rate
+    assert found["i_q_lower"] <= found["i_q_upper"] + 4 * found["i_q_upper_stderr"]
+    assert found["i_q_upper"] < rate  # the aggregate posterior is closer to q(z) than a prior that is three times as wide
+    full = own_joint(encoder=Returns(lambda x: MultivariateNormal(x[:, :3], torch.eye(3))))
+    assert not Information().is_applicable(full, data, "val")
+
+
+def test_an_adversarial_rate_draws_further_samples_of_ones_own_encoder() -> None:
+    draws = 40
+    joint = own_joint(encoder=Returns(lambda x: Gamma(2 + x[:, :3].square(), torch.ones(len(x), 3))))
+    divergence = AdversarialRate(partial(MLP, hidden=(8,)), draws=draws)
+    divergence.prepare("r", joint, SHAPE)
+    x = torch.randn(2000, *SHAPE, generator=torch.Generator().manual_seed(1))
+    s = JointSamples(joint, x, draw_noise(divergence.required_noise, joint, Noise(0), 0, x))
+    mean, root = divergence.contrast(s)
+    # Means of `draws` samples of Gamma(a, 1), which has the variance a: their mean squared error over x is a / draws.
+    truth = s.q_z_given_x.mean
+    squared = ((mean - truth).square() / truth).mean()
+    assert abs(float(squared) - 1 / draws) < 4 * (2 / draws**2 / truth.numel()) ** 0.5 * 2
+    assert root.shape == (2000, 3, 3)
+    assert divergence(s).shape == ()
 
 
 # ---- named in settings
