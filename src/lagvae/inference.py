@@ -15,11 +15,11 @@ from lagvae.distributions import (
     EmpiricalPrior,
     JointModel,
     JointSamples,
-    StandardNormalPrior,
     draw_noise,
     has_weights,
     log_weights,
     mean_of,
+    part_name,
 )
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.information import marginal_bounds
@@ -145,7 +145,7 @@ class Inference:
 
         For x in [0, 1] and a Bernoulli p(x|z) it bounds the mean of log p over pixels that are 1 with probability x.
 
-        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+        Raises: LagvaeError unless q(z|x), p(z) and p(x|z) have densities.
 
         Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
 
@@ -165,9 +165,11 @@ class Inference:
         return self._in_batches(x, self._observations(x), bound, batch_size)
 
     def elbo(self, x: A, draws: int = 1, seed: int = 0, batch_size: int = BATCH) -> A:
-        """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z; the KL term is exact.
+        """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z.
 
-        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+        The KL term is exact where torch knows it.
+
+        Raises: LagvaeError unless q(z|x), p(z) and p(x|z) have densities.
         """
         self._require_densities("elbo", draws)
         joint, noise = self.eval_model, Noise(seed, "elbo")
@@ -175,7 +177,8 @@ class Inference:
         def value(rows: Tensor, step: int) -> Tensor:
             names = frozenset({"z_q"})
             several = [JointSamples(joint, rows, draw_noise(names, joint, noise, step * draws + s, rows)) for s in range(draws)]
-            return -several[0].rate - torch.stack([samples.distortion for samples in several]).mean(0)
+            rates = [samples.rate for samples in (several[:1] if joint.rate_is_exact else several)]
+            return -torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0)
 
         return self._in_batches(x, self._observations(x), value, batch_size)
 
@@ -254,13 +257,13 @@ class Inference:
         joint = self.eval_model
         if has_weights(joint):
             return
-        prior, encoder, decoder = (type(part).__name__ for part in (joint.prior, joint.encoder, joint.decoder))
+        prior, encoder, decoder = (part_name(part) for part in (joint.prior, joint.encoder, joint.decoder))
         if not joint.has_distortion:
             why = f"p(x|z) has no density: {decoder} only has samples"
         elif not joint.encoder.has_density:
             why = f"q(z|x) has no density: {encoder} only has samples"
-        elif not isinstance(joint.prior, StandardNormalPrior):
+        elif not joint.prior.has_density:
             why = f"p(z) has no density: {prior} only has samples"
         else:
-            why = f"{encoder} has no Gaussian q(z|x) to draw z from"
+            why = f"{encoder} does not draw z from its q(z|x)"
         raise LagvaeError(f"{method} is not defined for this model: {why}.")

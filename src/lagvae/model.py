@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from typing import Any
 
@@ -19,7 +19,8 @@ from lagvae.distributions import JointModel, JointSamples, draw_noise
 from lagvae.errors import DivergedError, SettingError
 from lagvae.inference import Inference
 from lagvae.lagrangian import Lagrangian, Values
-from lagvae.noise import Noise
+from lagvae.networks import draws_by_itself
+from lagvae.noise import Noise, generators_seeded
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -165,7 +166,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
             self._psi.step()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        values = self.measure(batch)
+        with self._generators(batch.step):
+            values = self.measure(batch)
         loss = self.lagrangian(values)
         self._theta.zero_grad()
         self.manual_backward(self.reduce_loss(loss))
@@ -181,6 +183,12 @@ class LatentVariableModel(Inference, pl.LightningModule):
         step = batch.step + 1
         if step % self.log_every == 0 or step == self.trainer.max_steps:
             self._report(values, divergences, violation, step)
+
+    def _generators(self, step: int) -> AbstractContextManager[None]:
+        """A context in which code of the user's own draws what it would draw at this step of any run, also a resumed one."""
+        if not self._draws_by_itself:
+            return nullcontext()
+        return generators_seeded(f"{self.seed}/train/{self.global_rank}/{step}", self.device)
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
         """The scalar that θ descends: L itself, shape ()."""
@@ -257,6 +265,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._lambda = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+        self._draws_by_itself = draws_by_itself(self.joint) or draws_by_itself(self.critics)
         self._noises.clear()
         self._first_nonfinite = torch.zeros(0)
 

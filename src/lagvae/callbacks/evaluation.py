@@ -10,9 +10,9 @@ import torch
 
 from lagvae.data import Batch, DataModule, eval_splits
 from lagvae.distributions import JointSamples
-from lagvae.metrics import LatentMetric
+from lagvae.metrics import LatentMetric, as_latent_metric
 
-MetricBuilders = Mapping[str, Callable[[], LatentMetric]]
+MetricBuilders = Mapping[str, Callable[[], Any]]  # of a LatentMetric, or a plain torchmetrics.Metric
 
 
 def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict[str, float]]:
@@ -31,18 +31,19 @@ class Evaluation(pl.Callback):
         final: name → builder of a metric that is computed after training, on "train", "val" and "test".
 
     Attributes:
-        results: split → name → value of the latest evaluation.
+        results: split → name → value of the latest evaluation. labels: name → what reports call it.
     """
 
     def __init__(self, training: MetricBuilders, final: MetricBuilders) -> None:
         super().__init__()
         self.builders = {False: training, True: final}
         self.results: dict[str, dict[str, float]] = {}
+        self.labels: dict[str, str] = {}
         self._metrics: dict[str, list[LatentMetric]] = {}
 
     def build_metrics(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
         """The metrics that the model's distributions and the data define on a split, in the same order on every rank."""
-        built = [build() for build in self.builders[final].values()]
+        built = [as_latent_metric(name, build()) for name, build in self.builders[final].items()]
         return [metric.to(device) for metric in built if metric.is_applicable(model.eval_model, data, split)]
 
     @torch.no_grad()
@@ -74,6 +75,7 @@ class Evaluation(pl.Callback):
 
     def _end(self, trainer: pl.Trainer) -> None:
         self.results = compute_all(self._metrics)
+        self.labels = {k: v for metrics in self._metrics.values() for metric in metrics for k, v in metric.labels.items()}
         self._metrics.clear()
         if trainer.testing or not trainer.is_global_zero:
             return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
-from lagvae.data.sources import Arrays
+from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, SettingError
 from lagvae.noise import Noise
 
@@ -48,7 +48,7 @@ class DataModule(pl.LightningDataModule):
     """Data in the three splits "train", "val" and "test".
 
     Args:
-        source: returns the arrays, or raises a DataError.
+        source: returns the arrays, or the tensor x alone, or raises a DataError.
         name: the name of the data.
         likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are.
         batch: size of a global training batch.
@@ -113,7 +113,15 @@ class DataModule(pl.LightningDataModule):
     @cached_property
     def arrays(self) -> Arrays:
         """The arrays of the source, after a check of their values and shapes."""
-        arrays = self.source()
+        arrays: Any = self.source()
+        if isinstance(arrays, Tensor):
+            arrays = Arrays(arrays)
+        if not isinstance(arrays, Arrays) or not isinstance(arrays.x, Tensor | ImageFiles):
+            found = arrays.x if isinstance(arrays, Arrays) else arrays
+            raise DataError(
+                f"data={self.name}: its source returns a {type(found).__name__}; it must return a lagvae.data.Arrays, or a "
+                "torch tensor of shape (N, …)."
+            )
         for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
             if isinstance(part, Tensor):
                 self._check_values(part, likelihood)

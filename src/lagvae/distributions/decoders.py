@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ from torch.distributions import Bernoulli, Independent, Laplace, Normal
 
 from lagvae.distributions.encoders import Pushforward
 from lagvae.errors import SettingError
-
-Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+from lagvae.networks import Network, build_network
 
 SPEED = 10.0
 """How much faster log s moves than a weight of the network does: a step of Adam changes s by this many learning rates."""
@@ -45,7 +44,7 @@ class BernoulliDecoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int) -> None:
         super().__init__()
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.noise_shape = tuple(shape)
 
     def forward(self, z: Tensor) -> Independent:
@@ -110,7 +109,7 @@ class NormalDecoder(nn.Module):
         super().__init__()
         if scale is not None and not scale > 0:
             raise SettingError(f"model.likelihood.scale={scale} must be positive, or null to learn it.")
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.event_dims = len(shape)
         self.unit, self.means, self.fixed, self.tiny = unit, means, scale, tiny
         self.noise_shape = (0,) if means else tuple(shape)
@@ -202,7 +201,7 @@ class Generator(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, unit: bool = True) -> None:
         super().__init__()
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.unit = unit
 
     def forward(self, z: Tensor) -> Pushforward:

@@ -36,6 +36,7 @@ class StandardNormalPrior(nn.Module):
         tensor([-1.8379, -1.8379, -1.8379, -1.8379, -1.8379])
     """
 
+    has_density = True
     noise_kind = "normal"
     zero: Tensor
     one: Tensor
@@ -88,6 +89,7 @@ class CodesPrior(nn.Module):
         tensor([1., 1., 1., 1., 1.])
     """
 
+    has_density = False
     noise_kind = "uniform"
 
     def __init__(self, latent: int, categorical: Sequence[int] = (10,), uniform: int = 0) -> None:
@@ -145,6 +147,7 @@ class EmpiricalPrior(nn.Module):
                 [3., 4.]])
     """
 
+    has_density = False
     noise_kind = "uniform"
     rows: Tensor
 

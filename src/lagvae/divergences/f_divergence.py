@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lagvae.distributions import JointSamples
-from lagvae.divergences.critic import CriticDivergence, Network
+from lagvae.divergences.critic import CriticDivergence
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 
 class FDivergence(ABC):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lagvae.distributions import JointSamples
-from lagvae.divergences.critic import CriticDivergence, Network
+from lagvae.divergences.critic import CriticDivergence
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 
 class Wasserstein(CriticDivergence):
