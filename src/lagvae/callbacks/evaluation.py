@@ -11,6 +11,7 @@ import torch
 from lagvae.data import Batch, DataModule, eval_splits
 from lagvae.distributions import JointSamples
 from lagvae.metrics import LatentMetric
+from lagvae.model import LOGGED_AS
 
 MetricBuilders = Mapping[str, Callable[[], LatentMetric]]
 
@@ -24,7 +25,7 @@ def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict
 
 
 class Evaluation(pl.Callback):
-    """Updates metrics with every batch of an evaluation, and logs their values as "split/name".
+    """Updates metrics with every batch of an evaluation, and logs their values as "split/name", in place of the model's own.
 
     Args:
         training: name → builder of a metric that is computed in every interval of training, on "train" and "val".
@@ -75,6 +76,7 @@ class Evaluation(pl.Callback):
     def _end(self, trainer: pl.Trainer) -> None:
         self.results = compute_all(self._metrics)
         self._metrics.clear()
+        self.log_dict(self.row(), logger=False, sync_dist=True)  # for callbacks that monitor a value; the loggers get the row below
         if trainer.testing or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -85,8 +87,13 @@ class Evaluation(pl.Callback):
 
         Evaluations of the training split are logged as "train_probe", because "train" holds the values of single batches.
         """
-        logged_as = {"train": "train_probe"}
-        return {f"{logged_as.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
+        return {f"{LOGGED_AS.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.logs_evaluation = False
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.logs_evaluation = True
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
