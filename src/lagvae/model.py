@@ -33,8 +33,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
     their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
     number on every rank. `global_step` counts batches. `Inference` has the methods of a trained model.
 
-    A batch is what `lagvae.data.DataModule` yields or, of any other loader, a tensor x, a tuple or list that starts with x, or a
-    dict with x under "x"; such an x is used as it is, and its step is `global_step`. The values of a batch are logged as
+    A batch is what `lagvae.data.DataModule` yields or, of any other loader, a tensor x, a tuple or list that starts with x, or
+    a dict with x under "x"; such an x is used as it is, and its step is `global_step`. The values of a batch are logged as
     "train/…"; those of a validation or test loader, as means over all rows, as "val/…" or "test/…": the terms, −ELBO
     ("neg_elbo"), every divergence by the name of its constraint, and its violation D − bound ("violation/NAME").
 
@@ -54,7 +54,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     Attributes:
         origin: what `lagvae.load` builds the model from, which checkpoints hold; None for a model that no config describes.
-        logs_evaluation: whether batches of an evaluation are measured and logged; false while a callback measures them.
+        logs_evaluation: whether batches of an evaluation are measured and logged; a callback that measures them sets it to false.
 
     Raises: SettingError for invalid settings, and for a trainer that cannot train the model; DataError for a batch whose x has
         another shape, type or range than the model takes; DivergedError in training, if a term is no longer finite.
@@ -122,7 +122,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
         values = not (training and self._values_checked and isinstance(x, Tensor) and x.device.type != "cpu")
         if self._batch_shape is None:
             self._batch_shape = self._shape_in_eval_mode()
-        x = self._observations(x, self._batch_shape, values).to(self.device, self.dtype)
+        dtype: Any = self.dtype
+        x = self._observations(x, self._batch_shape, values).to(self.device, dtype)
         self._values_checked |= training
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
         return Batch(x, torch.arange(len(x)), step)
@@ -263,10 +264,11 @@ class LatentVariableModel(Inference, pl.LightningModule):
     # ---- the trainer
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """None. Lightning calls this method before any other, and before its own checks, so the trainer is checked here."""
+        """None. Lightning calls this method before all others and before its own checks, so the trainer is checked here."""
         check_trainer(self.trainer)
         if self.critics and self.trainer.world_size > 1:
             raise SettingError(f"A model with critics trains on one device, not on {self.trainer.world_size}; use devices=1.")
+        self.logs_evaluation = True
         return []
 
     def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]

@@ -73,10 +73,11 @@ class Evaluation(pl.Callback):
                 continue
             metric.update(samples, batch.index)
 
-    def _end(self, trainer: pl.Trainer) -> None:
+    def _end(self, trainer: pl.Trainer, model: Any) -> None:
         self.results = compute_all(self._metrics)
         self._metrics.clear()
-        self.log_dict(self.row(), logger=False, sync_dist=True)  # for callbacks that monitor a value; the loggers get the row below
+        # For callbacks that monitor a value; the loggers get the row below.
+        model.log_dict(self.row(), logger=False, sync_dist=True)
         if trainer.testing or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -90,10 +91,8 @@ class Evaluation(pl.Callback):
         return {f"{LOGGED_AS.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.logs_evaluation = False
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.logs_evaluation = True
+        model: Any = pl_module
+        model.logs_evaluation = False
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -114,6 +113,6 @@ class Evaluation(pl.Callback):
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer)
+        self._end(trainer, pl_module)
 
     on_test_epoch_end = on_validation_epoch_end

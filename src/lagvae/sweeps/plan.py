@@ -20,8 +20,9 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot be a member of an ensemble, because it has a critic or averages θ."""
-    return uses_critics(run.cfg) or run.cfg.training.average is not None
+    """Whether a run cannot be a member of an ensemble, because it has a critic, averages θ, or has callbacks of Lightning."""
+    own_callbacks = bool(run.cfg.callbacks.get("lightning"))
+    return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks
 
 
 def ensemble_key(run: SweepRun) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].cfg.paths.runs))}")
     waiting = [run for _, part in jobs for run in part]
     if alone := sum(map(trains_alone, waiting)):
-        print_line(f"{alone} of them train one at a time, because they have critics or average their weights")
+        print_line(f"{alone} of them train one at a time, because they have critics, average their weights or have callbacks")
     groups = group_runs([run for run in waiting if not trains_alone(run)])
     if len(groups) > 1:
         differing = differing_settings(groups)
