@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from helpers import QUICK, files, program, settings
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from small import ROOT
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lagvae.data import Arrays, Batch, DataModule
@@ -247,6 +250,42 @@ def test_predictions_are_codes_of_every_form_of_batch() -> None:
     for form in ("x", "(x, y)", "{x, y}"):
         found = trainer().predict(model, DataLoader(Rows(FORMS[form]), 16))
         assert torch.equal(torch.cat(found), model.encode(X))
+
+
+class Counts(TorchDispatchMode):
+    """Counts the numbers that are read from tensors, for which a program waits for its device."""
+
+    read = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.read += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class ReadPerStep(pl.Callback):
+    """How many numbers were read from tensors in each step, from the second on."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts, self.per_step = counts, dict[int, int]()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step:
+            self.per_step[trainer.global_step] = self.counts.read
+        self.counts.read = 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_steps_that_are_logged_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """Batches that lie on a device are looked at once; here the device of every tensor passes for another one."""
+    batches = [Batch(X[:10], LABELS[:10], t) if own else X[:10] for t in range(12)]
+    monkeypatch.setattr("lagvae.model.on_accelerator", lambda x: True)
+    with Counts() as counts:
+        read = ReadPerStep(counts)
+        # Without the schedule and without Adam on the CPU, which read the numbers of steps that they keep in tensors.
+        model = tiny()
+        model.primal, model.dual = partial(torch.optim.SGD, lr=0.01), partial(torch.optim.SGD, lr=0.1, maximize=True)
+        trainer(read, max_steps=12).fit(model, DataLoader(batches, batch_size=None))
+    assert [step for step, count in read.per_step.items() if count] == ([4, 8] if own else [1, 4, 8])
 
 
 # ---- bad input, before the first step
@@ -502,3 +541,18 @@ def test_a_debug_run_may_limit_its_batches(tmp_path: Path) -> None:
     validate(settings(tmp_path, *QUICK, "debug=fast", "trainer.limit_test_batches=1"))
     with pytest.raises(SettingError, match="fast_dev_run"):
         validate(settings(tmp_path, *QUICK, "debug=fast", "+trainer.fast_dev_run=true"))
+
+
+# ---- the guide
+
+
+def test_the_python_of_the_guide_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    section = text.partition("\n## With plain Lightning\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"model": tiny(), "x": X}
+    exec(block, names)
+    assert names["trainer"].current_epoch >= 4
+    assert torch.cat(names["codes"]).shape == (20, 2)
+    assert Path(names["best"].best_model_path).name == "best.ckpt"

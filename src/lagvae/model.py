@@ -54,7 +54,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     Attributes:
         origin: what `lagvae.load` builds the model from, which checkpoints hold; None for a model that no config describes.
-        logs_evaluation: whether batches of an evaluation are measured and logged; a callback that measures them sets it to false.
+        logs_evaluation: whether evaluation batches are measured and logged; a callback that measures them sets it to false.
 
     Raises: SettingError for invalid settings, and for a trainer that cannot train the model; DataError for a batch whose x has
         another shape, type or range than the model takes; DivergedError in training, if a term is no longer finite.
@@ -119,7 +119,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         training = self.trainer.training
         x = observation_of(batch)
         # A look at the values of a tensor on an accelerator waits for it: in training only the first batch is worth that.
-        values = not (training and self._values_checked and isinstance(x, Tensor) and x.device.type != "cpu")
+        values = not (training and self._values_checked and on_accelerator(x))
         if self._batch_shape is None:
             self._batch_shape = self._shape_in_eval_mode()
         dtype: Any = self.dtype
@@ -393,6 +393,11 @@ def observation_of(batch: Any) -> Any:
             raise DataError("A batch is empty; it must start with x.")
         return batch[0]
     return batch
+
+
+def on_accelerator(x: Any) -> bool:
+    """Whether x is a tensor of another device than the CPU."""
+    return isinstance(x, Tensor) and x.device.type != "cpu"
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
