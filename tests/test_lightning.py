@@ -339,6 +339,8 @@ def test_what_a_trainer_cannot_do_here_is_refused(flags: dict[str, Any], message
     with pytest.raises(SettingError, match=message):
         trainer(max_steps=2, **flags).fit(model, loader())
     assert_same(state(model), before)
+    if "precision" not in flags:
+        trainer(**flags).predict(model, loader())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
@@ -529,6 +531,7 @@ def test_a_debug_run_is_matched_with_none(tmp_path: Path) -> None:
         "overfit_batches=1",
         "min_steps=9",
         "val_check_interval=3",
+        "check_val_every_n_epoch=2",
     ],
 )
 def test_a_trainer_that_would_cut_a_run_short_is_refused(tmp_path: Path, flag: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -265,8 +266,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """None. Lightning calls this method before all others and before its own checks, so the trainer is checked here."""
-        check_trainer(self.trainer)
-        if self.critics and self.trainer.world_size > 1:
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        check_trainer(self.trainer, fits)
+        if fits and self.critics and self.trainer.world_size > 1:
             raise SettingError(f"A model with critics trains on one device, not on {self.trainer.world_size}; use devices=1.")
         self.logs_evaluation = True
         return []
@@ -400,14 +402,18 @@ def on_accelerator(x: Any) -> bool:
     return isinstance(x, Tensor) and x.device.type != "cpu"
 
 
-def check_trainer(trainer: pl.Trainer) -> None:
-    """Raise SettingError for a setting of Lightning's trainer with which a model here cannot train."""
-    if trainer.accumulate_grad_batches != 1:
+def check_trainer(trainer: pl.Trainer, fits: bool = True) -> None:
+    """Raise SettingError for a setting of Lightning's trainer that does not work with a model here.
+
+    Args:
+        fits: whether it is to train the model.
+    """
+    if fits and trainer.accumulate_grad_batches != 1:
         raise SettingError(
             f"accumulate_grad_batches={trainer.accumulate_grad_batches} does not work here, because λ takes a step with every "
             "batch; use larger batches."
         )
-    if trainer.gradient_clip_val:
+    if fits and trainer.gradient_clip_val:
         raise SettingError(
             f"gradient_clip_val={trainer.gradient_clip_val} does not work here, because the model clips ∇_θ L itself; set its "
             "gradient_clip (training.gradient_clip)."

@@ -40,7 +40,16 @@ SOURCES = ("calibrated", "explicit", "none")
 IN_DEBUG_RUNS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 """Settings of Lightning's trainer that shorten training or measuring, which only a debug run may do, because it is marked."""
 
-NEVER = ("fast_dev_run", "barebones", "max_time", "min_steps", "min_epochs", "overfit_batches", "val_check_interval")
+NEVER = (
+    "fast_dev_run",
+    "barebones",
+    "max_time",
+    "min_steps",
+    "min_epochs",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
 """Settings of Lightning's trainer that change what a run is, and that no run may have."""
 
 REQUIRED_NODE = re.compile(
