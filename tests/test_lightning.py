@@ -365,7 +365,7 @@ KEEP = CALLBACK.format("keep", "ModelCheckpoint, monitor: val/rate")
 def test_a_run_takes_callbacks(tmp_path: Path) -> None:
     """It stops after two of four intervals; rows are as they are without callbacks, one for each step and name."""
     words = (*QUICK, "family=vae", "training.interval=10", "training.log_every=5")
-    train(settings(tmp_path, *words, "name=plain"))
+    assert not any("callbacks" in message for message in train(settings(tmp_path, *words, "name=plain"))["messages"])
     summary = train(settings(tmp_path, *words, STOP, KEEP, "name=own"))
     assert (summary["steps"], summary["stopped_by"]) == (20, None)
     assert "A callback of callbacks.lightning stopped it after 20 of 40 steps." in summary["messages"]
