@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from functools import partial
+from math import cos, pi
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import QUICK, files, program, settings
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from small import ROOT
 from torch import Tensor, nn
@@ -235,7 +236,8 @@ def test_early_stopping_and_checkpoints_follow_validation(tmp_path: Path) -> Non
     """The first training stops because nothing is ever better by a million; each epoch is a candidate for the best one."""
     stop = EarlyStopping("val/neg_elbo", min_delta=1e6, patience=3)
     best = ModelCheckpoint(tmp_path, monitor="val/neg_elbo", filename="{epoch}", save_top_k=1)
-    lightning = trainer(stop, best, max_epochs=50)
+    rates = LearningRateMonitor("step")
+    lightning = trainer(stop, best, rates, max_epochs=50, logger=CSVLogger(tmp_path), log_every_n_steps=1)
     model = tiny()
     lightning.fit(model, loader(), loader())
     assert lightning.current_epoch == 4
@@ -243,6 +245,7 @@ def test_early_stopping_and_checkpoints_follow_validation(tmp_path: Path) -> Non
     assert float(best.best_model_score) <= float(lightning.callback_metrics["val/neg_elbo"])
     assert float(lightning.callback_metrics["train/multiplier/mmd"]) == pytest.approx(float(model.lagrangian.multiplier[1]))
     assert {"train/violation/mmd", "train/objective"} <= lightning.callback_metrics.keys()
+    assert float(lightning.callback_metrics["lr-LogAscent"]) == pytest.approx((1 + cos(pi * 14 / 100)) * 8 / 100)
 
 
 def test_predictions_are_codes_of_every_form_of_batch() -> None:
