@@ -205,9 +205,15 @@ class LatentVariableModel(Inference, pl.LightningModule):
         if self._lambda is not None:
             self.lagrangian.ascend(violation, self._lambda)
         step = batch.step + 1
-        last = step == self.trainer.max_steps or (not is_own and self.trainer.is_last_batch)
-        if step % self.log_every == 0 or last:
-            self._report(values, divergences, violation, step)
+        ends = self.trainer.is_last_batch
+        logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not is_own)
+        if logs or ends:
+            named = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
+            if logs:
+                self._report(named, step)
+            # Lightning takes long to log a value. Where an epoch is an interval of a run, no callback needs one before its end.
+            if ends or not is_own:
+                self.log_for_callbacks(named)
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
         """The scalar that θ descends: L itself, shape ()."""
@@ -333,11 +339,10 @@ class LatentVariableModel(Inference, pl.LightningModule):
         new = (self._first_nonfinite < 0) & ~terms.detach().isfinite()
         self._first_nonfinite = torch.where(new, self.global_step, self._first_nonfinite)
 
-    def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
+    def _report(self, named: dict[str, Tensor], step: int) -> None:
         self.handle_nonfinite()
-        logged = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
-        self.last_logged = logged
-        self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
+        self.last_logged = named
+        self.log_rows(named, self._theta.param_groups[0]["lr"], step)
 
     def _named(self, values: Values, violation: Tensor, multiplier: Tensor | None = None) -> dict[str, Tensor]:
         """Name → value of the terms, the objective, the divergences, their violations, and λ where it is given."""
@@ -365,13 +370,16 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self.log_dict(named, batch_size=len(samples.x_q), sync_dist=True, add_dataloader_idx=several)
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
-        """Pass the values of a batch to the loggers, and their means over ranks to callbacks, by `callback_metrics`."""
-        means = self._mean_over_ranks(torch.stack([value.float() for value in logged.values()]))
-        self.log_dict({f"train/{name}": mean for name, mean in zip(logged, means, strict=True)}, logger=False)
+        """Pass the values of a batch to the loggers."""
         if self.trainer.logger is not None and self.trainer.is_global_zero:
             row = {f"train/{name}": float(value) for name, value in logged.items()} | {"train/learning_rate": lr}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
+
+    def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
+        """Log the means over ranks of the values of a batch, which are then in `callback_metrics`."""
+        means = self._mean_over_ranks(torch.stack([value.float() for value in named.values()]))
+        self.log_dict({f"train/{name}": mean for name, mean in zip(named, means, strict=True)}, logger=False)
 
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
