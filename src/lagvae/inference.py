@@ -217,12 +217,17 @@ class Inference:
             raise DataError(f"{name} is {kind}; it must be a torch tensor or a numpy array of real numbers.")
         return as_float(t).float()
 
-    def _observations(self, x: Any) -> Tensor:
-        """x as the model takes it. Raises DataError for another shape, type or range."""
-        t, shape = self._tensor(x, "x"), self._shape
-        self._check_rows(t, shape, "x")
+    def _observations(self, x: Any, shape: tuple[int, ...] | None = None, values: bool = True) -> Tensor:
+        """x as the model takes it. Raises DataError for another shape, type or range.
+
+        Args:
+            shape: of one x, where it is known. values: whether to look at the values as well.
+        """
+        t = self._tensor(x, "x")
+        self._check_rows(t, self._shape if shape is None else shape, "x", values)
         if (
-            isinstance(self.eval_model.decoder, BernoulliDecoder)
+            values
+            and isinstance(self.eval_model.decoder, BernoulliDecoder)
             and t.numel()
             and not 0 <= float(t.min()) <= float(t.max()) <= 1
         ):
@@ -238,14 +243,14 @@ class Inference:
         return t
 
     @staticmethod
-    def _check_rows(t: Tensor, shape: tuple[int, ...], name: str) -> None:
+    def _check_rows(t: Tensor, shape: tuple[int, ...], name: str, values: bool = True) -> None:
         if not t.dim() or t.shape[1:] != shape:
             one = f", such as {name}[None]" if t.shape == shape else ""
             expected = ", ".join(map(str, ("N", *shape)))
             raise DataError(
                 f"{name} has shape {tuple(t.shape)}; this model takes ({expected}), one row for each of N samples{one}."
             )
-        if not t.isfinite().all():
+        if values and not t.isfinite().all():
             raise DataError(
                 f"{name} has NaN or infinite values, {int((~t.isfinite()).sum())} of {t.numel()}; remove or replace them."
             )

@@ -67,7 +67,8 @@ class LogAscent(Optimizer):
         if not 0 <= beta < 1:
             raise SettingError(f"LogAscent beta={beta} must be at least 0 and below 1.")
         defaults = {"steps": steps, "reach": reach, "beta": beta, "floor": floor, "maximize": maximize, "step": 0}
-        super().__init__(params, defaults)
+        # "lr" is the rate of the latest step, which callbacks that monitor learning rates expect of every optimizer.
+        super().__init__(params, defaults | {"lr": pi / 2 * reach / steps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -75,7 +76,7 @@ class LogAscent(Optimizer):
             beta, steps, t = group["beta"], group["steps"], group["step"]
             group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
             correction = 1 - beta ** (t + 1)
-            rate = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
+            rate = group["lr"] = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:
                     continue

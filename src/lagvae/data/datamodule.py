@@ -94,7 +94,8 @@ class DataModule(pl.LightningDataModule):
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
         self.draws, self.workers = draws, workers
-        self.interval: tuple[int, int] = (1, 1)  # steps per interval and last step, set by the experiment
+        # The experiment sets the steps of an interval and the last step; else an interval is an epoch, and the trainer ends.
+        self.interval: tuple[int, int] | None = None
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[str, Noise] = {}
 
@@ -253,17 +254,18 @@ class DataModule(pl.LightningDataModule):
         return self._on_device[device]
 
     def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
-        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on."""
+        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on; without an interval, an epoch."""
         world = self._shard[1]
         if self.batch % world:
             raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
-        length, last = self.interval
+        length, last = self.interval or (self.per_epoch, None)
         order = TrainOrder(len(self.split["train"]), self.batch, self.noise("train"))
         dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
 
         def steps() -> range:
             start = first()
-            return range(start, min(start - start % length + length, last))
+            end = start - start % length + length
+            return range(start, end if last is None else min(end, last))
 
         return StepLoader(dataset, steps, self.workers if self.streams else 0)
 

@@ -181,7 +181,10 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
         raise SettingError(f"statistic={statistic!r} is unknown; choose one of {', '.join(STATISTICS)}.")
     n, m = z.shape[-2], w.shape[-2]
     if statistic == "u" and min(n, m) < 2:
-        raise SettingError(f"The U-statistic of MMD needs at least two samples of each distribution, not {n} and {m}.")
+        raise SettingError(
+            f"The U-statistic of MMD needs at least two samples of each distribution, not {n} and {m}. A DataLoader with "
+            "drop_last=True leaves out a last batch that is smaller."
+        )
     with torch.autocast(z.device.type, enabled=False):
         z, w = z.float() if z.dtype != torch.float64 else z, w.float() if w.dtype != torch.float64 else w
         # Scaling the samples, (n, d), is cheaper than scaling their distances, (n, n).

@@ -137,7 +137,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.family = "calibration"
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
-    derived.logger = {"_target_": None}
+    derived.logger, derived.callbacks.lightning = {}, {}
     derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps

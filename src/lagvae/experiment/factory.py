@@ -16,7 +16,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -276,23 +276,41 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
 
 
 def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
-    """The logger of metrics.csv, and the one that logger=… names. Raises SettingError if its package is not installed."""
-    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
-    target = cfg.logger.get("_target_")
-    if target is None:
-        return loggers
+    """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
+    # A run of an earlier version has the settings of its only logger where there are now names of loggers.
+    named = {"": cfg.logger} if "_target_" in cfg.logger else cfg.logger
+    others = [build_logger(node, cfg, run) for node in named.values() if node.get("_target_") is not None]
+    return [MetricsTable(run.metrics, data.per_epoch), *others]
+
+
+def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
+    """The logger of a config node, which keeps its files in the folder of the run."""
+    target = node._target_
     try:
         if target.endswith("WandbLogger"):
-            settings: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+            settings: Any = OmegaConf.to_container(node, resolve=True)
             del settings["_target_"]
-            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
-        elif target.endswith("TensorBoardLogger"):
-            loggers.append(instantiate(cfg.logger, save_dir=str(run.path), name="", version="tensorboard"))
-        else:
-            loggers.append(instantiate(cfg.logger))
+            return wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings)
+        if target.endswith("TensorBoardLogger"):
+            return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
+        return instantiate(node)  # type: ignore[no-any-return]
     except (ImportError, ModuleNotFoundError) as error:
         raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
-    return loggers
+
+
+def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[pl.Callback]:
+    """The callbacks of callbacks.lightning. A ModelCheckpoint without a folder of its own gets one in `checkpoints`."""
+    callbacks = []
+    for name, node in (cfg.callbacks.get("lightning") or {}).items():
+        key = f"callbacks.lightning.{name}"
+        with error_context(key):
+            callback = instantiate(node)
+        if not isinstance(callback, pl.Callback):
+            raise SettingError(f"{key} is {type(callback).__name__}, which is no callback of Lightning; name a class that is.")
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(checkpoints / str(name))
+        callbacks.append(callback)
+    return callbacks
 
 
 SMALL = 10_000_000
@@ -341,4 +359,4 @@ def build_trainer(
         "default_root_dir": str(folder),
     }
     with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
-        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **own, **settings)
+        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()} | settings, **own)

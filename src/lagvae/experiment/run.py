@@ -84,7 +84,7 @@ def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}.")
     cfg = read_config(folder)
-    cfg.logger = {"_target_": None}
+    cfg.logger = {}
     validate(cfg)
     data = build_data(cfg)
     calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
@@ -197,6 +197,13 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
+    if fit.trained_in is not None and fit.step < cfg.training.steps and fit.watch.stopped_by is None:
+        summary["messages"].append(
+            f"A callback of callbacks.lightning stopped it after {fit.step} of {cfg.training.steps} steps."
+        )
+    if cfg.get("debug"):
+        summary = {"debug": cfg.debug} | summary
+        summary["messages"].insert(0, "A debug run: its numbers mean nothing, and no other run, sweep or comparison uses them.")
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
     joint = fit.model.joint
     summary |= {"rate_estimator": RATES[joint.rate_is_exact] if joint.has_rate else None}

@@ -16,15 +16,38 @@ from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration
-from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
+from lagvae.experiment.factory import (
+    build_callbacks,
+    build_lagrangian,
+    build_schedule,
+    build_trainer,
+    error_context,
+    instantiate,
+)
 from lagvae.experiment.schema import Config
 from lagvae.experiment.settings import flatten
 from lagvae.experiment.signatures import describe_type, matches_type, signature
+from lagvae.model import check_trainer
 from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
 
 SOURCES = ("calibrated", "explicit", "none")
+
+IN_DEBUG_RUNS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+"""Settings of Lightning's trainer that shorten training or measuring, which only a debug run may do, because it is marked."""
+
+NEVER = (
+    "fast_dev_run",
+    "barebones",
+    "max_time",
+    "min_steps",
+    "min_epochs",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
+"""Settings of Lightning's trainer that change what a run is, and that no run may have."""
 
 REQUIRED_NODE = re.compile(
     r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
@@ -97,6 +120,13 @@ def validate(cfg: DictConfig) -> None:
             "or name an optimizer that has one: multiplier=rmsprop, ascent or pi."
         )
     check_nodes(OmegaConf.to_container(cfg))
+    for key in (*NEVER, *(() if cfg.get("debug") else IN_DEBUG_RUNS)):
+        if (value := cfg.trainer.get(key)) is not None and value is not False:
+            raise SettingError(
+                f"trainer.{key}={value} changes how long a run trains or how much it measures, although its results and its "
+                "calibration count as those of an ordinary run. Use debug=fast for a smoke run, or training.steps, "
+                "training.interval and data.draws."
+            )
     dry_run(cfg)
 
 
@@ -148,7 +178,8 @@ def dry_run(cfg: DictConfig) -> None:
         for name, node in cfg.callbacks[part].items():
             with error_context(f"callbacks.{part}.{name}"):
                 instantiate(node)()
-    build_trainer(cfg, Path(cfg.paths.root))
+    callbacks = build_callbacks(cfg, Path(cfg.paths.root))
+    check_trainer(build_trainer(cfg, Path(cfg.paths.root), callbacks))
 
 
 def check_nodes(node: Any, key: str = "") -> None:

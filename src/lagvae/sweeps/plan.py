@@ -26,8 +26,9 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot be a member of an ensemble: it has a critic, averages θ, or has code that vmap cannot map."""
-    return uses_critics(run.cfg) or run.cfg.training.average is not None or bool(run.obstacles)
+    """Whether a run cannot be a member of an ensemble: it has a critic, callbacks, a mean of θ, or code that vmap cannot map."""
+    own_callbacks = bool(run.cfg.callbacks.get("lightning"))
+    return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
@@ -202,7 +203,7 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
     if alone := sum(map(trains_alone, waiting)) - sum(own.values()):
-        print_line(f"{alone} of them train one at a time, because they have critics or average their weights")
+        print_line(f"{alone} of them train one at a time, because they have critics, average their weights or have callbacks")
     for obstacle, count in own.items():
         print_line(f"{count} of them train one at a time, because {obstacle}")
     groups = group_runs([run for run in waiting if not trains_alone(run)])
