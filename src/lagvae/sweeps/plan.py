@@ -26,7 +26,7 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot be a member of an ensemble: it has a critic, callbacks, a mean of θ, or code that vmap cannot map."""
+    """Whether a run cannot be a member of an ensemble: it has a critic, callbacks, a mean of θ or code that vmap cannot map."""
     own_callbacks = bool(run.cfg.callbacks.get("lightning"))
     return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks or bool(run.obstacles)
 
