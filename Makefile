@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval results mutants clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval results mutants docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ $(READY): pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing lagvae and what it needs into $(VENV) (a few minutes, several GB) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 setup: $(READY) ## Create .venv and install everything
@@ -76,7 +80,7 @@ bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: r
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(call result,dual,--out results/dual.md)
 
-regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (90 minutes)
+regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (45 minutes)
 	@$(PY) benchmarks/results.py --make regret
 
 alpha: $(READY) ## Only the sign of α matters: results/alpha.md (10 minutes)
@@ -91,7 +95,7 @@ mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md an
 duality: $(READY) ## Certify strong duality on tables, and show where it fails: results/duality.md, maximising.md (five minutes)
 	@$(PY) benchmarks/results.py --make duality maximising
 
-linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (four minutes)
+linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (20 minutes)
 	@$(call result,linear_gaussian,--out results/linear_gaussian.md)
 
 continuous: $(READY) ## LagVAE on continuous data, with a learned scale: results/continuous.md (eight minutes on two cores)
@@ -112,6 +116,9 @@ results: $(READY) ## List which results are stale; ARGS=remake makes these again
 mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
 	@$(PY) benchmarks/mutants.py $(ARGS)
 
+docs: $(VENV)/.docs ## Build the documentation as a site; a warning is an error: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 clean: ## Remove caches; runs, calibrations and data stay
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist site src/*.egg-info
 	@find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

@@ -34,32 +34,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src") / "lagvae"
-COPIED = ("src", "tests", "conf", "sweeps", "benchmarks", "docs", "Makefile", "README.md", "pyproject.toml")
+COPIED = ("src", "tests", "conf", "sweeps", "benchmarks", "docs", "examples", "Makefile", "README.md", "pyproject.toml")
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
-    "callbacks": ("wiring", "resume", "experiment"),
-    "cli": ("door", "command", "bad_input", "pareto"),
-    "data": ("data", "wiring"),
-    "distributions": ("distributions", "family"),
+    "callbacks": ("wiring", "lightning", "resume", "experiment", "own_parts"),
+    "cli": ("door", "command", "bad_input", "pareto", "own_parts"),
+    "data": ("data", "wiring", "own_parts"),
+    "distributions": ("distributions", "family", "own_parts"),
     "divergences": ("divergences", "critics", "wiring", "family"),
     "ensemble.py": ("ensemble",),
-    "experiment": ("settings", "wiring", "diagnostics", "convergence", "feasible", "load", "experiment"),
+    "experiment": (
+        "settings",
+        "lightning",
+        "wiring",
+        "diagnostics",
+        "convergence",
+        "feasible",
+        "load",
+        "experiment",
+        "own_parts",
+    ),
     "explain": ("algebra",),
     "inference.py": ("load",),
     "information": ("information",),
     "io.py": ("runs",),
     "lagrangian.py": ("lagrangian", "wiring"),
     "log_ascent.py": ("log_ascent",),
-    "metrics": ("metrics", "two_sample", "wiring"),
-    "model.py": ("wiring", "lagrangian", "experiment"),
-    "networks.py": ("distributions",),
-    "noise.py": ("noise",),
+    "metrics": ("metrics", "two_sample", "wiring", "own_parts"),
+    "model.py": ("lightning", "wiring", "lagrangian", "experiment"),
+    "networks.py": ("distributions", "own_parts"),
+    "noise.py": ("noise", "own_parts"),
     "nupi.py": ("nupi",),
     "oracles": ("oracle_gaussian", "oracle_tabular", "rate_distortion", "duality"),
     "pareto": ("pareto",),
     "runs": ("runs", "wiring"),
-    "sweeps": ("settings", "sweep", "matching", "launch"),
+    "sweeps": ("settings", "sweep", "matching", "launch", "own_parts"),
     "terminal.py": ("door", "bad_input"),
 }
 """A package or module of lagvae → the test files that watch over it, those that are fastest and closest first."""

@@ -183,7 +183,7 @@ RESULTS: dict[str, Result] = {
             *below("src/lagvae/oracles", "gaussian.py rate_distortion.py source.py"),
             "benchmarks/grid.py",
         ),
-        4,
+        20,
     ),
     "maximising": benchmark(
         "maximising", "--out results/maximising.md", below("src/lagvae/oracles", "maximising.py tabular.py"), 2
@@ -203,14 +203,12 @@ RESULTS: dict[str, Result] = {
     "regret": Result(
         "results/regret.md",
         (
-            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=0,1,2 callbacks.figures=false",
-            f"python src/train.py -m sweep=oracle folder=former {OWN_LAMBDA} seed=0,1,2 callbacks.figures=false "
-            "multiplier=rmsprop constraints.mmd.multiplier=1000",
-            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=0,1,2 callbacks.figures=false",
-            "python benchmarks/regret.py {root}/runs/default {root}/runs/former {root}/runs/oracle --out results/regret.md",
+            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2 callbacks.figures=false",
+            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2 callbacks.figures=false",
+            "python benchmarks/regret.py {root}/runs/default {root}/runs/oracle --out results/regret.md",
         ),
         (*ENSEMBLES, *below("benchmarks", "grid.py regret.py"), "sweeps/oracle.yaml"),
-        90,
+        45,
     ),
     "sensitivity": benchmark(
         "sensitivity", "--root {root} --out results/sensitivity.md", (*ENSEMBLES, "benchmarks/grid.py"), 5
@@ -226,7 +224,8 @@ UNDECIDING = (
     *below("src/lagvae", "callbacks/feasibility.py callbacks/progress.py pareto/figures.py pareto/report.py"),
     *below(
         "src/lagvae/experiment",
-        "feasibility.py figures.py loading.py report.py schema.py settings.py style.py summary.py validate.py",
+        "feasibility.py figures.py loading.py own_code.py report.py schema.py settings.py signatures.py style.py summary.py "
+        "trial.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",

@@ -18,6 +18,7 @@ LONGEST = [
     "launch",
     "family",
     "bad_input",
+    "own_parts",
     "configs",
     "experiment",
     "stopping",

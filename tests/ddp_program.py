@@ -22,6 +22,7 @@ def train(folder: Path, devices: int, steps: int, lr: float) -> None:
     bounds = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
     # With plain descent at rate 1, one step moves θ by minus the gradient.
     descent = ["model.optimizer._target_=torch.optim.SGD", f"model.optimizer.lr={lr}", "model.schedule=null"]
+    descent.append("multiplier.optimizer.reach=2")  # at a fixed rate, a λ that grows a lot would let θ diverge
     spread = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}"] if devices > 1 else []
     cfg = compose([*TINY, *bounds, *descent, *spread, f"training.steps={steps}"])
     data, model, _ = setup(cfg)

@@ -11,6 +11,8 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,10 @@ QUICK = (
     "callbacks.final.information.components=0",
 )
 """Settings of a run that takes half a second."""
+
+
+ABSENT: Any = SimpleNamespace(noise_kind="normal", has_density=False)
+"""In place of a part of a joint model that a test does not use."""
 
 
 def settings(root: Path, *overrides: str) -> DictConfig:

@@ -130,6 +130,9 @@ def spelled(row: Row, root: Path) -> list[str]:
     return words
 
 
+RATE = r"the rate KL\(q\(z\|x\)‖p\(z\)\), which"
+
+
 def refused(row: Row) -> str | None:
     """What makes a row impossible, or None; where several things do, any of them may be told."""
     family, divergences = row["family"], FAMILIES[row["family"]][0]
@@ -139,10 +142,10 @@ def refused(row: Row) -> str | None:
         "one device": row["trainer"] == "ddp" and any(d.startswith(("js", "kl", "adv")) for d in divergences),
         "prior=data takes z from a second domain": family in PAIRED and row["data"] != "digits_pairs",
         "which Generator does not have": row["alpha"] == "maximize" and family in ("ali", "bigan", "infogan"),
-        "in closed form, which": row["alpha"] == "minimize" and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
+        RATE: row["alpha"] == "minimize" and family in ("aae", "wae_gan", "avb", "vmi", "infogan", "bigan"),
     }
     if row["alpha"] == "minimize" and family in PAIRED:
-        told["in closed form, which"] = True
+        told[RATE] = True
     told["too small to estimate a covariance in 64 dimensions"] = family == "avb" and row["model"] == "mlp_paper"
     if family in PAIRED and row["data"] == "digits_pairs" and row["model"] == "square":
         told["use model=mlp"] = False

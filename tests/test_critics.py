@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import ABSENT
 from scipy import integrate, stats
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, StudentT
 
 from lagvae.distributions import (
@@ -257,7 +258,7 @@ def test_with_the_best_critic_the_adversarial_rate_of_a_gaussian_is_exact(d: int
     x = torch.randn(n, d, generator=generator, dtype=torch.float64)
     noise = {f"z_q*{draws}": torch.randn(n, draws, d, generator=generator, dtype=torch.float64)}
     noise["z_q"] = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    joint = JointModel(StandardNormalPrior(d), Affine(a), nn.Identity())  # type: ignore[arg-type]
+    joint = JointModel(StandardNormalPrior(d), Affine(a), ABSENT)  # type: ignore[arg-type]
     estimator = AdversarialRate(network, draws=draws)
     estimator.critic = best_critic(draws)  # type: ignore[assignment]
     samples = JointSamples(joint, x, noise)
@@ -297,9 +298,7 @@ def best_critic(draws: int) -> Any:
             "constraints.js_x needs samples of p",
         ),
         (
-            lambda: AdversarialRate(network).prepare(
-                "r", JointModel(EmpiricalPrior(torch.zeros(3, 2)), nn.Identity(), nn.Identity()), (4,)
-            ),
+            lambda: AdversarialRate(network).prepare("r", JointModel(EmpiricalPrior(torch.zeros(3, 2)), ABSENT, ABSENT), (4,)),
             "needs log p",
         ),
     ],

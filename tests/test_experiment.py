@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import ROOT, TINY, compose
+from small import TINY, compose
 
 from lagvae.callbacks.checkpoints import exact_penalty
 from lagvae.divergences import (
@@ -35,7 +33,6 @@ from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
 from lagvae.model import LatentVariableModel
 from lagvae.oracles import LinearGaussian
 from lagvae.runs.layout import RunFolder
-from lagvae.sweeps.grid import expand
 
 TINY = [*TINY, "callbacks.training.information.samples=100"]
 TERMS = [
@@ -270,28 +267,6 @@ def test_a_vae_learns_the_linear_gaussian_world() -> None:
     source = cfg.data.source
     entropy = float(LinearGaussian.random(source.dim, source.latent, source.noise, source.seed).entropy_x)
     assert abs(values["neg_elbo"] - entropy) <= 4 * values["neg_elbo_stderr"] + 45 / 6400
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
-def test_commands_of_the_documents_compose(page: str) -> None:
-    """Every `python src/train.py …` line is a config that Hydra accepts, and every `make …` is a target."""
-    text = (ROOT / page).read_text("utf-8")
-    lines = re.findall(r"^    python src/train\.py (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
-    assert len(lines) >= 10
-    for line in lines:
-        words = [w for w in shlex.split(line) if w != "-m" and not w.startswith("sweep=")]
-        compose(expand([], words)[0] if "-m" in line else words)
-    for target in re.findall(r"`make ([a-z0-9]+)", text):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), target
-
-
-def test_the_python_of_the_readme_makes_a_model() -> None:
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert block is not None
-    names: dict[str, Any] = {}
-    exec(block[1], names)
-    lagrangian = names["model"].lagrangian
-    assert dict(zip(lagrangian.names, lagrangian.bound.tolist(), strict=True)) == pytest.approx({"neg_elbo": 24.0, "mmd": 1e-3})
 
 
 def test_binary_data_have_no_value_per_dimension(finished: RunFolder) -> None:

@@ -187,7 +187,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(
     [
         (
             ("family=vae", "posterior=implicit"),
-            ["constraints.neg_elbo needs KL(q(z|x)‖p(z))", "ImplicitEncoder", "adversarial_neg_elbo"],
+            ["constraints.neg_elbo needs the rate KL(q(z|x)‖p(z))", "ImplicitEncoder", "adversarial_neg_elbo"],
         ),
         (("family=aae", "likelihood=generator", "data.likelihood=normal"), ["alpha.q=-1", "Generator", "likelihood=normal"]),
         (

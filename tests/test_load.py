@@ -460,7 +460,7 @@ UNDEFINED: dict[str, tuple[Callable[[], JointModel], str]] = {
     ),
     "laplace": (
         lambda: JointModel(NORMAL, LaplaceEncoder(NET, (2,), 3), NormalDecoder(NET, (2,), 3)),
-        r"LaplaceEncoder has no Gaussian q\(z\|x\)",
+        r"LaplaceEncoder does not draw z from its q\(z\|x\)",
     ),
 }
 

@@ -73,8 +73,8 @@ def test_the_size_of_the_violation_and_of_the_multiplier_do_not_matter(errors: T
 
 def test_noise_moves_it_less_than_a_violation_does(generator: torch.Generator) -> None:
     # A running mean spreads each error over later steps with weights that sum to one. So noise of variance one moves log λ with
-    # the variance Σ r_t² = reach² · π² / (8 T) of the rates r_t. Bias correction adds 3 % to the standard deviation, as the first
-    # hundred steps count double; estimated from 200 multipliers it has a standard error of 1 / √398 = 5 %.
+    # the variance Σ r_t² = reach² · π² / (8 T) of the rates r_t. Bias correction adds 3 % to the standard deviation, as the
+    # first hundred steps count double; estimated from 200 multipliers it has a standard error of 1 / √398 = 5 %.
     steps, reach = 5000, 8.0
     noise = torch.randn(steps, 200, generator=generator, dtype=torch.float64)
     parameter = multipliers(*[1.0] * 200)

@@ -56,6 +56,7 @@ CALIBRATED = {
     "data.val",
     "data.test",
     "data.draws",
+    "debug",
 } | OF_CRITICS
 """What θ* and ε̂ follow from, beside the samples themselves."""
 
@@ -127,6 +128,8 @@ SHARED = {
     "data.draws",
     "callbacks.final.terms",
     "callbacks.final.information",
+    "callbacks.lightning",
+    "debug",
 }
 """What all runs of a comparison must have alike."""
 
@@ -155,6 +158,7 @@ CRITICS = (
     "epsilon=explicit",
     "logger=wandb",
     "launcher=slurm",
+    "+callbacks.lightning.stop._target_=pytorch_lightning.callbacks.Timer",
 )
 
 

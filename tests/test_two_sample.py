@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import settings
+from helpers import ABSENT, settings
 from scipy import stats
 from small import ROOT
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ class Known:
 
 def codes_joint(k: int) -> JointModel:
     prior = CodesPrior(k, [k])
-    return JointModel(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), nn.Identity())
+    return JointModel(prior, CodesEncoder(lambda a, b: nn.Linear(1, k), (1,), prior), ABSENT)
 
 
 def test_codes_agree_with_labels_up_to_a_permutation() -> None:
@@ -183,7 +183,7 @@ def test_partners_are_found_by_a_true_translation(wrong: int) -> None:
     partners = 2 * x + 1
     translated = partners.clone()
     translated[:wrong] = partners[5 : 5 + wrong]
-    joint = JointModel(EmpiricalPrior(partners), nn.Identity(), nn.Identity())
+    joint = JointModel(EmpiricalPrior(partners), ABSENT, ABSENT)
     measure = PairingAccuracy()
     assert measure.is_applicable(joint, Known(second=partners), "test")
     decoder: Any = lambda z: SimpleNamespace(mean=(z - 1) / 2)  # noqa: E731

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from helpers import QUICK, files, settings
+from helpers import ABSENT, QUICK, files, settings
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -236,7 +236,7 @@ def test_codes_are_compared_with_the_labels_of_their_own_split(split: str, own_t
     """An encoder that predicts every label has accuracy 1 on every split, in any order of the samples."""
     data = labelled(own_test)
     prior = CodesPrior(5, categorical=(4,))
-    joint = JointModel(prior, CodesEncoder(partial(MLP, hidden=()), (1,), prior), nn.Identity())
+    joint = JointModel(prior, CodesEncoder(partial(MLP, hidden=()), (1,), prior), ABSENT)
     measure = CodeAgreement()
     assert measure.is_applicable(joint, data, split)
     x = stored(data, split)

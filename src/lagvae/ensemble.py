@@ -222,6 +222,9 @@ class Ensemble(LatentVariableModel):
             row = {f"train/{n}": v[k] for n, v in columns.items() if n not in violations or bounded[k][violations[n]]}
             self.tables[k].log_metrics(row | {"train/learning_rate": lr * float(self.factors[k])}, step)
 
+    def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
+        """Nothing: an ensemble has no callback that monitors a value."""
+
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train."""
         if not len(self._first_nonfinite):

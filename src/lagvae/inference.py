@@ -15,11 +15,11 @@ from lagvae.distributions import (
     EmpiricalPrior,
     JointModel,
     JointSamples,
-    StandardNormalPrior,
     draw_noise,
     has_weights,
     log_weights,
     mean_of,
+    part_name,
 )
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.information import marginal_bounds
@@ -48,6 +48,17 @@ class Inference:
     numbers are a function of `seed` and `batch_size`.
 
     Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
+
+    Examples:
+        >>> import lagvae
+        >>> model = lagvae.load("latest")  # of 8 × 8 digits, with 16 latent dimensions
+        >>> x = model.sample(5, seed=0).numpy()
+        >>> model.encode(x).shape
+        (5, 16)
+        >>> model.reconstruct(x).shape
+        (5, 1, 8, 8)
+        >>> model.posterior(x).stddev.shape
+        torch.Size([5, 16])
     """
 
     @property
@@ -61,11 +72,26 @@ class Inference:
         return self.eval_model.encoder(self._observations(x).to(self._parameter_device))
 
     def encode(self, x: A, batch_size: int = BATCH) -> A:
-        """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0."""
+        """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> x = model.sample(3)
+            >>> torch.allclose(model.encode(x), model.posterior(x).mean)
+            True
+        """
         return self._in_batches(x, self._observations(x), lambda rows, _: mean_of(self.eval_model.encoder(rows)), batch_size)
 
     def decode(self, z: A, batch_size: int = BATCH) -> A:
-        """The means of p(x|z), (N, *shape), for codes z (N, d)."""
+        """The means of p(x|z), (N, *shape), for codes z (N, d).
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> model.decode(torch.zeros(2, 16)).shape
+            torch.Size([2, 1, 8, 8])
+        """
         return self._in_batches(z, self._codes(z), lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size)
 
     def reconstruct(self, x: A, batch_size: int = BATCH) -> A:
@@ -74,7 +100,16 @@ class Inference:
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0, means: bool = False, batch_size: int = BATCH) -> Tensor:
-        """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show."""
+        """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> model.sample(3, seed=1).unique()  # pixels of a Bernoulli p(x|z)
+            tensor([0., 1.])
+            >>> torch.equal(model.sample(3, seed=1), model.sample(3, seed=1))
+            True
+        """
         joint = self.eval_model
         if isinstance(joint.prior, EmpiricalPrior) and not len(joint.prior.rows):
             raise LagvaeError(
@@ -93,6 +128,13 @@ class Inference:
         """The means of p(x|z) at equal steps from the code of each row of a to that of b, both included: (N, steps, *shape).
 
         Raises: SettingError for fewer than two steps.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> a, b = model.sample(2, seed=0), model.sample(2, seed=1)
+            >>> model.interpolate(a, b, steps=5).shape
+            torch.Size([2, 5, 1, 8, 8])
         """
         if steps < 2:
             raise SettingError(f"steps={steps} must be at least 2, the two ends.")
@@ -115,9 +157,16 @@ class Inference:
             common: whether all rows share the noise of their draws. The value of a row then does not depend on the others,
                 and differences between rows are less noisy, but the noise of their mean does not shrink with their number.
 
-        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+        Raises: LagvaeError unless q(z|x), p(z) and p(x|z) have densities.
 
         Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
+
+        Examples:
+            >>> import lagvae
+            >>> model = lagvae.load("latest")
+            >>> x = model.sample(20)
+            >>> bool(model.elbo(x, draws=16).mean() < model.log_prob(x, draws=256).mean())
+            True
         """
         self._require_densities("log_prob", draws)
         joint, noise = self.eval_model, (CommonNoise if common else Noise)(seed, "log_prob")
@@ -128,9 +177,11 @@ class Inference:
         return self._in_batches(x, self._observations(x), bound, batch_size)
 
     def elbo(self, x: A, draws: int = 1, seed: int = 0, batch_size: int = BATCH) -> A:
-        """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z; the KL term is exact.
+        """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z.
 
-        Raises: LagvaeError unless q(z|x) and p(z) are Gaussian and p(x|z) has a density.
+        The KL term is exact where torch knows it.
+
+        Raises: LagvaeError unless q(z|x), p(z) and p(x|z) have densities.
         """
         self._require_densities("elbo", draws)
         joint, noise = self.eval_model, Noise(seed, "elbo")
@@ -138,7 +189,8 @@ class Inference:
         def value(rows: Tensor, step: int) -> Tensor:
             names = frozenset({"z_q"})
             several = [JointSamples(joint, rows, draw_noise(names, joint, noise, step * draws + s, rows)) for s in range(draws)]
-            return -several[0].rate - torch.stack([samples.distortion for samples in several]).mean(0)
+            rates = [samples.rate for samples in (several[:1] if joint.rate_is_exact else several)]
+            return -torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0)
 
         return self._in_batches(x, self._observations(x), value, batch_size)
 
@@ -177,12 +229,17 @@ class Inference:
             raise DataError(f"{name} is {kind}; it must be a torch tensor or a numpy array of real numbers.")
         return as_float(t).float()
 
-    def _observations(self, x: Any) -> Tensor:
-        """x as the model takes it. Raises DataError for another shape, type or range."""
-        t, shape = self._tensor(x, "x"), self._shape
-        self._check_rows(t, shape, "x")
+    def _observations(self, x: Any, shape: tuple[int, ...] | None = None, values: bool = True) -> Tensor:
+        """x as the model takes it. Raises DataError for another shape, type or range.
+
+        Args:
+            shape: of one x, where it is known. values: whether to look at the values as well.
+        """
+        t = self._tensor(x, "x")
+        self._check_rows(t, self._shape if shape is None else shape, "x", values)
         if (
-            isinstance(self.eval_model.decoder, BernoulliDecoder)
+            values
+            and isinstance(self.eval_model.decoder, BernoulliDecoder)
             and t.numel()
             and not 0 <= float(t.min()) <= float(t.max()) <= 1
         ):
@@ -198,14 +255,14 @@ class Inference:
         return t
 
     @staticmethod
-    def _check_rows(t: Tensor, shape: tuple[int, ...], name: str) -> None:
+    def _check_rows(t: Tensor, shape: tuple[int, ...], name: str, values: bool = True) -> None:
         if not t.dim() or t.shape[1:] != shape:
             one = f", such as {name}[None]" if t.shape == shape else ""
             expected = ", ".join(map(str, ("N", *shape)))
             raise DataError(
                 f"{name} has shape {tuple(t.shape)}; this model takes ({expected}), one row for each of N samples{one}."
             )
-        if not t.isfinite().all():
+        if values and not t.isfinite().all():
             raise DataError(
                 f"{name} has NaN or infinite values, {int((~t.isfinite()).sum())} of {t.numel()}; remove or replace them."
             )
@@ -217,13 +274,13 @@ class Inference:
         joint = self.eval_model
         if has_weights(joint):
             return
-        prior, encoder, decoder = (type(part).__name__ for part in (joint.prior, joint.encoder, joint.decoder))
+        prior, encoder, decoder = (part_name(part) for part in (joint.prior, joint.encoder, joint.decoder))
         if not joint.has_distortion:
             why = f"p(x|z) has no density: {decoder} only has samples"
         elif not joint.encoder.has_density:
             why = f"q(z|x) has no density: {encoder} only has samples"
-        elif not isinstance(joint.prior, StandardNormalPrior):
+        elif not joint.prior.has_density:
             why = f"p(z) has no density: {prior} only has samples"
         else:
-            why = f"{encoder} has no Gaussian q(z|x) to draw z from"
+            why = f"{encoder} does not draw z from its q(z|x)"
         raise LagvaeError(f"{method} is not defined for this model: {why}.")

@@ -42,6 +42,14 @@ class Constraint:
 
     Raises: SettingError for a bound that is not finite or below the smallest value of the divergence, a scale or limit that is
         not positive, a negative multiplier, a learned multiplier above its limit, or a learned multiplier without a bound.
+
+    Examples:
+        >>> from lagvae.divergences import MMD, MixtureRBF, NegElbo
+        >>> Constraint("neg_elbo", NegElbo(), bound=24.0, learned=True)
+        Constraint(name='neg_elbo', divergence=NegElbo, bound=24.0, multiplier=1.0, learned=True, scale=1.0, ...)
+        >>> Constraint("mmd", MMD(MixtureRBF()), bound=-1.0)
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: constraints.mmd.epsilon=-1 cannot be met: this divergence is never below 0, ...
     """
 
     name: str
@@ -105,6 +113,11 @@ class Preference(nn.Module):
         alpha_q, alpha_p: the weights of I_q(x;z) and I_p(x;z), without unit.
 
     Raises: SettingError for a weight that is not finite.
+
+    Examples:
+        >>> terms = {"rate": torch.tensor(12.0), "distortion": torch.tensor(13.0)}
+        >>> Preference(alpha_q=1.0)(terms), Preference(alpha_q=-1.0)(terms)  # less information: the rate; more: the distortion
+        (tensor(12.), tensor(13.))
     """
 
     alpha_q: Tensor
@@ -144,7 +157,12 @@ class Preference(nn.Module):
 
 
 def on_simplex(v: Tensor) -> Tensor:
-    """Project v, (…, m), onto the simplex {w ≥ 0, Σ w = 1}: w = max(v − τ, 0) with Σ w = 1 (Duchi et al., ICML 2008)."""
+    """Project v, (…, m), onto the simplex {w ≥ 0, Σ w = 1}: w = max(v − τ, 0) with Σ w = 1 (Duchi et al., ICML 2008).
+
+    Examples:
+        >>> on_simplex(torch.tensor([2.0, 1.5, -1.0]))
+        tensor([0.7500, 0.2500, 0.0000])
+    """
     ordered = v.sort(-1, descending=True).values
     over = (ordered.cumsum(-1) - 1) / torch.arange(1, v.shape[-1] + 1, device=v.device)
     last = (ordered > over).sum(-1, keepdim=True) - 1
@@ -167,6 +185,18 @@ class Lagrangian(nn.Module):
             multipliers must be learned, and start equal.
 
     Raises: SettingError for duplicate names, or a fixed multiplier with simplex=True.
+
+    Examples:
+        >>> from lagvae.divergences import NegElbo
+        >>> from lagvae.log_ascent import LogAscent
+        >>> lagrangian = Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), bound=24.0, learned=True)])
+        >>> values = Values({"rate": torch.tensor(12.0), "distortion": torch.tensor(13.0)}, torch.tensor([25.0]))
+        >>> lagrangian(values)  # 13 + 1 · (25 − 24)
+        tensor(14.)
+        >>> dual = LogAscent([lagrangian.scaled], steps=100, maximize=True)
+        >>> lagrangian.ascend(lagrangian.violation(values.divergences), dual)
+        >>> bool(lagrangian.multiplier > 1)
+        True
     """
 
     scale: Tensor

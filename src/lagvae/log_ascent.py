@@ -40,6 +40,15 @@ class LogAscent(Optimizer):
 
     Reference: exponentiated gradient, Kivinen & Warmuth, Information and Computation 132 (1997); moments as in Adam, Kingma &
         Ba, ICLR 2015.
+
+    Examples:
+        >>> multiplier = torch.ones(1)
+        >>> optimizer = LogAscent([multiplier], steps=100, reach=2.0, maximize=True)
+        >>> for _ in range(100):
+        ...     multiplier.grad = torch.tensor([0.3])  # a violation that stays
+        ...     optimizer.step()
+        >>> multiplier.log().round(decimals=1)  # the reach
+        tensor([2.])
     """
 
     def __init__(
@@ -58,7 +67,8 @@ class LogAscent(Optimizer):
         if not 0 <= beta < 1:
             raise SettingError(f"LogAscent beta={beta} must be at least 0 and below 1.")
         defaults = {"steps": steps, "reach": reach, "beta": beta, "floor": floor, "maximize": maximize, "step": 0}
-        super().__init__(params, defaults)
+        # "lr" is the rate of the latest step, which callbacks that monitor learning rates expect of every optimizer.
+        super().__init__(params, defaults | {"lr": pi / 2 * reach / steps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -66,7 +76,7 @@ class LogAscent(Optimizer):
             beta, steps, t = group["beta"], group["steps"], group["step"]
             group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
             correction = 1 - beta ** (t + 1)
-            rate = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
+            rate = group["lr"] = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:
                     continue

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,10 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lagvae.data import SPLITS, Batch, eval_splits
 from lagvae.distributions import JointModel, JointSamples, draw_noise
-from lagvae.errors import DivergedError, SettingError
+from lagvae.errors import DataError, DivergedError, SettingError
 from lagvae.inference import Inference
 from lagvae.lagrangian import Lagrangian, Values
-from lagvae.noise import Noise
+from lagvae.networks import draws_by_itself
+from lagvae.noise import Noise, generators_seeded
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -33,6 +35,11 @@ class LatentVariableModel(Inference, pl.LightningModule):
     their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
     number on every rank. `global_step` counts batches. `Inference` has the methods of a trained model.
 
+    A batch is what `lagvae.data.DataModule` yields or, of any other loader, a tensor x, a tuple or list that starts with x, or
+    a dict with x under "x"; such an x is used as it is, and its step is `global_step`. The values of a batch are logged as
+    "train/…"; those of a validation or test loader, as means over all rows, as "val/…" or "test/…": the terms, −ELBO
+    ("neg_elbo"), every divergence by the name of its constraint, and its violation D − bound ("violation/NAME").
+
     Args:
         joint: p(z), p(x|z), q(z|x).
         lagrangian: preference, constraints, multipliers.
@@ -41,15 +48,33 @@ class LatentVariableModel(Inference, pl.LightningModule):
         schedule: builds a learning rate schedule, which is stepped with every batch; None for a constant rate.
         gradient_clip: largest norm of ∇_θ L; None for no clipping.
         seed: of all noise in training and evaluation.
-        log_every: number of steps between two logged rows, and between two checks that all terms are finite.
+        log_every: number of steps between two logged rows, and between two checks that all terms are finite. The last batch of
+            an epoch is logged too, unless it is one of a `DataModule`.
         critic: builds the optimizer of ψ, the parameters of all critics.
         critic_steps: steps of the critics per step of θ; the first uses the samples of θ, the others use new noise.
         average: decay of an exponential moving average of θ that evaluation and figures use; None to use θ itself.
 
     Attributes:
         origin: what `lagvae.load` builds the model from, which checkpoints hold; None for a model that no config describes.
+        logs_evaluation: whether evaluation batches are measured and logged; a callback that measures them sets it to false.
 
-    Raises: SettingError for invalid settings; DivergedError in training, if a term is no longer finite.
+    Raises: SettingError for invalid settings, and for a trainer that cannot train the model; DataError for a batch whose x has
+        another shape, type or range than the model takes; DivergedError in training, if a term is no longer finite.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.divergences import NegElbo
+        >>> from lagvae.lagrangian import Constraint, Preference
+        >>> from lagvae.log_ascent import LogAscent
+        >>> from lagvae.networks import MLP
+        >>> network, shape = partial(MLP, hidden=[32]), (1, 8, 8)
+        >>> joint = JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+        >>> lagrangian = Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), bound=24.0, learned=True)])
+        >>> dual = partial(LogAscent, steps=1000, maximize=True)
+        >>> model = LatentVariableModel(joint, lagrangian, primal=torch.optim.Adam, dual=dual)
+        >>> model.encode(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -91,12 +116,43 @@ class LatentVariableModel(Inference, pl.LightningModule):
         if average is not None:
             self.averaged = AveragedModel(joint, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
         self.origin: dict[str, Any] | None = None
+        self.logs_evaluation = True
         self.last_logged: dict[str, Tensor] = {}
         self._noises: dict[str, Noise] = {}
         self._checked: list[str] = []
         self._first_nonfinite = torch.zeros(0)
+        self._batch_shape: tuple[int, ...] | None = None
+        self._values_checked = False
 
     # ---- the parts of a step
+
+    def as_batch(self, batch: Any, batch_idx: int) -> Batch:
+        """A batch of any loader, with its step: `global_step` in training, the number of the batch in an evaluation.
+
+        Raises: DataError for an x of another shape, type or range than the model takes.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        training = self.trainer.training
+        x = observation_of(batch)
+        # A look at the values of a tensor on an accelerator waits for it: in training only the first batch is worth that.
+        values = not (training and self._values_checked and on_accelerator(x))
+        if self._batch_shape is None:
+            self._batch_shape = self._shape_in_eval_mode()
+        dtype: Any = self.dtype
+        x = self._observations(x, self._batch_shape, values).to(self.device, dtype)
+        self._values_checked |= training
+        step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
+        return Batch(x, torch.arange(len(x)), step)
+
+    def _shape_in_eval_mode(self) -> tuple[int, ...]:
+        """The shape of one x, found without an effect on layers that behave differently in training."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        shape = self._shape
+        for module, mode in modes:
+            module.training = mode
+        return shape
 
     def samples(self, batch: Batch, purpose: str) -> JointSamples:
         """Lazy samples of both joints for an observed batch, with the noise of its step.
@@ -149,8 +205,10 @@ class LatentVariableModel(Inference, pl.LightningModule):
             self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
             self._psi.step()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        values = self.measure(batch)
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        is_own, batch = isinstance(batch, Batch), self.as_batch(batch, batch_idx)
+        with self._generators(batch.step):
+            values = self.measure(batch)
         loss = self.lagrangian(values)
         self._theta.zero_grad()
         self.manual_backward(self.reduce_loss(loss))
@@ -164,8 +222,21 @@ class LatentVariableModel(Inference, pl.LightningModule):
         if self._lambda is not None:
             self.lagrangian.ascend(violation, self._lambda)
         step = batch.step + 1
-        if step % self.log_every == 0 or step == self.trainer.max_steps:
-            self._report(values, divergences, violation, step)
+        ends = self.trainer.is_last_batch
+        logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not is_own)
+        if logs or ends:
+            named = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
+            if logs:
+                self._report(named, step)
+            # Lightning takes long to log a value. Where an epoch is an interval of a run, no callback needs one before its end.
+            if ends or not is_own:
+                self.log_for_callbacks(named)
+
+    def _generators(self, step: int) -> AbstractContextManager[None]:
+        """A context in which code of the user's own draws what it would draw at this step of any run, also a resumed one."""
+        if not self._draws_by_itself:
+            return nullcontext()
+        return generators_seeded(f"{self.seed}/train/{self.global_rank}/{step}", self.device)
 
     def reduce_loss(self, loss: Tensor) -> Tensor:
         """The scalar that θ descends: L itself, shape ()."""
@@ -183,10 +254,15 @@ class LatentVariableModel(Inference, pl.LightningModule):
             nn.utils.clip_grad_norm_(self.joint.parameters(), self.gradient_clip)
 
     def validation_step(  # type: ignore[override]
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> JointSamples:
         """Samples for an evaluation batch, which the metrics use."""
-        return self.samples(batch, eval_splits(self.trainer)[dataloader_idx])
+        is_own = isinstance(batch, Batch)
+        split = eval_splits(self.trainer)[dataloader_idx] if is_own else "test" if self.trainer.testing else "val"
+        samples = self.samples(self.as_batch(batch, batch_idx), split)
+        if self.logs_evaluation:
+            self._log_evaluation(samples, LOGGED_AS.get(split, split), several=not is_own)
+        return samples
 
     test_step = validation_step  # type: ignore[assignment]
 
@@ -197,8 +273,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
         return self.encode(x)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """The codes of a batch: a tensor x, or a tuple or list that starts with one, such as (x, label)."""
-        return self.encode(batch if isinstance(batch, Tensor) else batch[0])
+        """The codes of a batch: a tensor x, a tuple or list that starts with one, such as (x, label), or {"x": x}."""
+        return self.encode(observation_of(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.origin is not None:
@@ -215,7 +291,16 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
         return lagvae.load(checkpoint_path, map_location or "cpu", trust)
 
-    # ---- optimizers
+    # ---- the trainer
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """None. Lightning calls this method before all others and before its own checks, so the trainer is checked here."""
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        check_trainer(self.trainer, fits)
+        if fits and self.critics and self.trainer.world_size > 1:
+            raise SettingError(f"A model with critics trains on one device, not on {self.trainer.world_size}; use devices=1.")
+        self.logs_evaluation = True
+        return []
 
     def configure_optimizers(self) -> list[Optimizer] | tuple[list[Optimizer], list[LRScheduler]]:  # type: ignore[override]
         optimizers = [self.primal(self.joint.parameters())]
@@ -242,8 +327,10 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._lambda = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
+        self._draws_by_itself = draws_by_itself(self.joint) or draws_by_itself(self.critics)
         self._noises.clear()
         self._first_nonfinite = torch.zeros(0)
+        self._values_checked = False
 
     # ---- several ranks
 
@@ -276,18 +363,35 @@ class LatentVariableModel(Inference, pl.LightningModule):
         new = (self._first_nonfinite < 0) & ~terms.detach().isfinite()
         self._first_nonfinite = torch.where(new, self.global_step, self._first_nonfinite)
 
-    def _report(self, values: Values, divergences: Tensor, violation: Tensor, step: int) -> None:
+    def _report(self, named: dict[str, Tensor], step: int) -> None:
         self.handle_nonfinite()
-        multiplier = self.lagrangian.multiplier
+        self.last_logged = named
+        self.log_rows(named, self._theta.param_groups[0]["lr"], step)
+
+    def _named(self, values: Values, violation: Tensor, multiplier: Tensor | None = None) -> dict[str, Tensor]:
+        """Name → value of the terms, the objective, the divergences, their violations, and λ where it is given."""
         logged = {name: value.detach() for name, value in values.terms.items()}
         logged["objective"] = self.lagrangian.preference(values.terms).detach()
         for i, name in enumerate(self.lagrangian.names):
-            logged[name] = divergences[..., i]
-            logged[f"multiplier/{name}"] = multiplier[..., i]
+            logged[name] = values.divergences[..., i]
+            if multiplier is not None:
+                logged[f"multiplier/{name}"] = multiplier[..., i]
             if self.lagrangian.bounded[..., i].any():
                 logged[f"violation/{name}"] = (violation * self.lagrangian.scale)[..., i]
-        self.last_logged = logged
-        self.log_rows(logged, self._theta.param_groups[0]["lr"], step)
+        return logged
+
+    def _log_evaluation(self, samples: JointSamples, prefix: str, several: bool) -> None:
+        """Log the values of an evaluation batch, of which Lightning takes the means over all rows and ranks.
+
+        Args:
+            several: whether the names of several loaders are told apart by "/dataloader_idx_K".
+        """
+        values = self.lagrangian.measure(samples)
+        logged = self._named(values, self.lagrangian.violation(values.divergences))
+        if "rate" in logged and "distortion" in logged:
+            logged.setdefault("neg_elbo", logged["rate"] + logged["distortion"])
+        named = {f"{prefix}/{name}": value for name, value in logged.items()}
+        self.log_dict(named, batch_size=len(samples.x_q), sync_dist=True, add_dataloader_idx=several)
 
     def log_rows(self, logged: dict[str, Tensor], lr: float, step: int) -> None:
         """Pass the values of a batch to the loggers."""
@@ -296,11 +400,65 @@ class LatentVariableModel(Inference, pl.LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
 
+    def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
+        """Log the means over ranks of the values of a batch, which are then in `callback_metrics`."""
+        means = self._mean_over_ranks(torch.stack([value.float() for value in named.values()]))
+        self.log_dict({f"train/{name}": mean for name, mean in zip(named, means, strict=True)}, logger=False)
+
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
         error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, probe)
         if error is not None:
             raise error
+
+
+LOGGED_AS = {"train": "train_probe"}
+"""Split → what its evaluations are logged as, where it has another name: "train" holds the values of single batches."""
+
+
+def observation_of(batch: Any) -> Any:
+    """The x of a batch: x itself, (x, …), [x, …] or {"x": x}. Raises DataError for anything else."""
+    if isinstance(batch, Mapping):
+        if "x" not in batch:
+            raise DataError(f'A batch is a dict with {", ".join(map(str, batch)) or "no keys"}; it needs x under "x".')
+        return batch["x"]
+    if isinstance(batch, tuple | list):
+        if not batch:
+            raise DataError("A batch is empty; it must start with x.")
+        return batch[0]
+    return batch
+
+
+def on_accelerator(x: Any) -> bool:
+    """Whether x is a tensor of another device than the CPU."""
+    return isinstance(x, Tensor) and x.device.type != "cpu"
+
+
+def check_trainer(trainer: pl.Trainer, fits: bool = True) -> None:
+    """Raise SettingError for a setting of Lightning's trainer that does not work with a model here.
+
+    Args:
+        fits: whether it is to train the model.
+    """
+    if fits and trainer.accumulate_grad_batches != 1:
+        raise SettingError(
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} does not work here, because λ takes a step with every "
+            "batch; use larger batches."
+        )
+    if fits and trainer.gradient_clip_val:
+        raise SettingError(
+            f"gradient_clip_val={trainer.gradient_clip_val} does not work here, because the model clips ∇_θ L itself; set its "
+            "gradient_clip (training.gradient_clip)."
+        )
+    if trainer.precision in HALF:
+        raise SettingError(
+            f"precision={trainer.precision} does not work here, because densities and λ need 32 bits; use "
+            f"{trainer.precision.removesuffix('true')}mixed."
+        )
+
+
+HALF = ("16-true", "bf16-true")
+"""Precisions of Lightning's trainer that have no 32-bit numbers at all."""
 
 
 @contextmanager

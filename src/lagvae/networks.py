@@ -6,14 +6,100 @@ A network is built as `network(shape_in, shape_out)`. Ensembles map it over thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lagvae.errors import SettingError
+from lagvae.errors import LagvaeError, SettingError
+
+Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+
+
+def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence[int], key: str) -> nn.Module:
+    """Build a network, and try one of the user's own on a batch.
+
+    Args:
+        network: a class, or a partial of one. key: the setting that names it, for messages.
+
+    Raises: SettingError, with the class and the shapes, if it cannot be built, fails, or gives outputs of another shape.
+    """
+    given, wanted, name = tuple(shape_in), tuple(shape_out), full_name(network)
+    if is_ours(network):
+        return network(given, wanted)
+    try:
+        module = network(given, wanted)
+    except LagvaeError:
+        raise
+    except Exception as error:  # the code of others can raise anything
+        raise SettingError(
+            f"{key}: {name} cannot be built from (shape_in, shape_out) = ({given}, {wanted}): {first_line(error)}."
+        ) from error
+    batch = torch.zeros(2, *given, device=device_of(module))
+    try:
+        with evaluating(module):
+            out: Any = module(batch)
+    except Exception as error:
+        raise SettingError(f"{key}: {name} fails on a batch of shape {(2, *given)}: {first_line(error)}.") from error
+    found = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+    if found != (2, *wanted):
+        raise SettingError(
+            f"{key}: {name} gives {found} for a batch of shape {(2, *given)}; it must give {(2, *wanted)}, a tensor of shape "
+            f"(B, *shape_out) with shape_out = {wanted}."
+        )
+    return module
+
+
+def class_of(part: Any) -> Any:
+    """The class of a module, or the class or function itself, also where a partial holds it."""
+    part = getattr(part, "func", part)
+    return type(part) if isinstance(part, nn.Module) else part
+
+
+def is_ours(part: Any) -> bool:
+    """Whether a module, class, function or partial is of this package."""
+    return str(getattr(class_of(part), "__module__", "")).split(".")[0] == "lagvae"
+
+
+def draws_by_itself(module: nn.Module) -> bool:
+    """Whether a module may draw from torch's own generators: it has dropout, or code that is neither of torch nor of lagvae."""
+    return any(
+        isinstance(part, nn.modules.dropout._DropoutNd) or not (is_ours(part) or type(part).__module__.startswith("torch."))
+        for part in module.modules()
+    )
+
+
+def full_name(part: Any) -> str:
+    """The module and name of a class or function, or of the class of a module."""
+    cls = class_of(part)
+    return f"{getattr(cls, '__module__', '')}.{getattr(cls, '__qualname__', repr(cls))}"
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A context in which a module is in eval mode and without gradients; afterwards each part is in its mode from before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the parameters and buffers of a module."""
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, with its kind."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.:')}"
 
 
 class LeakyReLU(nn.LeakyReLU):
@@ -37,6 +123,10 @@ def activation_named(name: str) -> type[nn.Module]:
     """Return the activation class with a given name.
 
     Raises: SettingError for an unknown name.
+
+    Examples:
+        >>> activation_named("gelu")
+        <class 'torch.nn.modules.activation.GELU'>
     """
     if name not in ACTIVATIONS:
         raise SettingError(f"activation={name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}.")
@@ -55,6 +145,11 @@ class MLP(nn.Module):
     Shapes: (B, *shape_in) → (B, *shape_out).
 
     Raises: SettingError for an unknown activation.
+
+    Examples:
+        >>> network = MLP((1, 8, 8), (2, 16), hidden=[64])
+        >>> network(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -92,6 +187,10 @@ class ConvEncoder(nn.Module):
     Shapes: (B, C, H, W) → (B, *shape_out).
 
     Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvEncoder((1, 28, 28), (2, 16))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -133,6 +232,10 @@ class ConvDecoder(nn.Module):
     Shapes: (B, *shape_in) → (B, C, H, W).
 
     Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
+
+    Examples:
+        >>> ConvDecoder((16,), (1, 28, 28))(torch.zeros(5, 16)).shape
+        torch.Size([5, 1, 28, 28])
     """
 
     def __init__(

@@ -32,6 +32,15 @@ class NuPI(Optimizer):
     Raises: SettingError for a negative gain, or ν outside [0, 1).
 
     Reference: Sohrabi et al., On PI Controllers for Updating Lagrange Multipliers in Constrained Optimization, ICML 2024.
+
+    Examples:
+        >>> multiplier = torch.zeros(1)
+        >>> optimizer = NuPI([multiplier], lr=0.1, kp=1.0, nu=0.0, maximize=True)
+        >>> for violation in (1.0, 0.5):  # 0.1 · 1, then 0.1 · 0.5 + 1 · (0.5 − 1)
+        ...     multiplier.grad = torch.tensor([violation])
+        ...     optimizer.step()
+        >>> multiplier.round(decimals=4)
+        tensor([-0.3500])
     """
 
     def __init__(

@@ -90,7 +90,13 @@ def terms_of(within: Class) -> tuple[Term, ...]:
 
 
 def classify(objective: Objective) -> Class:
-    """The smallest class in which an objective is computable. It always exists, because the binary class spans all atoms."""
+    """The smallest class in which an objective is computable. It always exists, because the binary class spans all atoms.
+
+    Examples:
+        >>> from lagvae.algebra import parse
+        >>> str(classify(parse("KL(q(x,z)||p(x,z))")))
+        'likelihood based'
+    """
     return next(level for level in Class if not missing(objective, level))
 
 
@@ -113,6 +119,11 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
         name: the setting that the objective comes from, for error messages.
 
     Raises: SettingError if it is not computable in that class. The message states what is missing and the closest form.
+
+    Examples:
+        >>> from lagvae.algebra import parse
+        >>> str(computable_form(parse("-I_q + KL(q(x|z)||p(x|z))")))  # the distortion
+        '−E_q[log p(x|z)]'
     """
     if missing(objective, within):
         raise SettingError(f"{name}={plainest(objective)} is not {within}: {refusal(objective, within)}")
@@ -159,6 +170,11 @@ def closest(objective: Objective, within: Class) -> Closest:
     Objectives are minimised, so the closest one is the upper bound that differs by the fewest KL divergences, with preference
     for conditional over joint ones. In the likelihood based class it is −ELBO for −E_q log p(x), the rate for I_q, and the
     distortion for −I_q. If there is no such bound, the fewest possible parts are left out first.
+
+    Examples:
+        >>> from lagvae.algebra import parse
+        >>> str(closest(parse("I_q"), Class.LIKELIHOOD))  # the rate
+        '−E_q[log p(z)] + E_q[log q(z|x)] (an upper bound that exceeds it by KL(q(z)‖p(z)))'
     """
     parts = _parts(objective)
     for size in range(len(parts) + 1):

@@ -94,7 +94,12 @@ def _half(objective: Objective, side: str, signed: bool) -> Iterator[tuple[Fract
 
 
 def symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
-    """The first of `symbolic_lagrangians`, with multipliers ≥ 0 if possible; None if the objective is not a KL Lagrangian."""
+    """The first of `symbolic_lagrangians`, with multipliers ≥ 0 if possible; None if the objective is not a KL Lagrangian.
+
+    Examples:
+        >>> str(symbolic_lagrangian(parse("-E_q[log p(x|z)]")))
+        '−I_q + KL(q(x|z)‖p(x|z))'
+    """
     return _symbolic_lagrangian(objective.varying)
 
 
@@ -104,6 +109,11 @@ def _symbolic_lagrangian(objective: Objective) -> SymbolicLagrangian | None:
 
 
 def preference(objective: Objective) -> tuple[Fraction, Fraction] | None:
-    """The unique (α₁, α₂) of an objective; None if it is not a KL Lagrangian."""
+    """The unique (α₁, α₂) of an objective; None if it is not a KL Lagrangian.
+
+    Examples:
+        >>> preference(parse("-E_q[log p(x|z)]"))  # an autoencoder maximises I_q
+        (Fraction(-1, 1), Fraction(0, 1))
+    """
     found = symbolic_lagrangian(objective)
     return None if found is None else found.alpha

@@ -58,6 +58,13 @@ def parse(text: str, name: str = "objective") -> Objective:
         name: the setting that the text comes from, for error messages.
 
     Raises: SettingError that shows the position at which the text cannot be parsed.
+
+    Examples:
+        >>> bool(parse("-I_q + KL(q(x|z)||p(x|z))") - parse("-E_q[log p(x|z)]"))  # equal up to constants
+        False
+        >>> parse("KL(q(z)||p(x))")
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: ...
     """
     return _Reader(text, name).whole()
 

@@ -10,9 +10,10 @@ import torch
 
 from lagvae.data import Batch, DataModule, eval_splits
 from lagvae.distributions import JointSamples
-from lagvae.metrics import LatentMetric
+from lagvae.metrics import LatentMetric, as_latent_metric
+from lagvae.model import LOGGED_AS
 
-MetricBuilders = Mapping[str, Callable[[], LatentMetric]]
+MetricBuilders = Mapping[str, Callable[[], Any]]  # of a LatentMetric, or a plain torchmetrics.Metric
 
 
 def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict[str, float]]:
@@ -24,25 +25,26 @@ def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict
 
 
 class Evaluation(pl.Callback):
-    """Updates metrics with every batch of an evaluation, and logs their values as "split/name".
+    """Updates metrics with every batch of an evaluation, and logs their values as "split/name", in place of the model's own.
 
     Args:
         training: name → builder of a metric that is computed in every interval of training, on "train" and "val".
         final: name → builder of a metric that is computed after training, on "train", "val" and "test".
 
     Attributes:
-        results: split → name → value of the latest evaluation.
+        results: split → name → value of the latest evaluation. labels: name → what reports call it.
     """
 
     def __init__(self, training: MetricBuilders, final: MetricBuilders) -> None:
         super().__init__()
         self.builders = {False: training, True: final}
         self.results: dict[str, dict[str, float]] = {}
+        self.labels: dict[str, str] = {}
         self._metrics: dict[str, list[LatentMetric]] = {}
 
     def build_metrics(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
         """The metrics that the model's distributions and the data define on a split, in the same order on every rank."""
-        built = [build() for build in self.builders[final].values()]
+        built = [as_latent_metric(name, build()) for name, build in self.builders[final].items()]
         return [metric.to(device) for metric in built if metric.is_applicable(model.eval_model, data, split)]
 
     @torch.no_grad()
@@ -72,9 +74,12 @@ class Evaluation(pl.Callback):
                 continue
             metric.update(samples, batch.index)
 
-    def _end(self, trainer: pl.Trainer) -> None:
+    def _end(self, trainer: pl.Trainer, model: Any) -> None:
         self.results = compute_all(self._metrics)
+        self.labels = {k: v for metrics in self._metrics.values() for metric in metrics for k, v in metric.labels.items()}
         self._metrics.clear()
+        # For callbacks that monitor a value; the loggers get the row below.
+        model.log_dict(self.row(), logger=False, sync_dist=True)
         if trainer.testing or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -85,8 +90,11 @@ class Evaluation(pl.Callback):
 
         Evaluations of the training split are logged as "train_probe", because "train" holds the values of single batches.
         """
-        logged_as = {"train": "train_probe"}
-        return {f"{logged_as.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
+        return {f"{LOGGED_AS.get(split, split)}/{n}": v for split, values in self.results.items() for n, v in values.items()}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        model: Any = pl_module
+        model.logs_evaluation = False
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -107,6 +115,6 @@ class Evaluation(pl.Callback):
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer)
+        self._end(trainer, pl_module)
 
     on_test_epoch_end = on_validation_epoch_end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +85,10 @@ def read_sweep(path: Path, changed: int) -> DictConfig:
 
 
 def register(root: Path, schema: type[Config] = Config, about: str = "") -> None:
-    """Tell Hydra the schemas, the project's root, and every sweep of sweeps/ as `sweep=NAME`, from any working directory."""
+    """Tell Hydra the schemas, the project's root, and every sweep as `sweep=NAME`, from any working directory.
+
+    Sweeps are the files of sweeps/, in the root and in a folder that --config-dir names.
+    """
     OmegaConf.register_new_resolver("project_root", lambda: os.environ.get("LAGVAE_ROOT", str(root)), replace=True)
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     make_hydra_faster()
@@ -93,8 +97,43 @@ def register(root: Path, schema: type[Config] = Config, about: str = "") -> None
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.repo["sweep"] = {
         file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]
-        for file in sorted((root / "sweeps").glob("*.yaml"))
+        for folder in (root, *own_folders(sys.argv[1:]))
+        for file in sorted((folder / "sweeps").glob("*.yaml"))
     }
+
+
+FOLDER_WORDS = ("--config-dir", "-cd")
+"""How the command line names a folder of options."""
+
+
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """The folders that --config-dir names in a command line."""
+    found = []
+    for k, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in FOLDER_WORDS and (equals or k + 1 < len(words)):
+            found.append(Path(value if equals else words[k + 1]).absolute())
+    return found
+
+
+def sorted_for_hydra(words: Sequence[str]) -> list[str]:
+    """The words of a command line with -m and --config-dir, which Hydra only takes in front, in front."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word in FOLDER_WORDS and left:
+            front += [word, left.pop(0)]
+        else:
+            (front if word in ("-m", "--multirun") or word.partition("=")[0] in FOLDER_WORDS else rest).append(word)
+    return front + rest
+
+
+def find_own_code(words: Sequence[str]) -> None:
+    """Let Python find the modules of the working directory and of the folders of --config-dir, after those of all others."""
+    folders = [os.getcwd(), *map(str, own_folders(words))]
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Config, about: str = "") -> None:
@@ -107,6 +146,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
     if "--version" in sys.argv[1:]:
         print(describe_version())
         return
+    find_own_code(sys.argv[1:])
     limit_spinning()
     quiet_libraries()
     failed: list[str] = []
@@ -138,7 +178,7 @@ def command_line(words: Sequence[str]) -> Iterator[None]:
     """Set sys.argv to the form that Hydra expects, and make Hydra raise its errors; restore both on exit."""
     before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
     expanded = [each for word in words for each in expand_word(word)]
-    sys.argv[1:] = sorted(expanded, key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it in front
+    sys.argv[1:] = sorted_for_hydra(expanded)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
     try:
         yield
@@ -152,7 +192,8 @@ def command_line(words: Sequence[str]) -> Iterator[None]:
 def expand_word(word: str) -> list[str]:
     """overrides='A B' as the words A and B of one run of a sweep: how an agent of W&B, which knows no unions, names it.
 
-    An objective is quoted for Hydra, which would take its parentheses for a call.
+    An objective is quoted for Hydra, which would take its parentheses for a call. A class for p(x|z) replaces the name there,
+    and one for a new constraint makes the constraint.
     """
     key, equals, value = word.partition("=")
     if equals and key == "objective" and not value.startswith(("'", '"')):
@@ -160,6 +201,13 @@ def expand_word(word: str) -> list[str]:
         return [f"objective='{escaped}'"]
     if equals and (name := new_name(key.lstrip("+~"))):
         raise SettingError(f"{key} is now {name}; write {shlex.quote(f'{name}={value}')}.")
+    if key == "model.likelihood._target_":  # beside a name, such as bernoulli, no setting can stand
+        return [f"model.likelihood={{_target_:{value},_partial_:true}}"]
+    if equals and (new := re.fullmatch(r"\+constraints\.(\w+)\.divergence\._target_", key)):
+        # Hydra adds no typed node from the command line, but it does from an option of a group.
+        node = {"constraints": {new[1]: {"divergence": {"_target_": value}}}}
+        ConfigStore.instance().store("constraint", OmegaConf.create(node), f"own_{new[1]}", "_global_")
+        return [f"+own_{new[1]}=constraint"]
     if not equals or key != "overrides":
         return [word]
     return [*shlex.split(value.strip("'\"")), NAME]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lagvae.terminal import COMMAND, command, print_error
 
@@ -112,7 +113,8 @@ def run(name: str, root: Path) -> None:
         return compare.main(root)
 
     import hydra
-    from omegaconf import DictConfig
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
 
     from lagvae.cli.entry import guarded, run_program
     from lagvae.experiment import schema
@@ -123,6 +125,10 @@ def run(name: str, root: Path) -> None:
         if COMMAND in os.environ and sys.argv[1:2] != [name]:
             sys.argv.insert(1, name)  # Lightning starts the other processes of trainer=ddp with the words of this one
         with guarded():
+            from lagvae.experiment.own_code import settle_nodes
+
+            typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            settle_nodes(cfg, typed)
             module, _, function = program.function.partition(":")
             getattr(import_module(module), function)(cfg)
 

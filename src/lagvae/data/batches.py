@@ -34,6 +34,11 @@ class TrainOrder:
     Args:
         n: number of samples. batch: size of the global batch; the incomplete batch at the end of an epoch is dropped.
         noise: source of the permutations; its rank and world size determine the part of a global batch that this rank takes.
+
+    Examples:
+        >>> order = TrainOrder(n=10, batch=4, noise=Noise(seed=0))
+        >>> order.per_epoch, len(torch.cat([order(0), order(1)]).unique())  # two batches of different samples in an epoch
+        (2, 8)
     """
 
     def __init__(self, n: int, batch: int, noise: Noise) -> None:
@@ -52,7 +57,13 @@ class TrainOrder:
 
 
 class SplitOrder:
-    """The samples of a split in order, repeated without end, for evaluation; the last batch of a pass may be smaller."""
+    """The samples of a split in order, repeated without end, for evaluation; the last batch of a pass may be smaller.
+
+    Examples:
+        >>> order = SplitOrder(n=5, batch=2)
+        >>> [order(step).tolist() for step in range(4)]
+        [[0, 1], [2, 3], [4], [0, 1]]
+    """
 
     def __init__(self, n: int, batch: int) -> None:
         self.n, self.batch = n, batch

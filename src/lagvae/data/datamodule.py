@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
-from lagvae.data.sources import Arrays
+from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, SettingError
 from lagvae.noise import Noise
 
@@ -29,7 +29,12 @@ MIN_SPLIT = 4
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are."""
+    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are.
+
+    Examples:
+        >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
@@ -43,7 +48,7 @@ class DataModule(pl.LightningDataModule):
     """Data in the three splits "train", "val" and "test".
 
     Args:
-        source: returns the arrays, or raises a DataError.
+        source: returns the arrays, or the tensor x alone, or raises a DataError.
         name: the name of the data.
         likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are.
         batch: size of a global training batch.
@@ -52,6 +57,13 @@ class DataModule(pl.LightningDataModule):
         val, test: shares of the samples; `test` is used only if the source has no test set of its own.
         draws: the final evaluation passes over a split until it has at least this many samples.
         workers: number of processes that load in advance, for a source that streams files.
+
+    Examples:
+        >>> from lagvae.data.sources import digits
+        >>> data = DataModule(digits, "digits", "bernoulli", batch=128)
+        >>> data.setup("fit")
+        >>> data.shape
+        (1, 8, 8)
     """
 
     def __init__(
@@ -82,7 +94,8 @@ class DataModule(pl.LightningDataModule):
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
         self.draws, self.workers = draws, workers
-        self.interval: tuple[int, int] = (1, 1)  # steps per interval and last step, set by the experiment
+        # The experiment sets the steps of an interval and the last step; else an interval is an epoch, and the trainer ends.
+        self.interval: tuple[int, int] | None = None
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[str, Noise] = {}
 
@@ -101,7 +114,15 @@ class DataModule(pl.LightningDataModule):
     @cached_property
     def arrays(self) -> Arrays:
         """The arrays of the source, after a check of their values and shapes."""
-        arrays = self.source()
+        arrays: Any = self.source()
+        if isinstance(arrays, Tensor):
+            arrays = Arrays(arrays)
+        if not isinstance(arrays, Arrays) or not isinstance(arrays.x, Tensor | ImageFiles):
+            found = arrays.x if isinstance(arrays, Arrays) else arrays
+            raise DataError(
+                f"data={self.name}: its source returns a {type(found).__name__}; it must return a lagvae.data.Arrays, or a "
+                "torch tensor of shape (N, …)."
+            )
         for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
             if isinstance(part, Tensor):
                 self._check_values(part, likelihood)
@@ -233,17 +254,18 @@ class DataModule(pl.LightningDataModule):
         return self._on_device[device]
 
     def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
-        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on."""
+        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on; without an interval, an epoch."""
         world = self._shard[1]
         if self.batch % world:
             raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
-        length, last = self.interval
+        length, last = self.interval or (self.per_epoch, None)
         order = TrainOrder(len(self.split["train"]), self.batch, self.noise("train"))
         dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
 
         def steps() -> range:
             start = first()
-            return range(start, min(start - start % length + length, last))
+            end = start - start % length + length
+            return range(start, end if last is None else min(end, last))
 
         return StepLoader(dataset, steps, self.workers if self.streams else 0)
 

@@ -51,7 +51,12 @@ class Arrays:
 
 
 def digits() -> Arrays:
-    """1,797 handwritten digits of 8×8 pixels with 17 grey levels, from scikit-learn (UCI, Alpaydin & Kaynak 1998)."""
+    """1,797 handwritten digits of 8×8 pixels with 17 grey levels, from scikit-learn (UCI, Alpaydin & Kaynak 1998).
+
+    Examples:
+        >>> digits().x.shape
+        torch.Size([1797, 1, 8, 8])
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -67,7 +72,13 @@ def digits_pairs() -> Arrays:
 
 
 def inverted_and_turned(x: Tensor) -> Tensor:
-    """1 − x, rotated by 90° to the left; x (…, H, W) in [0, 1]."""
+    """1 − x, rotated by 90° to the left; x (…, H, W) in [0, 1].
+
+    Examples:
+        >>> inverted_and_turned(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+        tensor([[0., 1.],
+                [1., 1.]])
+    """
     return 1 - torch.rot90(x, 1, (-2, -1))
 
 

@@ -3,6 +3,7 @@
 The package imports `lagvae.networks`, `lagvae.noise` and `lagvae.errors` only.
 """
 
+from lagvae.distributions.adapters import TorchDecoder, TorchEncoder, TorchPrior
 from lagvae.distributions.decoders import BernoulliDecoder, Generator, LaplaceDecoder, NormalDecoder
 from lagvae.distributions.encoders import (
     CodesEncoder,
@@ -14,7 +15,15 @@ from lagvae.distributions.encoders import (
     Pushforward,
     make_encoder,
 )
-from lagvae.distributions.joint import JointModel, JointSamples, draw_noise, has_weights, log_weights, mean_of
+from lagvae.distributions.joint import (
+    JointModel,
+    JointSamples,
+    draw_noise,
+    has_weights,
+    log_weights,
+    mean_of,
+    part_name,
+)
 from lagvae.distributions.priors import CodesPrior, EmpiricalPrior, StandardNormalPrior
 
 __all__ = [
@@ -34,9 +43,13 @@ __all__ = [
     "NormalEncoder",
     "Pushforward",
     "StandardNormalPrior",
+    "TorchDecoder",
+    "TorchEncoder",
+    "TorchPrior",
     "draw_noise",
     "has_weights",
     "log_weights",
     "make_encoder",
     "mean_of",
+    "part_name",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ from torch.distributions import Bernoulli, Independent, Laplace, Normal
 
 from lagvae.distributions.encoders import Pushforward
 from lagvae.errors import SettingError
-
-Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+from lagvae.networks import Network, build_network
 
 SPEED = 10.0
 """How much faster log s moves than a weight of the network does: a step of Adam changes s by this many learning rates."""
@@ -29,6 +28,14 @@ class BernoulliDecoder(nn.Module):
         latent: dimension d of z.
 
     Shapes: z (B, d) → distribution with batch shape (B,) and event shape `shape`; its log density is in nats.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> decoder = BernoulliDecoder(MLP, shape=(1, 8, 8), latent=2)
+        >>> p = decoder(torch.randn(5, 2))
+        >>> x = decoder.sample(p, torch.rand(5, 1, 8, 8))
+        >>> p.log_prob(x).shape
+        torch.Size([5])
     """
 
     has_density = True
@@ -37,7 +44,7 @@ class BernoulliDecoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int) -> None:
         super().__init__()
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.noise_shape = tuple(shape)
 
     def forward(self, z: Tensor) -> Independent:
@@ -74,6 +81,13 @@ class NormalDecoder(nn.Module):
     Raises: SettingError for a fixed scale that is not positive.
 
     Reference: Rybkin, Daniilidis, Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> decoder = NormalDecoder(MLP, shape=(3,), latent=2)
+        >>> decoder.start_scale(2 * torch.randn(1000, 3))
+        >>> decoder(torch.randn(5, 2)).stddev.mean().round().item()
+        2.0
     """
 
     has_density = True
@@ -95,7 +109,7 @@ class NormalDecoder(nn.Module):
         super().__init__()
         if scale is not None and not scale > 0:
             raise SettingError(f"model.likelihood.scale={scale} must be positive, or null to learn it.")
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.event_dims = len(shape)
         self.unit, self.means, self.fixed, self.tiny = unit, means, scale, tiny
         self.noise_shape = (0,) if means else tuple(shape)
@@ -173,6 +187,11 @@ class Generator(nn.Module):
     Shapes: z (B, d) → `Pushforward` with samples x (B, *shape).
 
     Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> Generator(MLP, shape=(1, 8, 8), latent=2)(torch.randn(5, 2)).mean.shape
+        torch.Size([5, 1, 8, 8])
     """
 
     has_density = False
@@ -182,7 +201,7 @@ class Generator(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, unit: bool = True) -> None:
         super().__init__()
-        self.network = network((latent,), tuple(shape))
+        self.network = build_network(network, (latent,), shape, "model.decoder")
         self.unit = unit
 
     def forward(self, z: Tensor) -> Pushforward:

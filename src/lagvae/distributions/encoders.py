@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 from lagvae.distributions.priors import CodesPrior, Prior, gaussian, normal_from, one_hot
 from lagvae.errors import SettingError
+from lagvae.networks import Network, build_network
 
 BEND = 2.0
 """The largest shift of an implicit encoder's mean, in units of its scale σ."""
-
-Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
 
 class GaussianEncoder(nn.Module):
@@ -32,6 +31,14 @@ class GaussianEncoder(nn.Module):
     Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,); its log density is in nats.
 
     Reference: Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = GaussianEncoder(MLP, shape=(3,), latent=2)
+        >>> q = encoder(torch.randn(5, 3))
+        >>> z = encoder.sample(q, torch.randn(5, 2))
+        >>> q.log_prob(z).shape
+        torch.Size([5])
     """
 
     has_density = True
@@ -39,7 +46,7 @@ class GaussianEncoder(nn.Module):
 
     def __init__(self, network: Network, shape: Sequence[int], latent: int, tiny: float = 1e-4) -> None:
         super().__init__()
-        self.network = network(tuple(shape), (2, latent))
+        self.network = build_network(network, shape, (2, latent), "model.encoder")
         self.noise_shape = (latent,)
         self.tiny = tiny
 
@@ -97,6 +104,12 @@ class ImplicitEncoder(nn.Module):
 
     Reference: Mescheder, Nowozin, Geiger, Adversarial Variational Bayes, ICML 2017; Yin & Zhou, Semi-Implicit Variational
     Inference, ICML 2018; Tolstikhin et al., Wasserstein Auto-Encoders, ICLR 2018 (deterministic).
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = ImplicitEncoder(MLP, shape=(3,), latent=2, noise=4)
+        >>> encoder.sample(encoder(torch.randn(5, 3)), torch.randn(5, *encoder.noise_shape)).shape
+        torch.Size([5, 2])
     """
 
     has_density = False
@@ -108,7 +121,7 @@ class ImplicitEncoder(nn.Module):
             raise SettingError(f"model.posterior.noise={noise} must be at least 0.")
         self.latent, self.tiny = latent, tiny
         self.noise_shape = (latent + noise if noise else 0,)
-        self.network = network(tuple(shape), (4, latent) if noise else (latent,))
+        self.network = build_network(network, shape, (4, latent) if noise else (latent,), "model.encoder")
         if noise:
             self.bend = nn.Sequential(nn.Linear(2 * latent + noise, 8 * latent), nn.GELU(), nn.Linear(8 * latent, latent))
             nn.init.zeros_(self.bend[-1].weight)  # type: ignore[arg-type]
@@ -179,7 +192,7 @@ class LaplaceEncoder(nn.Module):
         super().__init__()
         if not scale > 0:
             raise SettingError(f"model.posterior.scale={scale} must be positive.")
-        self.network = network(tuple(shape), (latent,))
+        self.network = build_network(network, shape, (latent,), "model.encoder")
         self.scale, self.unit = scale, unit
 
     def forward(self, x: Tensor) -> Independent:
@@ -269,7 +282,7 @@ class CodesEncoder(nn.Module):
         super().__init__()
         object.__setattr__(self, "prior", prior)  # not registered as a submodule: it belongs to the joint model
         self.values = sum(prior.categorical)
-        self.network = network(tuple(shape), (self.values + prior.uniform,))
+        self.network = build_network(network, shape, (self.values + prior.uniform,), "model.encoder")
         self.raw_scale = nn.Parameter(torch.full((prior.uniform,), 0.54))  # softplus(0.54) ≈ 1
         self.tiny = tiny
         self.noise_shape = prior.noise_shape

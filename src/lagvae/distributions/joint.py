@@ -1,7 +1,8 @@
 """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and lazily computed samples of both.
 
 Priors, encoders and decoders do not draw random numbers. They state the kind and the shape of the noise that one sample needs
-(`noise_kind`, `noise_shape`), and a sample is a deterministic function of the distribution and of noise that it receives.
+(`noise_kind`, `noise_shape`), and a sample is a deterministic function of the distribution and of noise that it receives. A
+module without `noise_kind`, which only returns a distribution of torch, is wrapped in an adapter that does the same.
 """
 
 from __future__ import annotations
@@ -11,15 +12,38 @@ from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, TransformedDistribution, kl_divergence
 
+from lagvae.distributions.adapters import ROWS, TorchDecoder, TorchEncoder, TorchPart, TorchPrior, is_implemented
 from lagvae.distributions.encoders import GaussianEncoder
-from lagvae.distributions.priors import StandardNormalPrior
+from lagvae.errors import SettingError
+from lagvae.networks import device_of, evaluating
 from lagvae.noise import Noise
 
 
 class JointModel(nn.Module):
-    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data."""
+    """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), where q(x) is the distribution of the data.
+
+    Args:
+        prior, encoder, decoder: those of this package; or any modules whose forward(), forward(x) and forward(z) return a
+            `torch.distributions.Distribution`. Their coordinates are independent where its event shape does not say otherwise.
+
+    Attributes:
+        rate_is_exact: whether torch knows KL(q(z|x)‖p(z)) in closed form; otherwise it is log q(z|x) − log p(z) at z ∼ q(z|x).
+
+    Raises: SettingError for a module of one's own that fails, returns no distribution, or one of the wrong shape.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> network, shape = partial(MLP, hidden=[32]), (1, 8, 8)
+        >>> joint = JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+        >>> joint.has_rate, joint.has_distortion
+        (True, True)
+        >>> joint.encoder(torch.zeros(2, 1, 8, 8)).mean.shape
+        torch.Size([2, 4])
+    """
 
     prior: Any
     encoder: Any
@@ -27,9 +51,29 @@ class JointModel(nn.Module):
 
     def __init__(self, prior: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.prior = prior
-        self.encoder = encoder
-        self.decoder = decoder
+        self.rate_is_exact = True
+        parts = {"prior": prior, "encoder": encoder, "decoder": decoder}
+        own = {name: part for name, part in parts.items() if not hasattr(part, "noise_kind")}
+        for name, part in own.items():
+            if not isinstance(part, nn.Module):
+                raise SettingError(
+                    f"The {name} must be a torch.nn.Module whose forward returns a distribution, not a {type(part).__name__}."
+                )
+        self.prior = TorchPrior(prior) if "prior" in own else prior
+        self.encoder, self.decoder = encoder, decoder
+        if not own and not isinstance(prior, TorchPart):
+            return
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(ROWS, self.latent, generator=generator).to(device_of(decoder))
+        if "decoder" in own:
+            self.decoder = TorchDecoder(decoder, z)
+        with evaluating(self):
+            shape = mean_of(self.decoder(z)).shape
+            x = torch.rand(shape, generator=generator).to(device_of(encoder))
+            if "encoder" in own:
+                self.encoder = TorchEncoder(encoder, x, self.latent)
+            if self.has_rate:
+                self.rate_is_exact = is_implemented(lambda: kl_divergence(self.encoder(x), self.prior()))
 
     @property
     def latent(self) -> int:
@@ -39,8 +83,18 @@ class JointModel(nn.Module):
 
     @property
     def has_rate(self) -> bool:
-        """Whether KL(q(z|x)‖p(z)) has a closed form."""
-        return isinstance(self.encoder, GaussianEncoder) and isinstance(self.prior, StandardNormalPrior)
+        """Whether KL(q(z|x)‖p(z)) can be evaluated: z is drawn from a density q(z|x), and p(z) has one."""
+        return self.has_posterior_density and bool(getattr(self.prior, "has_density", False))
+
+    @property
+    def has_posterior_density(self) -> bool:
+        """Whether z is drawn from a density q(z|x)."""
+        return isinstance(self.encoder, GaussianEncoder | TorchEncoder) and bool(self.encoder.has_density)
+
+    @property
+    def has_gaussian_posterior(self) -> bool:
+        """Whether q(z|x) is a diagonal Gaussian from which z is drawn."""
+        return isinstance(self.encoder, GaussianEncoder) or bool(getattr(self.encoder, "is_gaussian", False))
 
     @property
     def has_distortion(self) -> bool:
@@ -50,9 +104,21 @@ class JointModel(nn.Module):
 
 
 def mean_of(distribution: Any) -> Tensor:
-    """The mean of a distribution, which figures show."""
+    """The mean of a distribution, which figures show; where torch does not know it, the transformed mean of its base."""
+    if isinstance(distribution, Independent):
+        return mean_of(distribution.base_dist)
+    if isinstance(distribution, TransformedDistribution) and not is_implemented(lambda: distribution.mean):
+        value = mean_of(distribution.base_dist)
+        for transform in distribution.transforms:
+            value = transform(value)
+        return value
     mean: Tensor = distribution.mean
     return mean
+
+
+def part_name(part: nn.Module) -> str:
+    """The name of the class of a prior, encoder or decoder, which an adapter may hold."""
+    return type(part.module if isinstance(part, TorchPart) else part).__name__
 
 
 T = TypeVar("T")
@@ -92,6 +158,15 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
         x: a batch of data, (B, *shape), which determines batch size and device.
 
     Returns: name → tensor, with B as its first axis.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> noise = draw_noise(frozenset({"z_q", "x_p"}), joint, Noise(seed=0, purpose="example"), 0, torch.zeros(5, 3))
+        >>> {name: tuple(value.shape) for name, value in sorted(noise.items())}
+        {'x_p': (5, 3), 'z_q': (5, 2)}
     """
     n, sizes = x.shape[0], {"x": x[0].numel(), "z": joint.latent, "xz": x[0].numel() + joint.latent}
     noise_takers: dict[str, Any] = {"z_q": joint.encoder, "z_p": joint.prior, "x_p": joint.decoder}
@@ -155,8 +230,11 @@ class JointSamples:
 
     @Lazy
     def rate(self) -> Tensor:
-        """KL(q(z|x_q) ‖ p(z)) in nats, (B,)."""
-        return kl_divergence(self.q_z_given_x, self.p_z)
+        """KL(q(z|x_q) ‖ p(z)) in nats, (B,), in closed form or by Monte Carlo (see `JointModel`)."""
+        if self.joint.rate_is_exact:
+            return kl_divergence(self.q_z_given_x, self.p_z)
+        difference: Tensor = self.q_z_given_x.log_prob(self.z_q) - self.p_z.log_prob(self.z_q)
+        return difference
 
     @Lazy
     def p_z(self) -> Any:
@@ -192,7 +270,7 @@ def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: in
     """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
     posterior, prior = joint.encoder(x), joint.prior()
     weights = []
-    normal = noise.normal("z", step, (draws, len(x), joint.latent), x.device)
+    normal = noise.normal("z", step, (draws, len(x), *joint.encoder.noise_shape), x.device)
     for chunk in normal.split(max(1, AT_ONCE // len(x))):
         z = joint.encoder.sample(posterior, chunk)
         log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])

@@ -30,8 +30,13 @@ class StandardNormalPrior(nn.Module):
 
     Args:
         latent: dimension d of z.
+
+    Examples:
+        >>> StandardNormalPrior(latent=2)().log_prob(torch.zeros(5, 2))  # −log 2π each
+        tensor([-1.8379, -1.8379, -1.8379, -1.8379, -1.8379])
     """
 
+    has_density = True
     noise_kind = "normal"
     zero: Tensor
     one: Tensor
@@ -75,8 +80,16 @@ class CodesPrior(nn.Module):
     Raises: SettingError if there is no code, a categorical code has fewer than two values, or the codes exceed `latent`.
 
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
+
+    Examples:
+        >>> prior = CodesPrior(latent=14, categorical=(10,), uniform=2)  # one of ten values, two in [−1, 1], and two of noise
+        >>> prior.sample(torch.rand(5, *prior.noise_shape)).shape
+        torch.Size([5, 14])
+        >>> prior.sample(torch.rand(5, *prior.noise_shape))[:, :10].sum(1)
+        tensor([1., 1., 1., 1., 1.])
     """
 
+    has_density = False
     noise_kind = "uniform"
 
     def __init__(self, latent: int, categorical: Sequence[int] = (10,), uniform: int = 0) -> None:
@@ -126,8 +139,15 @@ class EmpiricalPrior(nn.Module):
     Args:
         rows: the M samples, (M, *shape). z is one of them, flattened to (d,), with equal probability. M = 0 for a prior that is
             never sampled.
+
+    Examples:
+        >>> prior = EmpiricalPrior(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> prior.sample(torch.tensor([0.1, 0.9]))
+        tensor([[1., 2.],
+                [3., 4.]])
     """
 
+    has_density = False
     noise_kind = "uniform"
     rows: Tensor
 

@@ -8,7 +8,7 @@ from math import inf
 
 from torch import Tensor, nn
 
-from lagvae.distributions import JointModel, JointSamples
+from lagvae.distributions import JointModel, JointSamples, part_name
 from lagvae.errors import SettingError
 
 
@@ -51,7 +51,7 @@ class Divergence(ABC):
         return type(self).__name__
 
 
-def require(holds: bool, name: str, what: str, distribution: object, instead: str) -> None:
+def require(holds: bool, name: str, what: str, distribution: nn.Module, instead: str) -> None:
     """Raise SettingError unless `holds`: constraint `name` needs `what`, which `distribution` does not have."""
     if not holds:
-        raise SettingError(f"constraints.{name} needs {what}, which {type(distribution).__name__} does not have; {instead}.")
+        raise SettingError(f"constraints.{name} needs {what}, which {part_name(distribution)} does not have; {instead}.")

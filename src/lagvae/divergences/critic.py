@@ -7,7 +7,7 @@ samples of q.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from lagvae.distributions import JointModel, JointSamples
 from lagvae.divergences.base import Divergence, require
 from lagvae.errors import SettingError
-from lagvae.networks import MLP
-
-Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
+from lagvae.networks import MLP, Network, build_network
 
 OVER = {
     "x": ("q(x)", "p(x)", frozenset({"z_q", "z_p", "x_p"})),
@@ -48,11 +46,11 @@ class Critic(nn.Module):
         super().__init__()
         first, *rest = (tuple(shape) for shape in shapes)
         if rest:
-            self.embed = network(first, (WIDTH,))
+            self.embed = build_network(network, first, (WIDTH,), "critic.network")
             joined = WIDTH + sum(torch.Size(shape).numel() for shape in rest)
             self.head: nn.Module = MLP((joined,), (1,), [4 * WIDTH, 4 * WIDTH], "leaky_relu")
         else:
-            self.head = network(first, (1,))
+            self.head = build_network(network, first, (1,), "critic.network")
         self.joins = bool(rest)
         if spectral:
             for layer in list(self.modules()):

@@ -13,12 +13,13 @@ from math import inf, log, pi
 import torch
 from torch import Tensor
 
-from lagvae.distributions import JointModel, JointSamples, StandardNormalPrior
+from lagvae.distributions import JointModel, JointSamples, StandardNormalPrior, TorchEncoder
 from lagvae.divergences.base import require
-from lagvae.divergences.critic import Critic, CriticDivergence, Network
+from lagvae.divergences.critic import Critic, CriticDivergence
 from lagvae.divergences.elbo import DISTORTION
 from lagvae.divergences.f_divergence import JensenShannon
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 TINY = 1e-4
 """Standard deviation whose square is added to the variances of the contrast, for numerical stability."""
@@ -116,9 +117,12 @@ class AdversarialRate(CriticDivergence):
 
     def contrast(self, samples: JointSamples) -> tuple[Tensor, Tensor]:
         """The mean (B, d) of r(z|x) for each x and the Cholesky factor (B, d, d) of its covariance, both detached."""
-        distribution, sample = samples.q_z_given_x, samples.joint.encoder.sample
+        distribution, encoder, noise = samples.q_z_given_x, samples.joint.encoder, samples.noise[self.further]
         with torch.no_grad():
-            z = torch.vmap(lambda noise: sample(distribution, noise), in_dims=1, out_dims=1)(samples.noise[self.further])
+            if isinstance(encoder, TorchEncoder):
+                z = encoder.sample(distribution, noise.transpose(0, 1)).transpose(0, 1)
+            else:
+                z = torch.vmap(lambda each: encoder.sample(distribution, each), in_dims=1, out_dims=1)(noise)
             centred = z - z.mean(1, keepdim=True)
             m, d = z.shape[1:]
             covariance = centred.mT @ centred * (inflation(m, d) / (m - 1)) + TINY**2 * torch.eye(d, device=z.device)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from math import log
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lagvae.distributions import JointModel, JointSamples
+from lagvae.distributions import JointModel, JointSamples, part_name
 from lagvae.divergences.base import Divergence, require
 from lagvae.errors import SettingError
 
-RATE = "KL(q(z|x)‖p(z)) in closed form"
+RATE = "the rate KL(q(z|x)‖p(z))"
 
 DISTORTION = "log p(x|z)"
 
@@ -23,15 +23,31 @@ class NegElbo(Divergence):
     H_q(x) is a constant of the data, so a bound on −ELBO bounds the KL divergence of the joints. For continuous x, such as with
     a Normal decoder, −ELBO and H_q(x) may be negative.
 
-    Raises: SettingError in `prepare` if the rate has no closed form or the decoder no density.
+    The rate is exact where torch knows it, otherwise log q(z|x) − log p(z) at z ∼ q(z|x).
+
+    Raises: SettingError in `prepare` if q(z|x), p(z) or p(x|z) has no density.
 
     Reference: Zhao, Song, Ermon, UAI 2018, Section 6.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior, draw_noise
+        >>> from lagvae.networks import MLP
+        >>> from lagvae.noise import Noise
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> x, divergence = torch.randn(100, 3), NegElbo()
+        >>> divergence.prepare("neg_elbo", joint, (3,))
+        >>> samples = JointSamples(joint, x, draw_noise(divergence.required_noise, joint, Noise(0, "example"), 0, x))
+        >>> torch.isclose(divergence(samples), samples.rate.mean() + samples.distortion.mean())
+        tensor(True)
     """
 
     symbol = "KL(q(x,z)||p(x,z)) + H_q(x)"
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
-        require(joint.has_rate, name, RATE, joint.encoder, "estimate it with a critic: divergence=[adversarial_neg_elbo]")
+        require(
+            joint.has_rate, name, RATE, without_density(joint), "estimate it with a critic: divergence=[adversarial_neg_elbo]"
+        )
         require(joint.has_distortion, name, DISTORTION, joint.decoder, "compare joints instead: divergence=[js_xz]")
 
     def __call__(self, samples: JointSamples) -> Tensor:
@@ -41,14 +57,16 @@ class NegElbo(Divergence):
 class Rate(Divergence):
     """The rate E_q(x) KL(q(z|x)‖p(z)) = I_q(x;z) + KL(q(z)‖p(z)), in nats.
 
-    Raises: SettingError in `prepare` if the rate has no closed form.
+    Raises: SettingError in `prepare` if q(z|x) or p(z) has no density.
     """
 
     smallest = 0.0
     symbol = "E_q[log q(z|x) - log p(z)]"
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:
-        require(joint.has_rate, name, RATE, joint.encoder, "bound KL(q(z)‖p(z)) with a critic instead: divergence=[kl_z]")
+        require(
+            joint.has_rate, name, RATE, without_density(joint), "bound KL(q(z)‖p(z)) with a critic instead: divergence=[kl_z]"
+        )
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.rate.mean()
@@ -67,6 +85,11 @@ class Distortion(Divergence):
 
     def __call__(self, samples: JointSamples) -> Tensor:
         return samples.distortion.mean()
+
+
+def without_density(joint: JointModel) -> nn.Module:
+    """The part of a joint model without a rate for which there is none: the encoder, or else the prior."""
+    return joint.prior if joint.has_posterior_density else joint.encoder
 
 
 def neg_i_p_lower(samples: JointSamples) -> Tensor:
@@ -94,10 +117,10 @@ def i_p_upper(samples: JointSamples) -> Tensor:
 
 def check_preference(alpha_q: float, alpha_p: float, joint: JointModel) -> None:
     """Raise SettingError if the joint model does not have the bounds that the signs of α select, or they have no gradient."""
-    encoder, decoder = type(joint.encoder).__name__, type(joint.decoder).__name__
+    encoder, decoder = part_name(joint.encoder), part_name(joint.decoder)
     if alpha_q > 0 and not joint.has_rate:
         raise SettingError(
-            f"alpha.q={alpha_q:g} minimises {RATE}, which {encoder} with {type(joint.prior).__name__} does not have; set "
+            f"alpha.q={alpha_q:g} minimises {RATE}, which {encoder} with {part_name(joint.prior)} does not have; set "
             "posterior=gaussian, or alpha.q ≤ 0."
         )
     if alpha_q < 0 and not joint.has_distortion:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lagvae.distributions import JointSamples
-from lagvae.divergences.critic import CriticDivergence, Network
+from lagvae.divergences.critic import CriticDivergence
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 
 class FDivergence(ABC):
@@ -55,7 +56,13 @@ class FDivergence(ABC):
 
 
 class KL(FDivergence):
-    """KL(q‖p): f(u) = u log u, T = v, f*(t) = exp(t − 1)."""
+    """KL(q‖p): f(u) = u log u, T = v, f*(t) = exp(t − 1).
+
+    Examples:
+        >>> equal = KL().best(torch.zeros(5))  # the best scores where log q/p = 0
+        >>> KL().lower(equal, equal)
+        tensor(0.)
+    """
 
     def f(self, u: Tensor) -> Tensor:
         return u * u.log()
@@ -92,6 +99,10 @@ class JensenShannon(FDivergence):
     v is the logit of a GAN discriminator for "sampled from q", and the bound is log 2 minus its mean logistic loss.
 
     Reference: Goodfellow et al., Generative Adversarial Nets, NeurIPS 2014.
+
+    Examples:
+        >>> JensenShannon().lower(torch.full((5,), 20.0), torch.full((5,), -20.0))  # a critic that tells q from p: log 2
+        tensor(0.6931)
     """
 
     largest = log(2)
@@ -198,6 +209,11 @@ class VariationalFDivergence(CriticDivergence):
         network, over, r1, spectral: see `CriticDivergence`.
 
     Raises: SettingError for an unknown f or gradient, or as in `CriticDivergence`.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> VariationalFDivergence(MLP, f="js", over="z")
+        JS(q(z)‖p(z)) by a critic
     """
 
     smallest = 0.0

@@ -14,7 +14,12 @@ from lagvae.errors import SettingError
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """The squared distances ‖a_i − b_j‖² ≥ 0, (…, n, d), (…, m, d) → (…, n, m)."""
+    """The squared distances ‖a_i − b_j‖² ≥ 0, (…, n, d), (…, m, d) → (…, n, m).
+
+    Examples:
+        >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([[25.,  1.]])
+    """
     aa = a.square().sum(-1, keepdim=True)
     bb = b.square().sum(-1).unsqueeze(-2)
     return (aa + bb).sub(a @ b.mT, alpha=2).clamp(min=0)
@@ -51,6 +56,10 @@ class RBF(Kernel):
     For ℓ = 1 the exponent is −1 at 2d, the mean squared distance of two standard normal samples, in any dimension.
 
     Raises: SettingError for a lengthscale ℓ that is not positive and finite.
+
+    Examples:
+        >>> RBF(lengthscale=1.0).scale(d=16)
+        32.0
     """
 
     def __init__(self, lengthscale: float = 1.0) -> None:
@@ -160,12 +169,22 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, statistic: str = "u") -> Tensor:
     Raises: SettingError for an unknown statistic, or fewer than two samples with "u".
 
     Reference: Gretton et al., A Kernel Two-Sample Test, JMLR 2012.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> z, w = torch.randn(2, 1000, 4, generator=generator)
+        >>> equal, different = mmd(z, w, MixtureRBF()), mmd(2 * z, w, MixtureRBF())
+        >>> abs(equal) < 0.01 < different
+        tensor(True)
     """
     if statistic not in STATISTICS:
         raise SettingError(f"statistic={statistic!r} is unknown; choose one of {', '.join(STATISTICS)}.")
     n, m = z.shape[-2], w.shape[-2]
     if statistic == "u" and min(n, m) < 2:
-        raise SettingError(f"The U-statistic of MMD needs at least two samples of each distribution, not {n} and {m}.")
+        raise SettingError(
+            f"The U-statistic of MMD needs at least two samples of each distribution, not {n} and {m}. A DataLoader with "
+            "drop_last=True leaves out a last batch that is smaller."
+        )
     with torch.autocast(z.device.type, enabled=False):
         z, w = z.float() if z.dtype != torch.float64 else z, w.float() if w.dtype != torch.float64 else w
         # Scaling the samples, (n, d), is cheaper than scaling their distances, (n, n).
@@ -191,6 +210,12 @@ class MMD(Divergence):
         statistic: "u" (unbiased, may be negative) or "v" (biased, never negative).
 
     Raises: SettingError for an unknown statistic.
+
+    Examples:
+        >>> MMD(MixtureRBF([0.5, 1, 2]))
+        MMD(U-statistic, RBF mixture(ℓ=0.5, 1, 2))
+        >>> sorted(MMD(RBF()).required_noise)
+        ['z_p', 'z_q']
     """
 
     required_noise = frozenset({"z_q", "z_p"})

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lagvae.algebra import Class, Objective, computable_form, parse
-from lagvae.distributions import JointModel, JointSamples, StandardNormalPrior
+from lagvae.distributions import JointModel, JointSamples
 from lagvae.divergences.base import require
-from lagvae.divergences.critic import CriticDivergence, Network
+from lagvae.divergences.critic import CriticDivergence
 from lagvae.divergences.density_ratio import LogRatio, kl_of_ratio
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 RATIOS = {"log q(x)/p(x)": "x", "log q(z)/p(z)": "z", "log q(x,z)/p(x,z)": "xz"}
 
@@ -31,6 +32,11 @@ class SymbolicObjective(CriticDivergence):
 
     Raises: SettingError for an objective that cannot be parsed, contains an opaque divergence, or is not computable in the
         class; in `prepare`, if the joint model does not have a density that it needs.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> SymbolicObjective("KL(q(x,z)||p(x,z))", MLP)  # −ELBO, which takes no critic
+        KL(q(x,z)‖p(x,z)) as −E_q[log p(x|z)] − E_q[log p(z)] + E_q[log q(z|x)]
     """
 
     def __init__(
@@ -59,8 +65,7 @@ class SymbolicObjective(CriticDivergence):
         terms = " ".join(str(term) for _, term in self.form.terms)
         require("p(x|z)" not in terms or joint.has_distortion, name, "log p(x|z)", joint.decoder, "set likelihood=normal")
         require("q(z|x)" not in terms or joint.encoder.has_density, name, "log q(z|x)", joint.encoder, "set posterior=gaussian")
-        normal_prior = isinstance(joint.prior, StandardNormalPrior)
-        require("log p(z)" not in terms or normal_prior, name, "log p(z)", joint.prior, "set prior=normal")
+        require("log p(z)" not in terms or joint.prior.has_density, name, "log p(z)", joint.prior, "set prior=normal")
         self.parts = {over: LogRatio(self.network, over, r1=self.r1, spectral=self.spectral) for over in self.ratios}
         for part in self.parts.values():
             part.prepare(name, joint, shape)

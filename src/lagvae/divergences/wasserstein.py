@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lagvae.distributions import JointSamples
-from lagvae.divergences.critic import CriticDivergence, Network
+from lagvae.divergences.critic import CriticDivergence
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 
 class Wasserstein(CriticDivergence):
@@ -23,6 +24,11 @@ class Wasserstein(CriticDivergence):
 
     Reference: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017; Petzka, Fischer, Lukovnikov, On the
     Regularization of Wasserstein GANs, ICLR 2018 (one-sided).
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> Wasserstein(MLP, over="x")
+        W1(q(x)‖p(x)) by a critic
     """
 
     nats = False

@@ -22,6 +22,7 @@ from lagvae.data import DataModule
 from lagvae.data.datamodule import content_digest
 from lagvae.errors import CalibrationError
 from lagvae.experiment.convergence import Convergence
+from lagvae.experiment.own_code import digest_own_code
 from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import write_atomically, write_json
 from lagvae.terminal import command
@@ -136,7 +137,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.family = "calibration"
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
-    derived.logger = {"_target_": None}
+    derived.logger, derived.callbacks.lightning = {}, {}
     derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps
@@ -152,13 +153,16 @@ def uses_critics(cfg: DictConfig) -> bool:
 
 
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
-    """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source."""
+    """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source.
+
+    So does one of the file of each class of the user's own.
+    """
     chosen = settings_where(cfg, lambda rule: rule.calibration)
     if not uses_critics(cfg):
         chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
     if cfg.calibration.steps == AUTO:
         chosen["training.steps"] = cfg.training.steps  # the length from which the search starts
-    return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)}
+    return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)} | digest_own_code(cfg)
 
 
 def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:

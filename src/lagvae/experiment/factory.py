@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,20 +16,22 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lagvae import __version__
 from lagvae.algebra import classify, parse, total
 from lagvae.data import DataModule
-from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, make_encoder
-from lagvae.divergences import SymbolicObjective, check_preference
+from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, TorchPrior, make_encoder
+from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
+from lagvae.metrics import as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
+from lagvae.networks import first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
@@ -68,7 +71,7 @@ def build_data(cfg: DictConfig) -> DataModule:
     data.check()
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
-            instantiate(node)().check(data, f"callbacks.{part}.{name}")
+            as_latent_metric(str(name), instantiate(node)()).check(data, f"callbacks.{part}.{name}")
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
 
@@ -93,10 +96,15 @@ def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, row
     if kind is BernoulliDecoder and likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
     prior = build_prior(instantiate(model.prior), model.latent, rows)
+    posterior, encoder, decoder = instantiate(model.posterior), instantiate(model.encoder), instantiate(model.decoder)
     joint = JointModel(
         prior,
-        make_encoder(instantiate(model.posterior), instantiate(model.encoder), shape, prior),
-        kind(instantiate(model.decoder), shape, prior.latent),
+        make_encoder(posterior, encoder, shape, prior)
+        if is_ours(posterior)
+        else build_own("model.posterior", posterior, network=encoder, shape=shape, latent=prior.latent),
+        kind(decoder, shape, prior.latent)
+        if is_ours(kind)
+        else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent),
     )
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
@@ -113,7 +121,41 @@ def decoder_class(node: Any) -> Any:
 
 def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
     """p(z). An empirical prior is built from the samples that `rows` returns."""
+    if not is_ours(kind):
+        own = build_own("model.prior", kind, latent=latent)
+        prior = own if hasattr(own, "noise_kind") else TorchPrior(own)
+        if prior.latent != latent:
+            raise SettingError(
+                f"{full_name(kind)} has z of {prior.latent} dimensions, and model.latent={latent}; set "
+                f"model.latent={prior.latent}."
+            )
+        return prior
     return kind(rows()) if kind.func is EmpiricalPrior else kind(latent)
+
+
+def build_own(key: str, kind: Any, **known: Any) -> nn.Module:
+    """Build a prior, encoder or decoder of the user's own, from those of the `known` values whose names it takes.
+
+    Args:
+        key: the setting that names it. kind: its class, or a partial with further settings.
+
+    Raises: SettingError, with the class and what is known, if it cannot be built.
+    """
+    parameters = inspect.signature(kind).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {name: value for name, value in known.items() if takes_all or name in parameters}
+    try:
+        part = kind(**given)
+    except LagvaeError:
+        raise
+    except Exception as error:  # the code of others can raise anything
+        raise SettingError(
+            f"{key}: {full_name(kind)} cannot be built ({first_line(error)}). It may take {', '.join(known)} by these names, "
+            f"and settings beside {key}._target_."
+        ) from error
+    if not isinstance(part, nn.Module):
+        raise SettingError(f"{key}: {full_name(kind)} is no torch.nn.Module, but a {type(part).__name__}.")
+    return part
 
 
 def second_domain(data: DataModule) -> Tensor:
@@ -138,6 +180,11 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
     constraints = []
     for name, c in cfg.constraints.items():
         bound, divergence = c.epsilon, instantiate(c.divergence)
+        if not isinstance(divergence, Divergence):
+            raise SettingError(
+                f"constraints.{name}.divergence: {c.divergence.get('_target_')} is no lagvae.divergences.Divergence, but a "
+                f"{type(divergence).__name__}; derive it from that class."
+            )
         if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
             bound = calibration.bound(str(name), c.gamma, c.gamma_relative, divergence.smallest)
         constraints.append(
@@ -229,23 +276,41 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
 
 
 def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
-    """The logger of metrics.csv, and the one that logger=… names. Raises SettingError if its package is not installed."""
-    loggers: list[Logger] = [MetricsTable(run.metrics, data.per_epoch)]
-    target = cfg.logger.get("_target_")
-    if target is None:
-        return loggers
+    """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
+    # A run of an earlier version has the settings of its only logger where there are now names of loggers.
+    named = {"": cfg.logger} if "_target_" in cfg.logger else cfg.logger
+    others = [build_logger(node, cfg, run) for node in named.values() if node.get("_target_") is not None]
+    return [MetricsTable(run.metrics, data.per_epoch), *others]
+
+
+def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
+    """The logger of a config node, which keeps its files in the folder of the run."""
+    target = node._target_
     try:
         if target.endswith("WandbLogger"):
-            settings: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+            settings: Any = OmegaConf.to_container(node, resolve=True)
             del settings["_target_"]
-            loggers.append(wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings))
-        elif target.endswith("TensorBoardLogger"):
-            loggers.append(instantiate(cfg.logger, save_dir=str(run.path), name="", version="tensorboard"))
-        else:
-            loggers.append(instantiate(cfg.logger))
+            return wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings)
+        if target.endswith("TensorBoardLogger"):
+            return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
+        return instantiate(node)  # type: ignore[no-any-return]
     except (ImportError, ModuleNotFoundError) as error:
         raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
-    return loggers
+
+
+def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[pl.Callback]:
+    """The callbacks of callbacks.lightning. A ModelCheckpoint without a folder of its own gets one in `checkpoints`."""
+    callbacks = []
+    for name, node in (cfg.callbacks.get("lightning") or {}).items():
+        key = f"callbacks.lightning.{name}"
+        with error_context(key):
+            callback = instantiate(node)
+        if not isinstance(callback, pl.Callback):
+            raise SettingError(f"{key} is {type(callback).__name__}, which is no callback of Lightning; name a class that is.")
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(checkpoints / str(name))
+        callbacks.append(callback)
+    return callbacks
 
 
 SMALL = 10_000_000
@@ -294,4 +359,4 @@ def build_trainer(
         "default_root_dir": str(folder),
     }
     with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
-        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()}, **own, **settings)
+        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()} | settings, **own)

@@ -16,7 +16,7 @@ from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, Training
 from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
-from lagvae.experiment.factory import build_loggers, build_trainer, choose_threads, instantiate
+from lagvae.experiment.factory import build_callbacks, build_loggers, build_trainer, choose_threads, instantiate
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
@@ -60,7 +60,8 @@ class Fit:
         self.loggers = build_loggers(cfg, folder, data)
         checkpoints = Checkpoints(folder.checkpoints, self.evaluation)
         callbacks = [self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
-        self.trainer = build_trainer(cfg, folder.path, callbacks, self.loggers)
+        own = build_callbacks(cfg, folder.checkpoints)
+        self.trainer = build_trainer(cfg, folder.path, [*callbacks, *own], self.loggers)
 
     @property
     def first_process(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lagvae import __version__
 from lagvae.errors import CheckpointError, LagvaeError, SettingError
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
+from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.run import read_config
 from lagvae.experiment.schema import check_moved
 from lagvae.model import LatentVariableModel
@@ -25,9 +27,6 @@ from lagvae.runs.layout import RunFolder
 
 BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
 """The settings from which a model is built. Nothing else of a stored config is used."""
-
-PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
-"""The packages whose classes a stored config may name."""
 
 
 def load(
@@ -45,6 +44,13 @@ def load(
 
     Raises: CheckpointError for a run without a checkpoint, and for one that is damaged, of another model, or without settings;
         SettingError for a `_target_` that is not trusted.
+
+    Examples:
+        >>> import lagvae
+        >>> model = lagvae.load("latest")
+        >>> x = model.sample(5, seed=0)
+        >>> model.encode(x).shape, model.log_prob(x).shape
+        (torch.Size([5, 16]), torch.Size([5]))
     """
     path = find_checkpoint(os.fspath(run_or_checkpoint))
     content = read_content(path)
@@ -130,7 +136,9 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
 
 
 def check_targets(settings: Any, trust: Sequence[str] = (), functions: bool = False) -> None:
-    """Raise SettingError for a `_target_` that could run the code of others: anything but classes that are known.
+    """Raise SettingError for a `_target_` that could run the code of others, or that is trusted but cannot be found.
+
+    Only classes that are known run no code of others.
 
     The package that a name begins with does not suffice, because names such as torch.os.system lead from one to any other.
 
@@ -149,6 +157,21 @@ def check_targets(settings: Any, trust: Sequence[str] = (), functions: bool = Fa
                 f"and schedules of {', '.join(prefix.rstrip('.') for prefix in PACKAGES[1:])} are. If you trust it, pass "
                 f"trust=({str(value).split('.')[0] + '.'!r},)."
             )
+        elif value.startswith(trusted):
+            check_found(key, value)
+
+
+def check_found(key: str, target: str) -> None:
+    """Raise SettingError where Python does not find a class that is trusted, whose module it imports."""
+    try:
+        found = locate(target)
+    except Exception as error:  # importing a module can raise any exception
+        raise SettingError(f"{key}={target} cannot be imported: {error}.") from error
+    if found is None:
+        raise SettingError(
+            f"{key}={target} cannot be found. Load the model where Python finds {target.rpartition('.')[0]}: with its file in "
+            "the working directory, or its folder in sys.path or PYTHONPATH."
+        )
 
 
 def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.summary import RATES
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.terminal import console, format_number, plain_table, print_line, short_path
@@ -66,6 +67,8 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
     print_line(
         f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}"
     )
+    if model.joint.has_rate and not model.joint.rate_is_exact:
+        print_line(f"rate: {RATES[False]}")
     count = torch.get_num_threads()
     threads = f"{count} thread{'s' if count > 1 else ''}"
     print_line(f"{cfg.training.steps} steps on {threads}, start: {cfg.training.start}, folder: {short_path(run.path)}")
@@ -128,6 +131,11 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
             any_outside |= outside
             cells.append(format_number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if outside else ""))
         table.add_row(label, *cells)
+    for key, label in summary.get("labels", {}).items():
+        found = [values.get(key) for values in splits.values()]
+        errors = [values.get(f"{key}_stderr") for values in splits.values()]
+        large = all(value is None or abs(value) >= 0.1 for value in found)
+        table.add_row(escape(label), *(format_number(value, large, error) for value, error in zip(found, errors, strict=True)))
     if all("active_units" in values for values in splits.values()):
         table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)
@@ -135,6 +143,8 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
         out.print(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
     if any_outside:
         out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
+    if summary.get("rate_estimator") == RATES[False]:
+        out.print(f"Rate: {RATES[False]}.")
     if summary.get("mmd_estimator"):
         out.print(f"{summary['mmd_estimator']}.")
     for line in describe_sensitivity(summary):

@@ -37,7 +37,8 @@ from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
-from lagvae.experiment.summary import critic_messages, summarise
+from lagvae.experiment.summary import RATES, critic_messages, summarise
+from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, write_atomically, write_json
 from lagvae.lagrangian import TOLERANCE
@@ -83,7 +84,7 @@ def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}.")
     cfg = read_config(folder)
-    cfg.logger = {"_target_": None}
+    cfg.logger = {}
     validate(cfg)
     data = build_data(cfg)
     calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
@@ -109,6 +110,7 @@ def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration
     validate(cfg)
     data = build_data(cfg)
     build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
+    try_own_code(cfg, data)
     if needs_calibration(cfg):
         existing = find_calibration(cfg, data)
         if existing is None:
@@ -193,9 +195,18 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     """
     cfg, folder = fit.cfg, fit.folder
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
-    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence)
+    summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
+    if fit.trained_in is not None and fit.step < cfg.training.steps and fit.watch.stopped_by is None:
+        summary["messages"].append(
+            f"A callback of callbacks.lightning stopped it after {fit.step} of {cfg.training.steps} steps."
+        )
+    if cfg.get("debug"):
+        summary = {"debug": cfg.debug} | summary
+        summary["messages"].insert(0, "A debug run: its numbers mean nothing, and no other run, sweep or comparison uses them.")
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
+    joint = fit.model.joint
+    summary |= {"rate_estimator": RATES[joint.rate_is_exact] if joint.has_rate else None}
     if fit.trained_in is not None:
         seconds = {"training": round(fit.trained_in, 2), "all": round(time.perf_counter() - fit.started, 2)}
         summary |= {"stopped_by": fit.watch.stopped_by, "seconds": seconds}

@@ -157,6 +157,7 @@ class Config:
     seed: int = 0
     match: str | None = None
     resume: str | None = None
+    debug: str | None = None
     alpha: AlphaConfig = field(default_factory=AlphaConfig)
     epsilon: EpsilonConfig = field(default_factory=EpsilonConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)

@@ -84,6 +84,9 @@ RULES: dict[str, Rule] = {
     "callbacks.final": Rule(False, "same", "ignored"),
     "callbacks.final.terms": Rule(False, "same", "same"),
     "callbacks.final.information": Rule(False, "same", "same"),
+    # what others add: a callback may stop a run or change it, and a debug run is none that counts
+    "callbacks.lightning": Rule(False, "same", "same"),
+    "debug": Rule(True, "same", "same"),
 }
 """Setting → its rule. A row applies to all settings below its key that have no row of their own; * stands for any one name."""
 
@@ -122,6 +125,8 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
     """The settings of a config whose rule satisfies `chosen`, flat, as plain values that JSON can hold."""
     plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     settings = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
+    if settings.get("debug") is None:
+        settings.pop("debug", None)  # the settings of an ordinary run are those that it had before there were debug runs
     if "trainer.precision" in settings:
         settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
     content: dict[str, Any] = json.loads(json.dumps(settings, default=str))

@@ -30,6 +30,9 @@ from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
 from lagvae.runs.metrics_table import read_series
 
+RATES = {True: "KL(q(z|x)‖p(z)) in closed form", False: "log q(z|x) − log p(z) at one z ∼ q(z|x), as no closed form is known"}
+"""Whether the rate is exact → how it is computed."""
+
 
 def summarise(
     cfg: DictConfig,
@@ -38,12 +41,14 @@ def summarise(
     splits: Mapping[str, Mapping[str, float]],
     best: Mapping[str, float],
     convergence: Convergence | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Summarise a run.
 
     Args:
         splits: split → metric → value, of the full evaluation. best: constraint → the smallest divergence in training.
         convergence: what longer training would change, as far as the run shows.
+        labels: metric → what reports call it, for metrics of the user's own.
     """
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
@@ -95,6 +100,7 @@ def summarise(
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
             for split, values in splits.items()
         },
+        "labels": dict(labels or {}),
         "verdict": overall_verdict(results, unsettled is not None, below is not None),
         "convergence": None if convergence is None else convergence.as_dict(),
         "regime": regime(lagrangian.constraints, results, cfg.alpha.q, cfg.alpha.p),

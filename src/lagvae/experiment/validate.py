@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import typing
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from pydoc import locate
-from types import UnionType
-from typing import Any, Union
+from typing import Any
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -20,14 +16,38 @@ from lagvae.data import SPLITS
 from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration
-from lagvae.experiment.factory import build_lagrangian, build_schedule, build_trainer, error_context, instantiate
+from lagvae.experiment.factory import (
+    build_callbacks,
+    build_lagrangian,
+    build_schedule,
+    build_trainer,
+    error_context,
+    instantiate,
+)
 from lagvae.experiment.schema import Config
 from lagvae.experiment.settings import flatten
+from lagvae.experiment.signatures import describe_type, matches_type, signature
+from lagvae.model import check_trainer
 from lagvae.runs.layout import RunFolder
 
 STARTS = ("calibrated", "scratch")
 
 SOURCES = ("calibrated", "explicit", "none")
+
+IN_DEBUG_RUNS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+"""Settings of Lightning's trainer that shorten training or measuring, which only a debug run may do, because it is marked."""
+
+NEVER = (
+    "fast_dev_run",
+    "barebones",
+    "max_time",
+    "min_steps",
+    "min_epochs",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
+"""Settings of Lightning's trainer that change what a run is, and that no run may have."""
 
 REQUIRED_NODE = re.compile(
     r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
@@ -100,6 +120,13 @@ def validate(cfg: DictConfig) -> None:
             "or name an optimizer that has one: multiplier=rmsprop, ascent or pi."
         )
     check_nodes(OmegaConf.to_container(cfg))
+    for key in (*NEVER, *(() if cfg.get("debug") else IN_DEBUG_RUNS)):
+        if (value := cfg.trainer.get(key)) is not None and value is not False:
+            raise SettingError(
+                f"trainer.{key}={value} changes how long a run trains or how much it measures, although its results and its "
+                "calibration count as those of an ordinary run. Use debug=fast for a smoke run, or training.steps, "
+                "training.interval and data.draws."
+            )
     dry_run(cfg)
 
 
@@ -151,11 +178,8 @@ def dry_run(cfg: DictConfig) -> None:
         for name, node in cfg.callbacks[part].items():
             with error_context(f"callbacks.{part}.{name}"):
                 instantiate(node)()
-    build_trainer(cfg, Path(cfg.paths.root))
-
-
-TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-"""Type → how messages name it."""
+    callbacks = build_callbacks(cfg, Path(cfg.paths.root))
+    check_trainer(build_trainer(cfg, Path(cfg.paths.root), callbacks))
 
 
 def check_nodes(node: Any, key: str = "") -> None:
@@ -180,8 +204,8 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
         raise SettingError(f"{key}._target_={target} cannot be imported: {error}.") from error
     if not callable(function):
         raise SettingError(
-            f"{key}._target_={target} does not exist; name a class or function by its full path. "
-            "Python finds one of your own if PYTHONPATH names the folder of its file."
+            f"{key}._target_={target} does not exist; name a class or function by its full path. Python finds one of your own "
+            "in the working directory, and in a folder that --config-dir or PYTHONPATH names."
         )
     parameters, hints = signature(function)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -192,42 +216,3 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
             raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
         if not matches_type(value, hints.get(name, Any)):
             raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")
-
-
-@cache
-def signature(function: Any) -> tuple[Mapping[str, inspect.Parameter], Mapping[str, Any]]:
-    """The parameters of a class or function, and the types of those that have one."""
-    try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except NameError:  # an annotation uses a name that is imported for type checkers only
-        hints = {}
-    return inspect.signature(function).parameters, hints
-
-
-def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a plain value of a config has the type of the annotation `hint`. True if that cannot be decided."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("${")):
-        return True
-    if origin in (Union, UnionType):
-        return any(matches_type(value, option) for option in options)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and all(any(matches_type(v, option) for option in options) for v in value)
-    if not isinstance(hint, type) or hint in (Any, object):
-        return True
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def describe_type(hint: Any) -> str:
-    """What a user may write as a value with the annotation `hint`."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (list, tuple, Sequence):
-        return f"a list, each {describe_type(options[0])}"
-    if origin in (Union, UnionType):
-        names = [describe_type(option) for option in options if option in TYPE_NAMES or option is type(None)]
-        return " or ".join(names) or str(hint)
-    if hint is type(None):
-        return "null"
-    return TYPE_NAMES.get(hint) or f"a config node with the _target_ of a {getattr(hint, '__name__', hint)}"

@@ -100,21 +100,34 @@ def aggregate_bounds(
     Raises: SettingError as in `aggregate`.
 
     Reference: Poole et al., On Variational Bounds of Mutual Information, ICML 2019.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loc, noise = torch.randn(2, 2000, 1, generator=generator)
+        >>> scale = torch.full_like(loc, 0.5)  # z = x + noise of variance 1/4, so that I = ½ log 5, 0.80 nats
+        >>> lower, upper = aggregate_bounds(loc + scale * noise, loc, scale)
+        >>> bool(0.7 < lower.mean() <= upper.mean() < 0.9)
+        True
     """
     densities = aggregate(z, loc, scale, origin, groups)
     return densities.own - densities.inclusive, densities.own - densities.others
 
 
 def equal_mixture(*log_densities: Tensor) -> Tensor:
-    """The log density log 1/n Σ_a exp(a) of an equal mixture of n log densities a, at most log n below the largest of them."""
+    """The log density log 1/n Σ_a exp(a) of an equal mixture of n log densities a, at most log n below the largest of them.
+
+    Examples:
+        >>> equal_mixture(torch.tensor([0.2]).log(), torch.tensor([0.6]).log()).exp()
+        tensor([0.4000])
+    """
     return torch.stack(log_densities).logsumexp(0) - log(len(log_densities))
 
 
 def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Lower and upper bounds on log p(x) by importance sampling, with weights w(z) = p(x,z) / q(z|x).
 
-    lower = log 1/S Σ_s w(z_s) for z_s ∼ q(z|x)                                   ≤ log p(x) in expectation
-    upper = log 1/(S+1) [w(z_0) + Σ_s w(z_s)] for z_0 ∼ p(z|x) in addition        ≥ log p(x) in expectation
+        lower = log 1/S Σ_s w(z_s) for z_s ∼ q(z|x)                                   ≤ log p(x) in expectation
+        upper = log 1/(S+1) [w(z_0) + Σ_s w(z_s)] for z_0 ∼ p(z|x) in addition        ≥ log p(x) in expectation
 
     Args:
         log_weights: log w(z_s) in nats, (S, n).
@@ -125,6 +138,12 @@ def marginal_bounds(log_weights: Tensor, own: Tensor | None = None) -> tuple[Ten
 
     Reference: Burda, Grosse, Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016; Grosse, Ghahramani, Adams, Sandwiching
     the Marginal Likelihood Using Bidirectional Monte Carlo, 2015.
+
+    Examples:
+        >>> weights = torch.tensor([[0.1, 0.2], [0.3, 0.6]])  # two draws of z for each of two x
+        >>> lower, _ = marginal_bounds(weights.log())
+        >>> lower.exp()
+        tensor([0.2000, 0.4000])
     """
     s = len(log_weights)
     total = log_weights.logsumexp(0)
@@ -146,6 +165,13 @@ def kde_information(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     Raises: SettingError for fewer than four samples.
 
     Reference: Zhao, Song, Ermon, UAI 2018, eq. 21.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loc, noise = torch.randn(2, 2000, 1, generator=generator)
+        >>> scale = torch.full_like(loc, 0.5)  # I = 0.80 nats
+        >>> bool(0.7 < kde_information(loc + scale * noise, loc, scale).mean() < 0.9)
+        True
     """
     k = z.shape[0]
     if k < 4:

@@ -5,7 +5,7 @@ only through the protocol `EvaluationData`, and knows nothing of training or con
 """
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
-from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, OwnMetric, as_latent_metric, mean_and_stderr
 from lagvae.metrics.information import Information, PosteriorSamples, tightest
 from lagvae.metrics.likelihood import InformationOfModel, MarginalLikelihood
 from lagvae.metrics.terms import ActiveUnits, DivergenceValues, ReconstructionError, Terms
@@ -21,11 +21,13 @@ __all__ = [
     "InformationOfModel",
     "LatentMetric",
     "MarginalLikelihood",
+    "OwnMetric",
     "PairingAccuracy",
     "PosteriorSamples",
     "ReconstructionError",
     "Terms",
     "TwoSampleTest",
+    "as_latent_metric",
     "mean_and_stderr",
     "permutation_p_value",
     "tightest",

@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lagvae.distributions import JointModel, JointSamples
+from lagvae.distributions import JointModel, JointSamples, mean_of
+from lagvae.errors import SettingError
+from lagvae.networks import full_name
 
 
 class EvaluationData(Protocol):
@@ -37,6 +41,8 @@ class LatentMetric(Metric):
     """Base of the metrics: it takes samples of both joints and computes named values."""
 
     full_state_update = False
+    labels: Mapping[str, str] = {}
+    """Value → what reports call it, where the report has no row of its own for it."""
     count_images_once = False
     """Whether each held-out image may count only once. (On the training split q(x) is the distribution of its images, which may
     be drawn repeatedly.)"""
@@ -55,6 +61,62 @@ class LatentMetric(Metric):
     def compute(self) -> dict[str, Tensor]: ...
 
 
+class OwnMetric(LatentMetric):
+    """A plain `torchmetrics.Metric` as a metric of a latent variable model.
+
+    If its update takes `preds` and `target`, these are the reconstructions E[x|z] with z ∼ q(z|x), and x; otherwise it gets the
+    `JointSamples`, and their positions in the split if it takes a second argument. A single value has the name of the metric.
+    Reports call a value `labels[value]` of the metric, a single one its `label`, where it has such an attribute.
+
+    Args:
+        name: of the metric in the config. metric: of the user's own, or of torchmetrics.
+
+    Raises: SettingError from `compute` for a result that is no number.
+    """
+
+    def __init__(self, name: str, metric: Metric) -> None:
+        super().__init__()
+        self.name, self.metric = name, metric
+        self.parameters_of_update = list(inspect.signature(metric.update).parameters)
+        self.labels: dict[str, str] = {}
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        if {"preds", "target"} <= set(self.parameters_of_update):
+            self.metric.update(preds=mean_of(samples.p_x_given_z_q), target=samples.x_q)
+        else:
+            self.metric.update(*(samples, index)[: len(self.parameters_of_update)])
+
+    def compute(self) -> dict[str, Tensor]:
+        value = self.metric.compute()
+        values = dict(value) if isinstance(value, Mapping) else {self.name: value}
+        for key, each in values.items():
+            if not (isinstance(each, int | float) or (isinstance(each, Tensor) and each.numel() == 1)):
+                shape = f"a tensor of shape {tuple(each.shape)}" if isinstance(each, Tensor) else f"a {type(each).__name__}"
+                raise SettingError(
+                    f"{full_name(self.metric)}.compute returns {shape} for {key}; it must return a number, or a dict of them."
+                )
+        given = {self.name: getattr(self.metric, "label", self.name)} | dict(getattr(self.metric, "labels", {}))
+        self.labels = {key: given.get(key, key) for key in values if not key.endswith("_stderr")}
+        return {key: torch.as_tensor(each) for key, each in values.items()}
+
+    def reset(self) -> None:
+        super().reset()
+        self.metric.reset()
+
+
+def as_latent_metric(name: str, metric: Any) -> LatentMetric:
+    """The metric itself, or a plain one of torchmetrics as one of a latent variable model.
+
+    Args:
+        name: of the metric in the config.
+
+    Raises: SettingError for anything that is no torchmetrics.Metric.
+    """
+    if not isinstance(metric, Metric):
+        raise SettingError(f"The metric {name} is a {full_name(type(metric))}; it must be a torchmetrics.Metric.")
+    return metric if isinstance(metric, LatentMetric) else OwnMetric(name, metric)
+
+
 def mean_and_stderr(values: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean over samples, and its standard error with every *image* as one independent observation.
 
@@ -63,6 +125,11 @@ def mean_and_stderr(values: Tensor, index: Tensor | None = None) -> tuple[Tensor
 
     Args:
         values, index: (N,), index being the image of each value.
+
+    Examples:
+        >>> mean, stderr = mean_and_stderr(torch.tensor([1.0, 3.0, 1.0, 3.0]), index=torch.tensor([0, 0, 1, 1]))
+        >>> float(mean), float(stderr)  # both images have the mean 2
+        (2.0, 0.0)
     """
     values = values.double()
     index = torch.arange(len(values), device=values.device) if index is None else index

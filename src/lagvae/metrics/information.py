@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import log, log1p, pi
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import GaussianEncoder, JointModel, JointSamples
+from lagvae.distributions import JointModel, JointSamples, StandardNormalPrior
 from lagvae.errors import SettingError
 from lagvae.information import aggregate, equal_mixture, gaussian_log_density, kde_information
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
@@ -51,7 +52,7 @@ class PosteriorSamples(LatentMetric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
-        return isinstance(joint.encoder, GaussianEncoder) and joint.has_rate
+        return joint.has_gaussian_posterior and joint.has_rate
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         room = self.most - self._stored
@@ -123,6 +124,7 @@ class Information(PosteriorSamples):
         self._size = 0
         self._stochastic = True
         self._reobserve: Reobserver | None = None
+        self._p_z: Callable[[], Any] | None = None  # returns p(z) where it is not standard normal
 
     def check(self, data: EvaluationData, key: str) -> None:
         available = max(data.size(split) for split in ("train", "val", "test"))
@@ -139,6 +141,7 @@ class Information(PosteriorSamples):
         self._size = data.size(split)
         self._total = self._size if split == "train" else None
         self._stochastic = data.is_stochastic
+        self._p_z = None if isinstance(joint.prior, StandardNormalPrior) else joint.prior.__call__
         self._reobserve = Reobserver(data, split, joint.encoder) if self.images and data.is_stochastic else None
         return True
 
@@ -154,15 +157,23 @@ class Information(PosteriorSamples):
         fitted = {"leave_one_out": others if total is None else others + log1p(-1 / k)}
         if self.components:
             fitted["density"] = self._density(z, index, evaluated)
-        rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
+        if self._p_z is None:
+            rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
+        else:
+            with torch.no_grad():
+                rate = (gaussian_log_density(z, loc, scale) - self._p_z().log_prob(z)).double()
 
         def mean(values: Tensor) -> tuple[Tensor, Tensor]:
-            """The mean over the evaluated samples, with E log q(z|x) and E log p(z) over all draws as control variates."""
+            """The mean over the evaluated samples, with E log q(z|x) and E log p(z) over all draws as control variates.
+
+            Of a p(z) that is not standard normal the second is not known.
+            """
             if len(evaluated) < k:
                 entropy = 0.5 * z.shape[1] * (1 + log(2 * pi)) + scale.double().log().sum(-1)
                 log_p = gaussian_log_density(z[evaluated].double(), torch.zeros_like(z[0]), torch.ones_like(z[0]))
                 known = torch.stack([-entropy, -entropy - rate], -1).mean(0)
-                values = apply_control_variates(values, torch.stack([own, log_p], -1) - known)
+                controls = torch.stack([own, log_p], -1) - known
+                values = apply_control_variates(values, controls if self._p_z is None else controls[:, :1])
             return mean_and_stderr(values, index[evaluated])
 
         lowers, limit = {"inclusive": mean(own - inclusive)}, log(k)

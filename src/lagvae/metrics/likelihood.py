@@ -88,16 +88,20 @@ class InformationOfModel(LatentMetric):
         for name in ("value", "below", "above"):
             self.add_state(name, [], dist_reduce_fx="cat")
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "information of the model")
-        self.entropy, self.discrete, self.weighs, self._weighted = 0.0, False, False, 0
+        self.entropy: float | None = 0.0
+        self.discrete, self.weighs, self._weighted = False, False, 0
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         self.entropy = joint.prior.entropy
         self.discrete = isinstance(joint.prior, CodesPrior) and not joint.prior.uniform
         self.weighs = bool(self.draws) and has_weights(joint) and not getattr(joint.decoder, "means", False)
-        return bool(joint.encoder.has_density) and not isinstance(joint.prior, EmpiricalPrior)
+        known = self.entropy is not None or joint.prior.has_density
+        return bool(joint.encoder.has_density) and not isinstance(joint.prior, EmpiricalPrior) and known
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        self.value.append(samples.q_z_given_x_p.log_prob(samples.z_p).double())
+        value = samples.q_z_given_x_p.log_prob(samples.z_p).double()
+        # Where torch does not know H_p(z), −log p(z) at the same z has it as its mean.
+        self.value.append(value if self.entropy is not None else value - samples.p_z.log_prob(samples.z_p).double())
         if not self.weighs or self._weighted >= self.samples:
             return
         n = min(len(index), self.samples - self._weighted)
@@ -116,10 +120,10 @@ class InformationOfModel(LatentMetric):
 
     def compute(self) -> dict[str, Tensor]:
         lower, error = mean_and_stderr(dim_zero_cat(self.value))
-        lower, result = lower + self.entropy, {}
+        lower, result = lower + (self.entropy or 0.0), {}
         if len(self.above):
             weighted, weighted_error = mean_and_stderr(dim_zero_cat(self.below))
             lower, error = (weighted, weighted_error) if weighted > lower else (lower, error)
             result["i_p_upper"], result["i_p_upper_stderr"] = mean_and_stderr(dim_zero_cat(self.above))
         result = {"i_p_lower": lower, "i_p_lower_stderr": error} | result
-        return result | ({"i_p_share": lower / self.entropy} if self.discrete else {})
+        return result | ({"i_p_share": lower / self.entropy} if self.discrete and self.entropy else {})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, NormalDecoder, StandardNormalPrior
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, NormalDecoder, mean_of
 from lagvae.divergences import Divergence
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
@@ -107,10 +107,10 @@ class ActiveUnits(LatentMetric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
-        return isinstance(joint.prior, StandardNormalPrior)
+        return bool(joint.prior.has_density)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
-        mean = samples.q_z_given_x.mean.double()
+        mean = mean_of(samples.q_z_given_x).double()
         self.total += mean.sum(0)
         self.square += mean.square().sum(0)
         self.count += len(mean)
@@ -139,10 +139,10 @@ class ReconstructionError(LatentMetric):
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
-        self.value.append((samples.x_q - samples.p_x_given_z_q.mean).flatten(1).square().mean(1))
+        self.value.append((samples.x_q - mean_of(samples.p_x_given_z_q)).flatten(1).square().mean(1))
         if isinstance(prior := samples.joint.prior, EmpiricalPrior):
             self.row.append(prior.row(samples.noise["z_p"]))
-            self.backward.append((samples.z_p - samples.q_z_given_x_p.mean).square().mean(1))
+            self.backward.append((samples.z_p - mean_of(samples.q_z_given_x_p)).square().mean(1))
 
     def compute(self) -> dict[str, Tensor]:
         result = {}

@@ -30,6 +30,13 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     Raises: SettingError if the samples are not equally large.
 
     Reference: Gretton et al., A Kernel Two-Sample Test, JMLR 2012; Phipson & Smyth, 2010 (the added ones).
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> a, b = torch.randn(2, 100, 2, generator=generator)
+        >>> _, p = permutation_p_value(a, b + 2, MedianRBF(), permutations=99)
+        >>> round(float(p), 2)  # none of 99 permutations comes near
+        0.01
     """
     n = len(a)
     if len(b) != n:

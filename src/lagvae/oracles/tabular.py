@@ -63,6 +63,11 @@ class Tabular:
     Raises: SettingError for a table that is not a distribution; the message states its name and its sum.
 
     Reference: Zhao, Song, Ermon, UAI 2018, Sections 3 and 4.
+
+    Examples:
+        >>> half, copy = torch.full((2,), 0.5), torch.eye(2)
+        >>> Tabular(half, copy, half, copy).information("q")  # z is a copy of a fair bit: log 2
+        tensor(0.6931, dtype=torch.float64)
     """
 
     q_x: Tensor

@@ -53,6 +53,12 @@ def dominates(a: Point, b: Point, sign: int, z: float = 2.0, mmd: bool = False) 
     cost(b) − cost(a) > z · √(se_a² + se_b²), for information between the *worse* end of a's interval and the *better* end of
     b's. Both runs are evaluated on the same data, so that their errors are positively correlated and the rule is stricter than
     a test of the paired difference. Where an MMD is unknown, none is better.
+
+    Examples:
+        >>> exact = [Estimate(value, 0.01) for value in (5.0, 6.0, 25.0, 24.0)]
+        >>> worse, better = Point(exact[0], exact[0], exact[2]), Point(exact[1], exact[1], exact[3])
+        >>> dominates(better, worse, sign=MAXIMISE), dominates(worse, better, sign=MAXIMISE)
+        (True, False)
     """
     better_information = b.upper.is_below(a.lower, z) if sign == MAXIMISE else a.upper.is_below(b.lower, z)
     if not (better_information and a.neg_elbo.is_below(b.neg_elbo, z)):
@@ -65,6 +71,12 @@ def front(points: Sequence[Point], sign: int) -> list[int]:
 
     A point is dominated if another one is at least as good in both objectives and better in one. Standard errors are ignored,
     and equal points are on the front together.
+
+    Examples:
+        >>> def point(neg_elbo, information):
+        ...     return Point(Estimate(information, 0.0), Estimate(information, 0.0), Estimate(neg_elbo, 0.0))
+        >>> front([point(24.0, 5.0), point(25.0, 4.0), point(26.0, 7.0)], sign=MAXIMISE)  # the second costs more for less
+        [0, 2]
     """
     costs = [point.costs(sign) for point in points]
     order = sorted(range(len(points)), key=costs.__getitem__)

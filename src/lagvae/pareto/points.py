@@ -92,6 +92,8 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
     summary, config = run.read_summary(), _config(run)
     if not isinstance(summary, Mapping):
         raise UnusableRun("summary.json holds no summary")
+    if config.get("debug"):
+        raise UnusableRun(f"it is a debug run, debug={config['debug']}")
     for key in ("family", "seed", "alpha.q", "alpha.p"):
         in_summary, in_config = select(summary, key), select(config, key)
         if in_summary is None or in_summary != in_config:

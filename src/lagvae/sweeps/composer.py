@@ -9,6 +9,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from lagvae.experiment.own_code import settle_nodes
+
 
 class Composer:
     """Composes the configs of many lists of overrides.
@@ -32,11 +34,12 @@ class Composer:
         return cls(lambda overrides: loader.load_sweep_config(sweep, overrides), repository.group_exists)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config that Hydra composes from the overrides of one run."""
+        """The config that Hydra composes from the overrides of one run, without what a class of the user's own leaves over."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         chosen = tuple(str(o.input_line) for o in parsed if o.is_hydra_override() or self.is_group(o.key_or_group))
         if chosen not in self.composed:
             self.composed[chosen] = self.load(list(chosen))
         cfg = deepcopy(self.composed[chosen])
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.input_line not in chosen], cfg)
+        settle_nodes(cfg, overrides)
         return cfg

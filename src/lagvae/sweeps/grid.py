@@ -35,6 +35,13 @@ def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
 
     Raises:
         SettingError: if a grid has no values, a value is neither a number nor a name, or a filter selects no run.
+
+    Examples:
+        >>> grids = [{"family": "lagvae", "alpha.q": [-1, 1]}, {"family": "vae"}]
+        >>> len(expand(grids, ["seed=0,1"]))  # three runs with two seeds each
+        6
+        >>> len(expand(grids, ["alpha.q=1"]))  # a filter of the first grid
+        2
     """
     checked = [_checked(grid, i) for i, grid in enumerate(grids)] or [{}]
     swept = {key for grid in checked for key in grid}
@@ -72,6 +79,10 @@ def run_label(pairs: Mapping[str, str]) -> str:
     """The settings that distinguish a run, as a part of the name of its folder.
 
     A key is shortened to its last part, or to the part before it if the last parts of two keys are the same.
+
+    Examples:
+        >>> run_label({"family": "lagvae", "alpha.q": "-1", "constraints.neg_elbo.gamma": "0.6"})
+        '-q-1-gamma0.6'
     """
     keys = [key for key in pairs if key not in UNLABELLED]
     leaves = [key.rpartition(".")[2] for key in keys]
@@ -117,7 +128,12 @@ def word_of(value: Any) -> str:
 
 
 def same_value(a: str, b: str) -> bool:
-    """Whether two words mean the same: numbers by value, true and false in any spelling, all else as text without quotes."""
+    """Whether two words mean the same: numbers by value, true and false in any spelling, all else as text without quotes.
+
+    Examples:
+        >>> same_value("1e-3", "0.001"), same_value("True", "true"), same_value("mlp", "conv")
+        (True, True, False)
+    """
     try:
         return float(a) == float(b)
     except ValueError:

@@ -46,7 +46,8 @@ def matched_overrides(folder: str, runs: Path, grids: Sequence[Grid], words: Seq
         run takes from the run that it is matched with.
     """
     root = find_runs(runs, folder).resolve()
-    found = [(run, cfg) for run in runs_below(root, set()) if (cfg := read_config(run)).get("family") == MATCHED]
+    configs = [(run, read_config(run)) for run in runs_below(root, set())]
+    found = [(run, cfg) for run, cfg in configs if cfg.get("family") == MATCHED and not cfg.get("debug")]
     if not found:
         raise SettingError(
             f"match={folder}: there is no run of family={MATCHED} in {root}. Name a folder that has some, such as that of "

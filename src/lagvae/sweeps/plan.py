@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lagvae.data import DataModule
+import torch
+
+from lagvae.data import Batch, DataModule
+from lagvae.ensemble import Ensemble
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
+from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
 from lagvae.experiment.validate import needs_calibration
+from lagvae.networks import first_line
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.sweep_run import SweepRun
@@ -20,8 +26,31 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot be a member of an ensemble, because it has a critic or averages θ."""
-    return uses_critics(run.cfg) or run.cfg.training.average is not None
+    """Whether a run cannot be a member of an ensemble: it has a critic, callbacks, a mean of θ or code that vmap cannot map."""
+    own_callbacks = bool(run.cfg.callbacks.get("lightning"))
+    return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks or bool(run.obstacles)
+
+
+def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
+    """Why a run with code of the user's own cannot train in an ensemble, or None: an ensemble of two is tried on a few rows."""
+    model = trial_model(run.cfg, data)
+    x, seeds = data.probe("train", ROWS), [(0, 0), (1, 1)]
+    ensemble = Ensemble([model, trial_model(run.cfg, data)], seeds, [])
+    try:
+        ensemble.measure(Batch(torch.stack([x, x]), torch.arange(len(x)), 0))
+    except Exception as error:  # the code of others can raise anything
+        text = str(error)
+        return next((reason for sign, reason in OBSTACLES.items() if sign in text), first_line(error))
+    return None
+
+
+OBSTACLES = {
+    "random operation": "their code draws random numbers itself, as dropout does",
+    "data-dependent control flow": "their code has an if on a value",
+    ".item()": "their code reads a value of a tensor",
+    "data pointer": "torch has no other way than rsample to draw from their distribution",
+}
+"""A part of what vmap says → what the code does."""
 
 
 def ensemble_key(run: SweepRun) -> dict[str, Any]:
@@ -100,13 +129,23 @@ Jobs = list[tuple[SweepJob, list[SweepRun]]]
 
 
 def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
-    """The runs that wait for a calibration, grouped by calibration. Raises an error for a run that does not fit its data."""
+    """The runs that wait for a calibration, grouped by calibration. Raises an error for a run that does not fit its data.
+
+    Runs with code of the user's own learn whether it can train in an ensemble.
+    """
     loaded: dict[str, DataModule] = {}
+    tried: dict[str, str | None] = {}
     missing: dict[Path, list[SweepRun]] = {}
     for run in runs:
         key = fingerprint({k: v for k, v in run.settings.items() if k.startswith("data.") and k != "data.seed"})
         data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
         build_joint(run.cfg, data)
+        if has_own_code(run.cfg):
+            code = fingerprint({k: v for k, v in run.settings.items() if k.startswith(("model.", "constraints.", "kernel."))})
+            if code not in tried:
+                try_own_code(run.cfg, data)
+                tried[code] = None if trains_alone(run) else stacking_obstacle(run, data)
+            run.obstacles.extend(obstacle for obstacle in (tried[code],) if obstacle)
         if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
             folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
             missing.setdefault(folder, []).append(run)
@@ -162,8 +201,11 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     described = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} run{'s' if sizes[0] > 1 else ''}"
     print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].cfg.paths.runs))}")
     waiting = [run for _, part in jobs for run in part]
-    if alone := sum(map(trains_alone, waiting)):
-        print_line(f"{alone} of them train one at a time, because they have critics or average their weights")
+    own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
+    if alone := sum(map(trains_alone, waiting)) - sum(own.values()):
+        print_line(f"{alone} of them train one at a time, because they have critics, average their weights or have callbacks")
+    for obstacle, count in own.items():
+        print_line(f"{count} of them train one at a time, because {obstacle}")
     groups = group_runs([run for run in waiting if not trains_alone(run)])
     if len(groups) > 1:
         differing = differing_settings(groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,15 @@ from lagvae.sweeps.matching import match_config
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep. `cfg` is the resolved config that config.yaml in the run's folder holds."""
+    """One run of a sweep.
+
+    Attributes:
+        cfg: the resolved config that config.yaml in the run's folder holds.
+        obstacles: why its own code cannot train in an ensemble, as far as that has been tried.
+    """
 
     cfg: DictConfig
+    obstacles: list[str] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:

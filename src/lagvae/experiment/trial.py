@@ -1,0 +1,80 @@
+"""A trial of the user's own code on a few rows of the data, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lagvae.data import Batch, DataModule
+from lagvae.distributions import JointSamples
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_model, instantiate
+from lagvae.experiment.own_code import find_nodes, is_own
+from lagvae.metrics import OwnMetric, as_latent_metric
+from lagvae.model import LatentVariableModel
+from lagvae.networks import evaluating, first_line, full_name
+
+ROWS = 8
+"""Number of rows of the data that a trial uses."""
+
+
+def has_own_code(cfg: DictConfig) -> bool:
+    """Whether a config names a class or function of the user's own, besides its data."""
+    return any(is_own(node) for key, node in find_nodes(cfg) if not key.startswith("data"))
+
+
+def trial_model(cfg: DictConfig, data: DataModule) -> LatentVariableModel:
+    """The model of a config, as if all calibrated values were 0."""
+    zeros = {str(name): 0.0 for name in cfg.constraints}
+    return build_model(cfg, data, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
+
+
+def try_own_code(cfg: DictConfig, data: DataModule) -> None:
+    """Evaluate the divergences and the metrics of the user's own once.
+
+    Raises: SettingError, with the class and the shapes, for one that fails or whose result is no number.
+    """
+    metrics: dict[str, Any] = {}
+    for part in ("training", "final"):
+        for name, node in cfg.callbacks[part].items():
+            metric = as_latent_metric(str(name), instantiate(node)())
+            if is_own(node) or isinstance(metric, OwnMetric):
+                metrics[f"callbacks.{part}.{name}"] = metric
+    if not metrics and not has_own_code(cfg):
+        return
+    model = trial_model(cfg, data)
+    x = data.probe("train", ROWS)
+    batch = Batch(x, torch.arange(len(x)), 0)
+    every = model.samples(batch, "trial")
+    noise = {name: value for name, value in every.noise.items() if name in model.lagrangian.required_noise}
+    training = JointSamples(model.joint, x, noise)
+    shapes = f"on a batch with x of shape {tuple(x.shape)} and z of shape {(len(x), model.joint.latent)}"
+    with evaluating(model):
+        for c in model.lagrangian.constraints:
+            key = f"constraints.{c.name}: {full_name(type(c.divergence))}"
+            try:
+                value: Any = c.divergence(training)
+            except LagvaeError:
+                raise
+            except KeyError as error:
+                raise SettingError(f"{key} needs the noise {error}; add it to its required_noise.") from error
+            except Exception as error:  # the code of others can raise anything
+                raise SettingError(f"{key} fails {shapes}: {first_line(error)}.") from error
+            if not isinstance(value, Tensor) or value.shape != ():
+                found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise SettingError(f"{key} returns {found} {shapes}; it must return a tensor of shape (), the mean over rows.")
+        for key, metric in metrics.items():
+            if not metric.is_applicable(model.joint, data, "train"):
+                continue
+            name = full_name(metric.metric if isinstance(metric, OwnMetric) else metric)
+            try:
+                metric.update(every, batch.index)
+                metric.compute()
+            except LagvaeError:
+                raise
+            except Exception as error:  # the code of others can raise anything
+                raise SettingError(f"{key}: {name} fails {shapes}: {first_line(error)}.") from error
