@@ -214,8 +214,8 @@ def test_bounds_that_are_not_met_and_columns_of_another_scale_are_warned_of() ->
     with pytest.warns(ConvergenceWarning, match=r"Verdict: infeasible\. neg_elbo ≤ -20 nats is out of reach"):
         LagVAE(**TINY | {"overrides": out_of_reach}).fit(rows())
     with pytest.warns(UserWarning, match=r"deviation of a column of X is 0\. Standardise X"):
-        constant = LagVAE(**TINY).fit(np.ones((20, 2)))
-    assert np.isfinite(constant.transform(np.ones((1, 2)))).all()
+        constant = LagVAE(**TINY).fit(np.full((20, 2), 3.0))
+    assert np.isfinite(constant.transform(np.full((1, 2), 3.0))).all()
 
 
 def test_a_network_of_the_user_is_trained_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
