@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from lagvae.sklearn import LagVAE
 
 
-def main(steps: int = 2000) -> None:
+def main(steps: int = 5000) -> None:
     train, test = train_test_split(load_wine().data, random_state=0)
     vae = LagVAE(alpha="minimize", slack=1.0, latent_dim=4, hidden=(32,), steps=steps, random_state=0, verbose=True)
     model = make_pipeline(StandardScaler(), vae).fit(train)
