@@ -1,7 +1,7 @@
 """The regret of LagVAE: the information that it misses against a perfect search over fixed multipliers.
 
-    python src/train.py -m sweep=oracle folder=default constraints.neg_elbo.learned=true seed=2
-    python src/train.py -m sweep=oracle folder=oracle constraints.neg_elbo.learned=false seed=2
+    python src/train.py -m sweep=oracle folder=default constraints.neg_elbo.learned=true seed=2,3
+    python src/train.py -m sweep=oracle folder=oracle constraints.neg_elbo.learned=false seed=2,3
     python benchmarks/regret.py runs/default runs/oracle [more folders of LagVAE's runs] [--out results/regret.md]
 
 The opponent is the front of the runs with a fixed multiplier of −ELBO, for the same seed, sign of α and length: the concave
