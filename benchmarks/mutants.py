@@ -69,6 +69,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "oracles": ("oracle_gaussian", "oracle_tabular", "rate_distortion", "duality"),
     "pareto": ("pareto",),
     "runs": ("runs", "wiring"),
+    "sklearn.py": ("sklearn",),
     "sweeps": ("settings", "sweep", "matching", "launch", "own_parts"),
     "terminal.py": ("door", "bad_input"),
 }
