@@ -835,6 +835,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_command_of_the_page_runs(page: Path, words: list[str]) -> None:
     keys = {word.lstrip("+").partition("=")[0].partition("._target_")[0] for word in words}
     array = ["data", "data.source"] if "data=array" in words else []
+    keys -= {"data"}  # of which a command replaces only the source
     quick = [w for w in QUICK if w.partition("=")[0] not in array and not any(w.startswith(f"{key}.") for key in keys)]
     name = [] if "-m" in words else ["name=a"]
     done = program(page, *(w for w in quick if not array or not w.startswith("data.source")), *words, *name)
