@@ -16,31 +16,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def compose(overrides: list[str]) -> Any:
-    """A config as train.py would compose it."""
-    from hydra import compose, initialize_config_dir
-
-    from lagvae.cli.entry import register
-
-    register(ROOT)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=overrides)
-
-
 def calibrate(root: str, overrides: list[str]) -> None:
     """Make the calibration that all runs of a grid share."""
     os.environ["LAGVAE_ROOT"] = root
     from lagvae.cli.commands import calibrate_command
+    from lagvae.cli.entry import compose_config
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()
-    calibrate_command(compose(["training.threads=1", *overrides]))
+    calibrate_command(compose_config(["training.threads=1", *overrides]))
 
 
 def train(overrides: list[str], root: str) -> dict[str, Any]:
     """One run, or what it left where it was made before; returns its summary with the run's folder and overrides."""
     os.environ["LAGVAE_ROOT"] = root
     os.environ.pop("LAGVAE_RUN", None)
+    from lagvae.cli.entry import compose_config
     from lagvae.experiment.run import train
     from lagvae.runs.layout import RunFolder
     from lagvae.terminal import quiet_libraries
@@ -53,7 +44,7 @@ def train(overrides: list[str], root: str) -> dict[str, Any]:
     else:
         shutil.rmtree(run.path, ignore_errors=True)
         with open(os.devnull, "w") as hole, contextlib.redirect_stdout(hole), contextlib.redirect_stderr(hole):
-            summary = train(compose(["training.threads=1", f"name={name}", *overrides]))
+            summary = train(compose_config(["training.threads=1", f"name={name}", *overrides]))
     return summary | {"folder": str(run.path), "overrides": overrides}
 
 

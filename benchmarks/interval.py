@@ -67,6 +67,7 @@ def main() -> None:
 
 def rows_of(name: str, folder: Path) -> list[str]:
     """A row for each split of a run."""
+    from lagvae.cli.entry import compose_config
     from lagvae.experiment.factory import build_data, instantiate
     from lagvae.experiment.fit import read_checkpoint
     from lagvae.experiment.run import build_start, read_config
@@ -79,7 +80,7 @@ def rows_of(name: str, folder: Path) -> list[str]:
     model = build_start(cfg, data)[0]
     model.load_state_dict(read_checkpoint(run.last, model)["state_dict"])
     model.eval()
-    now = instantiate(grid.compose([]).callbacks.final.information)
+    now = instantiate(compose_config([]).callbacks.final.information)
     before = partial(Information, samples=10_000, components=10, pairs=10**9)
     rows = []
     for split in SPLITS:

@@ -67,10 +67,11 @@ def problem(words: list[str]) -> Any:
     """The exact problem of the training split: its covariance, and the latent dimension."""
     import torch
 
+    from lagvae.cli.entry import compose_config
     from lagvae.experiment.factory import build_data
     from lagvae.oracles import WaterFilling
 
-    cfg = grid.compose([*words, "constraints.neg_elbo.epsilon=0"])
+    cfg = compose_config([*words, "constraints.neg_elbo.epsilon=0"])
     data = build_data(cfg)
     x = data.arrays.x[data.split["train"]].double()
     return WaterFilling(torch.cov(x.mT, correction=0), cfg.model.latent)

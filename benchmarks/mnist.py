@@ -62,7 +62,9 @@ def main() -> None:
 
 def described(settings: list[str]) -> str:
     """The network, the length and the slack of runs with some settings, in words."""
-    cfg = grid.compose(settings)
+    from lagvae.cli.entry import compose_config
+
+    cfg = compose_config(settings)
     layers = " and ".join(map(str, cfg.model.encoder.hidden))
     epochs = [
         round(steps * cfg.data.batch / (60_000 * (1 - cfg.data.val))) for steps in (cfg.calibration.steps, cfg.training.steps)
