@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from small import FINAL, ROOT, compose
@@ -81,6 +82,9 @@ def program(root: Path, *words: str, script: str = "train") -> Outcome:
         os.environ.clear()
         os.environ.update(environment)
         GlobalHydra.instance().clear()
+        repo = ConfigStore.instance().repo
+        for group in [name for name in repo if name.startswith("own_")]:
+            del repo[group]  # what these words added to the groups of this process
     return Outcome(status, out.getvalue(), err.getvalue(), files(root) - there)
 
 

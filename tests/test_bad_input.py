@@ -130,18 +130,20 @@ WRONG = {
     ],
     "constraints.mmd.gamma=nan": ["constraints.mmd.gamma=nan must be a finite number ≥ 0"],
     "constraints.mmd.gamma=-1": ["constraints.mmd.gamma=-1.0 must be a finite number ≥ 0"],
-    "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is no value here"],
+    "constraints.mmd.gamma=null": ["constraints.mmd.gamma=null: null is not allowed here"],
     "constraints.mmd.divergence=null": [
-        "constraints.mmd.divergence=null: null is no value here; drop it with ~constraints.mmd."
+        "constraints.mmd.divergence=null: null is not allowed here; drop it with ~constraints.mmd."
     ],
-    "model.encoder=null": ["model.encoder=null: null is no value here; leave it out, or give model.encoder._target_=CLASS."],
-    "model.optimizer=null": ["model.optimizer=null: null is no value here"],
-    "critic.optimizer=null": ["critic.optimizer=null: null is no value here"],
-    "data.source=null": ["data.source=null: null is no value here"],
+    "model.encoder=null": ["model.encoder=null: null is not allowed here; leave it out, or give model.encoder._target_=CLASS."],
+    "model.optimizer=null": ["model.optimizer=null: null is not allowed here"],
+    "critic.optimizer=null": ["critic.optimizer=null: null is not allowed here"],
+    "data.source=null": ["data.source=null: null is not allowed here"],
     "callbacks.final=null": [
-        "callbacks.final=null: null is no value here; drop its metrics one by one, with ~callbacks.final.NAME."
+        "callbacks.final=null: null is not allowed here; drop its metrics one by one, with ~callbacks.final.NAME."
     ],
-    "callbacks.training.terms=null": ["callbacks.training.terms=null: null is no value here; drop it with ~callbacks.training"],
+    "callbacks.training.terms=null": [
+        "callbacks.training.terms=null: null is not allowed here; drop it with ~callbacks.training"
+    ],
     "constraints.mmd.multiplier=-1": ["constraints.mmd.multiplier=-1.0 must be a number ≥ 0; a multiplier is never negative"],
     "constraints.mmd.scale=0": ["constraints.mmd.scale=0.0 must be a positive number"],
     "constraints.mmd.calibration_weight=-1": ["constraints.mmd.calibration_weight=-1.0 must be a number ≥ 0"],
@@ -245,7 +247,7 @@ def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["calibrate", "evaluate"])
 def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     words = {"calibrate": "model.laten=3", "evaluate": "data.batch=3"}[script]
-    refuses(program(tmp_path, "data=digits", script="evaluate"), "data is no group that this program takes")
+    refuses(program(tmp_path, "data=digits", script="evaluate"), "data is not a group that this program takes")
     expected = {"calibrate": "did you mean model.latent=3?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
     refuses(program(tmp_path, words, script=script), expected[script])
 
@@ -519,12 +521,12 @@ def test_resume_takes_no_other_settings(root: Path) -> None:
 def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:
     for script, words in (("train", "resume=latest"), ("evaluate", "run=latest"), ("evaluate", "run=a/b")):
         said = program(tmp_path, words, script=script)
-        refuses(said, f"'{words.partition('=')[2]}' is no run", "Make one with python src/train.py")
+        refuses(said, f"'{words.partition('=')[2]}' is not a run", "Make one with python src/train.py")
 
 
 def test_a_run_that_is_not_there_is_told_with_those_that_are(root: Path) -> None:
     said = program(root, "run=dome", script="evaluate")
-    refuses(said, "'dome' is no run", "The newest there: ")
+    refuses(said, "'dome' is not a run", "The newest there: ")
 
 
 def cut(file: Path) -> None:

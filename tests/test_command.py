@@ -140,7 +140,7 @@ def test_a_program_that_there_is_not(
 ) -> None:
     status, out, err = lagvae_here(monkeypatch, capsys, word)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert f"{word} is no program of lagvae. {hint}" in err
+    assert f"{word} is not a program of lagvae. {hint}" in err
 
 
 def test_the_list_of_programs_imports_neither_torch_nor_hydra() -> None:

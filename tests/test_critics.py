@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ABSENT
+from omegaconf import OmegaConf
 from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions import Normal, StudentT
@@ -29,6 +30,7 @@ from lagvae.divergences import (
     CriticDivergence,
     LogRatio,
     SlicedWasserstein,
+    SymbolicObjective,
     VariationalFDivergence,
     Wasserstein,
     sliced_wasserstein,
@@ -36,6 +38,9 @@ from lagvae.divergences import (
 )
 from lagvae.divergences.density_ratio import whitened_kl
 from lagvae.errors import SettingError
+from lagvae.experiment.calibration import uses_critics
+from lagvae.lagrangian import Constraint, Lagrangian, Preference
+from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.noise import Noise
 
@@ -306,3 +311,27 @@ def best_critic(draws: int) -> Any:
 def test_invalid_settings_are_rejected(make: Any, match: str) -> None:
     with pytest.raises(SettingError, match=match):
         make()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("MMD", False), ("SlicedWasserstein", False), ("LogRatio", True)])
+def test_the_class_of_a_divergence_says_whether_it_has_a_critic(name: str, expected: bool) -> None:
+    """Not the name of a setting, because a class of a user may call its network anything."""
+    constraints = {"d": {"divergence": {"_target_": f"lagvae.divergences.{name}", "net": None}}}
+    assert uses_critics(OmegaConf.create({"constraints": constraints})) is expected
+
+
+@pytest.mark.parametrize(("objective", "expected"), [("KL(q(x,z)||p(x,z))", False), ("KL(q(z)||p(z))", True)])
+def test_a_written_objective_has_a_critic_only_for_a_ratio_of_densities(objective: str, expected: bool) -> None:
+    assert SymbolicObjective(objective, network).uses_critic is expected
+
+
+def test_a_model_refuses_a_critic_that_its_class_does_not_name() -> None:
+    class Silent(LogRatio):
+        uses_critic = False
+
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
+    divergence = Silent(network)
+    divergence.prepare("d", joint, (3,))
+    lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
+    with pytest.raises(SettingError, match=r"constraints\.d: Silent has uses_critic=False, but it has a critic"):
+        LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam)

@@ -120,7 +120,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def accept(program: str, words: list[str]) -> None:
     """Compose the config that a program of lagvae would get."""
-    assert program in PROGRAMS, f"{program} is no program of lagvae"
+    assert program in PROGRAMS, f"{program} is not a program of lagvae"
     if program == "pareto" or "--config-dir" in words or any(word in ("--help", "--version") for word in words):
         return
     words = [each for word in words if word != "-m" for each in expand_word(word)]

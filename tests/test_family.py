@@ -202,7 +202,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(
         (("family=aae", "multiplier=learned"), ["constraints.js_z", "needs a bound"]),
         (("family=vae", "divergence=[js_x]"), ["constraints.js_x needs samples of p(x|z) with a gradient", "BernoulliDecoder"]),
         (("family=aae", "critic.steps=0"), ["critic.steps=0"]),
-        (("family=aae", "critic.network=null"), ["constraints.js_z.divergence.network=null: null is no value here"]),
+        (("family=aae", "critic.network=null"), ["constraints.js_z.divergence.network=null: null is not allowed here"]),
         (("family=aae", "training.average=1.5"), ["training.average=1.5"]),
         (("family=aae", "trainer.devices=2"), ["trainer.devices=2", "one device"]),
         (

@@ -111,7 +111,7 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(done: Path) -> N
         (["sweep=pareto", "alpha.q=3"], "alpha.q=3 selects no run: the sweep has alpha.q in -1, 1"),
         (["hydra.sweeper.grids=[{seed:[]}]"], "seed has no values"),
         (["seed=0,1", "launcher.runs_per_job=0"], "launcher.runs_per_job=0 must be auto, or a whole number"),
-        (["seed=0,1", "launcher.executor=null"], "launcher.executor=null: null is no value here; use launcher=ensemble"),
+        (["seed=0,1", "launcher.executor=null"], "launcher.executor=null: null is not allowed here; use launcher=ensemble"),
         (["seed=0,1", "launcher=nowhere"], "launcher=nowhere is unknown; choose one of ensemble, gpus, processes, ray, slurm"),
         (["seed=0,1", "launcher=gpus"], "launcher=gpus found no GPU"),
         (["seed=0,1", "trainer.devices=2"], "a run of a sweep trains on one device"),

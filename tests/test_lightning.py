@@ -394,7 +394,7 @@ def test_a_run_with_callbacks_is_no_member_of_an_ensemble(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("+callbacks.lightning.a._target_=torch.nn.Identity", "callbacks.lightning.a is Identity, which is no callback"),
+        ("+callbacks.lightning.a._target_=torch.nn.Identity", "callbacks.lightning.a is Identity, which is not a callback"),
         (CALLBACK.format("a", "EarlyStopping, monitr: a"), "callbacks.lightning.a.monitr is unknown"),
         (CALLBACK.format("a", "EarlyStopping"), "cannot be built.*monitor"),
         ("+trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 does not work here"),

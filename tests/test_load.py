@@ -190,7 +190,7 @@ def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_what_is_no_checkpoint_is_said(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, run = trained
     monkeypatch.setenv("LAGVAE_ROOT", str(run.path.parents[1]))
-    with pytest.raises(CheckpointError, match=r"'nothing' is no run.*run\."):
+    with pytest.raises(CheckpointError, match=r"'nothing' is not a run.*run\."):
         lagvae.load("nothing")
     with pytest.raises(CheckpointError, match=r"There is no checkpoint nothing\.ckpt"):
         lagvae.load("nothing.ckpt")

@@ -131,7 +131,7 @@ def test_a_word_that_the_matched_run_decides_is_refused(runs: Path, word: str) -
 
 
 def test_a_matched_sweep_without_finished_runs_of_infovae_says_what_is_missing(runs: Path) -> None:
-    with pytest.raises(SettingError, match="'nowhere' is no folder of runs"):
+    with pytest.raises(SettingError, match="'nowhere' is not a folder of runs"):
         matched_overrides("nowhere", runs, [], [])
     with pytest.raises(SettingError, match="there is no run of family=infovae in"):
         matched_overrides("pareto/d", runs, [], [])

@@ -86,10 +86,10 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 
 def test_the_default_gains() -> None:
-    """After the violations 0 and 1 the integral term is lr = 0.01 and the proportional one kp (1 − ν) = 0.1."""
+    """After the violations 0 and 1 the integral term is lr = 0.01 and the proportional one kp (1 − ν) = 0.05."""
     parameter = nn.Parameter(torch.zeros(1), requires_grad=False)
     path = follow(NuPI([parameter]), parameter, torch.tensor([[0.0], [1.0]]))
-    torch.testing.assert_close(path[:, 0], torch.tensor([0.0, -0.11]))
+    torch.testing.assert_close(path[:, 0], torch.tensor([0.0, -0.06]))
 
 
 @pytest.mark.parametrize(

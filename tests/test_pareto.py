@@ -531,7 +531,7 @@ def test_a_single_slack_gives_no_figure_of_slack(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ([], "Name folders of runs, such as a, b."),
-        (["c"], "'c' is no folder of runs"),
+        (["c"], "'c' is not a folder of runs"),
         (["a", "--information", "mi"], "information=mi is unknown"),
         (["a", "--z", "-1"], "z=-1.0 must be a number"),
         (["a", "b"], "do not belong together"),

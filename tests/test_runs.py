@@ -273,14 +273,14 @@ def test_a_run_is_found_by_name_by_path_and_as_the_latest(tmp_path: Path, monkey
 
 def test_the_message_for_a_missing_run_lists_existing_ones(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with pytest.raises(CheckpointError, match=r"'latest' is no run.*Make one with python src/train\.py"):
+    with pytest.raises(CheckpointError, match=r"'latest' is not a run.*Make one with python src/train\.py"):
         RunFolder.find(runs, "latest")
     for age, name in enumerate(("f", "e", "d", "c", "b", "grid/a")):
         config(RunFolder.create(runs, name), age)
     RunFolder.create(runs, "without-config")
-    with pytest.raises(CheckpointError, match=r"'x' is no run: .* The newest there: b, c, d, e, f\."):
+    with pytest.raises(CheckpointError, match=r"'x' is not a run: .* The newest there: b, c, d, e, f\."):
         RunFolder.find(runs, "x")
-    with pytest.raises(CheckpointError, match="is no run"):
+    with pytest.raises(CheckpointError, match="is not a run"):
         RunFolder.find(runs, "without-config")
 
 

@@ -67,10 +67,10 @@ class MeasuredObjective(nn.Module):
 
     def __init__(self, joint: JointModel, measure: Callable[[JointSamples], Values]) -> None:
         super().__init__()
-        self.joint, self.objective = joint, measure
+        self.joint, self.measure = joint, measure
 
     def forward(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        values = self.objective(JointSamples(self.joint, x, noise))
+        values = self.measure(JointSamples(self.joint, x, noise))
         return values.terms, values.divergences
 
 
@@ -223,7 +223,7 @@ class Ensemble(LatentVariableModel):
             self.tables[k].log_metrics(row | {"train/learning_rate": lr * float(self.factors[k])}, step)
 
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
-        """Nothing: an ensemble has no callback that monitors a value."""
+        """Do nothing: an ensemble has no callback that monitors a value."""
 
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train."""

@@ -58,7 +58,7 @@ class Constraint:
     multiplier: float = 1.0
     learned: bool = False
     scale: float = 1.0
-    max_multiplier: float = 1000.0
+    max_multiplier: float = 100.0
 
     def __post_init__(self) -> None:
         key = f"constraints.{self.name}"

@@ -102,9 +102,12 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self.joint, self.lagrangian = joint, lagrangian
         self.primal, self.dual, self.schedule = primal, dual, schedule
         self.gradient_clip, self.seed, self.log_every = gradient_clip, seed, log_every
-        self.critics = nn.ModuleDict(
-            {c.name: c.divergence.critic for c in lagrangian.constraints if c.divergence.critic is not None}
-        )
+        critics = {c.name: c.divergence.critic for c in lagrangian.constraints if c.divergence.critic is not None}
+        for c in lagrangian.constraints:
+            if c.divergence.uses_critic != (c.name in critics):
+                said = f"{type(c.divergence).__name__} has uses_critic={c.divergence.uses_critic}"
+                raise SettingError(f"constraints.{c.name}: {said}, but it has {'a' if c.name in critics else 'no'} critic.")
+        self.critics = nn.ModuleDict(critics)
         if self.critics and critic is None:
             raise SettingError("A divergence with a critic needs critic.optimizer.")
         if critic_steps < 1:
@@ -186,7 +189,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self.critics.load_state_dict(critics)
 
     def measure(self, batch: Batch) -> Values:
-        """Estimate the terms and divergences on a training batch, after the steps of the critics."""
+        """Take the steps of the critics, if there are any; then estimate the terms and divergences on a training batch."""
         samples = self.samples(batch, "train")
         if self.critics:
             self.step_critics(batch, samples)
@@ -206,7 +209,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
             self._psi.step()
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        is_own, batch = isinstance(batch, Batch), self.as_batch(batch, batch_idx)
+        """One step: of the critics, then θ, then λ, which ascends the violation measured before the step of θ."""
+        from_datamodule, batch = isinstance(batch, Batch), self.as_batch(batch, batch_idx)
         with self._generators(batch.step):
             values = self.measure(batch)
         loss = self.lagrangian(values)
@@ -223,17 +227,17 @@ class LatentVariableModel(Inference, pl.LightningModule):
             self.lagrangian.ascend(violation, self._lambda)
         step = batch.step + 1
         ends = self.trainer.is_last_batch
-        logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not is_own)
+        logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not from_datamodule)
         if logs or ends:
             named = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
             if logs:
                 self._report(named, step)
             # Lightning takes long to log a value. Where an epoch is an interval of a run, no callback needs one before its end.
-            if ends or not is_own:
+            if ends or not from_datamodule:
                 self.log_for_callbacks(named)
 
     def _generators(self, step: int) -> AbstractContextManager[None]:
-        """A context in which code of the user's own draws what it would draw at this step of any run, also a resumed one."""
+        """A context in which user-defined code draws what it would draw at this step of any run, also a resumed one."""
         if not self._draws_by_itself:
             return nullcontext()
         return generators_seeded(f"{self.seed}/train/{self.global_rank}/{step}", self.device)
@@ -257,11 +261,11 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> JointSamples:
         """Samples for an evaluation batch, which the metrics use."""
-        is_own = isinstance(batch, Batch)
-        split = eval_splits(self.trainer)[dataloader_idx] if is_own else "test" if self.trainer.testing else "val"
+        from_datamodule = isinstance(batch, Batch)
+        split = eval_splits(self.trainer)[dataloader_idx] if from_datamodule else "test" if self.trainer.testing else "val"
         samples = self.samples(self.as_batch(batch, batch_idx), split)
         if self.logs_evaluation:
-            self._log_evaluation(samples, LOGGED_AS.get(split, split), several=not is_own)
+            self._log_evaluation(samples, LOGGED_AS.get(split, split), several=not from_datamodule)
         return samples
 
     test_step = validation_step  # type: ignore[assignment]

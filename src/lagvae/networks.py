@@ -21,7 +21,7 @@ Network = Callable[..., nn.Module]  # (shape_in, shape_out) -> module
 
 
 def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence[int], key: str) -> nn.Module:
-    """Build a network, and try one of the user's own on a batch.
+    """Build a network, and try a user-defined one on a batch.
 
     Args:
         network: a class, or a partial of one. key: the setting that names it, for messages.
@@ -35,7 +35,7 @@ def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence
         module = network(given, wanted)
     except LagvaeError:
         raise
-    except Exception as error:  # the code of others can raise anything
+    except Exception as error:  # user code can raise anything
         raise SettingError(
             f"{key}: {name} cannot be built from (shape_in, shape_out) = ({given}, {wanted}): {first_line(error)}."
         ) from error

@@ -21,7 +21,7 @@ _MASK = 0xFFFFFFFF
 def generators_seeded(text: str, device: torch.device) -> Iterator[None]:
     """A context in which torch's own generators are in a state that depends on `text` alone; afterwards they are as before.
 
-    For the code of others, which takes no noise: dropout, and distributions that only have rsample.
+    For user code, which takes no noise: dropout, and distributions that only have rsample.
     """
     seed = zlib.crc32(text.encode())
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -48,7 +48,7 @@ class NuPI(Optimizer):
         params: Iterable[Tensor],
         lr: float = 1e-2,
         kp: float = 1.0,
-        nu: float = 0.9,
+        nu: float = 0.95,
         maximize: bool = False,
     ) -> None:
         if not lr >= 0 or not kp >= 0:

@@ -45,12 +45,12 @@ def readable_message(error: BaseException, root: Path | None = None, words: Sequ
             return _unknown_key(seen, root, words)
         seen = seen.__cause__ or seen.__context__
     if unmatched := re.match(r"Could not override '(.+)'\. No match in the defaults list", str(error)):
-        return f"{unmatched[1]} is no group that this program takes; see --help."
+        return f"{unmatched[1]} is not a group that this program takes; see --help."
     text = str(error).removeprefix("Error merging override ")
     if text != str(error) and error.__cause__ is not None:
         if "not a subclass of ConstraintConfig" in str(error.__cause__):
             return f"{text}: there is no such constraint; add its name to divergence=[…], a file of conf/divergence/."
-        text += ": null is no value here" if "is not Optional" in str(error.__cause__) else f": {error.__cause__}"
+        text += ": null is not allowed here" if "is not Optional" in str(error.__cause__) else f": {error.__cause__}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "\n".join(
         line for line in lines if not line.startswith(("object_type=", "full_key:", "reference_type=", "Set the env"))
@@ -119,7 +119,7 @@ def _typed(unknown: str, words: Sequence[str]) -> tuple[str, str]:
 
 
 def _preference_of_beta(value: str) -> str | None:
-    """The preference of a β-VAE, for "=β"; None where β is no number."""
+    """The preference of a β-VAE, for "=β"; None where β is not a number."""
     try:
         return f"alpha.q={Decimal(value.removeprefix('=')) - 1}"
     except InvalidOperation:
@@ -152,7 +152,7 @@ def _alternatives(texts: Sequence[str]) -> str:
 
 
 def group_message(error: ValueError, root: Path, words: Sequence[str]) -> str | None:
-    """What to tell of a group that was given something that is no name of an option; None for any other error."""
+    """What to tell of a group that was given something that is not the name of an option; None for any other error."""
     if not str(error).startswith("Config group override"):
         return None
     parsed = OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])

@@ -171,7 +171,7 @@ def run_command() -> None:
     if words[0] not in PROGRAMS:
         near = get_close_matches(words[0], PROGRAMS, 1)
         hint = f"Did you mean {command(near[0])}?" if near else f"Write one of {', '.join(PROGRAMS)} first."
-        print_error(f"{words[0]} is no program of lagvae. {hint}")
+        print_error(f"{words[0]} is not a program of lagvae. {hint}")
         sys.exit(1)
     del sys.argv[1]
     root = home()

@@ -76,7 +76,7 @@ class DataModule(pl.LightningDataModule):
         split_seed: int = 0,
         val: float = 0.1,
         test: float = 0.1,
-        draws: int = 10_000,
+        draws: int = 40_000,
         workers: int = 2,
     ) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class DataModule(pl.LightningDataModule):
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
         self.draws, self.workers = draws, workers
-        # The experiment sets the steps of an interval and the last step; else an interval is an epoch, and the trainer ends.
+        # (steps of an interval, last step), set by a run, in which one epoch of Lightning is one interval: evaluation and
+        # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[str, Noise] = {}

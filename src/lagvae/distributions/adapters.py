@@ -1,4 +1,4 @@
-"""Modules of one's own that return a `torch.distributions.Distribution`, as priors, encoders and decoders.
+"""User-defined modules that return a `torch.distributions.Distribution`, as priors, encoders and decoders.
 
 `JointModel` wraps such a module. Its samples are functions of given noise, as all samples are: exactly where the distribution
 can be written as one (Normal, MultivariateNormal, every distribution with an inverse cumulative distribution function, and
@@ -142,7 +142,7 @@ class TorchPart(nn.Module):
     """Base of the adapters.
 
     Args:
-        module: of the user's own. inputs: what it is tried on. dims: number of axes of the event; None for all but the first.
+        module: user-defined. inputs: what it is tried on. dims: number of axes of the event; None for all but the first.
 
     Attributes:
         has_density: whether log_prob is defined. is_pathwise: whether samples are functions of noise (`sample_from`).
@@ -171,7 +171,7 @@ class TorchPart(nn.Module):
                 self.is_pathwise = is_implemented(lambda: sample_from(tried, noise))
                 sample = self.sample_of(tried, noise)
                 self.has_density = is_implemented(lambda: tried.log_prob(sample))
-            except Exception as error:  # a distribution of one's own can raise anything
+            except Exception as error:  # a user-defined distribution can raise anything
                 raise SettingError(f"{full_name(module)} returns a {tried!r} that fails: {first_line(error)}.") from error
 
     def check(self) -> None:
@@ -200,7 +200,7 @@ class TorchPart(nn.Module):
         try:
             with evaluating(self.module):
                 found = self.module(*inputs)
-        except Exception as error:  # the code of others can raise anything
+        except Exception as error:  # user code can raise anything
             raise SettingError(f"{name}.forward fails{of}: {first_line(error)}.") from error
         if not isinstance(found, Distribution):
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
@@ -255,7 +255,7 @@ class TorchEncoder(TorchPart):
     """q(z|x) as a module whose forward(x) returns a distribution with rsample.
 
     Args:
-        module: of the user's own. x: a batch that it is tried on, (B, *shape). latent: dimension d of z.
+        module: user-defined. x: a batch that it is tried on, (B, *shape). latent: dimension d of z.
 
     Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,).
 
@@ -285,7 +285,7 @@ class TorchDecoder(TorchPart):
     """p(x|z) as a module whose forward(z) returns a distribution; all axes after the batch are those of one x.
 
     Args:
-        module: of the user's own. z: a batch that it is tried on, (B, d).
+        module: user-defined. z: a batch that it is tried on, (B, d).
 
     Shapes: z (B, d) → distribution with batch shape (B,) and the event shape of x.
 

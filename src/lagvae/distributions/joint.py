@@ -31,7 +31,7 @@ class JointModel(nn.Module):
     Attributes:
         rate_is_exact: whether torch knows KL(q(z|x)‖p(z)) in closed form; otherwise it is log q(z|x) − log p(z) at z ∼ q(z|x).
 
-    Raises: SettingError for a module of one's own that fails, returns no distribution, or one of the wrong shape.
+    Raises: SettingError for a user-defined module that fails, returns no distribution, or one of the wrong shape.
 
     Examples:
         >>> from functools import partial

@@ -29,6 +29,8 @@ class Divergence(ABC):
     """The lower limit of the divergence: 0 if it is never negative, although its estimate may be."""
     critic: nn.Module | None = None
     """The critic ψ of the estimate, which `prepare` builds; None if it needs no critic."""
+    uses_critic: bool = False
+    """Whether `prepare` builds a critic. The class says so, because a sweep is planned before anything is built."""
     symbol: str = ""
     """The estimated quantity in the notation of `lagvae.algebra`."""
 

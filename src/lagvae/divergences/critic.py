@@ -79,6 +79,7 @@ class CriticDivergence(Divergence):
     """
 
     critic: Any = None
+    uses_critic = True
 
     def __init__(self, network: Network, over: str = "z", r1: float = 0.0, spectral: bool = False) -> None:
         if over not in OVER:

@@ -81,11 +81,11 @@ class AdversarialRate(CriticDivergence):
 
     For a Gaussian r(z|x),  log q(z|x)/p(z) = log q(z|x)/r(z|x) + log r(z|x)/p(z),  where r has the mean and c times the
     covariance of `draws` further samples of q(z|x). The second ratio is exact. The first is estimated by a critic that
-    discriminates between z, whitened by r, and N(0, I), given x. The critic does not see the moments, so that of E KL(q‖r) of
-    a Gaussian q (`moment_error`) it finds only the part that the whitened samples show by themselves (`whitened_kl`); the
-    rest, which is known, is added: with a critic that has found nothing the rate is too small by `whitened_kl`, 0.14 nat for
-    d = 16 and 64 draws. r has a full covariance, because an encoder may otherwise learn correlations that a
-    diagonal r leaves to a critic which adapts to them too slowly.
+    discriminates between z, whitened by r, and N(0, I), given x. r is estimated from a finite number of draws, so
+    that E KL(q‖r) > 0 even for a Gaussian q: it is `moment_error`. The critic sees whitened z and not the moments, and can
+    detect only the part `whitened_kl` of it. The difference, which is known, is added. With a critic that has learned nothing
+    the rate is too small by `whitened_kl`, 0.14 nats for d = 16 and 64 draws. r has a full covariance, because an encoder
+    could otherwise learn correlations faster than a critic detects them.
 
     Args:
         network, r1, spectral: see `CriticDivergence`.

@@ -56,6 +56,7 @@ class SymbolicObjective(CriticDivergence):
         self.symbol = objective
         self.ratios = [over for text, over in RATIOS.items() if any(text in str(term) for _, term in self.form.terms)]
         self.required_noise = frozenset({"z_q", "z_p", "x_p"})
+        self.uses_critic = bool(self.ratios)
 
     def restated(self, objective: Objective) -> SymbolicObjective:
         """An estimator of another objective with the same settings."""

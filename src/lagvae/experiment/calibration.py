@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isnan, nan
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -148,14 +149,14 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
 
 
 def uses_critics(cfg: DictConfig) -> bool:
-    """Whether any divergence of the config has a critic."""
-    return any("network" in c.divergence for c in cfg.constraints.values())
+    """Whether any divergence of the config may have a critic, by its class."""
+    return any(getattr(locate(c.divergence._target_), "uses_critic", False) for c in cfg.constraints.values())
 
 
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
     """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source.
 
-    So does one of the file of each class of the user's own.
+    A digest of its source file stands in for each user-defined class.
     """
     chosen = settings_where(cfg, lambda rule: rule.calibration)
     if not uses_critics(cfg):

@@ -102,7 +102,7 @@ def assess_convergence(metrics: Path, lagrangian: Lagrangian, last: int) -> Conv
 
     Returns: None if there is a critic, whose estimates change with the critic itself, or if too little was logged.
     """
-    if not metrics.is_file() or any(c.divergence.critic is not None for c in lagrangian.constraints):
+    if not metrics.is_file() or any(c.divergence.uses_critic for c in lagrangian.constraints):
         return None
     series: dict[tuple[str, str], dict[int, float]] = {}
     for row in read_rows(metrics):

@@ -134,7 +134,7 @@ def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
 
 
 def build_own(key: str, kind: Any, **known: Any) -> nn.Module:
-    """Build a prior, encoder or decoder of the user's own, from those of the `known` values whose names it takes.
+    """Build a user-defined prior, encoder or decoder, from those of the `known` values whose names it takes.
 
     Args:
         key: the setting that names it. kind: its class, or a partial with further settings.
@@ -148,13 +148,13 @@ def build_own(key: str, kind: Any, **known: Any) -> nn.Module:
         part = kind(**given)
     except LagvaeError:
         raise
-    except Exception as error:  # the code of others can raise anything
+    except Exception as error:  # user code can raise anything
         raise SettingError(
             f"{key}: {full_name(kind)} cannot be built ({first_line(error)}). It may take {', '.join(known)} by these names, "
             f"and settings beside {key}._target_."
         ) from error
     if not isinstance(part, nn.Module):
-        raise SettingError(f"{key}: {full_name(kind)} is no torch.nn.Module, but a {type(part).__name__}.")
+        raise SettingError(f"{key}: {full_name(kind)} is not a torch.nn.Module, but a {type(part).__name__}.")
     return part
 
 
@@ -182,7 +182,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
         bound, divergence = c.epsilon, instantiate(c.divergence)
         if not isinstance(divergence, Divergence):
             raise SettingError(
-                f"constraints.{name}.divergence: {c.divergence.get('_target_')} is no lagvae.divergences.Divergence, but a "
+                f"constraints.{name}.divergence: {c.divergence.get('_target_')} is not a lagvae.divergences.Divergence, but a "
                 f"{type(divergence).__name__}; derive it from that class."
             )
         if bound is None and calibration is not None and cfg.epsilon.source == "calibrated":
@@ -306,7 +306,7 @@ def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[pl.Callback]:
         with error_context(key):
             callback = instantiate(node)
         if not isinstance(callback, pl.Callback):
-            raise SettingError(f"{key} is {type(callback).__name__}, which is no callback of Lightning; name a class that is.")
+            raise SettingError(f"{key} is {type(callback).__name__}, which is not a callback of Lightning; name one.")
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(checkpoints / str(name))
         callbacks.append(callback)
@@ -347,7 +347,7 @@ def build_trainer(
     quiet_libraries()
     own: dict[str, Any] = {
         "max_steps": cfg.training.steps,
-        "max_epochs": -1,
+        "max_epochs": -1,  # an epoch is an interval of a run
         "callbacks": list(callbacks),
         "logger": list(loggers) or False,
         "log_every_n_steps": cfg.training.log_every,

@@ -21,7 +21,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lagvae.data import DataModule
-from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
@@ -110,7 +109,7 @@ def feasibility_result(
         rows[name] = {
             "scale": c.scale,
             "nats": divergence.nats,
-            "critic": isinstance(divergence, CriticDivergence),
+            "critic": divergence.uses_critic,
             "alone": least[name].calibrated[name],
             "alone_stderr": least[name].stderr[name],
             "asked": c.epsilon,

@@ -1,4 +1,4 @@
-"""Classes of the user's own in a config: where they are, a digest of their code, and settings that they leave over."""
+"""User-defined classes in a config: where they are, a digest of their code, and the settings that they do not take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lagvae.experiment.signatures import matches_type, signature
 from lagvae.networks import is_ours
 
 PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
-"""The packages whose classes are not of the user's own."""
+"""The packages whose classes are not user-defined."""
 
 BUILT_LATER = re.compile(
     r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.(network|optimizer)"
@@ -41,12 +41,12 @@ def find_nodes(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def is_own(node: DictConfig) -> bool:
-    """Whether a node names a class or function that is of the user's own."""
+    """Whether a node names a user-defined class or function."""
     return not str(node["_target_"]).startswith(PACKAGES)
 
 
 def digest_own_code(cfg: DictConfig) -> dict[str, str]:
-    """Module → a hash of its file, for the classes of the user's own that decide what a model is and how it is trained."""
+    """Module → a hash of its file, for the user-defined classes that decide what a model is and how it is trained."""
     found: dict[str, str] = {}
     for key, node in find_nodes(cfg):
         if is_own(node) and key.split(".")[0] in ("model", "constraints", "critic", "kernel"):
@@ -58,10 +58,11 @@ def digest_own_code(cfg: DictConfig) -> dict[str, str]:
 
 
 def settle_nodes(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Remove the settings that a class of the user's own leaves over, and let all that is built later be built later.
+    """Adapt a composed config to user-defined classes.
 
-    `model.encoder._target_=mynet.Net` leaves hidden, a setting of the network in conf/, where it was. What stands beside the
-    name of a class of one's own goes where that class does not take it, unless it was typed, or no class of lagvae takes it.
+    A node whose object is built later, such as an optimizer, gets `_partial_`. A user-defined class inherits the settings that
+    conf/ gives to the class that it replaces, such as hidden of a network: each one that its constructor does not accept is
+    deleted, unless the user typed it, or no class of lagvae has a setting of that name, so that validation reports a typo.
 
     Args:
         cfg: a composed config. words: the overrides that were typed.

@@ -48,7 +48,7 @@ def summarise(
     Args:
         splits: split → metric → value, of the full evaluation. best: constraint → the smallest divergence in training.
         convergence: what longer training would change, as far as the run shows.
-        labels: metric → what reports call it, for metrics of the user's own.
+        labels: metric → what reports call it, for user-defined metrics.
     """
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
@@ -132,7 +132,7 @@ def below_calibration(
 
 def critic_messages(lagrangian: Lagrangian, metrics: Path) -> list[str]:
     """A message for each critic whose divergence was saturated for most of the second half of training."""
-    critics = {c.name: c.divergence for c in lagrangian.constraints if c.divergence.critic is not None}
+    critics = {c.name: c.divergence for c in lagrangian.constraints if c.divergence.uses_critic}
     series = read_series(metrics, "train", critics) if critics and metrics.is_file() else {}
     messages = [
         explain_critic(name, series[name][1], divergence.largest) for name, divergence in critics.items() if name in series

@@ -1,4 +1,4 @@
-"""A trial of the user's own code on a few rows of the data, before anything is trained."""
+"""A trial of user-defined code on a few rows of the data, before anything is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 8
 
 
 def has_own_code(cfg: DictConfig) -> bool:
-    """Whether a config names a class or function of the user's own, besides its data."""
+    """Whether a config names a user-defined class or function, besides its data."""
     return any(is_own(node) for key, node in find_nodes(cfg) if not key.startswith("data"))
 
 
@@ -34,9 +34,9 @@ def trial_model(cfg: DictConfig, data: DataModule) -> LatentVariableModel:
 
 
 def try_own_code(cfg: DictConfig, data: DataModule) -> None:
-    """Evaluate the divergences and the metrics of the user's own once.
+    """Evaluate the user-defined divergences and metrics once.
 
-    Raises: SettingError, with the class and the shapes, for one that fails or whose result is no number.
+    Raises: SettingError, with the class and the shapes, for one that fails or whose result is not a number.
     """
     metrics: dict[str, Any] = {}
     for part in ("training", "final"):
@@ -62,7 +62,7 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
                 raise
             except KeyError as error:
                 raise SettingError(f"{key} needs the noise {error}; add it to its required_noise.") from error
-            except Exception as error:  # the code of others can raise anything
+            except Exception as error:  # user code can raise anything
                 raise SettingError(f"{key} fails {shapes}: {first_line(error)}.") from error
             if not isinstance(value, Tensor) or value.shape != ():
                 found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -76,5 +76,5 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
                 metric.compute()
             except LagvaeError:
                 raise
-            except Exception as error:  # the code of others can raise anything
+            except Exception as error:  # user code can raise anything
                 raise SettingError(f"{key}: {name} fails {shapes}: {first_line(error)}.") from error

@@ -13,7 +13,6 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lagvae.data import SPLITS
-from lagvae.divergences import CriticDivergence
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration
 from lagvae.experiment.factory import (
@@ -66,7 +65,7 @@ def validate(cfg: DictConfig) -> None:
     if missing := sorted(key for key, value in values if value == MISSING and not key.endswith(".divergence")):
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     if nulls := [key for key, value in values if value is None and REQUIRED_NODE.fullmatch(key)]:
-        raise SettingError(f"{nulls[0]}=null: null is no value here; {null_cure(nulls[0])}.")
+        raise SettingError(f"{nulls[0]}=null: null is not allowed here; {null_cure(nulls[0])}.")
     RunFolder.check_name(cfg.name)
     for key in (
         "training.steps",
@@ -157,7 +156,7 @@ def dry_run(cfg: DictConfig) -> None:
     lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     theta = torch.nn.Parameter(torch.zeros(1))
     one_device = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
-    if not one_device and any(isinstance(c.divergence, CriticDivergence) for c in lagrangian.constraints):
+    if not one_device and any(c.divergence.uses_critic for c in lagrangian.constraints):
         raise SettingError(
             f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
         )

@@ -82,7 +82,7 @@ def objective_lines(objective: Objective) -> Iterator[Line]:
     yield "class", f"{classify(objective)}"
     lagrangian = symbolic_lagrangian(objective)
     if lagrangian is None:
-        yield "KL objective", "no: it is no sum of I_q, I_p and KL divergences"
+        yield "KL objective", "no: it is not a sum of I_q, I_p and KL divergences"
     else:
         yield "KL objective", "yes" if not objective.opaque else "yes, apart from symbols of their own"
         alpha = (
@@ -102,7 +102,7 @@ def objective_lines(objective: Objective) -> Iterator[Line]:
         for care in combination.care:
             yield "", f"with care: {care}"
     for symbol in objective.opaque:
-        yield "note", f"{symbol} is no KL: a symbol of its own, left out of α and of Theorem 1; {symbol.level}"
+        yield "note", f"{symbol} is not a KL: a symbol of its own, left out of α and of Theorem 1; {symbol.level}"
 
 
 def preference_word(alpha: Fraction) -> str:

@@ -73,7 +73,7 @@ theorem holds as linear algebra, read like this:
 - With KL(q(z)‖p(z)) in InfoVAE and KL(q(x)‖p(x)) in InfoGAN alone, unary members span 5 dimensions. For all 7 both
   have to be allowed in the other direction too: KL(p(z)‖q(z)), KL(p(x)‖q(x)).
 - Minimising I_p is InfoGAN's and ALICE's with negative weights. No sum of KL divergences on top makes it computable
-  in a smaller class; the leave-one-out bound that is trained for alpha.p > 0 is no sum of such terms.
+  in a smaller class; the leave-one-out bound that is trained for alpha.p > 0 is not a sum of such terms.
 - α is unique, λ is not: KL(q(x,z)‖p(x,z)) is a marginal plus a conditional divergence, either way round.
 """
 

@@ -69,9 +69,9 @@ class OwnMetric(LatentMetric):
     Reports call a value `labels[value]` of the metric, a single one its `label`, where it has such an attribute.
 
     Args:
-        name: of the metric in the config. metric: of the user's own, or of torchmetrics.
+        name: of the metric in the config. metric: user-defined, or one of torchmetrics.
 
-    Raises: SettingError from `compute` for a result that is no number.
+    Raises: SettingError from `compute` for a result that is not a number.
     """
 
     def __init__(self, name: str, metric: Metric) -> None:
@@ -110,7 +110,7 @@ def as_latent_metric(name: str, metric: Any) -> LatentMetric:
     Args:
         name: of the metric in the config.
 
-    Raises: SettingError for anything that is no torchmetrics.Metric.
+    Raises: SettingError for anything that is not a torchmetrics.Metric.
     """
     if not isinstance(metric, Metric):
         raise SettingError(f"The metric {name} is a {full_name(type(metric))}; it must be a torchmetrics.Metric.")

@@ -166,7 +166,7 @@ class Information(PosteriorSamples):
         def mean(values: Tensor) -> tuple[Tensor, Tensor]:
             """The mean over the evaluated samples, with E log q(z|x) and E log p(z) over all draws as control variates.
 
-            Of a p(z) that is not standard normal the second is not known.
+            E log p(z) is known only for a standard normal p(z); for any other only the first control variate is used.
             """
             if len(evaluated) < k:
                 entropy = 0.5 * z.shape[1] * (1 + log(2 * pi)) + scale.double().log().sum(-1)

@@ -25,7 +25,7 @@ class Terms(LatentMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.coordinates = 0  # of x; 0 for a p(x|z) that is no density
+        self.coordinates = 0  # of x; 0 for a p(x|z) that is not a density
         for name in ("index", "rate", "distortion"):
             self.add_state(name, [], dist_reduce_fx="cat")
 

@@ -221,7 +221,7 @@ def collect(folders: Sequence[Path], information: str = "interval") -> Collectio
         raise SettingError(f"information={information} is unknown; choose one of {', '.join(INFORMATION)}.")
     for folder in folders:
         if not folder.is_dir():
-            raise SettingError(f"{folder} is no folder. Name one that holds run folders, such as runs/pareto.")
+            raise SettingError(f"{folder} is not a folder. Name one that holds run folders, such as runs/pareto.")
     collection = Collection(list(folders), information)
     roots, seen = [folder.resolve() for folder in folders], set[Path]()
     for run_folder in (run_folder for root in roots for run_folder in runs_below(root, seen)):

@@ -121,7 +121,7 @@ class RunFolder:
         folders = [config.parent.relative_to(runs) for config in configs]
         names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
         hint = f"The newest there: {', '.join(names[-5:])}." if names else f"Make one with {command('train')}."
-        raise CheckpointError(f"{which!r} is no run: there is no {runs / which / 'config.yaml'}. {hint}")
+        raise CheckpointError(f"{which!r} is not a run: there is no {runs / which / 'config.yaml'}. {hint}")
 
 
 def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:
@@ -156,4 +156,4 @@ def find_runs(runs: Path, name: str) -> Path:
             return folder
     there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
     hint = f"There are {', '.join(there[:10])}." if there else f"A sweep makes some: {command('train')} -m sweep=NAME."
-    raise SettingError(f"{name!r} is no folder of runs: there is no {runs / name}. {hint}")
+    raise SettingError(f"{name!r} is not a folder of runs: there is no {runs / name}. {hint}")

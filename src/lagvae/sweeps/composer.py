@@ -34,7 +34,7 @@ class Composer:
         return cls(lambda overrides: loader.load_sweep_config(sweep, overrides), repository.group_exists)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config that Hydra composes from the overrides of one run, without what a class of the user's own leaves over."""
+        """The config that Hydra composes from the overrides of one run, without what user-defined classes do not take."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         chosen = tuple(str(o.input_line) for o in parsed if o.is_hydra_override() or self.is_group(o.key_or_group))
         if chosen not in self.composed:

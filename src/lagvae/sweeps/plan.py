@@ -26,19 +26,18 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot be a member of an ensemble: it has a critic, callbacks, a mean of θ or code that vmap cannot map."""
+    """Whether a run cannot join an ensemble: it has a critic, callbacks, averaged weights or code that vmap cannot run."""
     own_callbacks = bool(run.cfg.callbacks.get("lightning"))
     return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
-    """Why a run with code of the user's own cannot train in an ensemble, or None: an ensemble of two is tried on a few rows."""
-    model = trial_model(run.cfg, data)
-    x, seeds = data.probe("train", ROWS), [(0, 0), (1, 1)]
-    ensemble = Ensemble([model, trial_model(run.cfg, data)], seeds, [])
+    """Why a run with user-defined code cannot train in an ensemble, or None: an ensemble of two is tried on a few rows."""
+    x, models = data.probe("train", ROWS), [trial_model(run.cfg, data) for _ in range(2)]
     try:
+        ensemble = Ensemble(models, [(0, 0), (1, 1)], [])
         ensemble.measure(Batch(torch.stack([x, x]), torch.arange(len(x)), 0))
-    except Exception as error:  # the code of others can raise anything
+    except Exception as error:  # user code can raise anything
         text = str(error)
         return next((reason for sign, reason in OBSTACLES.items() if sign in text), first_line(error))
     return None
@@ -131,7 +130,7 @@ Jobs = list[tuple[SweepJob, list[SweepRun]]]
 def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     """The runs that wait for a calibration, grouped by calibration. Raises an error for a run that does not fit its data.
 
-    Runs with code of the user's own learn whether it can train in an ensemble.
+    `run.obstacles` of a run with user-defined code records why it cannot train in an ensemble.
     """
     loaded: dict[str, DataModule] = {}
     tried: dict[str, str | None] = {}

@@ -52,7 +52,7 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
     settings = config.launcher
     if settings.executor is None:
         raise SettingError(
-            "launcher.executor=null: null is no value here; use launcher=ensemble, gpus, processes, ray or slurm."
+            "launcher.executor=null: null is not allowed here; use launcher=ensemble, gpus, processes, ray or slurm."
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
     waiting = [run for run in runs if not run.finished]
