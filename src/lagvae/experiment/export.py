@@ -33,7 +33,7 @@ def export(model: LatentVariableModel, folder: str | os.PathLike[str]) -> None:
         written.
 
     Examples:
-        >>> import lagvae
+        >>> import torch, lagvae
         >>> model = lagvae.load("latest")
         >>> lagvae.export(model, "exported")
         >>> x = model.sample(5, seed=0)
