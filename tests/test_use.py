@@ -17,10 +17,11 @@ from helpers import files, made_up, settings
 from PIL import Image
 from sklearn.datasets import load_digits
 from small import ROOT, TINY
+from test_docs import commands, read
 from test_load import of_joint, tampered
 
 import lagvae
-from lagvae.cli.use import use_model
+from lagvae.cli.use import USES, use_model
 from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.factory import build_data, build_model
@@ -30,6 +31,7 @@ from lagvae.experiment.run import create_folder, setup
 from lagvae.experiment.validate import needs_calibration
 from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
+from lagvae.runs.layout import RunFolder
 
 GREY = (load_digits().images[:5] / 16 * 255).astype(np.uint8)[:, None]
 """Five digits as grey levels, (5, 1, 8, 8)."""
@@ -201,6 +203,19 @@ def test_the_command_starts_and_its_help_imports_no_torch(model: LatentVariableM
     assert not {"torch", "hydra", "numpy"} & {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
 
 
+def test_the_commands_of_the_documentation_run(model: LatentVariableModel, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("mine.npy", X)
+    np.savez("mine.npz", x=X)
+    write_pictures(Path("photos"))
+    lines = [words[1:] for words in commands(read("docs/cli.md")) if words[0] == "lagvae" and words[1:] and words[1] in USES]
+    assert {line[0] for line in lines} == {*USES}
+    for line in lines:
+        status, _, err = start(capsys, " ".join(line))
+        assert (status, err) == (0, "")
+    assert files(Path()) > {"codes.csv", "samples.png", "scores.csv", "exported/model.json", "codes.npz"}
+    np.testing.assert_allclose(np.load("codes.npz")["z"], model.encode(X), rtol=1e-4, atol=1e-6)
+
+
 # ---- what is refused
 
 
@@ -326,7 +341,7 @@ def test_a_class_of_ones_own_is_loaded_where_it_is_trusted(
     def own(content: dict[str, Any]) -> None:
         content["lagvae"]["config"]["model"]["encoder"]["_target_"] = "used_network.Net"
 
-    tampered(lagvae.runs.layout.RunFolder(root / "runs" / "one"), Path("own.ckpt"), own)
+    tampered(RunFolder(root / "runs" / "one"), Path("own.ckpt"), own)
     status, _, err = start(capsys, "encode own.ckpt --input x.npy --output z.npy")
     assert (status, "used_network" in sys.modules) == (1, False)
     assert "used_network.Net is not loaded" in " ".join(err.split())
@@ -354,7 +369,7 @@ def test_an_exported_model_is_the_same_one(words: tuple[str, ...]) -> None:
     assert str(loaded.lagrangian.constraints) == str(model.lagrangian.constraints)
     assert [c.bound for c in loaded.lagrangian.constraints] == [c.bound for c in model.lagrangian.constraints]
     np.testing.assert_allclose(loaded.reconstruct(X), model.reconstruct(X), rtol=1e-5)
-    # What the data were, and where they and the runs are, is nobody's business.
+    # An export is given to others: it does not say where the data and the runs are.
     description = json.loads(Path("out", "model.json").read_text(encoding="utf-8"))
     assert not {"data", "paths"} & description["config"].keys()
     assert (description["shape"], description["version"]) == ([1, 8, 8], lagvae.__version__)
