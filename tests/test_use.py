@@ -97,8 +97,8 @@ INPUTS = {
     "data.npz": lambda: np.savez("data.npz", y=np.arange(5), x=X),
     "data.npz --key b": lambda: np.savez("data.npz", x=X[:2], b=X),
     "data.csv": lambda: write_table(ROWS),
-    "./data.csv": lambda: write_table(ROWS, ",".join(f"pixel {k}" for k in range(64)), "\ufeff"),
-    "././data.csv": lambda: write_table(ROWS, ",".join(map(str, range(64)))),
+    "./data.csv": lambda: write_table(ROWS, ",".join(f"pixel {k}" for k in range(64))),
+    "././data.csv": lambda: write_table(ROWS, ",".join(map(str, range(64))), "\ufeff"),
     "pictures": lambda: write_pictures(Path("pictures")),
 }
 """Words of --input → what writes the five digits there."""
