@@ -224,8 +224,8 @@ UNDECIDING = (
     *below("src/lagvae", "callbacks/feasibility.py callbacks/progress.py pareto/figures.py pareto/report.py"),
     *below(
         "src/lagvae/experiment",
-        "feasibility.py figures.py loading.py own_code.py report.py schema.py settings.py signatures.py style.py summary.py "
-        "trial.py validate.py",
+        "export.py feasibility.py figures.py loading.py own_code.py report.py schema.py settings.py signatures.py style.py "
+        "summary.py trial.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",

@@ -46,6 +46,9 @@ START = """# lagvae
 
 ::: lagvae.load
     options: {show_root_heading: true}
+
+::: lagvae.export
+    options: {show_root_heading: true}
 """
 """The page of what `import lagvae` gives."""
 

@@ -17,6 +17,7 @@ from small import ROOT, TINY
 
 from lagvae import __version__
 from lagvae.cli import programs
+from lagvae.cli.use import USES
 from lagvae.terminal import COMMAND, command
 
 Lagvae = Callable[..., subprocess.CompletedProcess[str]]
@@ -129,7 +130,7 @@ def test_lagvae_lists_its_programs(
     status, out, err = lagvae_here(monkeypatch, capsys, *words)
     assert (status, err) == (0, "")
     scripts = {file.stem for file in (ROOT / "src").glob("*.py")} - {"wandb_sweeps"}
-    assert {line.split()[0] for line in out.splitlines() if line.startswith("  ")} == scripts
+    assert {line.split()[0] for line in out.splitlines() if line.startswith("  ")} == scripts | {*USES}
 
 
 @pytest.mark.parametrize(

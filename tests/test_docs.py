@@ -18,6 +18,7 @@ from small import ROOT, TINY, compose
 
 from lagvae.cli.entry import expand_word
 from lagvae.cli.programs import HYDRA_PROGRAMS, PROGRAMS
+from lagvae.cli.use import USES, parser_of
 from lagvae.experiment import schema
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import create_folder, setup
@@ -122,6 +123,9 @@ def accept(program: str, words: list[str]) -> None:
     """Compose the config that a program of lagvae would get."""
     assert program in PROGRAMS, f"{program} is not a program of lagvae"
     if program == "pareto" or "--config-dir" in words or any(word in ("--help", "--version") for word in words):
+        return
+    if program in USES:
+        parser_of(program).parse_args(words)
         return
     words = [each for word in words if word != "-m" for each in expand_word(word)]
     sweeps = [word.partition("=")[2] for word in words if word.startswith("sweep=")]

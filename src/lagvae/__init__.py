@@ -1,6 +1,7 @@
 """lagvae: the Information Autoencoding Family as constrained problems (Zhao, Song, Ermon, UAI 2018).
 
-`lagvae.load(run)` returns a trained model; `lagvae.sklearn.LagVAE` is a scikit-learn estimator.
+`lagvae.load(run)` returns a trained model, `lagvae.export(model, folder)` writes one as plain data, and `lagvae.sklearn.LagVAE`
+is a scikit-learn estimator.
 """
 
 from __future__ import annotations
@@ -9,15 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lagvae.experiment.export import export
     from lagvae.experiment.loading import load
 
-__all__ = ["__version__", "load", "sklearn"]
+__all__ = ["__version__", "export", "load", "sklearn"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `sklearn`, imported when they are first used, because they import torch."""
+    """`export`, `load` and `sklearn`, imported when they are first used, because they import torch."""
+    if name == "export":
+        from lagvae.experiment.export import export
+
+        return export
     if name == "load":
         from lagvae.experiment.loading import load
 

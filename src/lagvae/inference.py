@@ -61,6 +61,9 @@ class Inference:
         torch.Size([5, 16])
     """
 
+    on_batch: Callable[[int], None] | None = None
+    """Called after each batch with the number of rows that are done, for a progress bar."""
+
     @property
     def eval_model(self) -> JointModel:
         """The joint model that is used."""
@@ -213,8 +216,12 @@ class Inference:
         if batch_size < 1:
             raise SettingError(f"batch_size={batch_size} must be at least 1.")
         home = given.device if isinstance(given, Tensor) else "cpu"
-        batches = enumerate(rows.split(batch_size))
-        result: Any = torch.cat([function(batch.to(self._parameter_device), step).to(home) for step, batch in batches])
+        results = []
+        for step, batch in enumerate(rows.split(batch_size)):
+            results.append(function(batch.to(self._parameter_device), step).to(home))
+            if self.on_batch is not None:
+                self.on_batch(step * batch_size + len(batch))
+        result: Any = torch.cat(results)
         return result if isinstance(given, Tensor) else result.numpy()
 
     @staticmethod

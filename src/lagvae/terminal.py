@@ -60,6 +60,11 @@ def print_error(text: str) -> None:
     console(stderr=True).print(f"[bold red]Error:[/] {escape(text)}")
 
 
+def print_note(text: str) -> None:
+    """Something that a user should look at, on stderr."""
+    console(stderr=True).print(f"[bold]Note:[/] {escape(text)}")
+
+
 def format_number(value: float | None, nats: bool = True, stderr: float | None = None) -> str:
     """A number as people read it: nats with two decimals, others with three digits; ± its standard error."""
     if value is None or not isfinite(value):

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lagvae.cli.use import USES, use_model
 from lagvae.terminal import COMMAND, command, print_error
 
 
@@ -95,8 +96,10 @@ Examples:
     ),
 }
 
-PROGRAMS = {name: program.about.partition("\n")[0] for name, program in HYDRA_PROGRAMS.items()} | {
-    "pareto": "Compare finished runs: who dominates whom, tables and figures."
+PROGRAMS = {
+    **{name: program.about.partition("\n")[0] for name, program in HYDRA_PROGRAMS.items()},
+    "pareto": "Compare finished runs: who dominates whom, tables and figures.",
+    **USES,
 }
 """Name → what it does, in a line."""
 
@@ -111,6 +114,8 @@ def run(name: str, root: Path) -> None:
         from lagvae.cli import compare
 
         return compare.main(root)
+    if name in USES:
+        return use_model(name, root)
 
     import hydra
     from hydra.core.hydra_config import HydraConfig

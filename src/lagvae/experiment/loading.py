@@ -1,4 +1,4 @@
-"""Load a trained model from a run folder or a checkpoint, without its data and without its calibration."""
+"""Load a trained model from a run folder, a checkpoint or an export, without its data and without its calibration."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lagvae import __version__
 from lagvae.errors import CheckpointError, LagvaeError, SettingError
+from lagvae.experiment.export import BUILT, DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
 from lagvae.experiment.own_code import PACKAGES
@@ -24,9 +25,6 @@ from lagvae.experiment.run import read_config
 from lagvae.experiment.schema import check_moved
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
-
-BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
-"""The settings from which a model is built. Nothing else of a stored config is used."""
 
 
 def load(
@@ -38,7 +36,8 @@ def load(
     lagvae, and networks, optimizers and schedules of torch, Lightning, torchmetrics and torchvision.
 
     Args:
-        run_or_checkpoint: a run folder, whose last.ckpt is loaded; the name of one under runs/, or "latest"; or a .ckpt file.
+        run_or_checkpoint: a run folder, whose last.ckpt is loaded; the name of one under runs/, or "latest"; a .ckpt file; or a
+            folder that `lagvae.export` wrote.
         map_location: the device of the model.
         trust: prefixes of further names that `_target_` may have, such as ("mypackage.",) for a network of your own.
 
@@ -53,7 +52,7 @@ def load(
         (torch.Size([5, 16]), torch.Size([5]))
     """
     path = find_checkpoint(os.fspath(run_or_checkpoint))
-    content = read_content(path)
+    content = read_export(path.parent) if path.name == DESCRIPTION else read_content(path)
     origin = content["lagvae"] if "lagvae" in content else origin_of_run(path, content, trust)
     model = rebuild(path, origin, trust)
     check_weights(path, content, model)
@@ -95,7 +94,7 @@ def find_checkpoint(which: str) -> Path:
     """The checkpoint that a user named: a file, or the last one of a run. Raises CheckpointError where there is none."""
     runs = Path(os.environ.get("LAGVAE_ROOT", ".")) / "runs"
     for place in (Path(which).expanduser(), runs / which):
-        for file in (place, RunFolder(place).last):
+        for file in (place, RunFolder(place).last, place / DESCRIPTION):
             if file.is_file():
                 return file
     if which.endswith(".ckpt"):
