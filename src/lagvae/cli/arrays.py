@@ -74,7 +74,7 @@ def _read_csv(path: Path, shape: tuple[int, ...]) -> np.ndarray:
                 x = np.loadtxt(file, delimiter=",", ndmin=2, comments=None, quotechar='"')
     except (OSError, ValueError) as error:
         reason = _fault(path) if isinstance(error, ValueError) else None
-        raise DataError(f"--input={path} is no table of numbers with commas between them: {reason or error}.") from error
+        raise DataError(f"--input={path} is not a table of numbers with commas between them: {reason or error}.") from error
     if len(x) and x.shape[1] != prod(shape):
         raise DataError(
             f"--input={path} has {x.shape[1]} numbers in a row; this model takes {prod(shape)}, an x of shape {shape} in "
@@ -84,7 +84,7 @@ def _read_csv(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fault(path: Path) -> str | None:
-    """The first line with a cell that is no number, or with more or fewer cells than the first; None where there is none."""
+    """The first line with a cell that is not a number, or with more or fewer cells than the first; None where there is none."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first: list[str] = []
         for number, line in enumerate(file, 1):

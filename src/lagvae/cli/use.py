@@ -130,11 +130,11 @@ def run_use(name: str, options: argparse.Namespace) -> None:
 
 
 def check_sample(options: argparse.Namespace, shape: tuple[int, ...]) -> None:
-    """Raise SettingError for no samples, and for a picture of an x that is no image."""
+    """Raise SettingError for no samples, and for a picture of an x that is not an image."""
     if options.n < 1:
         raise SettingError(f"-n {options.n} must be at least 1.")
     if options.output.suffix.lower() == ".png" and not (len(shape) == 3 and shape[0] in (1, 3)):
-        raise SettingError(f"--output={options.output}: x of shape {shape} is no image; use {', '.join(ARRAYS)}.")
+        raise SettingError(f"--output={options.output}: x of shape {shape} is not an image; use {', '.join(ARRAYS)}.")
 
 
 @contextmanager
