@@ -783,6 +783,31 @@ def test_an_example_meets_its_bound(name: str, monkeypatch: pytest.MonkeyPatch, 
     assert last < 29  # nats; it starts at 64 log 2 = 44, and the bounds are 26 and 27
 
 
+def test_the_example_of_ones_own_data_trains_loads_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command runs in this process, with few steps, since a later word of a command line wins."""
+    reports: list[Outcome] = []
+
+    def run(command: list[str], check: bool) -> None:
+        assert command[:4] == [sys.executable, "-m", "lagvae", "train"]
+        small = [word for word in QUICK if not word.startswith(("data", "model", "calibration"))]
+        reports.append(program(tmp_path, *command[4:], *small, "data.draws=40", "calibration.steps=150"))
+        assert reports[0].status == 0, reports[0].err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", run)
+    runpy.run_path(str(ROOT / "examples" / "your_own_data.py"))
+    out = capsys.readouterr().out
+    assert "x has shape (600, 1, 8, 8), values from 0.00 to 1.00" in out
+    found = re.search(r"codes: \(600, 2\); squared error of reconstructions: (.*), of the mean image: (.*)\n", out)
+    assert found is not None
+    assert float(found[1]) < float(found[2])
+    assert "Verdict: " in reports[0].out
+    assert (tmp_path / "discs.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_the_classes_of_the_example_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
     monkeypatch.setattr(sys, "path", list(sys.path))
