@@ -39,6 +39,10 @@ class Arrays:
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
+
+    Examples:
+        >>> Arrays(torch.rand(500, 8), labels=torch.arange(500) % 10).x.shape  # what a data source of one's own returns
+        torch.Size([500, 8])
     """
 
     x: Tensor | ImageFiles
