@@ -363,6 +363,7 @@ def test_an_adversarial_rate_draws_further_samples_of_ones_own_encoder() -> None
 # ---- named in settings
 
 OWN = """
+from functools import partial
 from math import prod
 
 import torch
@@ -386,6 +387,9 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.layers(x).unflatten(1, self.shape_out)
+
+
+Narrow = partial(Net, width=4)
 
 
 class Dropped(Net):
@@ -597,6 +601,7 @@ def test_a_gaussian_of_ones_own_trains_to_the_numbers_of_ours(folder: Path) -> N
 
 LEFT = {
     "model.encoder._target_=OWN.Net": ("model.encoder", {"_target_", "_partial_"}),
+    "model.encoder._target_=OWN.Narrow": ("model.encoder", {"_target_", "_partial_"}),
     "model.posterior._target_=OWN.Same": ("model.posterior", {"_target_", "_partial_"}),
     "constraints.mmd.divergence._target_=OWN.Norm": ("constraints.mmd.divergence", {"_target_"}),
     "model.likelihood._target_=OWN.Seen": ("model.likelihood", {"_target_", "_partial_"}),
@@ -626,6 +631,7 @@ REFUSED = {
     "it must give (2, 2, 16)",
     "model.encoder._target_=OWN.NoNet": "NoNet cannot be built from (shape_in, shape_out) = ((8,), (2, 16))",
     "model.encoder._target_=nowhere.Net": "model.encoder._target_=nowhere.Net does not exist",
+    "model.posterior._target_=torch.zeros": "torch.zeros does not say what it takes; name a class, or a function",
     "model.posterior._target_=OWN.Nothing": "own_parts_of_a_user.Nothing.forward returns a tensor of shape (2, 16)",
     "model.prior._target_=OWN.Net": "model.prior: own_parts_of_a_user.Net cannot be built",
     "constraints.mmd.divergence._target_=OWN.Rows": "returns a tensor of shape (8,) on a batch with x of shape (8, 8)",

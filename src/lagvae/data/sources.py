@@ -210,7 +210,9 @@ def _plain(x: Any, named: str) -> Tensor:
         )
         raise DataError(f"{named} is {kind}; it must be a dense array of real numbers.")
     if x.ndim < 2:
-        raise DataError(f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis.")
+        raise DataError(
+            f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis: numbers are (N, 1)."
+        )
     return x.detach() if x.dtype == torch.uint8 else x.detach().float()
 
 
