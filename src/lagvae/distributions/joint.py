@@ -294,7 +294,6 @@ def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: in
         ...     def forward(self, *given):
         ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
         >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
-
         >>> log_weights(joint, torch.zeros(1, 2), draws=3, noise=Noise(0, "example"), step=0).tolist()  # log p(x) = −log 2π
         [[-1.8378...], [-1.8378...], [-1.8378...]]
     """
