@@ -289,7 +289,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
         lambda file: np.savez(file, images=X, labels=X),
         ["has no array 'x', only images, labels; set data.source.key"],
     ),
-    "flat": ("a.npy", lambda file: np.save(file, X[:, 0]), ["x has the shape (300,); it must be (N, …)"]),
+    "flat": (
+        "a.npy",
+        lambda file: np.save(file, X[:, 0]),
+        ["x has the shape (300,); it must be (N, …), N samples of at least one axis: numbers are (N, 1)."],
+    ),
     "text": (
         "a.npy",
         lambda file: np.save(file, np.array([["a", "b"]])),
@@ -536,7 +540,15 @@ def cut(file: Path) -> None:
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or not a checkpoint"),
     "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
-    "another model": (lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file), "is of another model: "),
+    "another model": (
+        lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file),
+        "is of another model: joint.decoder.network.layers.0.weight: shape (8, 3) there, shape (8, 16) here. Put the "
+        "checkpoint into the folder of the run that wrote it, or train this run again.",
+    ),
+    "foreign weights": (
+        lambda file: torch.save({"state_dict": {"net.weight": torch.zeros(3)}, "global_step": 1}, file),
+        "joint.decoder.log_scale: missing there, shape () here.",
+    ),
     "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
@@ -554,7 +566,10 @@ def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
 
 def test_a_checkpoint_that_is_not_there_is_named(root: Path) -> None:
     said = program(root, "run=done", "checkpoint=first", script="evaluate")
-    refuses(said, "checkpoint=first: there is no file")
+    refuses(said, "checkpoint=first: there is no file", "The run has best, last; name one of these.")
+    shutil.rmtree(root / "runs" / "done" / "checkpoints")
+    said = program(root, "run=done", script="evaluate")
+    refuses(said, "last.ckpt. The run has no checkpoint: train it, or resume it.")
 
 
 def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -97,6 +98,59 @@ def test_the_examples_of_docstrings_run(path: Path, at_home: Path) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert tried
     assert not failed
+
+
+CALLED = (
+    "algebra data distributions divergences inference information lagrangian log_ascent metrics model networks noise nupi "
+    "oracles pareto sklearn"
+)
+"""The packages and modules whose functions and classes a user calls from Python."""
+
+PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io runs sweeps terminal"
+"""What runs, sweeps and programs consist of: used by commands, and by `lagvae.load`, which has an example."""
+
+WITHOUT_EXAMPLE = {
+    "it is what a function with an example returns": (
+        "Aggregate Batch Closest Combination Form ImageDistributions Optimum SymbolicLagrangian Term Values"
+    ),
+    "it is abstract, and its subclasses have examples": "CriticDivergence EvaluationData FDivergence Kernel",
+    "it is for the messages and checks of this package": (
+        "check_trainer class_of device_of divergence_error draws_by_itself evaluating first_line frozen full_name is_ours "
+        "observation_of on_accelerator part_name"
+    ),
+    "it prepares what another class or function takes": (
+        "CommonNoise LeakyReLU eval_splits generators_seeded prepare_run seed_of unchanged_process"
+    ),
+    "a run evaluates it on its splits": (
+        "ActiveUnits ClassifierScore CodeAgreement DivergenceValues Information InformationOfModel LatentMetric "
+        "MarginalLikelihood OwnMetric PairingAccuracy PosteriorSamples ReconstructionError Terms TwoSampleTest "
+        "as_latent_metric tightest"
+    ),
+    "it is of a collection of finished runs, which `lagvae pareto` reads and reports": (
+        "Analysis Collection Domination Group MatchedPair RunPoint SlackCurve analyse collect comparison_markdown "
+        "dominated_rows domination_rows matched_rows matched_summary_rows notes slack_rows summary_rows training_line "
+        "write_csv write_markdown"
+    ),
+    "it trains for seconds: docs/guide.md has an example, which a test runs": "LagVAE",
+}
+"""Why a function or class that a user may call has no example → its names."""
+
+
+def exported(name: str) -> dict[str, Any]:
+    """The functions and classes that a package exports, or that are public in a module directly under lagvae."""
+    module = importlib.import_module(f"lagvae.{name}")
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    names = getattr(module, "__all__", [key for key in own if not key.startswith("_")])
+    found = {key: getattr(module, key) for key in names}
+    return {key: value for key, value in found.items() if inspect.isclass(value) or inspect.isfunction(value)}
+
+
+def test_what_a_user_calls_has_an_example() -> None:
+    package = ROOT / "src" / "lagvae"
+    there = {path.stem for path in package.glob("[a-z]*") if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there == {*CALLED.split(), *PROGRAMS_ONLY.split()}
+    without = {key for name in CALLED.split() for key, value in exported(name).items() if ">>> " not in (value.__doc__ or "")}
+    assert without == {name for names in WITHOUT_EXAMPLE.values() for name in names.split()}
 
 
 # ---- commands

@@ -363,6 +363,7 @@ def test_an_adversarial_rate_draws_further_samples_of_ones_own_encoder() -> None
 # ---- named in settings
 
 OWN = """
+from functools import partial
 from math import prod
 
 import torch
@@ -386,6 +387,9 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.layers(x).unflatten(1, self.shape_out)
+
+
+Narrow = partial(Net, width=4)
 
 
 class Dropped(Net):
@@ -597,6 +601,7 @@ def test_a_gaussian_of_ones_own_trains_to_the_numbers_of_ours(folder: Path) -> N
 
 LEFT = {
     "model.encoder._target_=OWN.Net": ("model.encoder", {"_target_", "_partial_"}),
+    "model.encoder._target_=OWN.Narrow": ("model.encoder", {"_target_", "_partial_"}),
     "model.posterior._target_=OWN.Same": ("model.posterior", {"_target_", "_partial_"}),
     "constraints.mmd.divergence._target_=OWN.Norm": ("constraints.mmd.divergence", {"_target_"}),
     "model.likelihood._target_=OWN.Seen": ("model.likelihood", {"_target_", "_partial_"}),
@@ -626,6 +631,7 @@ REFUSED = {
     "it must give (2, 2, 16)",
     "model.encoder._target_=OWN.NoNet": "NoNet cannot be built from (shape_in, shape_out) = ((8,), (2, 16))",
     "model.encoder._target_=nowhere.Net": "model.encoder._target_=nowhere.Net does not exist",
+    "model.posterior._target_=torch.zeros": "torch.zeros does not say what it takes; name a class, or a function",
     "model.posterior._target_=OWN.Nothing": "own_parts_of_a_user.Nothing.forward returns a tensor of shape (2, 16)",
     "model.prior._target_=OWN.Net": "model.prior: own_parts_of_a_user.Net cannot be built",
     "constraints.mmd.divergence._target_=OWN.Rows": "returns a tensor of shape (8,) on a batch with x of shape (8, 8)",
@@ -781,6 +787,31 @@ def test_an_example_meets_its_bound(name: str, monkeypatch: pytest.MonkeyPatch, 
     first, last = (float(row.split("neg_elbo ")[1].split(",")[0]) for row in (rows[0], rows[-1]))
     assert last < first
     assert last < 29  # nats; it starts at 64 log 2 = 44, and the bounds are 26 and 27
+
+
+def test_the_example_of_ones_own_data_trains_loads_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command runs in this process, with few steps, since a later word of a command line wins."""
+    reports: list[Outcome] = []
+
+    def run(command: list[str], check: bool) -> None:
+        assert command[:4] == [sys.executable, "-m", "lagvae", "train"]
+        small = [word for word in QUICK if not word.startswith(("data", "model", "calibration"))]
+        reports.append(program(tmp_path, *command[4:], *small, "data.draws=40", "calibration.steps=150"))
+        assert reports[0].status == 0, reports[0].err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", run)
+    runpy.run_path(str(ROOT / "examples" / "your_own_data.py"))
+    out = capsys.readouterr().out
+    assert "x has shape (600, 1, 8, 8), values from 0.00 to 1.00" in out
+    found = re.search(r"codes: \(600, 2\); squared error of reconstructions: (.*), of the mean image: (.*)\n", out)
+    assert found is not None
+    assert float(found[1]) < float(found[2])
+    assert "Verdict: " in reports[0].out
+    assert (tmp_path / "discs.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_classes_of_the_example_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence
         network: a class, or a partial of one. key: the setting that names it, for messages.
 
     Raises: SettingError, with the class and the shapes, if it cannot be built, fails, or gives outputs of another shape.
+
+    Examples:
+        >>> build_network(MLP, (1, 8, 8), (2, 16), key="model.encoder")(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 16])
     """
     given, wanted, name = tuple(shape_in), tuple(shape_out), full_name(network)
     if is_ours(network):
@@ -287,6 +291,13 @@ class SquareMotion(nn.Module):
     Shapes: (B, *shape_in) → (B, *shape_out).
 
     Raises: SettingError if neither shape is that of square images, or if their sizes differ.
+
+    Examples:
+        >>> motion, x = SquareMotion((1, 8, 8), (64,)), torch.rand(5, 1, 8, 8)
+        >>> motion(x).shape
+        torch.Size([5, 64])
+        >>> torch.allclose(motion(x), motion(torch.rot90(x, 1, (-2, -1))), atol=1e-5)  # all weigh the same at the start
+        True
     """
 
     def __init__(

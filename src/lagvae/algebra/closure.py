@@ -91,6 +91,10 @@ def closure(objective: Objective) -> Combination | None:
     """The linear combination of Theorem 1 in the smallest class, with λ ≥ 0 if possible.
 
     Opaque divergences are left out. None if the rest is not a KL Lagrangian.
+
+    Examples:
+        >>> str(closure(parse("3*E_q[log q(z|x) - log p(z)] - E_q[log p(x|z)]")))
+        'β-VAE(β = 3)'
     """
     level = classify(objective.plain)
     owners = GENERATORS[level]

@@ -101,7 +101,12 @@ def classify(objective: Objective) -> Class:
 
 
 def missing(objective: Objective, within: Class) -> Objective:
-    """The part of an objective that no linear combination of the class's terms gives; 0 if the objective is computable."""
+    """The part of an objective that no linear combination of the class's terms gives; 0 if the objective is computable.
+
+    Examples:
+        >>> str(missing(parse("I_q"), Class.LIKELIHOOD)), bool(missing(parse("I_q"), Class.UNARY))
+        ('E_q[−log q(z)]', False)
+    """
     found = solve_linear(
         [*(VECTORS[term] for term in terms_of(within)), *(unit.vector for unit in UNIT_VECTORS)], objective.vector
     )
@@ -136,7 +141,12 @@ def computable_form(objective: Objective, within: Class = Class.BINARY, name: st
 
 
 def plainest(objective: Objective) -> str:
-    """The shorter text of an objective, as a Lagrangian or as a form."""
+    """The shorter text of an objective, as a Lagrangian or as a form.
+
+    Examples:
+        >>> plainest(parse("-I_q + KL(q(x|z)||p(x|z))")), plainest(parse("E_q[log q(x,z) - log p(x,z)]"))
+        ('−E_q[log p(x|z)]', 'KL(q(x,z)‖p(x,z))')
+    """
     found, form = symbolic_lagrangian(objective), computable_form(objective)
     return str(found if found is not None and len(found.parts) <= len(form.terms) else form)
 
@@ -188,7 +198,12 @@ def closest(objective: Objective, within: Class) -> Closest:
 
 
 def refusal(objective: Objective, within: Class) -> str:
-    """Explain why an objective is not computable in a class, and what is the closest that is."""
+    """Explain why an objective is not computable in a class, and what is the closest that is.
+
+    Examples:
+        >>> refusal(parse("I_q"), Class.LIKELIHOOD)
+        'it needs E_q[−log q(z)], which is not ... Closest: −E_q[log p(z)] + E_q[log q(z|x)] (an upper bound ...
+    """
     available = ", ".join(f"E[{log}]" for level in Class if level <= within for log in LOGS[level])
     return (
         f"it needs {missing(objective, within)}, which is not a linear combination of {available}. "
@@ -237,6 +252,11 @@ def rewrite(
         within: the largest class that may be used.
 
     Raises: SettingError that names the objective or the constraint that is not computable in the class.
+
+    Examples:
+        >>> fixed, learned = rewrite(parse("-I_q + KL(q(x|z)||p(x|z))"), {"js": parse("JS(q(z)||p(z))")})
+        >>> str(fixed), {name: str(form) for name, form in learned.items()}
+        ('−E_q[log p(x|z)]', {'js': 'JS(q(z)‖p(z))'})
     """
     separate = {}
     for name, divergence in (learned or {}).items():
@@ -250,6 +270,11 @@ def rewrite(
 
 
 def kl_dimension(within: Class = Class.BINARY) -> int:
-    """The dimension of the KL Lagrangians that are computable in a class, dim U + dim V − dim (U + V): 3, 7, 8."""
+    """The dimension of the KL Lagrangians that are computable in a class, dim U + dim V − dim (U + V): 3, 7, 8.
+
+    Examples:
+        >>> [kl_dimension(level) for level in Class]
+        [3, 7, 8]
+    """
     terms = [VECTORS[term] for term in terms_of(within)]
     return rank(KL_LAGRANGIANS) + rank(terms) - rank([*KL_LAGRANGIANS, *terms])

@@ -78,6 +78,10 @@ def symbolic_lagrangians(objective: Objective, signed: bool = False) -> Iterator
     Args:
         objective: the objective; opaque divergences retain their coefficients.
         signed: whether multipliers may have either sign. There is then at least one Lagrangian for every KL objective.
+
+    Examples:
+        >>> [str(found) for found in symbolic_lagrangians(parse("KL(q(x,z)||p(x,z))"))][:2]
+        ['KL(q(x,z)‖p(x,z))', 'KL(q(z)‖p(z)) + KL(q(x|z)‖p(x|z))']
     """
     halves = [list(_half(objective, side, signed)) for side in SIDES]
     ways = sorted(product(*halves), key=lambda way: sum(len(multipliers) for _, multipliers in way))

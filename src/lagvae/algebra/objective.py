@@ -19,7 +19,12 @@ SIDES = ("q", "p")
 
 
 class Class(IntEnum):
-    """What an objective needs to be computed: densities, critics of x or z, or critics of (x,z) (Definition 2)."""
+    """What an objective needs to be computed: densities, critics of x or z, or critics of (x,z) (Definition 2).
+
+    Examples:
+        >>> str(Class.UNARY), Class.LIKELIHOOD < Class.BINARY
+        ('unary likelihood free', True)
+    """
 
     LIKELIHOOD = 1
     UNARY = 2
@@ -31,7 +36,12 @@ class Class(IntEnum):
 
 @dataclass(frozen=True, order=True)
 class Atom:
-    """E_side[log joint(over)] in nats, where `side` and `joint` are "q" or "p" and `over` is "x", "z" or "x,z"."""
+    """E_side[log joint(over)] in nats, where `side` and `joint` are "q" or "p" and `over` is "x", "z" or "x,z".
+
+    Examples:
+        >>> str(Atom("q", "p", "x,z")), Atom("q", "q", "x").constant
+        ('E_q[log p(x,z)]', True)
+    """
 
     side: str
     joint: str
@@ -58,6 +68,10 @@ class Opaque:
     Args:
         name: its text including its arguments, as in `JS(q(z)‖p(z))`.
         level: the smallest class in which it can be estimated.
+
+    Examples:
+        >>> str(single(Opaque("JS(q(z)‖p(z))", Class.UNARY)))
+        'JS(q(z)‖p(z))'
     """
 
     name: str
@@ -75,14 +89,24 @@ VARYING = tuple(atom for atom in ATOMS if not atom.constant)
 
 
 def number(value: Fraction) -> str:
-    """Format a coefficient as 3, 0.25 or 1/3, with the minus sign −."""
+    """Format a coefficient as 3, 0.25 or 1/3, with the minus sign −.
+
+    Examples:
+        >>> number(Fraction(-1, 4)), number(Fraction(1, 3))
+        ('−0.25', '1/3')
+    """
     size = abs(value)
     short = size.denominator == 1 or Fraction(f"{float(size):.6g}") == size
     return ("−" if value < 0 else "") + (f"{float(size):.6g}" if short and 1e-4 < size < 10**6 else str(size))
 
 
 def joined(parts: Iterable[tuple[Fraction, str]]) -> str:
-    """Format Σ c · text, without the parts whose coefficient is 0."""
+    """Format Σ c · text, without the parts whose coefficient is 0.
+
+    Examples:
+        >>> joined([(Fraction(-1), "I_q"), (Fraction(0), "I_p"), (Fraction(2), "JS(q(z)‖p(z))")])
+        '−I_q + 2·JS(q(z)‖p(z))'
+    """
     line = ""
     for value, text in parts:
         if value:
@@ -103,6 +127,12 @@ class Objective:
 
     Args:
         coefficients: symbol → coefficient. Zeros are removed.
+
+    Examples:
+        >>> from lagvae.algebra import parse
+        >>> information = parse("I_q")
+        >>> information == parse("I_q + H_q(x)"), str(2 * information - information)
+        (True, 'E_q[log q(x,z) − log q(z) − log q(x)]')
     """
 
     coefficients: Mapping[Symbol, Fraction]
@@ -191,10 +221,20 @@ ZERO = Objective({})
 
 
 def single(symbol: Symbol) -> Objective:
-    """The objective that consists of a single symbol."""
+    """The objective that consists of a single symbol.
+
+    Examples:
+        >>> str(single(Atom("q", "p", "z")))
+        'E_q[log p(z)]'
+    """
     return Objective({symbol: Fraction(1)})
 
 
 def total(parts: Iterable[tuple[Fraction, Objective]]) -> Objective:
-    """The linear combination Σ c · objective."""
+    """The linear combination Σ c · objective.
+
+    Examples:
+        >>> str(total([(Fraction(2), single(Atom("q", "p", "z"))), (Fraction(1), single(Atom("q", "p", "z")))]))
+        'E_q[3·log p(z)]'
+    """
     return sum((value * part for value, part in parts), ZERO)

@@ -39,6 +39,10 @@ class Arrays:
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
+
+    Examples:
+        >>> Arrays(torch.rand(500, 8), labels=torch.arange(500) % 10).x.shape  # what a data source of one's own returns
+        torch.Size([500, 8])
     """
 
     x: Tensor | ImageFiles
@@ -206,7 +210,9 @@ def _plain(x: Any, named: str) -> Tensor:
         )
         raise DataError(f"{named} is {kind}; it must be a dense array of real numbers.")
     if x.ndim < 2:
-        raise DataError(f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis.")
+        raise DataError(
+            f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis: numbers are (N, 1)."
+        )
     return x.detach() if x.dtype == torch.uint8 else x.detach().float()
 
 

@@ -53,6 +53,10 @@ def sample_from(distribution: Any, noise: Tensor) -> Tensor:
     It has the gradient of `rsample`. That of a mixture has none in the weights, nor that of a Bernoulli distribution any.
 
     Raises: NotImplementedError for a distribution that is not such a function.
+
+    Examples:
+        >>> sample_from(Normal(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])), torch.tensor([0.5, -0.5]))
+        tensor([2., 4.])
     """
     if isinstance(distribution, Independent):
         return sample_from(distribution.base_dist, noise)
@@ -230,6 +234,14 @@ class TorchPrior(TorchPart):
     Shapes: → distribution with event shape (d,).
 
     Raises: SettingError as `TorchPart`, or unless the distribution is one of vectors.
+
+    Examples:
+        >>> class Wide(nn.Module):  # N(0, 4 I)
+        ...     def forward(self):
+        ...         return Normal(torch.zeros(3), 2.0)
+        >>> prior = TorchPrior(Wide())
+        >>> prior.latent, prior.sample(torch.ones(1, 3))
+        (3, tensor([[2., 2., 2.]]))
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -260,6 +272,17 @@ class TorchEncoder(TorchPart):
     Shapes: x (B, *shape) → distribution with batch shape (B,) and event shape (d,).
 
     Raises: SettingError as `TorchPart`, or for another dimension of z, or samples without a gradient.
+
+    Examples:
+        >>> class Half(nn.Module):  # N(x / 2, I)
+        ...     def forward(self, x):
+        ...         return Normal(x / 2, 1.0)
+        >>> encoder = TorchEncoder(Half(), torch.zeros(2, 3), latent=3)
+        >>> encoder(torch.ones(1, 3)).mean
+        tensor([[0.5000, 0.5000, 0.5000]])
+        >>> TorchEncoder(Half(), torch.zeros(2, 3), latent=4)
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: ...Half.forward returns a distribution of shape (2, 3) ...; it must be (2, 4)...
     """
 
     def __init__(self, module: nn.Module, x: Tensor, latent: int) -> None:
@@ -290,6 +313,14 @@ class TorchDecoder(TorchPart):
     Shapes: z (B, d) → distribution with batch shape (B,) and the event shape of x.
 
     Raises: SettingError as `TorchPart`, or unless there is one distribution for each z.
+
+    Examples:
+        >>> class Coin(nn.Module):
+        ...     def forward(self, z):
+        ...         return Bernoulli(logits=z)
+        >>> decoder = TorchDecoder(Coin(), torch.zeros(2, 3))
+        >>> decoder.differentiable_samples, decoder(torch.zeros(1, 3)).mean
+        (False, tensor([[0.5000, 0.5000, 0.5000]]))
     """
 
     def __init__(self, module: nn.Module, z: Tensor) -> None:

@@ -155,7 +155,14 @@ class NormalDecoder(nn.Module):
 
 
 class LaplaceDecoder(NormalDecoder):
-    """p(x|z) = ∏_i Laplace(x_i; μ_i(z), s), so that −log p(x|z) = ‖x − μ(z)‖₁ / s + const. Otherwise as `NormalDecoder`."""
+    """p(x|z) = ∏_i Laplace(x_i; μ_i(z), s), so that −log p(x|z) = ‖x − μ(z)‖₁ / s + const. Otherwise as `NormalDecoder`.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> p = LaplaceDecoder(MLP, shape=(3,), latent=2, scale=0.5)(torch.zeros(1, 2))
+        >>> p.log_prob(p.mean + 1).round(decimals=4).tolist()  # −‖1‖₁ / s − 3 log 2s
+        [-6.0]
+    """
 
     noise_kind = "uniform"
     base = Laplace

@@ -68,6 +68,13 @@ class Pushforward:
 
     Args:
         at: f, a function of the noise (B, …), where None stands for noise 0.
+
+    Examples:
+        >>> cube = Pushforward(lambda noise: torch.zeros(2, 1) if noise is None else noise**3)
+        >>> cube.mean, cube.sample(torch.full((2, 1), 2.0))
+        (tensor([[0.],
+                [0.]]), tensor([[8.],
+                [8.]]))
     """
 
     def __init__(self, at: Callable[[Tensor | None], Tensor]) -> None:
@@ -181,6 +188,12 @@ class LaplaceEncoder(nn.Module):
     Raises: SettingError for a scale that is not positive.
 
     Reference: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> q = LaplaceEncoder(MLP, shape=(3,), latent=2, scale=0.5)(torch.zeros(1, 3))
+        >>> q.log_prob(q.mean + 1).round(decimals=4).tolist()  # −‖1‖₁ / s − 2 log 2s
+        [-4.0]
     """
 
     has_density = True
@@ -211,6 +224,12 @@ class NormalEncoder(LaplaceEncoder):
     """q(z|x) = ∏_k N(z_k; μ_k(x), s²), so that −log q(z|x) = ‖z − μ(x)‖² / (2 s²) + const. Otherwise as `LaplaceEncoder`.
 
     Reference: Kim et al., Learning to Discover Cross-Domain Relations with Generative Adversarial Networks, ICML 2017.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> q = NormalEncoder(MLP, shape=(3,), latent=2)(torch.zeros(1, 3))
+        >>> (q.log_prob(q.mean + 1) - q.log_prob(q.mean)).round(decimals=4).tolist()  # −‖1‖² / 2
+        [-1.0]
     """
 
     base = Normal
@@ -223,6 +242,12 @@ class CodesPosterior:
         prior: the prior of the codes.
         logits: the concatenated logits of all categorical codes, (B, Σ K).
         loc, scale: means (B, U) and standard deviations (U,) of the uniform codes.
+
+    Examples:
+        >>> prior = CodesPrior(latent=10, categorical=(10,))
+        >>> q = CodesPosterior(prior, logits=torch.zeros(1, 10), loc=torch.zeros(1, 0), scale=torch.ones(0))
+        >>> q.log_prob(one_hot(torch.tensor([3]), 10))  # −log 10
+        tensor([-2.3026])
     """
 
     def __init__(self, prior: CodesPrior, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
@@ -273,6 +298,13 @@ class CodesEncoder(nn.Module):
     Shapes: x (B, *shape) → `CodesPosterior`; its log density is in nats.
 
     Reference: Chen et al., InfoGAN, NeurIPS 2016.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> encoder = CodesEncoder(MLP, shape=(3,), prior=CodesPrior(latent=14, categorical=(10,), uniform=2))
+        >>> q = encoder(torch.randn(5, 3))
+        >>> q.code_logits.shape, q.mean.shape
+        (torch.Size([5, 10]), torch.Size([5, 14]))
     """
 
     has_density = True
@@ -301,7 +333,7 @@ class CodesEncoder(nn.Module):
 
 
 def make_encoder(kind: Any, network: Network, shape: Sequence[int], prior: Prior) -> nn.Module:
-    """Build an encoder for a prior.
+    """Build an encoder for a prior: a module that maps x (B, *shape) to q(z|x), with the dimension of the prior.
 
     Args:
         kind: an encoder class, or a partial of one.
@@ -310,6 +342,15 @@ def make_encoder(kind: Any, network: Network, shape: Sequence[int], prior: Prior
         prior: the prior p(z), which determines the dimension of z.
 
     Raises: SettingError for a `CodesEncoder` with a prior other than a `CodesPrior`.
+
+    Examples:
+        >>> from lagvae.distributions import StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> make_encoder(GaussianEncoder, MLP, (3,), StandardNormalPrior(2))(torch.zeros(5, 3)).mean.shape
+        torch.Size([5, 2])
+        >>> make_encoder(CodesEncoder, MLP, (3,), StandardNormalPrior(2))
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: posterior=codes infers codes, which StandardNormalPrior does not have; add prior=codes.
     """
     cls = getattr(kind, "func", kind)
     if cls is CodesEncoder:

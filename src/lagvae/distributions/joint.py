@@ -104,7 +104,15 @@ class JointModel(nn.Module):
 
 
 def mean_of(distribution: Any) -> Tensor:
-    """The mean of a distribution, which figures show; where torch does not know it, the transformed mean of its base."""
+    """The mean of a distribution, (*batch, *event), which figures show.
+
+    Where torch does not know it, it is the transformed mean of the base, which is no expectation but the value at noise 0.
+
+    Examples:
+        >>> from torch.distributions import Normal, SigmoidTransform
+        >>> mean_of(TransformedDistribution(Normal(torch.zeros(2), 1.0), [SigmoidTransform()]))  # sigmoid(0)
+        tensor([0.5000, 0.5000])
+    """
     if isinstance(distribution, Independent):
         return mean_of(distribution.base_dist)
     if isinstance(distribution, TransformedDistribution) and not is_implemented(lambda: distribution.mean):
@@ -194,6 +202,15 @@ class JointSamples:
         gather: concatenates the batches of all ranks along axis 0, with gradient; the identity for a single process.
 
     Shapes: x_q, x_p (B, *shape); z_q, z_p (B, d).
+
+    Examples:
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> x = torch.randn(5, 3)
+        >>> samples = JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(0, "example"), 0, x))
+        >>> samples.z_q.shape, samples.rate.shape, bool((samples.rate > 0).all())
+        (torch.Size([5, 2]), torch.Size([5]), True)
     """
 
     def __init__(
@@ -267,7 +284,19 @@ AT_ONCE = 4096
 
 
 def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
-    """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x, (draws, B)."""
+    """log p(z) + log p(x|z) − log q(z|x) in nats at `draws` z ∼ q(z|x) for each x (B, *shape): (draws, B), double precision.
+
+    The three densities must be there (`has_weights`).
+
+    Examples:
+        >>> from torch.distributions import Normal
+        >>> class Standard(nn.Module):  # N(0, I) on R² for z, given x, and for x, given z
+        ...     def forward(self, *given):
+        ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
+        >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
+        >>> log_weights(joint, torch.zeros(1, 2), draws=3, noise=Noise(0, "example"), step=0).tolist()  # log p(x) = −log 2π
+        [[-1.8378...], [-1.8378...], [-1.8378...]]
+    """
     posterior, prior = joint.encoder(x), joint.prior()
     weights = []
     normal = noise.normal("z", step, (draws, len(x), *joint.encoder.noise_shape), x.device)
@@ -279,5 +308,12 @@ def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: in
 
 
 def has_weights(joint: JointModel) -> bool:
-    """Whether the importance weights are defined: all three densities can be evaluated."""
+    """Whether the importance weights are defined: all three densities can be evaluated.
+
+    Examples:
+        >>> from lagvae.distributions import GaussianEncoder, Generator, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> has_weights(JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), Generator(MLP, (3,), 2)))
+        False
+    """
     return joint.has_rate and joint.has_distortion

@@ -17,6 +17,16 @@ class Divergence(ABC):
 
     Ensembles map an estimate over their members, so it must work under `torch.func.vmap`: no `.item()`, no branch on a
     value.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> class SecondMoment(Divergence):  # E ‖z‖² for z ∼ q(z)
+        ...     nats, smallest = False, 0.0
+        ...     def __call__(self, samples):
+        ...         return samples.z_q.square().sum(-1).mean()
+        >>> SecondMoment()(SimpleNamespace(z_q=torch.tensor([[3.0, 4.0]])))
+        tensor(25.)
     """
 
     required_noise: frozenset[str] = frozenset({"z_q"})
@@ -36,7 +46,7 @@ class Divergence(ABC):
 
     @abstractmethod
     def __call__(self, samples: JointSamples) -> Tensor:
-        """The estimate on a batch, ()."""
+        """The estimate on a batch, (), in nats or, where `nats` is False, in a unit of its own."""
 
     def prepare(self, name: str, joint: JointModel, shape: Sequence[int]) -> None:  # noqa: B027 - optional
         """Check that the joint model supports the estimate, and build the critics, whose shapes depend on it.

@@ -40,6 +40,11 @@ class Critic(nn.Module):
             each is 1 (Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018).
 
     Shapes: one tensor (B, *shape) per variable → (B,).
+
+    Examples:
+        >>> critic = Critic(MLP, shapes=[(1, 8, 8), (2,)])  # v(x, z)
+        >>> critic(torch.zeros(5, 1, 8, 8), torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     def __init__(self, network: Network, shapes: Sequence[Sequence[int]], spectral: bool = False) -> None:

@@ -55,9 +55,14 @@ class NegElbo(Divergence):
 
 
 class Rate(Divergence):
-    """The rate E_q(x) KL(q(z|x)‖p(z)) = I_q(x;z) + KL(q(z)‖p(z)), in nats.
+    """The rate E_q(x) KL(q(z|x)‖p(z)) = I_q(x;z) + KL(q(z)‖p(z)), in nats: ≥ 0, and an upper bound on I_q.
 
     Raises: SettingError in `prepare` if q(z|x) or p(z) has no density.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> Rate()(SimpleNamespace(rate=torch.tensor([11.0, 13.0])))  # the mean over a batch of two
+        tensor(12.)
     """
 
     smallest = 0.0
@@ -73,9 +78,14 @@ class Rate(Divergence):
 
 
 class Distortion(Divergence):
-    """The distortion −E_q log p(x|z), the reconstruction error in nats.
+    """The distortion −E_q log p(x|z), the reconstruction error in nats, which may be negative where x is continuous.
 
     Raises: SettingError in `prepare` if the decoder has no density.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> Distortion()(SimpleNamespace(distortion=torch.tensor([11.0, 13.0])))  # the mean over a batch of two
+        tensor(12.)
     """
 
     symbol = "-E_q[log p(x|z)]"
@@ -96,6 +106,13 @@ def neg_i_p_lower(samples: JointSamples) -> Tensor:
     """−E_p log q(z|x), (), in nats. Minimising it maximises the lower bound I_p ≥ E_p log q(z|x) + H_p(z).
 
     Reference: Barber & Agakov, The IM Algorithm, NeurIPS 2003.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from torch.distributions import Independent, Normal
+        >>> z = torch.zeros(5, 1)
+        >>> neg_i_p_lower(SimpleNamespace(z_p=z, q_z_given_x_p=Independent(Normal(z, 1.0), 1)))  # ½ log 2π
+        tensor(0.9189)
     """
     return -samples.q_z_given_x_p.log_prob(samples.z_p).mean()
 
@@ -106,6 +123,14 @@ def i_p_upper(samples: JointSamples) -> Tensor:
     I_p ≤ E_p [log p(x_i|z_i) − log 1/(B−1) Σ_{j≠i} p(x_i|z_j)]
 
     Reference: Poole et al., On Variational Bounds of Mutual Information, ICML 2019.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from torch.distributions import Independent, Normal
+        >>> x = torch.arange(5.0)[:, None]
+        >>> useless = Independent(Normal(torch.zeros(5, 1), 1.0), 1)  # p(x|z) is the same for all z, so that I_p = 0
+        >>> bool(i_p_upper(SimpleNamespace(x_p=x, p_x_given_z_p=useless)).abs() < 1e-5)
+        True
     """
     distribution, x = samples.p_x_given_z_p, samples.x_p
     log_p: Tensor = torch.vmap(lambda one: distribution.log_prob(one.expand_as(x)))(x)  # [i, j] = log p(x_i | z_j)
@@ -116,7 +141,17 @@ def i_p_upper(samples: JointSamples) -> Tensor:
 
 
 def check_preference(alpha_q: float, alpha_p: float, joint: JointModel) -> None:
-    """Raise SettingError if the joint model does not have the bounds that the signs of α select, or they have no gradient."""
+    """Raise SettingError if the joint model does not have the bounds that the signs of α select, or they have no gradient.
+
+    Examples:
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), BernoulliDecoder(MLP, (3,), 2))
+        >>> check_preference(-1.0, 0.0, joint)
+        >>> check_preference(-1.0, 0.5, joint)
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: alpha.p=0.5 needs samples of p(x|z) with a gradient, which BernoulliDecoder does not have...
+    """
     encoder, decoder = part_name(joint.encoder), part_name(joint.decoder)
     if alpha_q > 0 and not joint.has_rate:
         raise SettingError(

@@ -14,7 +14,7 @@ from lagvae.errors import SettingError
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """The squared distances ‖a_i − b_j‖² ≥ 0, (…, n, d), (…, m, d) → (…, n, m).
+    """The squared distances ‖a_i − b_j‖² ≥ 0, (…, n, d), (…, m, d) → (…, n, m), in the squared unit of the samples.
 
     Examples:
         >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -38,7 +38,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def __call__(self, ratio: Tensor) -> Tensor:
-        """k as a function of ‖a − b‖² / scale."""
+        """k as a function of ‖a − b‖² / scale, elementwise, without unit."""
 
     def __repr__(self) -> str:
         return type(self).__name__
@@ -79,6 +79,10 @@ class MedianRBF(Kernel):
     """k = exp(−‖a − b‖² / m) with the median m of ‖a_i − b_j‖² over a batch, which is detached from the gradient.
 
     m is at least 1e−6 times the mean, because the median is 0 if most samples coincide.
+
+    Examples:
+        >>> MedianRBF().prepare(torch.zeros(1, 1), torch.tensor([[1.0], [2.0], [3.0]]))  # the median of 1, 4 and 9
+        tensor(4.)
     """
 
     def prepare(self, a: Tensor, b: Tensor) -> Tensor:
@@ -96,6 +100,10 @@ class MixtureRBF(Kernel):
     """The mean of `RBF` kernels with several lengthscales ℓ.
 
     Raises: SettingError for no lengthscale, or one that is not positive and finite.
+
+    Examples:
+        >>> MixtureRBF([1.0])(torch.tensor(1.0)), RBF(1.0)(torch.tensor(1.0))  # exp(−1)
+        (tensor(0.3679), tensor(0.3679))
     """
 
     def __init__(self, lengthscales: Sequence[float] = (0.5, 1.0, 2.0)) -> None:
@@ -122,6 +130,10 @@ class IMQ(Kernel):
     Raises: SettingError for a lengthscale ℓ that is not positive and finite.
 
     Reference: Tolstikhin et al., Wasserstein Auto-Encoders, ICLR 2018.
+
+    Examples:
+        >>> IMQ()(torch.tensor(1.0))  # at a squared distance of 2 d
+        tensor(0.5000)
     """
 
     def __init__(self, lengthscale: float = 1.0) -> None:
@@ -138,7 +150,12 @@ class IMQ(Kernel):
 
 
 class ReferenceRBF(Kernel):
-    """k = exp(−‖a − b‖² / d²), the kernel of the paper's reference code. For large d it is insensitive to differences."""
+    """k = exp(−‖a − b‖² / d²), the kernel of the paper's reference code. For large d it is insensitive to differences.
+
+    Examples:
+        >>> ReferenceRBF().scale(d=16)
+        256.0
+    """
 
     def scale(self, d: int) -> float:
         return float(d * d)

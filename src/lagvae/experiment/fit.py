@@ -158,6 +158,8 @@ def check_weights(path: Path, content: dict[str, Any], model: LatentVariableMode
     shapes = {k: tuple(v.shape) for k, v in content["state_dict"].items()}
     if expected != shapes:
         key = min(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
+        there, here = (f"shape {found[key]}" if key in found else "missing" for found in (shapes, expected))
         raise CheckpointError(
-            f"{path} is of another model: {key} has shape {shapes.get(key)} there and {expected.get(key)} here."
+            f"{path} is of another model: {key}: {there} there, {here} here. Put the checkpoint into the folder of the run "
+            "that wrote it, or train this run again."
         )

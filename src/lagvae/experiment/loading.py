@@ -70,8 +70,9 @@ def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> Late
     written = ""
     try:
         if origin["version"] != __version__:
-            written = f" It was written by lagvae {origin['version']}, and this is {__version__}."
-        check_moved(OmegaConf.create(origin["config"]), str(path))
+            versions = f"lagvae {origin['version']}, and this is {__version__}"
+            written = f" It was written by {versions}: install that version, or train the run again."
+        check_moved(OmegaConf.create(origin["config"]), "it")
         settings = {key: origin["config"][key] for key in BUILT}
         check_targets(settings, trust)
         cfg = OmegaConf.create(settings)

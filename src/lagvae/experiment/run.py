@@ -82,7 +82,9 @@ def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
     named = {"last": folder.last, "best": folder.checkpoints / "best.ckpt"}
     checkpoint = named.get(which, Path(which).expanduser())
     if not checkpoint.is_file():
-        raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}.")
+        there = ", ".join(sorted(file.stem for file in folder.checkpoints.glob("*.ckpt")))
+        cure = f"The run has {there}; name one of these." if there else "The run has no checkpoint: train it, or resume it."
+        raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}. {cure}")
     cfg = read_config(folder)
     cfg.logger = {}
     validate(cfg)

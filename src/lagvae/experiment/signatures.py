@@ -15,10 +15,13 @@ TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "te
 
 @cache
 def signature(function: Any) -> tuple[Mapping[str, inspect.Parameter], Mapping[str, Any]]:
-    """The parameters of a class or function, and the types of those that have one."""
+    """The parameters of a class or function, and the types of those that have one.
+
+    Raises: ValueError for a function in C that does not say what it takes, such as torch.zeros.
+    """
     try:
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except NameError:  # an annotation uses a name that is imported for type checkers only
+    except (NameError, TypeError):  # an annotation is imported for type checkers only, or a partial has none
         hints = {}
     return inspect.signature(function).parameters, hints
 

@@ -206,7 +206,12 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
             f"{key}._target_={target} does not exist; name a class or function by its full path. Python finds one of your own "
             "in the working directory, and in a folder that --config-dir or PYTHONPATH names."
         )
-    parameters, hints = signature(function)
+    try:
+        parameters, hints = signature(function)
+    except ValueError as error:
+        raise SettingError(
+            f"{key}._target_={target} does not say what it takes; name a class, or a function that is written in Python."
+        ) from error
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
         if str(name).startswith("_"):

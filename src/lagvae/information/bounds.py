@@ -56,6 +56,12 @@ def aggregate(z: Tensor, loc: Tensor, scale: Tensor, origin: Tensor | None = Non
     Returns: an `Aggregate` in double precision. Time O(n K d), memory O((n + K) d).
 
     Raises: SettingError for fewer than two groups, or inconsistent numbers of samples, origins, groups and components.
+
+    Examples:
+        >>> loc = torch.tensor([[0.0], [100.0]])  # two components that do not overlap
+        >>> found = aggregate(loc, loc, torch.ones(2, 1))
+        >>> (found.own - found.inclusive).exp().round(decimals=4)  # K
+        tensor([2., 2.], dtype=torch.float64)
     """
     k = len(loc)
     origin = torch.arange(len(z), device=z.device) if origin is None else origin
@@ -114,7 +120,9 @@ def aggregate_bounds(
 
 
 def equal_mixture(*log_densities: Tensor) -> Tensor:
-    """The log density log 1/n Σ_a exp(a) of an equal mixture of n log densities a, at most log n below the largest of them.
+    """log 1/n Σ_a exp(a) in nats, the log density of an equal mixture of n log densities a, at most log n below the largest.
+
+    Shapes: n tensors of one shape → that shape.
 
     Examples:
         >>> equal_mixture(torch.tensor([0.2]).log(), torch.tensor([0.6]).log()).exp()

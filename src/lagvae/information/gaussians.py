@@ -22,10 +22,14 @@ def gaussian_log_density(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 class Mixture:
-    """log Σ_j N(z; loc_j, diag scale_j²), an unnormalised mixture of K components, computed in tiles by matrix products.
+    """log Σ_j N(z; loc_j, diag scale_j²) in nats, an unnormalised mixture of K components, in tiles by matrix products.
 
     Args:
         loc, scale: means and standard deviations, (K, d).
+
+    Examples:
+        >>> Mixture(torch.zeros(3, 2), torch.ones(3, 2))(torch.zeros(1, 2)).exp()  # 3 / 2π
+        tensor([0.4775])
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
@@ -36,7 +40,7 @@ class Mixture:
         self.weights = torch.cat([-0.5 * precision, loc * precision], dim=-1).mT.contiguous()
 
     def __call__(self, z: Tensor, group: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
-        """Evaluate the mixture at z, (n, d) → (n,).
+        """Evaluate the mixture at z, (n, d) → (n,), in nats.
 
         If the labels `group` (n,) of the samples and `groups` (K,) of the components are given, every sample leaves out the
         components with its own label.
@@ -67,6 +71,11 @@ def kde_log_density(z: Tensor, points: Tensor) -> Tensor:
     Returns: (n,) in nats.
 
     Reference: Scott, Multivariate Density Estimation, Wiley 1992.
+
+    Examples:
+        >>> z = torch.arange(-20.0, 20.0, 0.1)[:, None]
+        >>> (0.1 * kde_log_density(z, torch.tensor([[-1.0], [1.0]])).exp()).sum().round(decimals=4)  # ∫ q̂(z) dz
+        tensor(1., dtype=torch.float64)
     """
     n, d = points.shape
     z, points = z.double(), points.double()

@@ -40,7 +40,16 @@ def image_distributions(loc: Tensor, scale: Tensor, tiny: float = 1e-6) -> Image
         loc, scale: means and standard deviations of q(z|x) for T ≥ 2 draws of each of N ≥ 2 images, (T, N, d).
         tiny: standard deviation whose square is added to the variances, for numerical stability.
 
+    Returns: μ (N, d) in the unit of z, and A (d, d) in its inverse.
+
     Raises: SettingError for fewer than two draws or images.
+
+    Examples:
+        >>> loc = torch.tensor([[0.0], [1.0]]).expand(3, 2, 1)  # two images, each with the same mean for all three draws
+        >>> r = image_distributions(loc, torch.full_like(loc, 0.5))  # so that C = 0.5², the variance of the encoder alone
+        >>> r.mean, r.whiten.round(decimals=4)
+        (tensor([[0.],
+                [1.]], dtype=torch.float64), tensor([[2.]], dtype=torch.float64))
     """
     t, n = loc.shape[:2]
     if t < 2 or n < 2:

@@ -16,7 +16,12 @@ MAXIMISE, MINIMISE = -1, 1
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate with its standard error."""
+    """An estimate with its standard error.
+
+    Examples:
+        >>> Estimate(24.0, 0.1).is_below(Estimate(25.0, 0.1), z=2.0)  # by 1 > 2 √(0.1² + 0.1²)
+        True
+    """
 
     value: float
     stderr: float
@@ -31,6 +36,11 @@ class Point:
     """The estimates of a run on a split: the ends of the interval for I and −ELBO in nats, and MMD where it is known.
 
     Of a single estimate of I, both ends are that estimate.
+
+    Examples:
+        >>> point = Point(Estimate(5.0, 0.1), Estimate(6.0, 0.1), Estimate(24.0, 0.1))
+        >>> point.costs(MAXIMISE), point.costs(MINIMISE)
+        ((24.0, -5.0), (24.0, 6.0))
     """
 
     lower: Estimate

@@ -33,7 +33,12 @@ METHOD_TITLES = {"lagvae": "LagVAE", "infovae": "InfoVAE", "beta_vae": "β-VAE",
 
 
 def method_title(family: str) -> str:
-    """The name of a method as the literature writes it."""
+    """The name of a method as the literature writes it.
+
+    Examples:
+        >>> method_title("beta_vae")
+        'β-VAE'
+    """
     return METHOD_TITLES.get(family, family)
 
 
