@@ -203,8 +203,8 @@ RESULTS: dict[str, Result] = {
     "regret": Result(
         "results/regret.md",
         (
-            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2,3 callbacks.figures=false",
-            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2,3 callbacks.figures=false",
+            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2,3,4 callbacks.figures=false",
+            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2,3,4 callbacks.figures=false",
             "python benchmarks/regret.py {root}/runs/default {root}/runs/oracle --out results/regret.md",
         ),
         (*ENSEMBLES, *below("benchmarks", "grid.py regret.py"), "sweeps/oracle.yaml"),
