@@ -273,7 +273,7 @@ def test_a_bad_input_is_refused(capsys: pytest.CaptureFixture[str], given: str) 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("encode two --input x.npy --output z.npy", "'two' is no run: .*The newest there: one"),
+        ("encode two --input x.npy --output z.npy", "'two' is not a run: .*The newest there: one"),
         ("encode two.ckpt --input x.npy --output z.npy", "There is no checkpoint two.ckpt"),
         ("encode untrained --input x.npy --output z.npy", "has no checkpoint yet"),
         ("encode x.npy --input x.npy --output z.npy", "x.npy is missing, damaged or not a checkpoint"),
