@@ -284,7 +284,7 @@ def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Log
 
 
 def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
-    """The logger of a config node, which keeps its files in the folder of the run."""
+    """The logger of a config node. Those of W&B and TensorBoard keep their files in the folder of the run."""
     target = node._target_
     try:
         if target.endswith("WandbLogger"):

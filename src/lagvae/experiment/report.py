@@ -151,7 +151,7 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
         out.print(escape(line))
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
-        out.print(f"KKT stationarity residual {residual} (0 at a solution, noise of the batches included).")
+        out.print(f"KKT stationarity residual {residual} (0 at a solution; noise of the batches adds to it).")
     if summary.get("regime"):
         out.print(escape(summary["regime"]))
     if summary.get("stopped_by"):

@@ -8,7 +8,7 @@ stages:
     fit          Lightning's trainer trains the model and saves a checkpoint after every interval
     evaluate     every metric is computed on every split
     summarise    the summary collects the settings, the results and the verdict on each constraint
-    report       figures and summary.json are written, and the summary is printed
+    report       figures are drawn, summary.json is written, and the summary is printed
 
 `resume` sets up the same run and continues its fit. `evaluate` loads a checkpoint instead of fitting. `calibrate` fits and
 evaluates the same model with α = 0, and stores θ* and ε̂.

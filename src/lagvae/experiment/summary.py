@@ -1,4 +1,7 @@
-"""The content of summary.json: the settings of the problem, the results, and the verdict on each constraint."""
+"""The content of summary.json that follows from settings and results, with the verdict on each constraint.
+
+`summarise_and_report` of `lagvae.experiment.run` adds what only the fit knows, such as steps, seconds and versions.
+"""
 
 from __future__ import annotations
 

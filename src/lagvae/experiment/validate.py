@@ -88,7 +88,7 @@ def validate(cfg: DictConfig) -> None:
     if cfg.calibration.split not in SPLITS:
         raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
     if cfg.training.threads is not None and cfg.training.threads < 1:
-        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null for all cores.")
+        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null to go by the model's size.")
     for name, c in cfg.constraints.items():
         key = f"constraints.{name}"
         if OmegaConf.is_missing(c, "divergence"):

@@ -73,6 +73,9 @@ def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
 class EnsembleCheckpoint(pl.Callback):
     """After every interval, evaluates each run, updates its best checkpoint and saves the whole ensemble in one file.
 
+    An ensemble trains without `Fit`: this callback does for its members what `Evaluation`, `Checkpoints` and `FeasibilityWatch`
+    do for a run. A change to one of these needs its counterpart here.
+
     The file is replaced atomically. If the process is killed at any moment, all runs therefore resume from the same step.
     """
 

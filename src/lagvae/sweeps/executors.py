@@ -33,7 +33,7 @@ class Executor(ABC):
     """Runs the jobs of a sweep."""
 
     workers: int = 1
-    """The number of jobs that a sweep is divided into, unless `launcher.runs_per_job` is given."""
+    """The largest number of jobs for each group of runs that can train together, unless `launcher.runs_per_job` is a number."""
 
     @abstractmethod
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
