@@ -188,6 +188,43 @@ def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
             assert torch.equal(states([sick[k]])[0][key], value), key
 
 
+STUCK = (
+    "alpha.q=-1",
+    "constraints.neg_elbo.epsilon=-100",
+    "constraints.neg_elbo.multiplier=1",
+    "constraints.neg_elbo.max_multiplier=1",
+    "model.optimizer.lr=1e-9",
+    "training.start=scratch",
+)
+"""λ is at its maximum and the bound is violated, so that the fourth interval is the last."""
+
+
+def test_a_run_that_stops_early_is_what_it_is_alone(tmp_path: Path) -> None:
+    def pair(root: Path) -> list[SweepRun]:
+        named = {"stuck": STUCK, "maximize": RUNS["maximize"]}
+        return [run(root, name, *words, "training.interval=5", "training.log_every=5") for name, words in named.items()]
+
+    def interrupt(step: int, note: str) -> None:
+        if step >= 33:
+            raise KeyboardInterrupt
+
+    alone = train(pair(tmp_path / "alone")[0].cfg)
+    assert alone["stopped_by"] == "neg_elbo"
+    assert alone["steps"] < STEPS - 5, "others go on for more than an interval"
+    runs = pair(tmp_path / "ensemble")
+    with pytest.raises(Stopped):  # after the member has ended
+        train_ensemble(runs, tmp_path / "job", interrupt)
+    assert train_ensemble(runs, tmp_path / "job", silence) == {}
+    one, other = (checkpoint(tmp_path / way, "stuck") for way in ("alone", "ensemble"))
+    assert one["global_step"] == other["global_step"] == alone["steps"]
+    for key, value in one["state_dict"].items():
+        assert far(other["state_dict"][key], value) < 1e-5, key
+    together = resume(runs[0].folder)
+    assert together["stopped_by"] == "neg_elbo"
+    assert together["splits"]["train"]["neg_elbo"] == pytest.approx(alone["splits"]["train"]["neg_elbo"], **SAME)
+    assert together["constraints"]["neg_elbo"]["multiplier"] == alone["constraints"]["neg_elbo"]["multiplier"]
+
+
 def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> None:
     names = ("maximize", "minimize", "fixed-minimize", "seed")
     whole = members(tmp_path / "whole", *names)

@@ -121,6 +121,7 @@ class EnsembleCheckpoint(pl.Callback):
         self._save(trainer)
         for k in self._ended:
             ensemble.deactivate(k)
+        self._ended.clear()  # its last.ckpt is written, and what is left of it in the ensemble is zeros
         if not bool(ensemble.alive.any()):
             trainer.should_stop = True
 
