@@ -13,7 +13,8 @@ from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
 from lagvae.ensemble import Ensemble, stack_modules
-from lagvae.errors import Stopped
+from lagvae.errors import CheckpointError, Stopped
+from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data
 from lagvae.experiment.run import build_start, calibrate, resume, train
 from lagvae.lagrangian import Lagrangian
@@ -225,7 +226,7 @@ def test_a_run_that_stops_early_is_what_it_is_alone(tmp_path: Path) -> None:
     assert together["constraints"]["neg_elbo"]["multiplier"] == alone["constraints"]["neg_elbo"]["multiplier"]
 
 
-def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("maximize", "minimize", "fixed-minimize", "seed")
     whole = members(tmp_path / "whole", *names)
     train_ensemble(whole, tmp_path / "a", silence)
@@ -241,6 +242,11 @@ def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> Non
         each.cfg.training.log_every = 10
     with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
         train_ensemble(cut, tmp_path / "b", stop)
+    bound = Calibration.bound
+    with monkeypatch.context() as patch:
+        patch.setattr(Calibration, "bound", lambda *args: bound(*args) + 1)
+        with pytest.raises(CheckpointError, match=r"ensemble that maximize is part of was trained with other bounds"):
+            train_ensemble(cut, tmp_path / "b", silence)
     assert (tmp_path / "b" / "ensemble.ckpt").is_file()
     train_ensemble(cut, tmp_path / "b", silence)
     assert not (tmp_path / "b" / "ensemble.ckpt").exists()

@@ -74,7 +74,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "PIL": frozenset({"data", "runs"}),
     "numpy": frozenset({"data", "experiment", "inference", "metrics", "oracles", "runs", "sklearn"}),
     "psutil": frozenset({"sweeps"}),
-    "filelock": frozenset({"sweeps"}),
+    "filelock": frozenset({"io"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""
 
