@@ -95,8 +95,9 @@ def made_up(cfg: DictConfig, value: float = 1.0) -> Calibration:
 
 
 def files(folder: Path) -> set[str]:
-    """All files below a folder, as names relative to it."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
+    """All files below a folder, as names relative to it; the locks by which processes own folders do not count."""
+    found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return {str(path.relative_to(folder)) for path in found if path.name != "lock"}
 
 
 def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20) -> tuple[torch.Tensor, torch.Tensor]:

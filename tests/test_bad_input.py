@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import QUICK, Outcome, files, program, settings
+from omegaconf import OmegaConf
 from PIL import Image
 from small import ROOT
 
@@ -29,6 +31,7 @@ from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.fit import read_checkpoint
 from lagvae.experiment.validate import validate
+from lagvae.io import file_digest, json_digest, owned
 from lagvae.runs.layout import RunFolder
 
 VAE = (*QUICK, "family=vae")
@@ -445,7 +448,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_be_resumed(tmp_path: Path, m
     run = RunFolder(tmp_path / "runs" / "a")
     assert said.status == 1
     assert "Error: The disk is full: " in said.err
-    assert "checkpoints/last.ckpt could not be written. Free some space; a stopped run can be resumed." in said.err
+    assert ".ckpt could not be written. Free some space; a stopped run can be resumed." in said.err
     assert not run.finished
     assert torch.load(run.last, weights_only=True)["global_step"] == 20
     assert program(tmp_path, "resume=a").status == 0
@@ -537,14 +540,18 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:2000])
 
 
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or not a checkpoint"),
     "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
-    "another model": (
-        lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file),
-        "is of another model: joint.decoder.network.layers.0.weight: shape (8, 3) there, shape (8, 16) here. Put the "
-        "checkpoint into the folder of the run that wrote it, or train this run again.",
-    ),
+    "another model": (lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file), "is of another model: "),
+    "a bit": (flip, "damaged or not a checkpoint"),
     "foreign weights": (
         lambda file: torch.save({"state_dict": {"net.weight": torch.zeros(3)}, "global_step": 1}, file),
         "joint.decoder.log_scale: missing there, shape () here.",
@@ -583,6 +590,67 @@ def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeyp
     assert not (tmp_path / "went off").exists()
 
 
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+def test_a_run_has_its_own_bounds(root: Path, way: str) -> None:
+    """Moved, and without its calibration, of which nothing is made again: evaluate writes into its run alone."""
+    root = root.rename(root.with_name("moved"))
+    run = RunFolder(root / "runs" / "done")
+    before = run.read_summary()
+    shutil.rmtree(root / "calibrations")
+    if way == "resume":
+        run.summary.write_text("{}")
+        assert program(root, "resume=done").status == 0
+        after = run.read_summary()
+    else:
+        said = program(root, "run=done", script="evaluate")
+        assert said.status == 0, said.err
+        assert {Path(name).parts[:3] for name in said.new} == {("runs", "done", "evaluation")}
+        after = RunFolder(run.path / "evaluation").read_summary()
+    assert not (root / "calibrations").exists()
+    assert not root.with_name("root").exists()
+    assert after["constraints"] == before["constraints"]
+    assert after["verdict"] == before["verdict"]
+
+
+OTHERS: dict[str, tuple[str, Any, str]] = {
+    "data": ("data.source.n", 401, "was trained on other data than there are now"),
+    "preference": ("alpha.q", 2.0, "its settings are not those of config.yaml (checkpoint → config.yaml: alpha.q: -1 → 2)"),
+    "slack": ("constraints.neg_elbo.gamma", 9.0, "constraints.neg_elbo.gamma: 1.5 → 9"),
+}
+
+
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_checkpoint_of_other_data_or_settings_is_refused(root: Path, kind: str, way: str) -> None:
+    key, value, piece = OTHERS[kind]
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    OmegaConf.update(cfg, key, value)
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    words = {"resume": ("train", "resume=done"), "evaluate": ("evaluate", "run=done")}[way]
+    refuses(program(root, words[1], script=words[0]), str(run.last), piece)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", "3"])
+def test_a_damaged_summary_is_none(tmp_path: Path, content: str) -> None:
+    run = RunFolder(tmp_path)
+    run.summary.write_text(content)
+    assert not run.finished
+    with pytest.raises(CheckpointError, match=r"summary\.json is missing or damaged\. Resume the run"):
+        run.read_summary()
+
+
+def test_a_run_that_another_process_has_is_not_resumed(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    owner = f"belongs to process {os.getpid()} on {socket.gethostname()}, since 20"
+    with owned(run.path):
+        refuses(program(root, "resume=done"), f"{run.path} {owner}", "Wait until that has ended, or stop it")
+    with owned(run.path / "evaluation"):
+        refuses(program(root, "run=done", script="evaluate"), f"{run.path}/evaluation {owner}")
+
+
 CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:500].rsplit(":", 1)[0], "config.yaml is damaged"),
     "a list": (lambda text: "[1, 2]", "config.yaml is damaged: it holds no settings"),
@@ -607,6 +675,41 @@ def test_a_damaged_config_of_a_run_is_named(root: Path, kind: str) -> None:
     assert not run.finished
 
 
+HARMFUL: dict[str, dict[str, Any]] = {
+    "callbacks.final.terms": {"_target_": "os.mkdir", "path": "HARM"},
+    "data.source": {"_target_": "torch.load", "f": "HARM", "weights_only": False},
+    "constraints.mmd.divergence.kernel": {"_target_": "lagvae.io.os.mkdir", "path": "HARM"},
+    "callbacks.lightning": {
+        "mine": {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["HARM"]}}
+    },
+    "model.schedule": {"_target_": "torch.os.mkdir", "path": "HARM"},
+    "model.optimizer": "${oc.create:'{_target_: os.mkdir, path: HARM}'}",
+}
+
+
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+@pytest.mark.parametrize("key", HARMFUL)
+def test_a_stored_config_runs_no_code(root: Path, key: str, way: str) -> None:
+    run, harm = RunFolder(root / "runs" / "done"), root / "harm"
+    cfg = OmegaConf.load(run.config)
+    node = json.loads(json.dumps(HARMFUL[key]).replace("HARM", str(harm)))
+    OmegaConf.update(cfg, key, node, force_add=True, merge=False)
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    words = {"resume": ("train", "resume=done"), "evaluate": ("evaluate", "run=done")}[way]
+    refuses(program(root, words[1], script=words[0]), f"{run.config}: {key}", "is not loaded")
+    assert not harm.exists()
+
+
+def test_a_function_that_reads_objects_from_a_file_is_never_trusted(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.data.source = {"_target_": "torch.load", "f": "x.pt", "weights_only": False}
+    OmegaConf.save(cfg, run.config)
+    said = program(root, "run=done", "trust=[torch.]", script="evaluate")
+    refuses(said, "data.source._target_=torch.load is not loaded, trusted or not")
+
+
 # ---- calibrations
 
 
@@ -615,10 +718,14 @@ def calibration_of(root: Path) -> Path:
     return folder
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any], sign: bool = True) -> None:
+    """Change a calibration, and write the hashes of what is there now, unless it should not be signed."""
     file = folder / "calibration.json"
     content = json.loads(file.read_text())
     change(content)
+    if sign:
+        content |= {"theta": file_digest(folder / "theta.pt")}
+        content["digest"] = json_digest({key: value for key, value in content.items() if key != "digest"})
     file.write_text(json.dumps(content))
 
 
@@ -631,6 +738,11 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=None)),
     "an error is missing": lambda folder: rewrite(folder, lambda c: c["stderr"].pop("mmd")),
     "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"].update({"data.batch": 1})),
+    "a number changed by hand": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=0.1), sign=False),
+    "a bit of a theta": lambda folder: flip(folder / "theta.pt"),
+    "another theta": lambda folder: torch.save(
+        {name: 2 * value for name, value in torch.load(folder / "theta.pt", weights_only=True).items()}, folder / "theta.pt"
+    ),
     "no theta": lambda folder: (folder / "theta.pt").unlink(),
     "half a theta": lambda folder: cut(folder / "theta.pt"),
     "a tensor for a theta": lambda folder: torch.save(torch.zeros(3), folder / "theta.pt"),
@@ -652,6 +764,7 @@ def test_a_theta_of_another_model_is_named(root: Path) -> None:
     folder = calibration_of(root)
     state = torch.load(folder / "theta.pt", weights_only=True)
     torch.save({name: torch.zeros(7) for name in state}, folder / "theta.pt")
+    rewrite(folder, lambda c: None)
     refuses(program(root, *QUICK, "name=a"), str(folder), "calibrate again")
 
 

@@ -230,14 +230,15 @@ def test_invalid_labels_are_refused(tmp_path: Path, y: np.ndarray) -> None:
     assert sources.array(str(tmp_path / "own.npz"), labels=None).labels is None
 
 
-def test_the_digest_depends_on_a_second_domain_but_not_on_labels() -> None:
+def test_the_digest_depends_on_all_samples_but_not_on_labels() -> None:
     x, labels, second = torch.zeros(50, 3), torch.arange(50), torch.ones(20, 2)
-    alone, labelled, paired, other = (
+    alone, labelled, paired, other, tested, retested = (
         content_digest(data_of(lambda kw=kw: Arrays(x, **kw)))
-        for kw in ({}, {"labels": labels}, {"second": second}, {"second": 2 * second})
+        for kw in ({}, {"labels": labels}, {"second": second}, {"second": 2 * second}, {"test": x[:9]}, {"test": 1 + x[:9]})
     )
     assert alone == labelled
-    assert len({alone, paired, other}) == 3
+    assert len({alone, paired, other, tested, retested}) == 5
+    assert content_digest(data_of(lambda: Arrays(x, test=x[:9])), test=False) == alone
 
 
 def test_arrays_with_another_byte_order_or_layout_are_read(tmp_path: Path) -> None:

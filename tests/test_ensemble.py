@@ -13,7 +13,8 @@ from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
 from lagvae.ensemble import Ensemble, stack_modules
-from lagvae.errors import Stopped
+from lagvae.errors import CheckpointError, Stopped
+from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data
 from lagvae.experiment.run import build_start, calibrate, resume, train
 from lagvae.lagrangian import Lagrangian
@@ -188,7 +189,44 @@ def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
             assert torch.equal(states([sick[k]])[0][key], value), key
 
 
-def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> None:
+STUCK = (
+    "alpha.q=-1",
+    "constraints.neg_elbo.epsilon=-100",
+    "constraints.neg_elbo.multiplier=1",
+    "constraints.neg_elbo.max_multiplier=1",
+    "model.optimizer.lr=1e-9",
+    "training.start=scratch",
+)
+"""λ is at its maximum and the bound is violated, so that the fourth interval is the last."""
+
+
+def test_a_run_that_stops_early_is_what_it_is_alone(tmp_path: Path) -> None:
+    def pair(root: Path) -> list[SweepRun]:
+        named = {"stuck": STUCK, "maximize": RUNS["maximize"]}
+        return [run(root, name, *words, "training.interval=5", "training.log_every=5") for name, words in named.items()]
+
+    def interrupt(step: int, note: str) -> None:
+        if step >= 33:
+            raise KeyboardInterrupt
+
+    alone = train(pair(tmp_path / "alone")[0].cfg)
+    assert alone["stopped_by"] == "neg_elbo"
+    assert alone["steps"] < STEPS - 5, "others go on for more than an interval"
+    runs = pair(tmp_path / "ensemble")
+    with pytest.raises(Stopped):  # after the member has ended
+        train_ensemble(runs, tmp_path / "job", interrupt)
+    assert train_ensemble(runs, tmp_path / "job", silence) == {}
+    one, other = (checkpoint(tmp_path / way, "stuck") for way in ("alone", "ensemble"))
+    assert one["global_step"] == other["global_step"] == alone["steps"]
+    for key, value in one["state_dict"].items():
+        assert far(other["state_dict"][key], value) < 1e-5, key
+    together = resume(runs[0].folder)
+    assert together["stopped_by"] == "neg_elbo"
+    assert together["splits"]["train"]["neg_elbo"] == pytest.approx(alone["splits"]["train"]["neg_elbo"], **SAME)
+    assert together["constraints"]["neg_elbo"]["multiplier"] == alone["constraints"]["neg_elbo"]["multiplier"]
+
+
+def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("maximize", "minimize", "fixed-minimize", "seed")
     whole = members(tmp_path / "whole", *names)
     train_ensemble(whole, tmp_path / "a", silence)
@@ -204,6 +242,11 @@ def test_an_interrupted_ensemble_resumes_to_the_same_bits(tmp_path: Path) -> Non
         each.cfg.training.log_every = 10
     with pytest.raises(Stopped, match=f"Stopped at step 30 of {STEPS}"):
         train_ensemble(cut, tmp_path / "b", stop)
+    bound = Calibration.bound
+    with monkeypatch.context() as patch:
+        patch.setattr(Calibration, "bound", lambda *args: bound(*args) + 1)
+        with pytest.raises(CheckpointError, match=r"ensemble that maximize is part of was trained with other bounds"):
+            train_ensemble(cut, tmp_path / "b", silence)
     assert (tmp_path / "b" / "ensemble.ckpt").is_file()
     train_ensemble(cut, tmp_path / "b", silence)
     assert not (tmp_path / "b" / "ensemble.ckpt").exists()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -30,6 +33,7 @@ from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_lagrangian
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate, evaluate, resume, setup, train
+from lagvae.io import owned
 from lagvae.model import LatentVariableModel
 from lagvae.oracles import LinearGaussian
 from lagvae.runs.layout import RunFolder
@@ -115,6 +119,34 @@ def test_seed_of_a_run_does_not_ask_for_another_calibration(root: Path) -> None:
     assert other.hash != first.hash
 
 
+def test_a_calibration_that_another_process_makes_is_waited_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process is a thread, which ends when it is waited for; nothing is made twice."""
+    made, folder = calibrate(compose(TINY))
+    result = folder / "calibration.json"
+    aside, said = result.rename(root / "aside"), []
+    owns, waited = Event(), Event()
+
+    def other() -> None:
+        with owned(folder):
+            owns.set()
+            waited.wait(60)
+            aside.rename(result)
+
+    def say(line: str) -> None:
+        said.append(line)
+        waited.set()
+
+    monkeypatch.setattr("lagvae.experiment.run.print_line", say)
+    monkeypatch.setattr(Fit, "train", lambda self, checkpoint: pytest.fail("it was made again"))
+    thread = Thread(target=other)
+    thread.start()
+    owns.wait(60)
+    again, _ = calibrate(compose(TINY))
+    thread.join()
+    assert again == made
+    assert said[0].startswith(f"This calibration is being made by process {os.getpid()} on {socket.gethostname()}, since ")
+
+
 def test_calibration_draws_with_its_own_seed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever seed asks first, θ* is the same."""
     found = []
@@ -131,6 +163,22 @@ def test_a_run_stopped_after_training_is_finished_by_resume(one: RunFolder) -> N
     one.summary.unlink()
     again = resume(one)
     assert again["splits"] == whole["splits"]
+
+
+@pytest.mark.parametrize("damage", ["lost", "halved", "doubled", "changed", "none"])
+def test_a_table_that_is_not_the_one_that_was_written_is_told(one: RunFolder, damage: str) -> None:
+    one.summary.unlink()
+    lines = one.metrics.read_bytes().splitlines(keepends=True)
+    texts = {"halved": lines[: len(lines) // 2], "doubled": [*lines, *lines[1:]], "none": lines}
+    texts["changed"] = [lines[0], lines[1].replace(b"t", b"T"), *lines[2:]]
+    if damage == "lost":
+        one.metrics.unlink()
+    else:
+        one.metrics.write_bytes(b"".join(texts[damage]))
+    told = [message for message in resume(one)["messages"] if "metrics.csv is not what the run had written" in message]
+    assert len(told) == (damage not in ("doubled", "none"))
+    if damage in ("doubled", "none"):
+        assert one.metrics.read_bytes().splitlines(keepends=True) == lines
 
 
 def test_a_run_starts_from_the_calibrated_parameters() -> None:

@@ -75,7 +75,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "numpy": frozenset({"cli", "data", "experiment", "inference", "metrics", "oracles", "runs", "sklearn"}),
     "safetensors": frozenset({"experiment"}),
     "psutil": frozenset({"sweeps"}),
-    "filelock": frozenset({"sweeps"}),
+    "filelock": frozenset({"io"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""
 

@@ -569,7 +569,10 @@ def test_every_part_of_a_run_may_be_of_ones_own(folder: Path) -> None:
         # up to the weights of batches that are not full.
         assert values["error"] == pytest.approx(values["reconstruction"], rel=0.2)
         assert values["i_q_lower"] <= values["i_q_upper"] + 6 * values["i_q_upper_stderr"]
-    assert program(folder, "run=a", script="evaluate").status == 0
+    refused = program(folder, "run=a", script="evaluate")
+    assert refused.status == 1
+    assert f"If you trust it, add trust=[{NAME}.]." in refused.err
+    assert program(folder, "run=a", f"trust=[{NAME}.]", script="evaluate").status == 0
 
     model = lagvae.load(folder / "runs" / "a", trust=(f"{NAME}.",))
     x = torch.randn(4, 8)
@@ -720,7 +723,7 @@ def test_a_resumed_run_draws_what_an_uninterrupted_one_does(folder: Path, monkey
         patch.setattr(LatentVariableModel, "training_step", interrupted)
         assert program(folder, *words, "name=stopped").status == 130
     torch.rand(7)  # a process that resumes has its generator in another state
-    assert program(folder, "resume=stopped").status == 0
+    assert program(folder, "resume=stopped", f"trust=[{NAME}.]").status == 0
     whole, stopped = (
         torch.load(folder / "runs" / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for name in ("whole", "stopped")

@@ -381,7 +381,7 @@ def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a summary": (lambda f: (f / "summary.json").write_text('{"family": '), "missing or damaged"),
-    "a list": (lambda f: (f / "summary.json").write_text("[]"), "holds no summary"),
+    "a list": (lambda f: (f / "summary.json").write_text("[]"), "missing or damaged"),
     "not a number": (
         lambda f: change(f / "summary.json", "splits.train.i_q_upper", None),
         "no number at splits.train.i_q_upper",

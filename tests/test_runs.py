@@ -7,6 +7,9 @@ import errno
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from math import inf, nan
@@ -20,8 +23,8 @@ from helpers import files
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lagvae.errors import CheckpointError, SettingError
-from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.errors import CheckpointError, OwnedError, SettingError
+from lagvae.io import check_writable, owned, write_atomically, write_json
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, has_key, log_picture
 from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
@@ -44,7 +47,29 @@ def test_a_file_is_written_with_its_parent_folders(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "b" / "c.txt", lambda part: part.write_text("whole") and None)
     assert files(tmp_path) == {"a/b/c.txt"}
     assert (tmp_path / "a/b/c.txt").read_text() == "whole"
-    assert (tmp_path / "a/b/c.txt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read_a_file(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "a.txt", []
+    path.write_text("old")
+
+    def fsync(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")) if Path("/proc/self/fd").is_dir() else path
+        seen.append((name.name.startswith(".a.txt"), path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(path, lambda part: part.write_text("new") and None)
+    assert seen == [(True, "old"), (False, "new")], "the file itself, then the folder's entry for it"
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
@@ -150,6 +175,57 @@ def test_json_contains_no_nan(tmp_path: Path) -> None:
     assert "λ" in text
 
 
+# ---- owning
+
+
+HOLD = """
+import sys, time, pathlib, lagvae.io
+with lagvae.io.owned(pathlib.Path(sys.argv[1])):
+    print("has it", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_owner_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "has it\n"
+            who = f"process {other.pid} on {socket.gethostname()}, since 20"
+            with pytest.raises(OwnedError, match=rf"{tmp_path} belongs to {who}"), owned(tmp_path):
+                pass
+            owners = []
+
+            def kill(owner: str) -> None:
+                owners.append(owner)
+                other.kill()
+
+            with owned(tmp_path, waiting=kill), pytest.raises(OwnedError, match=f"process {os.getpid()} on"), owned(tmp_path):
+                pass
+        finally:
+            other.kill()
+    assert owners[0].startswith(who)
+    assert files(tmp_path) == set()
+
+
+def test_what_a_killed_process_left_half_written_is_removed_by_the_next_owner(tmp_path: Path) -> None:
+    kept, left = {"config.yaml", ".mine", "checkpoints/last.ckpt", "evaluation/summary.json"}, []
+    for name in kept:
+        write_atomically(tmp_path / name, lambda part: left.append(part))
+    for part in left:
+        part.touch()
+    with owned(tmp_path / "evaluation"):
+        left = [part for part in left if not part.exists()]
+        assert [part.parent.name for part in left] == ["evaluation"]
+        part = left[0]
+        part.touch()
+        with owned(tmp_path):
+            there = {file for file in files(tmp_path) if not file.endswith(".owner.json")}
+    assert there == kept | {f"evaluation/{part.name}"}, "that folder has another owner"
+
+
 # ---- the table of metrics
 
 
@@ -201,6 +277,17 @@ def test_cut_drops_rows_after_a_step(tmp_path: Path) -> None:
     assert read_series(path, "train", ["a"])["a"] == ([10, 20, 25], [10.0, 20.0, 25.0])
     logger.cut(0)
     assert path.read_text().strip() == ",".join(COLUMNS)
+
+
+def test_cut_drops_rows_that_are_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = table(path, (10, "train/a", 1.0), (10, "val/a", 2.0), (20, "train/a", 3.0))
+    logger.save()
+    written, text = logger.digest(), path.read_text()
+    path.write_text(text + "".join(text.splitlines(keepends=True)[1:]))
+    assert logger.digest() != written
+    logger.cut(20)
+    assert logger.digest() == written
 
 
 @pytest.mark.parametrize("lost", ["30,3,train,a", "30,3", "30"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import settings
+from helpers import QUICK, settings
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small import ROOT
@@ -22,6 +22,7 @@ from small import ROOT
 from lagvae.data import Arrays, DataModule
 from lagvae.data.sources import ImageFiles
 from lagvae.experiment.calibration import calibration_folder, calibration_settings
+from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.settings import (
     FOLLOWS,
     RULES,
@@ -31,6 +32,7 @@ from lagvae.experiment.settings import (
     find_rule,
     fingerprint,
     flatten,
+    stored_config,
 )
 from lagvae.sweeps.plan import ensemble_key, group_runs
 from lagvae.sweeps.sweep_run import SweepRun
@@ -284,10 +286,14 @@ def test_a_calibration_is_of_the_samples_and_not_of_their_source() -> None:
         second,
     ):
         assert calibration_folder(cfg, calibration_settings(cfg, other)) != key
+    tested, retested = data_of(x, test=x[:9]), data_of(x, test=1 + x[:9])
+    assert calibration_folder(cfg, calibration_settings(cfg, tested)) == key
+    cfg.calibration.split = "test"  # on which ε̂ is then measured
+    assert calibration_settings(cfg, tested) != calibration_settings(cfg, retested)
 
 
 def test_a_calibration_on_images_is_of_their_files_and_their_size(tmp_path: Path) -> None:
-    """Images that are read from files are known by name and length, and by the shape that the model is given."""
+    """Images that are read from files are known by what is in the files, and by the shape that the model is given."""
     cfg: Any = composed(*PLAIN)
     files = [tmp_path / f"{i}.png" for i in range(2)]
     for file in files:
@@ -301,7 +307,8 @@ def test_a_calibration_on_images_is_of_their_files_and_their_size(tmp_path: Path
     assert key(files, 8) == first
     assert key(files, 4) != first
     assert key(files[:1], 8) != first
-    Image.effect_noise((8, 8), 50).save(files[1])
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[:-20] + b"x" + content[-19:])  # the same length under the same name
     assert key(files, 8) != first
 
 
@@ -412,6 +419,24 @@ def test_every_setting_of_every_option_has_a_row() -> None:
 def test_every_row_is_of_a_setting_that_there_is() -> None:
     keys = KEYS | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
     assert [row for row in RULES if not any(covers(row, key) for key in keys)] == []
+
+
+def test_what_the_environment_holds_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that decide about numbers are stored as they were, so that the run can be repeated."""
+    monkeypatch.setenv("SECRET", "swordfish")
+    monkeypatch.setenv("STEPS", "20")
+    cfg = settings(tmp_path, *QUICK, "training.steps=${oc.env:STEPS}", "paths.data=${paths.root}/data")
+    cfg.logger = {"wandb": {"token": "${oc.env:SECRET}", "tags": ["a", "x-${logger.wandb.token}"]}}
+    cfg.data.source.n = "${oc.decode:${oc.env:STEPS}}"
+    stored = stored_config(cfg)
+    text = OmegaConf.to_yaml(stored)
+    assert "swordfish" not in text
+    assert stored.logger.wandb.tags == ["a", "x-swordfish"], "they mean the same"
+    plain = OmegaConf.to_container(stored)
+    assert plain["training"]["steps"] == plain["data"]["source"]["n"] == 20
+    assert plain["paths"]["data"] == f"{tmp_path}/data"
+    assert plain["multiplier"]["optimizer"]["steps"] == 20
+    check_targets(plain, whole=True)
 
 
 def test_a_setting_that_nobody_knows_decides_everything() -> None:

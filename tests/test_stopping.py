@@ -9,13 +9,20 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import forked
+import pytest
+import torch
 from helpers import QUICK
 from small import ROOT
 from test_launch import SMALL, summaries, sweep
 
-from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.sweeps.ensemble_training import EnsembleCheckpoint
+
+BOUNDS = ("constraints.neg_elbo.epsilon=20", "constraints.mmd.epsilon=1e-3")
 
 
 def start(root: Path, *words: str) -> forked.Program:
@@ -57,6 +64,48 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
     for seed in (0, 1):
         rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
         assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
+
+
+@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged"])
+def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    root, words = tmp_path / "root", ("seed=0,1", "training.start=scratch", "epsilon=explicit", *BOUNDS)
+
+    def interrupted(self: EnsembleCheckpoint, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 35:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnsembleCheckpoint, "on_train_batch_end", interrupted)
+        assert sweep(root, *words).status == 130
+    (file,) = root.rglob("ensemble.ckpt")
+    gone = root / "runs" / "sweep" / "lagvae-seed1"
+    if what == "moved":
+        root = root.rename(tmp_path / "elsewhere")
+    elif what == "one removed":
+        shutil.rmtree(gone)
+    else:
+        (file.parents[1] / "task.json").write_text("{")
+    cut, resumed_at = MetricsTable.cut, {}
+
+    def spied(self: MetricsTable, step: int) -> None:
+        resumed_at.setdefault(self.path.parent.name, step)
+        cut(self, step)
+
+    monkeypatch.setattr(MetricsTable, "cut", spied)
+    outcome = sweep(root, *words)
+    assert outcome.status == 0, outcome.err
+    at = {"moved": (30, 30), "one removed": (30, 0), "task damaged": (0, 0)}[what]
+    assert resumed_at == {"lagvae-seed0": at[0], "lagvae-seed1": at[1]}
+    assert ("lagvae-seed1 are gone: these start anew" in outcome.out) == (what == "one removed")
+    assert ("task.json is damaged" in " ".join(outcome.out.split())) == (what == "task damaged")
+    for seed in (0, 1):
+        run = RunFolder(root / "runs" / "sweep" / f"lagvae-seed{seed}")
+        rows = [(row["step"], row["split"], row["name"]) for row in read_rows(run.metrics)]
+        assert len(rows) == len(set(rows))
+        assert {int(step) for step, split, _ in rows if split == "val"} == {10, 20, 30, 40}
+        content = torch.load(run.last, weights_only=True)
+        assert content["global_step"] == 40
+        assert content["state_dict"]["joint.decoder.network.layers.0.weight"].abs().sum() > 1
 
 
 def until(happened: object, process: forked.Program, patience: float = 120.0) -> None:

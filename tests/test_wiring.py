@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +43,7 @@ from lagvae.divergences.density_ratio import whitened_kl
 from lagvae.errors import SettingError, Stopped
 from lagvae.experiment import figures
 from lagvae.experiment.calibration import Calibration, calibration_config
-from lagvae.experiment.factory import available_threads, build_data, build_model, choose_threads
+from lagvae.experiment.factory import available_threads, build_data, build_model, build_trainer, choose_threads
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate, resume, train
 from lagvae.experiment.summary import summarise
@@ -442,10 +443,17 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_only_the_last_one(
     model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(-1.0), []), handle_nonfinite=lambda value: None)
     evaluation: Any = SimpleNamespace(results={"train": {"neg_elbo": 1.0}, "val": {"distortion": 1.0}})
     trainer: Any = SimpleNamespace(loggers=[], is_global_zero=True, save_checkpoint=half)
-    with pytest.raises(SettingError, match=r"disk is full: .*last\.ckpt could not be written"):
+    with pytest.raises(SettingError, match=r"disk is full: .*best\.ckpt could not be written"):
         Checkpoints(tmp_path, evaluation).on_train_epoch_end(trainer, model)
     assert files(tmp_path) == {"last.ckpt"}
     assert (tmp_path / "last.ckpt").read_text() == "whole"
+
+
+def test_a_checkpoint_is_not_written_to_the_folder_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "mkstemp", full_disk)
+    trainer = build_trainer(settings(tmp_path, *QUICK), tmp_path)
+    trainer.strategy.checkpoint_io.save_checkpoint({"step": 1}, tmp_path / "new" / "last.ckpt")
+    assert torch.load(tmp_path / "new" / "last.ckpt", weights_only=True) == {"step": 1}
 
 
 # ---- what is said during training

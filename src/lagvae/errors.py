@@ -31,6 +31,10 @@ class DivergedError(LagvaeError, ArithmeticError):
     """A term of the objective is no longer a finite number."""
 
 
+class OwnedError(LagvaeError):
+    """Another process trains or measures in a folder now."""
+
+
 class FailedRunsError(LagvaeError):
     """Some runs of a sweep failed, while the others finished."""
 

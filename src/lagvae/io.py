@@ -1,18 +1,26 @@
-"""Write files atomically, so that a reader never sees a partial one, and report folders that cannot be written."""
+"""Write files atomically, own folders, check what is read, and report folders that cannot be written."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+import socket
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from lagvae.errors import SettingError
+from filelock import FileLock, Timeout
+
+from lagvae.errors import OwnedError, SettingError
 
 CURE = "Set paths.root to a writable folder."
 """What to do where a folder cannot be written, unless the caller knows better."""
@@ -32,13 +40,13 @@ def write_atomically(path: Path, write: Callable[[Path], None], cure: str = CURE
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-        part = Path(name)
+        part = path.with_name(f".{path.name}.{token_hex(4)}{path.suffix}")
+        part.touch(exist_ok=False)
         try:
             write(part)
-            part.chmod(0o644)
+            sync(part)
             part.replace(path)
+            sync(path.parent)
         except RuntimeError as error:  # torch's file writer reports a full disk, and an interruption, as a RuntimeError
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
@@ -49,6 +57,18 @@ def write_atomically(path: Path, write: Callable[[Path], None], cure: str = CURE
             part.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(path, error, cure) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk, where the file system can tell."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def storage_error(path: Path, error: OSError, cure: str = CURE) -> SettingError:
@@ -67,19 +87,94 @@ def check_writable(folder: Path, cure: str = CURE) -> None:
         raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{existing} is not writable"), cure)
 
 
+@contextmanager
+def owned(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Own a folder, which is made, while the block runs. If this process dies, on whatever node, the folder is free again.
+
+    Args:
+        waiting: called with the owner where there is another one, for whose end this process then waits.
+
+    Raises:
+        OwnedError: where another process owns the folder and there is no `waiting`.
+    """
+    note = folder / ".owner.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            owner = describe_owner(note)
+            if waiting is None:
+                raise OwnedError(f"{folder} belongs to {owner}. Wait until that has ended, or stop it.") from None
+            waiting(owner)
+            lock.acquire()
+    except OSError as error:
+        raise storage_error(folder / "lock", error) from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        remove_leftovers(folder)
+        write_json(note, {"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+"""The name of a temporary file of `write_atomically`."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process has not written to its end, in a folder that is owned and in those below it that are not."""
+    for place in (folder, *(child for child in folder.iterdir() if child.is_dir() and not (child / "lock").exists())):
+        for file in place.iterdir():
+            if file.is_file() and LEFTOVER.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def describe_owner(note: Path) -> str:
+    """The process that owns a folder, as it says in its note there."""
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        return f"process {content['pid']} on {content['host']}, since {content['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has not yet written one
+        return "another process"
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError where a file that torch.save wrote does not have the checksums that it holds; torch ignores them."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} has another checksum than when it was written")
+
+
+def file_digest(path: Path) -> str:
+    """A hash of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def json_values(value: Any) -> Any:
+    """A value as JSON can hold it. NaN and infinite numbers become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): json_values(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(v) for v in value]
+    return value
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """A hash of what JSON keeps of a content."""
+    text = json.dumps(json_values(content), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. NaN and infinite numbers become null."""
-
-    def to_json(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, Mapping):
-            return {str(k): to_json(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [to_json(v) for v in value]
-        return value
-
-    text = json.dumps(to_json(content), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(json_values(content), indent=2, ensure_ascii=False) + "\n"
 
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8")

@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lagvae.cli.entry import compose_config
 from lagvae.data.datamodule import MIN_SPLIT
 from lagvae.errors import SettingError, Stopped
-from lagvae.experiment.loading import leaves, load
-from lagvae.experiment.settings import fingerprint
+from lagvae.experiment.loading import load
+from lagvae.experiment.settings import fingerprint, leaves
 from lagvae.io import write_atomically
 from lagvae.sweeps.job import finish_run
 from lagvae.sweeps.sweep_run import SweepRun, compose_run

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lagvae.callbacks.evaluation import Evaluation
-from lagvae.io import ALMOST_FULL, storage_error
+from lagvae.io import write_atomically
 
 PENALTY = 10.0
 """Weight of a violation, measured in the constraint's scale, against the preference."""
@@ -43,21 +45,32 @@ def probe_value(results: dict[str, float]) -> float:
     return results.get("neg_elbo", results.get("distortion", 0.0))
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint as every other file is written: where it goes, and not to the folder of temporary files first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_atomically(Path(path), lambda part: torch.save(checkpoint, part))
+
+
 class Checkpoints(Checkpoint):
     """Saves checkpoints after every interval; files are replaced atomically, so that those on disk are always complete.
 
     Args:
         folder: where the checkpoints go.
         evaluation: its results decide which checkpoint is the best.
+        table: returns a hash of metrics.csv, which a checkpoint keeps.
     """
 
-    def __init__(self, folder: Path, evaluation: Evaluation) -> None:
+    def __init__(self, folder: Path, evaluation: Evaluation, table: Callable[[], str] = str) -> None:
         super().__init__()
-        self.folder, self.evaluation = folder, evaluation
+        self.folder, self.evaluation, self.table = folder, evaluation, table
         self.best = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "table": self.table()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
@@ -73,25 +86,16 @@ class Checkpoints(Checkpoint):
         score = exact_penalty(pl_module, self.evaluation.results)
         better = score < self.best
         self.best = min(self.best, score)
-        last = self.folder / "last.ckpt"
-        part = self.folder / ".last.part"
-        try:
-            if trainer.is_global_zero:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                os.replace(part, last)
-                if better:
-                    shutil.copyfile(last, part)
-                    os.replace(part, self.folder / "best.ckpt")
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise storage_error(last, error) from error
-        except RuntimeError as error:  # torch's file writer reports a full disk, and an interruption, as a RuntimeError
-            if isinstance(error.__context__, KeyboardInterrupt):
-                part.unlink(missing_ok=True)
-                raise error.__context__ from None
-            if shutil.disk_usage(self.folder).free < ALMOST_FULL:
-                part.unlink(missing_ok=True)
-                raise storage_error(last, OSError(28, "No space left on device")) from error
-            raise
+        best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
+        # best.ckpt is written first: a run that is killed in between resumes from the former last.ckpt, and writes both again.
+        first = best if better else last
+
+        def copy(part: Path) -> None:
+            shutil.copyfile(best, part)
+
+        if trainer.is_global_zero:
+            write_atomically(first, trainer.save_checkpoint)
+            if better:
+                write_atomically(last, copy)
+        else:
+            trainer.save_checkpoint(first)  # takes part in collecting it, and writes nothing

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_data
+from lagvae.experiment.own_code import trusted_names
 from lagvae.experiment.report import print_calibration, print_feasibility
 from lagvae.experiment.run import evaluate, find_calibration, make_calibration, resume, train
 from lagvae.experiment.validate import validate
@@ -31,12 +32,12 @@ def train_command(cfg: DictConfig) -> None:
     if cfg.resume is None:
         train(cfg)
         return
-    others = [o for o in hydra.overrides.task if not o.startswith(("resume=", "paths."))]
+    others = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust=", "paths."))]
     if others:
         raise SettingError(
             f"resume={cfg.resume} continues with the run's own settings; leave out {', '.join(others)}, or start a new run."
         )
-    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume))
+    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume), trusted_names(cfg.trust))
 
 
 def refuse_match(cfg: DictConfig) -> None:
@@ -56,7 +57,7 @@ def calibrate_command(cfg: DictConfig) -> None:
 
 def evaluate_command(cfg: DictConfig) -> None:
     """evaluate: measure and draw a run again."""
-    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint)
+    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint, trusted_names(cfg.trust))
 
 
 def feasible_command(cfg: DictConfig) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
 from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, SettingError
+from lagvae.io import file_digest
 from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
@@ -317,20 +318,27 @@ def eval_splits(trainer: Any) -> tuple[str, ...]:
     return SPLITS if trainer.testing else ("train", "val")
 
 
-def content_digest(data: DataModule) -> str:
-    """A hash of the samples, which does not change if a file is renamed, but does if its content changes."""
-    if data.arrays.digest is None:
-        data.arrays.digest = _content_digest(data)
-    return data.arrays.digest
+def content_digest(data: DataModule, test: bool = True) -> str:
+    """A hash of the samples, which does not change if a file is renamed, but does if its content changes.
+
+    Args:
+        test: whether a test set of its own counts.
+    """
+    arrays = data.arrays
+    if arrays.digest is None:
+        arrays.digest = _content_digest(arrays.x, arrays.second)
+    return arrays.digest if arrays.test is None or not test else _content_digest(arrays.digest, arrays.test)
 
 
-def _content_digest(data: DataModule) -> str:
+def _content_digest(*parts: Tensor | ImageFiles | str | None) -> str:
     content = hashlib.sha256()
-    for part in (data.arrays.x, data.arrays.second):
+    for part in parts:
         if isinstance(part, Tensor):
             content.update(str((tuple(part.shape), part.dtype)).encode())
             content.update(part.contiguous().numpy().tobytes())
+        elif isinstance(part, str):
+            content.update(part.encode())
         elif part is not None:
             for file in part.files:
-                content.update(f"{file.name}:{file.stat().st_size};".encode())
+                content.update(file_digest(file).encode())
     return content.hexdigest()[:16]

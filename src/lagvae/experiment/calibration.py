@@ -25,7 +25,7 @@ from lagvae.errors import CalibrationError
 from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.own_code import digest_own_code
 from lagvae.experiment.settings import differences, fingerprint, settings_where
-from lagvae.io import write_atomically, write_json
+from lagvae.io import check_archive, file_digest, json_digest, write_atomically, write_json
 from lagvae.terminal import command
 
 AUTO = "auto"
@@ -59,6 +59,11 @@ class Calibration:
         return not (self.convergence and Convergence(**self.convergence).moving)
 
     @property
+    def numbers(self) -> dict[str, Any]:
+        """What a run keeps of its calibration: ε̂, its standard errors, and the split that they were measured on."""
+        return {"calibrated": self.calibrated, "stderr": self.stderr, "split": self.split}
+
+    @property
     def hash(self) -> str:
         """The hash of the settings that determine this calibration."""
         return fingerprint(self.settings)
@@ -66,7 +71,8 @@ class Calibration:
     def save(self, folder: Path, theta: Mapping[str, Tensor]) -> None:
         """Write theta.pt, then calibration.json, whose presence shows that both files are complete."""
         write_atomically(folder / "theta.pt", lambda part: torch.save(dict(theta), part))
-        write_json(folder / "calibration.json", asdict(self) | {"hash": self.hash})
+        content = asdict(self) | {"hash": self.hash, "theta": file_digest(folder / "theta.pt")}
+        write_json(folder / "calibration.json", content | {"digest": json_digest(content)})
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
@@ -78,7 +84,11 @@ class Calibration:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            digest = content.pop("digest", None)  # earlier versions wrote none
+            if digest is not None and digest != json_digest(content):
+                raise ValueError("it was changed after it was written")
             written = content.pop("hash")
+            content.pop("theta", None)
             result = cls(**content)
             result.calibrated = {name: float(value) for name, value in result.calibrated.items()}
             stderr = result.stderr
@@ -95,6 +105,10 @@ class Calibration:
     def theta(folder: Path) -> dict[str, Tensor]:
         """θ*: the state of the joint model and of the critics that were trained with it."""
         try:
+            check_archive(folder / "theta.pt")
+            written = json.loads((folder / "calibration.json").read_text(encoding="utf-8")).get("theta")
+            if written is not None and written != file_digest(folder / "theta.pt"):
+                raise ValueError("it is not the one that was written")
             state = dict(torch.load(folder / "theta.pt", map_location="cpu", weights_only=True))
         except Exception as error:  # unpickling can raise almost any exception
             raise CalibrationError(
@@ -163,7 +177,8 @@ def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
         chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
     if cfg.calibration.steps == AUTO:
         chosen["training.steps"] = cfg.training.steps  # the length from which the search starts
-    return chosen | {"data.shape": list(data.shape), "data.digest": content_digest(data)} | digest_own_code(cfg)
+    digest = content_digest(data, test=cfg.calibration.split == "test")
+    return chosen | {"data.shape": list(data.shape), "data.digest": digest} | digest_own_code(cfg)
 
 
 def calibration_folder(cfg: DictConfig, settings: Mapping[str, Any]) -> Path:

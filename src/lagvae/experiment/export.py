@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.errors import CheckpointError, SettingError
+from lagvae.experiment.settings import BUILT
 from lagvae.io import write_atomically, write_json
 from lagvae.model import LatentVariableModel
-
-BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
-"""The settings from which a model is built. Nothing else of a stored config is used."""
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 

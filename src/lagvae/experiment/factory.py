@@ -23,11 +23,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lagvae import __version__
 from lagvae.algebra import classify, parse, total
+from lagvae.callbacks.checkpoints import AtomicCheckpointIO
 from lagvae.data import DataModule
+from lagvae.data.datamodule import content_digest
 from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, TorchPrior, make_encoder
 from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.settings import stored_config
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
@@ -247,11 +250,13 @@ def build_model(
     model = assemble_model(cfg, joint, lagrangian, data.shape)
     model.origin = {
         "version": __version__,
-        "config": OmegaConf.to_container(cfg, resolve=True),
+        "config": OmegaConf.to_container(stored_config(cfg)),
         "shape": list(data.shape),
         "likelihood": data.likelihood,
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
         "bounds": {c.name: c.bound for c in lagrangian.constraints},
+        "calibration": None if calibration is None else calibration.numbers,
+        "digest": content_digest(data),
     }
     return model
 
@@ -290,7 +295,7 @@ def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
         if target.endswith("WandbLogger"):
             settings: Any = OmegaConf.to_container(node, resolve=True)
             del settings["_target_"]
-            return wandb_logger(run, OmegaConf.to_container(cfg, resolve=True), **settings)
+            return wandb_logger(run, OmegaConf.to_container(stored_config(cfg)), **settings)
         if target.endswith("TensorBoardLogger"):
             return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
         return instantiate(node)  # type: ignore[no-any-return]
@@ -359,4 +364,5 @@ def build_trainer(
         "default_root_dir": str(folder),
     }
     with error_context(f"trainer ({', '.join(f'{key}={value}' for key, value in cfg.trainer.items())})"):
-        return pl.Trainer(**{str(key): value for key, value in cfg.trainer.items()} | settings, **own)
+        given = {"plugins": [AtomicCheckpointIO()]} | {str(key): value for key, value in cfg.trainer.items()} | settings
+        return pl.Trainer(**given, **own)

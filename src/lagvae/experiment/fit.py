@@ -17,6 +17,7 @@ from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
 from lagvae.experiment.factory import build_callbacks, build_loggers, build_trainer, choose_threads, instantiate
+from lagvae.io import check_archive
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
@@ -43,6 +44,7 @@ class Fit:
     Attributes:
         results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
         ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.
+        messages: what to tell of the files that it goes on from.
         started: when the fit was created. trained_in: seconds until training ended, None before that.
     """
 
@@ -53,12 +55,14 @@ class Fit:
         self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
         self.ensemble: dict[str, Any] | None = None
         self.step = 0
+        self.messages: list[str] = []
         self.started, self.trained_in = time.perf_counter(), None
         data.interval = (cfg.training.interval, cfg.training.steps)
         self.evaluation = build_evaluation(cfg, model)
         self.watch = FeasibilityWatch(self.evaluation)
         self.loggers = build_loggers(cfg, folder, data)
-        checkpoints = Checkpoints(folder.checkpoints, self.evaluation)
+        table = next(logger for logger in self.loggers if isinstance(logger, MetricsTable))
+        checkpoints = Checkpoints(folder.checkpoints, self.evaluation, table.digest)
         callbacks = [self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
         own = build_callbacks(cfg, folder.checkpoints)
         self.trainer = build_trainer(cfg, folder.path, [*callbacks, *own], self.loggers)
@@ -76,9 +80,15 @@ class Fit:
         """Train, from a checkpoint if one is given. Raises Stopped if the user interrupts it."""
         content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
         self.ensemble = content.get("ensemble")
+        written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
         for logger in self.loggers:
             if isinstance(logger, MetricsTable):
                 logger.cut(content.get("global_step", 0))
+                if written and logger.digest() != written and self.first_process:
+                    self.messages.append(
+                        f"{logger.path.name} is not what the run had written up to step {content['global_step']}: rows are "
+                        "lost or changed, and so may be what is said of convergence."
+                    )
         with interrupted(self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
@@ -136,6 +146,7 @@ def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = 
 def read_content(path: Path) -> dict[str, Any]:
     """Read a checkpoint, without executing code that it may hold. Raises CheckpointError if it is damaged."""
     try:
+        check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"]
     except Exception as error:  # unpickling can raise almost any exception

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import OmegaConf
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lagvae import __version__
-from lagvae.errors import CheckpointError, LagvaeError, SettingError
-from lagvae.experiment.export import BUILT, DESCRIPTION, read_export
+from lagvae.errors import CheckpointError, LagvaeError
+from lagvae.experiment.export import DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
-from lagvae.experiment.own_code import PACKAGES
+from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.run import read_config
 from lagvae.experiment.schema import check_moved
+from lagvae.experiment.settings import BUILT
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 
@@ -118,7 +114,7 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
             "Load it where it was written, in the folder of its run, or build the model in Python and load its state_dict."
         )
     config: Any = OmegaConf.to_container(read_config(folder), resolve=True)
-    check_targets({"data": config.get("data")}, trust, functions=True)
+    check_targets({"data": config.get("data")}, trust, whole=True)
     try:
         data = instantiate(OmegaConf.create(config["data"]))
         second = data.second("train")
@@ -133,65 +129,3 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
             "Provide them, or train the run again."
         ) from error
     return {"version": "0.1.0 or earlier", "config": config, "bounds": {}} | found
-
-
-def check_targets(settings: Any, trust: Sequence[str] = (), functions: bool = False) -> None:
-    """Raise SettingError for a `_target_` that could run the code of others, or that is trusted but cannot be found.
-
-    Only classes that are known run no code of others.
-
-    The package that a name begins with does not suffice, because names such as torch.os.system lead from one to any other.
-
-    Args:
-        settings: nested dicts and lists. trust: prefixes of names that are not checked further.
-        functions: whether functions of `lagvae.data` and `lagvae.oracles`, the sources of data, are allowed too.
-    """
-    trusted = (trust,) if isinstance(trust, str) else tuple(trust)
-    for key, value in leaves(settings):
-        if key.split(".")[-1] != "_target_":
-            if isinstance(value, str) and "${" in value:
-                raise SettingError(f"{key}={value} is not loaded: stored settings do not refer to others.")
-        elif not isinstance(value, str) or not (value.startswith(trusted) or is_known(value, functions)):
-            raise SettingError(
-                f"{key}={value} is not loaded, because it may run any code. Only classes of lagvae, and networks, optimizers "
-                f"and schedules of {', '.join(prefix.rstrip('.') for prefix in PACKAGES[1:])} are. If you trust it, pass "
-                f"trust=({str(value).split('.')[0] + '.'!r},)."
-            )
-        elif value.startswith(trusted):
-            check_found(key, value)
-
-
-def check_found(key: str, target: str) -> None:
-    """Raise SettingError where Python does not find a class that is trusted, whose module it imports."""
-    try:
-        found = locate(target)
-    except Exception as error:  # importing a module can raise any exception
-        raise SettingError(f"{key}={target} cannot be imported: {error}.") from error
-    if found is None:
-        raise SettingError(
-            f"{key}={target} cannot be found. Load the model where Python finds {target.rpartition('.')[0]}: with its file in "
-            "the working directory, or its folder in sys.path or PYTHONPATH."
-        )
-
-
-def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted key and the value of everything in nested dicts and lists that is neither."""
-    if isinstance(settings, Mapping | list):
-        for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, settings
-
-
-def is_known(target: str, functions: bool) -> bool:
-    """Whether a name is that of a class of lagvae, of a network, optimizer or schedule of a known package, or a data source."""
-    if not target.startswith(PACKAGES):
-        return False
-    try:
-        found = get_object(target)
-    except Exception:  # a name that leads nowhere
-        return False
-    home = str(getattr(found, "__module__", ""))
-    if not isinstance(found, type):
-        return functions and home.startswith(("lagvae.data.", "lagvae.oracles."))
-    return home.startswith("lagvae.") or issubclass(found, nn.Module | Optimizer | LRScheduler)

@@ -1,4 +1,4 @@
-"""User-defined classes in a config: where they are, a digest of their code, and the settings that they do not take."""
+"""User-defined classes in a config: which are trusted, a digest of their code, and the settings that they do not take."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, flag_override
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lagvae import distributions, divergences, networks
 from lagvae.data import sources
+from lagvae.errors import SettingError
+from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
 from lagvae.experiment.signatures import matches_type, signature
 from lagvae.networks import is_ours
 
@@ -101,3 +109,82 @@ def settings_of_classes() -> frozenset[str]:
     found = [value for module in modules for value in vars(module).values() if callable(value) and is_ours(value)]
     kinds = [value for value in found if value.__module__ != "lagvae.errors"]
     return frozenset(name for kind in kinds for name in inspect.signature(kind).parameters)
+
+
+LOADERS = ("torch.serialization", "torch.hub", "torch.jit", "torch.package", "pickle", "_pickle", "joblib", "dill")
+"""The modules of functions that read objects from files, and so run the code in them."""
+
+
+def check_targets(settings: Any, trust: str | Sequence[str] = (), whole: bool = False) -> None:
+    """Raise SettingError for a `_target_` that could run the code of others, or that is trusted but cannot be found.
+
+    Only classes that are known run no code of others.
+
+    The package that a name begins with does not suffice, because names such as torch.os.system lead from one to any other.
+
+    Args:
+        settings: nested dicts and lists, not resolved. trust: prefixes of names that are not checked further.
+        whole: whether they are all settings of a run, which also name sources of data (functions of `lagvae.data` and
+            `lagvae.oracles`), loggers and callbacks, and may refer to each other and to the environment.
+    """
+    trusted = (trust,) if isinstance(trust, str) else tuple(trust)
+    for key, value in leaves(settings):
+        if key.split(".")[-1] != "_target_":
+            if isinstance(value, str) and "${" in (PLAIN_INTERPOLATION.sub("", value) if whole else value):
+                raise SettingError(f"{key}={value} is not loaded: stored settings do not refer to others.")
+        elif value is None and whole:
+            continue  # no logger
+        elif not isinstance(value, str) or not (value.startswith(trusted) or is_known(value, whole)):
+            package = str(value).split(".")[0] + "."
+            raise SettingError(
+                f"{key}={value} is not loaded, because it may run any code. Only classes of lagvae, and networks, optimizers "
+                f"and schedules of {', '.join(prefix.rstrip('.') for prefix in PACKAGES[1:])} are. If you trust it, "
+                + (f"add trust=[{package}]." if whole else f"pass trust=({package!r},).")
+            )
+        elif value.startswith(trusted):
+            check_found(key, value)
+
+
+def trusted_names(setting: Any) -> tuple[str, ...]:
+    """The prefixes of names that the setting `trust` holds: a name, a list of names, or null."""
+    names = [setting] if isinstance(setting, str) else list(setting or ())
+    if not all(isinstance(name, str) and name for name in names):
+        raise SettingError(f"trust={setting} must be a list of names, such as trust=[mynet.].")
+    return tuple(names)
+
+
+def check_found(key: str, target: str) -> None:
+    """Raise SettingError where Python does not find a class that is trusted, whose module it imports."""
+    try:
+        found = locate(target)
+    except Exception as error:  # importing a module can raise any exception
+        raise SettingError(f"{key}={target} cannot be imported: {error}.") from error
+    if found is None:
+        raise SettingError(
+            f"{key}={target} cannot be found. Load the model where Python finds {target.rpartition('.')[0]}: with its file in "
+            "the working directory, or its folder in sys.path or PYTHONPATH."
+        )
+    if str(getattr(found, "__module__", "")).startswith(LOADERS):
+        raise SettingError(f"{key}={target} is not loaded, trusted or not: it runs the code in the file that it reads.")
+
+
+def is_known(target: str, whole: bool) -> bool:
+    """Whether a name is that of a class of lagvae, or of a network, optimizer or schedule of a known package.
+
+    Args:
+        whole: whether sources of data, loggers and callbacks count too.
+    """
+    if not target.startswith(PACKAGES):
+        return False
+    try:
+        found = get_object(target)
+    except Exception:  # a name that leads nowhere
+        return False
+    home = str(getattr(found, "__module__", ""))
+    if not isinstance(found, type):
+        return whole and home.startswith(("lagvae.data.", "lagvae.oracles."))
+    return home.startswith("lagvae.") or issubclass(found, BASES + ((Callback, Logger) if whole else ()))
+
+
+BASES = (nn.Module, Optimizer, LRScheduler)
+"""Of the classes of other packages those are known that are derived from one of these."""

@@ -20,7 +20,8 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from lagvae import __version__
 from lagvae.data import DataModule
-from lagvae.errors import CalibrationError, CheckpointError
+from lagvae.errors import CalibrationError, CheckpointError, SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_folder, calibration_settings
 from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
-from lagvae.experiment.fit import Fit
+from lagvae.experiment.fit import Fit, read_content
+from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
+from lagvae.experiment.settings import BUILT, deciding_settings, differences, stored_config
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, write_atomically, write_json
+from lagvae.io import check_writable, owned, write_atomically, write_json
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
@@ -57,27 +60,38 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_writable(Path(cfg.paths.runs))
     data, model, calibration = setup(cfg)
     folder = create_folder(cfg)
-    return fit_and_summarise(cfg, data, model, calibration, folder)
+    with owned_by_first(folder.path):
+        return fit_and_summarise(cfg, data, model, calibration, folder)
 
 
-def resume(folder: RunFolder) -> dict[str, Any]:
-    """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary."""
+def resume(folder: RunFolder, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary.
+
+    Args:
+        trust: prefixes of names that its settings may have beside those that are known to run no code of others.
+    """
     if folder.finished:
         print_line(
             f"{folder.path} has finished; there is nothing to resume. Evaluate it again with {command('evaluate')} "
             f"run={folder.path}."
         )
         return folder.read_summary()
-    cfg = read_config(folder)
-    data, model, calibration = setup(cfg)
+    cfg = read_trusted_config(folder, trust)
+    with owned_by_first(folder.path):
+        return proceed(cfg, folder)
+
+
+def proceed(cfg: DictConfig, folder: RunFolder) -> dict[str, Any]:
+    """Do what is left of a run, whose folder this process owns, with settings that are trusted; return the summary."""
+    data, model, calibration = setup(cfg) if folder.last_checkpoint is None else restore(cfg, folder.last)
     return fit_and_summarise(cfg, data, model, calibration, folder)
 
 
-def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
+def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a checkpoint of a run again, write evaluation/ in the run's folder, and return the summary.
 
     Args:
-        which: "last", "best", or the path of a checkpoint.
+        which: "last", "best", or the path of a checkpoint. trust: as for `resume`.
     """
     named = {"last": folder.last, "best": folder.checkpoints / "best.ckpt"}
     checkpoint = named.get(which, Path(which).expanduser())
@@ -85,16 +99,15 @@ def evaluate(folder: RunFolder, which: str = "last") -> dict[str, Any]:
         there = ", ".join(sorted(file.stem for file in folder.checkpoints.glob("*.ckpt")))
         cure = f"The run has {there}; name one of these." if there else "The run has no checkpoint: train it, or resume it."
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}. {cure}")
-    cfg = read_config(folder)
+    cfg = read_trusted_config(folder, trust)
     cfg.logger = {}
-    validate(cfg)
-    data = build_data(cfg)
-    calibration = calibrate(cfg, data)[0] if needs_calibration(cfg) else None
-    model = build_model(cfg, data, calibration)
-    fit = Fit(cfg, data, model, RunFolder(folder.path / "evaluation"), "Evaluating")
-    fit.load(checkpoint)
-    fit.evaluate()
-    return summarise_and_report(fit, calibration, folder.metrics)
+    data, model, calibration = restore(cfg, checkpoint)
+    to = RunFolder(folder.path / "evaluation")
+    with owned_by_first(to.path):
+        fit = Fit(cfg, data, model, to, "Evaluating")
+        fit.load(checkpoint)
+        fit.evaluate()
+        return summarise_and_report(fit, calibration, folder.metrics)
 
 
 def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
@@ -141,21 +154,86 @@ def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel,
     return model, calibration
 
 
+def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariableModel, Calibration | None]:
+    """The data, the model with its bounds, and ε̂ of a run that has a checkpoint, which holds them. Nothing is calibrated.
+
+    Raises: CheckpointError where the checkpoint was trained with other settings, bounds or data than there are now.
+    """
+    origin = read_content(checkpoint).get("lagvae", {})
+    validate(cfg)
+    if "config" in origin:
+        then, now = (
+            {k: v for k, v in deciding_settings(each).items() if k.split(".")[0] in BUILT and k not in AT_INTERVALS}
+            for each in (OmegaConf.create(origin["config"]), cfg)
+        )
+        if differing := differences(then, now):
+            raise CheckpointError(
+                f"{checkpoint} is of another model: its settings are not those of config.yaml (checkpoint → config.yaml: "
+                f"{'; '.join(differing[:3])}). Restore config.yaml, or start a new run."
+            )
+    data = build_data(cfg)
+    calibration = None
+    if needs_calibration(cfg):
+        if origin.get("calibration") is not None:
+            calibration = Calibration(**origin["calibration"], splits={}, settings={})
+        elif (existing := find_calibration(cfg, data)) is not None:  # an earlier version kept none in the checkpoint
+            calibration = existing[0]
+        else:
+            raise CalibrationError(
+                f"{checkpoint} is of an earlier version, which kept no calibration in it, and none fits. Make it with "
+                f"{command('calibrate')} and the settings of the run."
+            )
+    model = build_model(cfg, data, calibration)
+    check_origin(origin, model.origin or {}, str(checkpoint))
+    return data, model, calibration
+
+
+AT_INTERVALS = ("training.interval", "training.log_every")
+"""Settings of training that decide what is written and when."""
+
+
+def check_origin(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raise CheckpointError where a checkpoint was trained on other data, or with other bounds, than there are now.
+
+    Args:
+        then: what the checkpoint says of its model. now: what there is now. what: the checkpoint, for the message.
+    """
+    if then.get("digest") not in (None, now["digest"]):
+        raise CheckpointError(
+            f"{what} was trained on other data than there are now (digest {then['digest']} → {now['digest']}). Put its data "
+            "back, or start a new run."
+        )
+    if differing := differences(then.get("bounds") or now["bounds"], now["bounds"]):
+        raise CheckpointError(
+            f"{what} was trained with other bounds than there are now: {'; '.join(differing)}. Put its calibration and its "
+            "settings back, or start a new run."
+        )
+
+
 def create_folder(cfg: DictConfig) -> RunFolder:
     """Create the folder of a new run. The first process creates it and shares its path with all others.
 
     Processes that run already get the path by a broadcast, processes that start later from the environment.
     """
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if first:
+    if is_first_process():
         folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
-        write_atomically(folder.config, lambda part: OmegaConf.save(cfg, part, resolve=True))
+        write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(cfg), part))
         os.environ["LAGVAE_RUN"] = str(folder.path)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         shared: list[Any] = [os.environ.get("LAGVAE_RUN")]
         torch.distributed.broadcast_object_list(shared, src=0)
         os.environ["LAGVAE_RUN"] = shared[0]
     return RunFolder(Path(os.environ["LAGVAE_RUN"]))
+
+
+def is_first_process() -> bool:
+    """Whether this is not one of the further processes of a data-parallel run."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def owned_by_first(folder: Path, waiting: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    """Own a folder, on behalf of all processes of a data-parallel run; see `lagvae.io.owned`."""
+    return owned(folder, waiting) if is_first_process() else nullcontext()
 
 
 def read_config(folder: RunFolder) -> DictConfig:
@@ -167,6 +245,16 @@ def read_config(folder: RunFolder) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise CheckpointError(f"{folder.config} is damaged: it holds no settings.")
     check_moved(cfg, str(folder.config))
+    return cfg
+
+
+def read_trusted_config(folder: RunFolder, trust: Sequence[str]) -> DictConfig:
+    """Read the config of a run. Raises SettingError if what it names may run the code of others and is not trusted."""
+    cfg = read_config(folder)
+    try:
+        check_targets(OmegaConf.to_container(cfg), trust, whole=True)
+    except SettingError as error:
+        raise SettingError(f"{folder.config}: {error}") from error
     return cfg
 
 
@@ -198,7 +286,7 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     cfg, folder = fit.cfg, fit.folder
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
-    summary["messages"] += critic_messages(fit.model.lagrangian, metrics)
+    summary["messages"] += critic_messages(fit.model.lagrangian, metrics) + fit.messages
     if fit.trained_in is not None and fit.step < cfg.training.steps and fit.watch.stopped_by is None:
         summary["messages"].append(
             f"A callback of callbacks.lightning stopped it after {fit.step} of {cfg.training.steps} steps."
@@ -313,13 +401,33 @@ def run_calibration(
 ) -> tuple[Calibration, Path]:
     """Train a derived config, evaluate its divergences, and store both as the calibration with these settings.
 
+    Where another process makes this calibration now, its result is waited for.
+
     Args:
         cfg: the config to calibrate for. derived: the config that is trained. settings: what determines the result.
     """
     folder = RunFolder(calibration_folder(cfg, settings))
+
+    def say(owner: str) -> None:
+        print_line(f"This calibration is being made by {owner}: waiting for it.")
+
+    with owned_by_first(folder.path, waiting=say):
+        return load_cached(cfg, settings) or fit_calibration(cfg, derived, settings, data, title, folder, simplex)
+
+
+def fit_calibration(
+    cfg: DictConfig,
+    derived: DictConfig,
+    settings: dict[str, Any],
+    data: DataModule,
+    title: str,
+    folder: RunFolder,
+    simplex: bool,
+) -> tuple[Calibration, Path]:
+    """`run_calibration` in a folder that this process owns."""
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data, simplex=simplex)
-    write_atomically(folder.config, lambda part: OmegaConf.save(derived, part, resolve=True))
+    write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(derived), part))
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
     with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)

@@ -158,6 +158,7 @@ class Config:
     match: str | None = None
     resume: str | None = None
     debug: str | None = None
+    trust: Any = None
     alpha: AlphaConfig = field(default_factory=AlphaConfig)
     epsilon: EpsilonConfig = field(default_factory=EpsilonConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
@@ -197,4 +198,5 @@ class EvaluateConfig:
 
     run: str = "latest"
     checkpoint: str = "last"
+    trust: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)

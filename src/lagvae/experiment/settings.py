@@ -7,13 +7,15 @@ ensemble needs beyond single settings (no critics, one optimizer of λ, one sign
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ MACHINE = Rule(False, "differs", "ignored", machine=True)
 
 RULES: dict[str, Rule] = {
     # the name of a run, and where it is stored, shown and computed
-    **dict.fromkeys(("name", "folder", "label", "match", "resume", "paths", "logger", "launcher"), MACHINE),
+    **dict.fromkeys(("name", "folder", "label", "match", "resume", "trust", "paths", "logger", "launcher"), MACHINE),
     **dict.fromkeys(("trainer", "training.threads", "data.workers", "callbacks.figures"), MACHINE),
     "trainer.precision": Rule(True, "same", "same"),
     # the constrained problem: the preference and the bounds
@@ -131,6 +133,56 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
         settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
     content: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return content
+
+
+BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
+"""The settings from which a model is built, whose checkpoint holds them. `lagvae.load` uses nothing else of a stored config."""
+
+NAMES = ("name", "folder", "label", "match", "resume", "trust")
+"""Settings that are names of folders and of runs."""
+
+PLAIN_INTERPOLATION = re.compile(r"\$\{(oc\.env:[^{}]*|[\w.]+)\}")
+"""A reference to the environment or to another setting, which makes no settings of a text."""
+
+
+def stored_config(cfg: DictConfig) -> DictConfig:
+    """A config as it is stored: resolved, but for what comes from the environment and decides about no number.
+
+    A key or a password that is given as ${oc.env:NAME} is then in no file. What decides about numbers is stored as it was.
+    """
+    plain = OmegaConf.to_container(cfg)
+    references = {key: value for key, value in leaves(plain) if isinstance(value, str) and "${" in value}
+    if not references:
+        return cfg
+    kept = {
+        key: value
+        for key, value in references.items()
+        if not key.startswith(NAMES)
+        and (key.startswith("data.source.") or (find_rule(key) or UNKNOWN).machine)
+        and is_from_environment(value, plain)
+        and "${" not in PLAIN_INTERPOLATION.sub("", value)
+    }
+    stored = copy.deepcopy(cfg)
+    OmegaConf.resolve(stored)
+    with flag_override(stored, ["struct", "readonly"], False):
+        for key, value in kept.items():
+            OmegaConf.update(stored, key, value)
+    return stored
+
+
+def is_from_environment(value: Any, settings: Any) -> bool:
+    """Whether a value has a reference to the environment, or to another setting that has one."""
+    references = PLAIN_INTERPOLATION.findall(value) if isinstance(value, str) else []
+    return any(r.startswith("oc.env:") or is_from_environment(select(settings, r), settings) for r in references)
+
+
+def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key and the value of everything in nested dicts and lists that is neither."""
+    if isinstance(settings, Mapping | list):
+        for name, value in settings.items() if isinstance(settings, Mapping) else enumerate(settings):
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, settings
 
 
 def deciding_settings(cfg: DictConfig) -> dict[str, Any]:

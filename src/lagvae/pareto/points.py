@@ -95,8 +95,6 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
     Raises: UnusableRun where its files are damaged or incomplete; CheckpointError where summary.json cannot be read.
     """
     summary, config = run.read_summary(), _config(run)
-    if not isinstance(summary, Mapping):
-        raise UnusableRun("summary.json holds no summary")
     if config.get("debug"):
         raise UnusableRun(f"it is a debug run, debug={config['debug']}")
     for key in ("family", "seed", "alpha.q", "alpha.p"):
@@ -137,7 +135,7 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
 
 def _config(run: RunFolder) -> dict[str, Any]:
     try:
-        config = OmegaConf.to_container(OmegaConf.load(run.config), resolve=True)
+        config = OmegaConf.to_container(OmegaConf.load(run.config))
     except Exception as error:  # YAML and OmegaConf raise many kinds of errors
         raise UnusableRun(f"config.yaml is damaged: {(str(error).splitlines() or [repr(error)])[0]}") from error
     if not isinstance(config, dict):
@@ -232,7 +230,7 @@ def collect(folders: Sequence[Path], information: str = "interval") -> Collectio
     for run_folder in (run_folder for root in roots for run_folder in runs_below(root, seen)):
         name = os.path.relpath(run_folder.path, os.path.commonpath(roots))
         name = run_folder.path.name if name == "." else name
-        if not run_folder.finished:
+        if not run_folder.summary.is_file():
             collection.unfinished.append(f"{name} (it failed)" if run_folder.failure.is_file() else name)
             continue
         try:

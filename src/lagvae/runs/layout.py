@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def summary(self) -> Path:
-        """The results; this file exists exactly if the run finished."""
+        """The results, which are written last."""
         return self.path / "summary.json"
 
     @property
@@ -67,14 +67,21 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return self.summary.is_file()
+        """Whether the run has a summary. A damaged one counts as missing, so that it is made again."""
+        try:
+            self.read_summary()
+        except CheckpointError:
+            return False
+        return True
 
     def read_summary(self) -> dict[str, Any]:
         """Read the summary; CheckpointError where it is missing or damaged."""
         try:
-            content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not content:
+                raise ValueError("it holds no results")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.summary} is missing or damaged: the run did not finish. Resume it.") from error
+            raise CheckpointError(f"{self.summary} is missing or damaged. Resume the run, which writes it.") from error
         return content
 
     @staticmethod

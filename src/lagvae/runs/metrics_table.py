@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from lagvae.io import storage_error, write_atomically
+from lagvae.io import file_digest, storage_error, write_atomically
 
 COLUMNS = ("step", "epoch", "split", "name", "value")
 
@@ -70,11 +70,16 @@ class MetricsTable(Logger):
         """Discard the rows logged since the last call of save."""
         self._rows.clear()
 
+    def digest(self) -> str:
+        """A hash of the file; empty where there is none."""
+        return file_digest(self.path) if self.path.is_file() else ""
+
     def cut(self, step: int) -> None:
-        """Remove all rows after a step, before a run is resumed from there."""
+        """Remove all rows after a step, and rows that are there twice, before a run is resumed from there."""
         if not self.path.exists():
             return
-        rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
+        of_name = {(row["step"], row["split"], row["name"]): row for row in reversed(read_rows(self.path))}
+        rows = [row for row in reversed(of_name.values()) if int(row["step"]) <= step]
 
         def write(part: Path) -> None:
             with part.open("w", newline="", encoding="utf-8") as file:

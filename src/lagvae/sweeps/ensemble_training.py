@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
 from lagvae.experiment.factory import build_data, build_trainer, choose_threads
-from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint
-from lagvae.experiment.run import build_start
-from lagvae.io import storage_error, write_atomically, write_json
+from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint, read_content
+from lagvae.experiment.run import build_start, check_origin
+from lagvae.io import owned, write_atomically, write_json
 from lagvae.model import LatentVariableModel, divergence_error
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.sweep_run import SweepRun
@@ -48,15 +48,18 @@ class EnsembleMember:
     """None while it trains; afterwards "trained", or the message of the error that ended its training."""
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "ended": self.ended, "watch": self.watch.state_dict()}
+        trained_on = {key: (self.model.origin or {}).get(key) for key in ("bounds", "digest")}
+        return {"best": self.best, "ended": self.ended, "watch": self.watch.state_dict(), "trained_on": trained_on}
 
     def load(self, state: dict[str, Any]) -> None:
+        check_origin(state.get("trained_on", {}), self.model.origin or {}, f"The ensemble that {self.run.name} is part of")
         self.best, self.ended = state["best"], state["ended"]
         self.watch.load_state_dict(state["watch"])
 
     def callbacks(self) -> dict[str, Any]:
         """The callback states that a checkpoint of the run has if it trains alone."""
-        return {Checkpoints.__qualname__: {"best": self.best}, FeasibilityWatch.__qualname__: self.watch.state_dict()}
+        checkpoints = {"best": self.best, "table": self.table.digest()}
+        return {Checkpoints.__qualname__: checkpoints, FeasibilityWatch.__qualname__: self.watch.state_dict()}
 
 
 def make_member(run: SweepRun, data: DataModule) -> EnsembleMember:
@@ -102,6 +105,8 @@ class EnsembleCheckpoint(pl.Callback):
         self._start = time.perf_counter()
         self._from = trainer.global_step
         for k, member in enumerate(self.members):
+            if member.run.dropped:
+                member.ended = "trained"
             if member.ended is not None:
                 ensemble.deactivate(k)
         trainer.should_stop = not bool(ensemble.alive.any())
@@ -121,9 +126,10 @@ class EnsembleCheckpoint(pl.Callback):
             self._end_interval(k, step)
         for k, error in ensemble.failed.items():
             self._record_failure(k, str(error))
-        self._save(trainer)
+        write_atomically(self.file, trainer.save_checkpoint)  # calls on_save_checkpoint
         for k in self._ended:
             ensemble.deactivate(k)
+        self._ended.clear()  # its last.ckpt is written, and what is left of it in the ensemble is zeros
         if not bool(ensemble.alive.any()):
             trainer.should_stop = True
 
@@ -165,18 +171,8 @@ class EnsembleCheckpoint(pl.Callback):
         member.table.forget()
         member.run.record_failure(message)
         if self.file.is_file():
-            content = torch.load(self.file, map_location="cpu", weights_only=True)
+            content = read_content(self.file)
             self._write(content, k, member.run.folder.last)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        part = self.file.with_suffix(".part")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)  # calls on_save_checkpoint
-            os.replace(part, self.file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise storage_error(self.file, error) from error
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         for k in sorted(self._better | self._ended):
@@ -203,15 +199,26 @@ def train_ensemble(
 ) -> dict[str, str]:
     """Train runs as one ensemble, from its checkpoint in `folder` if there is one. Returns run → error for those that failed.
 
-    Every trained run has a last.ckpt, as a run that trains alone has. Raises Stopped if the user interrupts it.
+    Every trained run has a last.ckpt, as a run that trains alone has. Raises Stopped if the user interrupts it, and OwnedError
+    if another process has one of the runs.
 
     Args:
         report_progress: called with the training step and a note.
     """
+    with ExitStack() as folders:
+        for run in runs:
+            if not run.dropped:
+                folders.enter_context(owned(run.folder.path))
+        return fit_ensemble(runs, folder, report_progress, compile)
+
+
+def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: ProgressCallback, compile: bool) -> dict[str, str]:
+    """`train_ensemble` in folders that this process owns."""
     cfg = runs[0].cfg
     data = build_data(cfg)
     for run in runs:
-        run.create_folder()
+        if not run.dropped:
+            run.create_folder()
     members = [make_member(run, data) for run in runs]
     seeds = [(m.model.seed, m.data.seed) for m in members]
     ensemble = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
@@ -220,7 +227,8 @@ def train_ensemble(
     checkpoint = file if file.is_file() else None
     step = read_checkpoint(file, ensemble)["global_step"] if checkpoint else 0
     for m in members:
-        m.table.cut(step)
+        if not m.run.dropped:
+            m.table.cut(step)
     callback = EnsembleCheckpoint(ensemble, members, file, cfg.training.steps, report_progress)
     trainer = build_trainer(cfg, folder, [callback], limit_val_batches=0)
     ensemble_data = EnsembleData([data_of_seed[seed] for _, seed in ensemble.parts])

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from lagvae.errors import LagvaeError, Stopped
-from lagvae.experiment.run import calibrate, resume
-from lagvae.io import write_json
+from lagvae.errors import LagvaeError, OwnedError, Stopped
+from lagvae.experiment.run import calibrate, proceed
+from lagvae.io import owned, write_json
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import quiet_libraries
 
@@ -69,7 +68,17 @@ class SweepJob:
 
     def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
         content = json.loads(self.task.read_text(encoding="utf-8"))
-        return content["kind"], [SweepRun(to_config(c)) for c in content["runs"]], content["options"]
+        options = content["options"]
+        dropped = options.get("dropped", ())
+        return content["kind"], [SweepRun(to_config(c), dropped=c["name"] in dropped) for c in content["runs"]], options
+
+    @property
+    def chunks(self) -> Path:
+        return self.folder / "chunks.json"
+
+    def chunk_size(self) -> int:
+        """The number of runs in each ensemble of the job."""
+        return int(json.loads(self.chunks.read_text(encoding="utf-8"))["size"])
 
     def report_progress(self, steps: int, evaluated: int, note: str = "", now: bool = False) -> None:
         """Write the number of training steps, summed over the runs, and of evaluated runs to progress.json.
@@ -104,15 +113,12 @@ class SweepJob:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the job. Raises LagvaeError if another process has locked it. The lock is released if its process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FileLock(self.folder / "lock").acquire(timeout=0)
-        except Timeout as error:
-            raise LagvaeError(
-                "Another process trains these runs now. Wait for it, or stop it, and type the same command again."
-            ) from error
-        with lock:
+        """Own the job. Raises OwnedError, which says who does, if another process owns it; see `lagvae.io.owned`."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(owned(self.folder))
+            except OwnedError as error:
+                raise OwnedError(f"Another process trains these runs now. {error}") from error
             yield
 
 
@@ -168,6 +174,9 @@ def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
         yield
     except Stopped:
         raise
+    except OwnedError as error:
+        failed[run.name] = str(error)  # what happens in the folder is for its owner to say
+        return
     except LagvaeError as error:
         failed[run.name] = str(error)
     except Exception as error:
@@ -214,8 +223,9 @@ def finish_run(run: SweepRun) -> dict[str, Any]:
     if run.finished:
         return run.folder.read_summary()
     run.check_folder()
-    run.create_folder()
-    return resume(run.folder)
+    with owned(run.folder.path):
+        run.create_folder()
+        return proceed(run.cfg, run.folder)
 
 
 def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str, str | None]]:

@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from lagvae.errors import SettingError
-from lagvae.experiment.run import read_config
+from lagvae.experiment.own_code import trusted_names
+from lagvae.experiment.run import read_config, read_trusted_config
 from lagvae.experiment.settings import find_rule
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
 from lagvae.sweeps.grid import Grid, expand
@@ -100,7 +101,7 @@ def match_config(cfg: DictConfig) -> DictConfig:
     """
     cfg = _plain(cfg)
     folder = RunFolder.find(Path(cfg.paths.runs), cfg.match)
-    other, summary = read_config(folder), folder.read_summary()
+    other, summary = read_trusted_config(folder, trusted_names(cfg.trust)), folder.read_summary()
     kept = {key: OmegaConf.select(cfg, key) for key in KEPT}
     learned, multipliers = cfg.multiplier.learned, {name: c.multiplier for name, c in cfg.constraints.items()}
     for key in TAKEN:

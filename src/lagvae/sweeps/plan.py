@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from lagvae.data import Batch, DataModule
 from lagvae.ensemble import Ensemble
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint
+from lagvae.experiment.own_code import check_targets, find_nodes
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
 from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
@@ -158,13 +160,15 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
         raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
     left = {run.name: run for run in waiting}
     jobs: Jobs = []
-    for job, runs in interrupted_jobs(folder):
-        resumed = [run.name for run in runs if run.name in left and run.settings == left[run.name].settings]
-        if resumed:
-            job.clear_results()
-            jobs.append((job, runs))
-            for name in resumed:
-                del left[name]
+    trust = [str(node["_target_"]) for run in waiting for _, node in find_nodes(run.cfg)]
+    for job, runs, options in interrupted_jobs(folder, left):
+        dropped = options["dropped"]
+        for run in runs:
+            if left.get(run.name) is not run:  # what this command names is trusted, and nothing else that is stored
+                check_targets(OmegaConf.to_container(run.cfg), trust, whole=True)
+            elif run.name not in dropped:
+                del left[run.name]
+        jobs.append((SweepJob.create(job.folder, "train", runs, options), [run for run in runs if run.name not in dropped]))
     options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
     for group in group_runs(list(left.values())):
         most = -(-len(group) // workers) if size == "auto" else size
@@ -175,21 +179,34 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
     return jobs
 
 
-def interrupted_jobs(folder: Path) -> Iterator[tuple[SweepJob, list[SweepRun]]]:
-    """The jobs that have a checkpoint of an ensemble.
+def interrupted_jobs(
+    folder: Path, waiting: Mapping[str, SweepRun]
+) -> Iterator[tuple[SweepJob, list[SweepRun], dict[str, Any]]]:
+    """The jobs that have a checkpoint of an ensemble with a waiting run, each with its runs and its options.
 
-    The checkpoint is removed if the user has removed the folder of one of its runs, because that run should start anew.
+    The waiting runs take the place of those that are stored, whose paths may be of a folder that was moved. A run whose folder
+    was removed starts anew: the option `dropped` names those that the ensemble goes on without.
     """
     for file in sorted(folder.glob("*/*/ensemble.ckpt")):
         job = SweepJob(file.parent.parent)
         try:
-            _, runs, _ = job.read()
-        except (OSError, ValueError, KeyError):
-            runs = []
-        if runs and all(run.folder.config.is_file() for run in runs):
-            yield job, runs
-        else:
+            _, stored, options = job.read()
+            start, size = int(file.parent.name.removeprefix("from")), job.chunk_size()
+            same = {run.name for run in stored if run.name in waiting and run.settings == waiting[run.name].settings}
+        except Exception as error:  # a damaged file can raise almost any exception
+            print_line(f"{job.task} is damaged ({first_line(error)}): the runs of its interrupted ensemble start anew.")
             file.unlink()
+            continue
+        if not same:
+            continue
+        runs = [waiting[run.name] if run.name in same else run for run in stored]
+        dropped = [run.name for run in runs[start : start + size] if not run.folder.config.is_file()]
+        if dropped:
+            print_line(f"Of an interrupted ensemble the folders of {', '.join(dropped)} are gone: these start anew.")
+        if same <= set(dropped):
+            file.unlink()
+        else:
+            yield job, runs, options | {"dropped": dropped}
 
 
 def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing: Sequence[Sequence[SweepRun]]) -> None:

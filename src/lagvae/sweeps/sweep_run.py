@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
-from lagvae.experiment.settings import deciding_settings, differences
+from lagvae.experiment.fit import read_content
+from lagvae.experiment.settings import deciding_settings, differences, stored_config
 from lagvae.io import write_atomically, write_json
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.matching import match_config
@@ -25,10 +25,12 @@ class SweepRun:
     Attributes:
         cfg: the resolved config that config.yaml in the run's folder holds.
         obstacles: why its own code cannot train in an ensemble, as far as that has been tried.
+        dropped: whether it is only a part of an interrupted ensemble, which goes on without it; its folder is not touched.
     """
 
     cfg: DictConfig
     obstacles: list[str] = field(default_factory=list, compare=False)
+    dropped: bool = False
 
     @property
     def name(self) -> str:
@@ -45,12 +47,8 @@ class SweepRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a summary. A damaged summary counts as missing, so that it is made again."""
-        try:
-            self.folder.read_summary()
-        except CheckpointError:
-            return False
-        return True
+        """Whether there is nothing left to do: the run has a summary, or was dropped."""
+        return self.dropped or self.folder.finished
 
     @property
     def trained(self) -> bool:
@@ -89,10 +87,10 @@ class SweepRun:
 def progress_of(run: RunFolder) -> tuple[int, bool]:
     """The step of the last checkpoint of a run, 0 if none can be read, and whether training had stopped early."""
     try:
-        content = torch.load(run.last, map_location="cpu", weights_only=True)
+        content = read_content(run.last)
         stopped = content["callbacks"].get("FeasibilityWatch", {}).get("stopped_by") is not None
         return int(content["global_step"]), stopped
-    except Exception:  # the file is missing, or unpickling raised one of many exceptions
+    except (CheckpointError, KeyError, AttributeError, TypeError, ValueError):  # missing, damaged or of another program
         return 0, False
 
 
@@ -113,5 +111,4 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
         cfg.pop("hydra", None)
         if cfg.match is not None:
             cfg = match_config(cfg)
-        OmegaConf.resolve(cfg)
-    return SweepRun(cfg)
+    return SweepRun(stored_config(cfg))
