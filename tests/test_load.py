@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 import subprocess
@@ -182,6 +183,20 @@ def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     main(str(tmp_path / "a.ckpt"), str(tmp_path / "samples.png"))
     assert capsys.readouterr().out.startswith("codes: (64, 16)\n")
     assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_name_is_looked_for_where_the_programs_of_a_clone_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also from another folder: the message names the runs/ of the clone."""
+    monkeypatch.delenv("LAGVAE_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=re.escape(str(ROOT / "runs"))):
+        lagvae.load("a-run-that-nobody-makes")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_fewer_samples_than_one_are_refused(trained: Trained, n: int) -> None:
+    with pytest.raises(SettingError, match=f"sample n={n} must be at least 1"):
+        trained[0].sample(n)
 
 
 # ---- what is refused

@@ -113,6 +113,8 @@ class Inference:
             >>> torch.equal(model.sample(3, seed=1), model.sample(3, seed=1))
             True
         """
+        if n < 1:
+            raise SettingError(f"sample n={n} must be at least 1.")
         joint = self.eval_model
         if isinstance(joint.prior, EmpiricalPrior) and not len(joint.prior.rows):
             raise LagvaeError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.cli.use import USES, use_model
+from lagvae.runs.layout import clone_root
 from lagvae.terminal import COMMAND, command, print_error
 
 
@@ -145,9 +146,7 @@ def run(name: str, root: Path) -> None:
 
 def home() -> Path:
     """The folder of conf/ and sweeps/: the root of a clone, or in an installed package this one."""
-    here = Path(__file__).resolve().parent
-    clone = here.parents[2]
-    return clone if (clone / "conf" / "family" / "lagvae.yaml").is_file() else here
+    return clone_root() or Path(__file__).resolve().parent
 
 
 def run_command() -> None:

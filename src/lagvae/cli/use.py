@@ -134,7 +134,9 @@ def check_sample(options: argparse.Namespace, shape: tuple[int, ...]) -> None:
     if options.n < 1:
         raise SettingError(f"-n {options.n} must be at least 1.")
     if options.output.suffix.lower() == ".png" and not (len(shape) == 3 and shape[0] in (1, 3)):
-        raise SettingError(f"--output={options.output}: x of shape {shape} is not an image; use {', '.join(ARRAYS)}.")
+        raise SettingError(
+            f"--output={options.output}: x of shape {shape} is not an image (channels, height, width); use {', '.join(ARRAYS)}."
+        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lagvae.experiment.run import read_config
 from lagvae.experiment.schema import check_moved
 from lagvae.experiment.settings import BUILT
 from lagvae.model import LatentVariableModel
-from lagvae.runs.layout import RunFolder
+from lagvae.runs.layout import RunFolder, clone_root
 
 
 def load(
@@ -89,7 +89,7 @@ def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> Late
 
 def find_checkpoint(which: str) -> Path:
     """The checkpoint that a user named: a file, or the last one of a run. Raises CheckpointError where there is none."""
-    runs = Path(os.environ.get("LAGVAE_ROOT", ".")) / "runs"
+    runs = Path(os.environ.get("LAGVAE_ROOT") or clone_root() or ".").absolute() / "runs"
     for place in (Path(which).expanduser(), runs / which):
         for file in (place, RunFolder(place).last, place / DESCRIPTION):
             if file.is_file():

@@ -21,6 +21,12 @@ ANALYSIS = "pareto-analysis"
 """The folder to which a comparison of runs is written by default."""
 
 
+def clone_root() -> Path | None:
+    """The root of the clone that this package is imported from; None for an installed package."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "conf" / "family" / "lagvae.yaml").is_file() else None
+
+
 class RunFolder:
     """A run folder and the files in it."""
 
