@@ -53,6 +53,7 @@ CALIBRATED = {
     "data.likelihood",
     "data.batch",
     "data.split_seed",
+    "data.layout",
     "data.val",
     "data.test",
     "data.draws",
