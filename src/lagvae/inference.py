@@ -32,6 +32,10 @@ BATCH = 1024
 """Number of rows that a model takes at once, where nothing else is asked for."""
 
 
+ARRAY = "a torch tensor or a numpy array of real numbers"
+"""What the methods of a model take."""
+
+
 class CommonNoise(Noise):
     """Noise (draws, N, d) that is the same for all N rows, and in every batch."""
 
@@ -231,7 +235,7 @@ class Inference:
     @staticmethod
     def _tensor(given: Any, name: str) -> Tensor:
         """An array as a tensor of floating point numbers."""
-        return as_tensor(given, name).float()
+        return as_tensor(given, name, ARRAY).float()
 
     def _divisor(self, x: Tensor, values: bool) -> int:
         """What x is divided by, by the rule of the training data. Raises DataError where that is not known."""
@@ -267,7 +271,7 @@ class Inference:
         Args:
             shape: of one x, where it is known. values: whether to look at the values as well.
         """
-        t, shape = as_tensor(x, "x"), self._shape if shape is None else shape
+        t, shape = as_tensor(x, "x", ARRAY), self._shape if shape is None else shape
         t = fitted(t, shape)
         by = self._divisor(t, values)
         t = t.float() / by if by > 1 else t.float()

@@ -26,7 +26,7 @@ EXTREME = 1e6
 """A number is refused where it is this many times larger than is typical, or than 1 where that is less."""
 
 
-def as_tensor(x: Any, named: str) -> Tensor:
+def as_tensor(x: Any, named: str, wanted: str = "a dense array of real numbers") -> Tensor:
     """A dense tensor that shares memory with x where that is possible. Raises DataError for anything but real numbers."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
         plain = np.float64 if x.dtype.kind == "f" and x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
@@ -34,8 +34,9 @@ def as_tensor(x: Any, named: str) -> Tensor:
         x = torch.from_numpy(x if x.flags.writeable else x.copy())
     if isinstance(x, Tensor) and not x.is_complex() and x.layout is torch.strided:
         return x.detach()
-    kind = f"{x.layout} {x.dtype}" if isinstance(x, Tensor) else getattr(x, "dtype", type(x).__name__)
-    raise DataError(f"{named} is {kind}; it must be a dense array of real numbers.")
+    sparse = isinstance(x, Tensor) and x.layout is not torch.strided
+    kind = f"{x.layout} {x.dtype}" if sparse else getattr(x, "dtype", type(x).__name__)
+    raise DataError(f"{named} is {kind}; it must be {wanted}.")
 
 
 def type_name(x: Tensor) -> str:
@@ -132,7 +133,8 @@ def recognised(x: Tensor, named: str) -> str:
 
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Rows for a model of x with `shape`: images with channels last or without channels are arranged as it takes them."""
-    if x.ndim and x.shape[1:] != shape and len(shape) == 3 and shape[0] in CHANNELS:
+    # An x of `shape` itself, which for one channel could also be a row (1, H, W), is one without its axis of rows.
+    if x.ndim and shape not in (x.shape, x.shape[1:]) and len(shape) == 3 and shape[0] in CHANNELS:
         if x.shape[1:] == (*shape[1:], shape[0]):
             return x.movedim(-1, 1)
         if shape[0] == 1 and x.shape[1:] == shape[1:]:
