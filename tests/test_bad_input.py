@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from small import ROOT
 
+from lagvae.data.sources import ImageFiles
 from lagvae.errors import CheckpointError, DataError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data, build_model
@@ -384,13 +385,17 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
 
 def test_a_broken_image_is_named_before_training(tmp_path: Path) -> None:
     words = folder_of_images(tmp_path / "own")
-    said = program(tmp_path, *words)
-    refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", "Remove or mend it")
+    for mib in (1024, 0):
+        said = program(tmp_path, *words, f"data.source.in_memory_mib={mib}")
+        refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", "Remove or mend it")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_in_a_stream_is_named_without_the_traceback_of_a_worker(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_breaks_while_training_is_named_without_the_traceback_of_a_worker(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = folder_of_images(tmp_path / "own")
+    monkeypatch.setattr(ImageFiles, "read_all", lambda self, keep: (None, []))  # as if it had been whole before training
     said = program(tmp_path, *words, "data.source.in_memory_mib=0", f"data.workers={workers}", "name=a")
     assert not (tmp_path / "runs" / "a" / "summary.json").exists()
     refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", leaves={"runs/a/config.yaml", "runs/latest"})

@@ -125,6 +125,7 @@ SHARED = {
     "data.likelihood",
     "data.batch",
     "data.split_seed",
+    "data.layout",
     "data.val",
     "data.test",
     "data.draws",

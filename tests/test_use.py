@@ -253,7 +253,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "c.csv": (lambda: Path("c.csv").write_text("1,2\n\n1,2,3\n"), "line 3 has 3 columns, the first 2"),
     "d.csv": (lambda: Path("d.csv").write_text("a,b\n"), "d.csv holds no rows"),
     "e.csv": (lambda: Path("e.csv").write_bytes(b"1,2\n3,\xff\n"), "line 2, column 2"),
-    "pictures": (lambda: Path("pictures").mkdir(), "pictures is a folder without images"),
+    "pictures": (lambda: Path("pictures").mkdir(), "pictures holds no images"),
     "a.png": (lambda: Path("a.png").touch(), "a.png is not an image"),
 }
 """Words of --input → what writes the file, and what is said."""

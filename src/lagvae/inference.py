@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lagvae.data.datamodule import as_float
+from lagvae.data.conversion import FULL, as_tensor, fitted, largest, type_name
 from lagvae.distributions import (
     BernoulliDecoder,
     EmpiricalPrior,
@@ -32,6 +32,10 @@ BATCH = 1024
 """Number of rows that a model takes at once, where nothing else is asked for."""
 
 
+ARRAY = "a torch tensor or a numpy array of real numbers"
+"""What the methods of a model take."""
+
+
 class CommonNoise(Noise):
     """Noise (draws, N, d) that is the same for all N rows, and in every batch."""
 
@@ -43,8 +47,9 @@ class CommonNoise(Noise):
 class Inference:
     """The methods of a trained model, all of which use its `eval_model`, in batches and without gradients.
 
-    x is an array (N, *shape) of real numbers, where uint8 is divided by 255, as the data module does; a Bernoulli p(x|z) needs
-    values in [0, 1]. Results come back as tensors or numpy arrays, whichever was given, on the device of the input. Random
+    x is an array (N, *shape) of real numbers; images may also have their channels last. Levels are divided as they were in
+    training: uint8 by 255, uint16 by 65,535, and neither where they are zeros and ones. A Bernoulli p(x|z) needs values in
+    [0, 1]. Results come back as tensors or numpy arrays, whichever was given, on the device of the input. Random
     numbers are a function of `seed` and `batch_size`.
 
     Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
@@ -64,6 +69,9 @@ class Inference:
     on_batch: Callable[[int], None] | None = None
     """Called after each batch with the number of rows that are done, for a progress bar."""
 
+    origin: dict[str, Any] | None
+    """What a checkpoint says of the model and of its data; None for a model that no config describes."""
+
     @property
     def eval_model(self) -> JointModel:
         """The joint model that is used."""
@@ -72,7 +80,7 @@ class Inference:
     @torch.no_grad()
     def posterior(self, x: Tensor | np.ndarray) -> Any:
         """q(z|x) for all rows of x at once: a distribution with batch shape (N,) and event shape (d,)."""
-        return self.eval_model.encoder(self._observations(x).to(self._parameter_device))
+        return self.eval_model.encoder(self.observations(x).to(self._parameter_device))
 
     def encode(self, x: A, batch_size: int = BATCH) -> A:
         """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0.
@@ -84,7 +92,7 @@ class Inference:
             >>> torch.allclose(model.encode(x), model.posterior(x).mean)
             True
         """
-        return self._in_batches(x, self._observations(x), lambda rows, _: mean_of(self.eval_model.encoder(rows)), batch_size)
+        return self._in_batches(x, self.observations(x), lambda rows, _: mean_of(self.eval_model.encoder(rows)), batch_size)
 
     def decode(self, z: A, batch_size: int = BATCH) -> A:
         """The means of p(x|z), (N, *shape), for codes z (N, d).
@@ -179,7 +187,7 @@ class Inference:
         def bound(rows: Tensor, step: int) -> Tensor:
             return marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float()
 
-        return self._in_batches(x, self._observations(x), bound, batch_size)
+        return self._in_batches(x, self.observations(x), bound, batch_size)
 
     def elbo(self, x: A, draws: int = 1, seed: int = 0, batch_size: int = BATCH) -> A:
         """E_q(z|x) log p(x|z) − KL(q(z|x)‖p(z)) in nats, (N,), ≤ log p(x): the mean over `draws` z.
@@ -197,7 +205,7 @@ class Inference:
             rates = [samples.rate for samples in (several[:1] if joint.rate_is_exact else several)]
             return -torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0)
 
-        return self._in_batches(x, self._observations(x), value, batch_size)
+        return self._in_batches(x, self.observations(x), value, batch_size)
 
     # ---- checks, and the way from an array to batches and back
 
@@ -229,23 +237,47 @@ class Inference:
     @staticmethod
     def _tensor(given: Any, name: str) -> Tensor:
         """An array as a tensor of floating point numbers."""
-        try:
-            t = given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, copy=True))
-        except (TypeError, ValueError):
-            t = None
-        if t is None or t.is_complex():
-            kind = getattr(given, "dtype", type(given).__name__)
-            raise DataError(f"{name} is {kind}; it must be a torch tensor or a numpy array of real numbers.")
-        return as_float(t).float()
+        return as_tensor(given, name, ARRAY).float()
 
-    def _observations(self, x: Any, shape: tuple[int, ...] | None = None, values: bool = True) -> Tensor:
+    def _divisor(self, x: Tensor, values: bool) -> int:
+        """What x is divided by, by the rule of the training data. Raises DataError where that is not known."""
+        if x.is_floating_point():
+            return 1
+        of_data, full = self.origin or {}, FULL.get(x.dtype)
+        trained, (_, high) = of_data.get("levels"), of_data.get("range") or (0.0, 1.0)
+        most = largest(x) if values else 255.0
+        if full is None and most > 1 and (trained or 1) > 1:
+            raise DataError(
+                f"x is {type_name(x)} with values up to {most:g}, and this model was trained on levels that were divided by "
+                f"{trained}. Pass levels as uint8 or uint16, or numbers in [0, 1] as floats."
+            )
+        if full in (None, 1) or most == 0:
+            return 1
+        if most == 1 and trained is None:
+            raise DataError(
+                f"x is {type_name(x)} and holds only 0 and 1. Pass zeros and ones as bool or as floats, and levels that are "
+                f"this dark as floats, divided by {full}."
+            )
+        if most == 1 and trained == 1:
+            return 1
+        if high > 1:
+            raise DataError(
+                f"x is {type_name(x)}, which would be divided by {full}, and this model was trained on numbers up to {high:g}. "
+                "Pass them as floats, on the scale of the training data."
+            )
+        return int(full)
+
+    def observations(self, x: Any, shape: tuple[int, ...] | None = None, values: bool = True) -> Tensor:
         """x as the model takes it. Raises DataError for another shape, type or range.
 
         Args:
             shape: of one x, where it is known. values: whether to look at the values as well.
         """
-        t = self._tensor(x, "x")
-        self._check_rows(t, self._shape if shape is None else shape, "x", values)
+        t, shape = as_tensor(x, "x", ARRAY), self._shape if shape is None else shape
+        t = fitted(t, shape)
+        by = self._divisor(t, values)
+        t = t.float() / by if by > 1 else t.float()
+        self._check_rows(t, shape, "x", values)
         if (
             values
             and isinstance(self.eval_model.decoder, BernoulliDecoder)

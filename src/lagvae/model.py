@@ -143,7 +143,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         if self._batch_shape is None:
             self._batch_shape = self._shape_in_eval_mode()
         dtype: Any = self.dtype
-        x = self._observations(x, self._batch_shape, values).to(self.device, dtype)
+        x = self.observations(x, self._batch_shape, values).to(self.device, dtype)
         self._values_checked |= training
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
         return Batch(x, torch.arange(len(x)), step)

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions  # what scikit-
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lagvae.cli.entry import compose_config
+from lagvae.data.conversion import divisor
 from lagvae.data.datamodule import MIN_SPLIT
 from lagvae.errors import SettingError, Stopped
 from lagvae.experiment.loading import load
@@ -37,6 +38,9 @@ TEST_SHARE = 0.05
 
 DRAWS_PER_ROW = 10
 """The final evaluation of few rows takes this many draws for each, where `data.draws` is more."""
+
+TYPES = [np.float32, np.uint8, np.uint16, np.bool_]
+"""The types that are passed on; all others become the first."""
 
 FIXED = ("data=", "data.source", "family=", "match=", "name=", "paths.", "resume=")
 """The settings that the estimator makes itself, so that `overrides` cannot hold them."""
@@ -129,7 +133,11 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         Warns: ConvergenceWarning where a bound is not met; UserWarning for numbers that should be standardised.
         """
         self._validate_params()
-        x = validate_data(self, X, dtype=np.float32, ensure_min_samples=MIN_ROWS)
+        stored = validate_data(self, X, dtype=TYPES, ensure_min_samples=MIN_ROWS)
+        levels = divisor(torch.from_numpy(stored))
+        x = stored.astype(np.float32) / levels
+        if levels > 1:
+            warnings.warn(f"X is {stored.dtype} and is divided by {levels}. Pass other numbers as floats.", stacklevel=2)
         cfg = self._compose(x)
         if cfg.data.likelihood == "normal" and not 0.1 <= (spread := float(x.std(axis=0).max())) <= 10:
             warnings.warn(
@@ -139,7 +147,7 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
             )
         temporary = TemporaryDirectory(prefix="lagvae-") if self.folder is None else nullcontext(self.folder)
         with temporary as root, unchanged_process(), nullcontext() if self.verbose else silence():
-            run = prepare_run(cfg, Path(root).expanduser().absolute(), x)
+            run = prepare_run(cfg, Path(root).expanduser().absolute(), stored)
             try:
                 self.summary_ = finish_run(run)
             except Stopped:
@@ -191,7 +199,7 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def _rows(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float32, reset=False)
+        return validate_data(self, X, dtype=TYPES, reset=False)
 
     def _compose(self, x: np.ndarray) -> Any:
         """The config of the run, but for its name and folders."""

@@ -12,7 +12,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from PIL import Image
 
-from lagvae.data.sources import IMAGE_ENDINGS, read_image
+from lagvae.data.sources import IMAGE_ENDINGS, ImageFiles, image_files
 from lagvae.errors import DataError
 from lagvae.experiment.figures import tile
 from lagvae.io import write_atomically
@@ -23,7 +23,7 @@ CURE = "Name another file with --output."
 
 
 def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> np.ndarray:
-    """The rows x of a file for a model of x with `shape`: numbers as they are, pixels as uint8.
+    """The rows x of a file for a model of x with `shape`: of the type that they have there.
 
     A row of a CSV file has the numbers of one x in row-major order. Images are resized as data=folder does it.
 
@@ -122,10 +122,10 @@ def _read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(
             f"--input={path}: this model takes x of shape {shape}, not square images; give a .npy, .npz or .csv file."
         )
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_ENDINGS) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"--input={path} is a folder without images ({', '.join(sorted(IMAGE_ENDINGS))}).")
-    return torch.stack([read_image(file, shape[1], shape[0]) for file in files]).numpy()
+    files = image_files(path, "--input") if path.is_dir() else [path]
+    images, _ = ImageFiles(files, shape[1], shape[0]).read_all(keep=True)
+    assert images is not None
+    return images.numpy()
 
 
 def write_array(path: Path, name: str, x: np.ndarray) -> None:

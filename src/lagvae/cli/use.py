@@ -118,7 +118,7 @@ def run_use(name: str, options: argparse.Namespace) -> None:
         with progress(model, name, options.n):
             column, rows = "x", model.sample(options.n, options.seed, options.means).cpu().numpy()
     else:
-        x = read_array(options.input, options.key, shape)
+        x = model.observations(read_array(options.input, options.key, shape)).numpy()
         with progress(model, name, len(x)):
             if name == "encode":
                 column, rows = "z", model.encode(x)
@@ -164,8 +164,7 @@ def note_scale(model: Any, path: Path, x: Any) -> None:
         own = model.sample(256)
     except LagvaeError:  # p(z) may be data that a checkpoint does not hold
         return
-    unit = 255 if x.dtype == "uint8" else 1
-    low, high, least, most = float(x.min()) / unit, float(x.max()) / unit, float(own.min()), float(own.max())
+    low, high, least, most = float(x.min()), float(x.max()), float(own.min()), float(own.max())
     width = most - least
     if low < least - width or high > most + width or 0 < high - low < width / 50:
         print_note(

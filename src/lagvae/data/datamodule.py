@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
+from lagvae.data.conversion import FULL, LAYOUTS, arranged, as_float, check_numbers, divisor, largest, stored, type_name
 from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, SettingError
 from lagvae.io import file_digest
@@ -28,15 +30,11 @@ SAMPLES_WHILE_TRAINING = 2000
 MIN_SPLIT = 4
 """Smallest number of samples of a split, which the bounds on information need."""
 
+LARGE_SPREAD = 10.0
+"""Standard deviation of a column above which the values are probably not on the scale that a Normal p(x|z) is made for."""
 
-def as_float(x: Tensor) -> Tensor:
-    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are.
-
-    Examples:
-        >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
-        tensor([0., 1.])
-    """
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+UNUSED_LEVELS = 8
+"""Levels whose largest value is this many times smaller than their type allows are probably counts, or have fewer bits."""
 
 
 def observe(x: Tensor, likelihood: str, uniform: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
@@ -58,6 +56,11 @@ class DataModule(pl.LightningDataModule):
         val, test: shares of the samples; `test` is used only if the source has no test set of its own.
         draws: the final evaluation passes over a split until it has at least this many samples.
         workers: number of processes that load in advance, for a source that streams files.
+        layout: of the source's arrays, one of `LAYOUTS`.
+
+    Attributes:
+        conversions: what was done to the source's arrays, and hints: what in them is unusual; in words, once they are loaded.
+        levels: what levels were divided by, 1 for numbers. value_range: least and largest value of x.
 
     Examples:
         >>> from lagvae.data.sources import digits
@@ -79,8 +82,11 @@ class DataModule(pl.LightningDataModule):
         test: float = 0.1,
         draws: int = 40_000,
         workers: int = 2,
+        layout: str = "auto",
     ) -> None:
         super().__init__()
+        if layout not in LAYOUTS:
+            raise SettingError(f"data.layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}.")
         if likelihood not in LIKELIHOODS:
             raise SettingError(f"data.likelihood={likelihood!r} is unknown; choose one of {', '.join(LIKELIHOODS)}.")
         for key, count, least in (("batch", batch, 1), ("draws", draws, 1), ("workers", workers, 0)):
@@ -94,7 +100,10 @@ class DataModule(pl.LightningDataModule):
         self.source, self.name, self.likelihood = source, name, likelihood
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
-        self.draws, self.workers = draws, workers
+        self.draws, self.workers, self.layout = draws, workers, layout
+        self.conversions: list[str] = []
+        self.hints: list[str] = []
+        self.levels, self.value_range = 255, (0.0, 1.0)
         # (steps of an interval, last step), set by a run, in which one epoch of Lightning is one interval: evaluation and
         # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
@@ -125,30 +134,98 @@ class DataModule(pl.LightningDataModule):
                 f"data={self.name}: its source returns a {type(found).__name__}; it must return a lagvae.data.Arrays, or a "
                 "torch tensor of shape (N, …)."
             )
-        for part, likelihood in ((arrays.x, self.likelihood), (arrays.test, self.likelihood), (arrays.second, "normal")):
-            if isinstance(part, Tensor):
-                self._check_values(part, likelihood)
-        if isinstance(arrays.test, Tensor) and isinstance(arrays.x, Tensor) and arrays.test.shape[1:] != arrays.x.shape[1:]:
-            raise DataError(
-                f"data={self.name}: test samples have shape {tuple(arrays.test.shape[1:])}, the others "
-                f"{tuple(arrays.x.shape[1:])}; they must be alike."
-            )
-        return arrays
+        return self._converted(arrays)
 
-    def _check_values(self, x: Tensor, likelihood: str) -> None:
-        if x.numel() == 0:
-            raise DataError(f"data={self.name} is empty: an array of shape {tuple(x.shape)}.")
+    def _converted(self, arrays: Arrays) -> Arrays:
+        """The arrays as samples are kept, by the rule of `lagvae.data.conversion`, after a check of their values."""
+        named, x, test, second = f"data={self.name}", arrays.x, arrays.test, arrays.second
+        kind = x.dtype if isinstance(x, Tensor) else torch.uint8
+        self.conversions, self.hints = list(arrays.conversions), []
+        self._check_labels(arrays)
+        for part in (x, test, second):
+            if isinstance(part, Tensor) and not (part.ndim and part.numel()):
+                raise DataError(f"{named} is empty: an array of shape {tuple(part.shape)}.")
+        if isinstance(x, Tensor):
+            # x and the test set are of one kind, so that zeros and ones in one of them alone are levels like the others.
+            alike = [x] if test is None or test.dtype != kind else [x, test]
+            self.levels = by = divisor(*alike)
+            self._describe(x, by, max(map(largest, alike)))
+            x = self._arranged(x, f"{named}: x")
+            x = self._checked(stored(x, by), self.likelihood)
+            self.value_range = (float(as_float(x).min()), float(as_float(x).max())) if x.is_floating_point() else (0.0, 1.0)
+        elif x.binary:
+            self.levels = 1
+        if test is not None:
+            test = self._arranged(test, f"{named}: test")
+            test = self._checked(stored(test, self.levels if test.dtype == kind else divisor(test)), self.likelihood)
+        if second is not None:
+            layout = self.layout if isinstance(x, Tensor) and second.ndim == x.ndim else "auto"
+            second = arranged(second, layout, f"{named}: second")
+            second = self._checked(stored(second, divisor(second)), "normal")
+        if isinstance(x, Tensor) and test is not None and test.shape[1:] != x.shape[1:]:
+            raise DataError(
+                f"{named}: test samples have shape {tuple(test.shape[1:])}, the others {tuple(x.shape[1:])}; they must be "
+                "alike."
+            )
+        return replace(arrays, x=x, test=test, second=second)
+
+    def _describe(self, x: Tensor, by: int, high: float) -> None:
+        """Note what becomes of the values of x."""
+        named, kind = f"data={self.name}", type_name(x)
+        if by > 1:
+            self.conversions.append(f"{kind} levels 0 … {by} are divided by {by}")
+            if high * UNUSED_LEVELS <= by:
+                self.hints.append(
+                    f"{named}: the largest value is {high:g}, and {kind} is divided by {by}, so that x is at most "
+                    f"{high / by:.2g}. Counts, or levels of fewer bits, are saved as float32 on the scale that you want."
+                )
+        elif x.dtype in FULL:
+            self.conversions.append(f"{kind} of zeros and ones is taken as 0 and 1")
+        elif not x.is_floating_point():
+            self.conversions.append(f"{kind} numbers are used as they are")
+
+    def _arranged(self, x: Tensor, named: str) -> Tensor:
+        """x, or the test set, in the layout that the networks take."""
+        found = arranged(x, self.layout, named)
+        shape = ", ".join(map(str, ("N", *x.shape[1:])))
+        if found.shape != x.shape:
+            kind = "images without channels" if found.ndim > x.ndim else "images with channels last"
+            said = f"({shape}) are {kind}, so x is {tuple(found.shape[1:])} (data.layout=as_is: as it is)"
+            if said not in self.conversions:
+                self.conversions.append(said)
+        elif self.layout == "auto" and x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]:
+            self.hints.append(
+                f"{named} of shape ({shape}) is used as it is, which for images means {x.shape[1]} channels. If the channels "
+                "come last, set data.layout=channels_last."
+            )
+        return found
+
+    def _check_labels(self, arrays: Arrays) -> None:
+        for part, samples, labels in (("", arrays.x, arrays.labels), ("test ", arrays.test, arrays.test_labels)):
+            if samples is not None and labels is not None and len(labels) != len(samples):
+                raise DataError(
+                    f"data={self.name} has {len(labels)} {part}labels for {len(samples)} {part}samples; there must be one for "
+                    "each."
+                )
+
+    def _checked(self, x: Tensor, likelihood: str) -> Tensor:
+        """Samples as they are kept; DataError for values that cannot be used."""
         if not x.is_floating_point():
-            return
-        if not x.isfinite().all():
-            count = int((~x.isfinite()).sum())
-            raise DataError(f"data={self.name} has NaN or infinite values, {count} of {x.numel()}; remove or replace them.")
+            return x
+        check_numbers(x, f"data={self.name}")
         low, high = float(x.min()), float(x.max())
         if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
                 f"data={self.name} has values from {low:g} to {high:g}, but data.likelihood=bernoulli needs them in [0, 1]; "
                 "rescale them, save grey levels 0 … 255 as uint8, or set data.likelihood=normal."
             )
+        if max(-low, high) > LARGE_SPREAD and (spread := float(x.std(0).max())) > LARGE_SPREAD:
+            self.hints.append(
+                f"data={self.name} has values from {low:g} to {high:g}, with a standard deviation of up to {spread:.2g}; a "
+                "Normal p(x|z) is made for values of size 1. Standardise the columns of a table; save grey levels 0 … 255 as "
+                "uint8, which is divided by 255."
+            )
+        return x
 
     @cached_property
     def split(self) -> dict[str, Tensor]:

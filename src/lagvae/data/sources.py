@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from http.client import HTTPException
@@ -17,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lagvae.data.conversion import as_float, as_tensor, stored
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import storage_error
+from lagvae.terminal import console
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
 
@@ -31,11 +35,12 @@ class Arrays:
     """Data before they are split.
 
     Attributes:
-        x: (N, *shape), uint8 (0 … 255, used as x / 255) or floating point; or image files that are streamed.
+        x: (N, *shape) of any type and layout, which `lagvae.data.conversion` turns into x; or image files that are streamed.
         test: a separate test set; None if a part of x serves as one.
         digest: a hash of the content, once it has been computed.
         labels, test_labels: (N,), integers that only evaluation uses.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
+        conversions: what was done to the files that were read, in words.
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
@@ -52,6 +57,7 @@ class Arrays:
     test_labels: Tensor | None = None
     second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
+    conversions: tuple[str, ...] = ()
 
 
 def digits() -> Arrays:
@@ -99,6 +105,12 @@ def _torchvision(name: str, root: str) -> Arrays:
         raise _torchvision_error(error, name, root) from error
     finally:
         socket.setdefaulttimeout(default_timeout)
+    for part, kind in zip(parts, ("train", "t10k"), strict=True):
+        if len(part.data) != len(part.targets):
+            raise DataError(
+                f"The files {kind}-* in {root}/{name}/raw do not belong together: {len(part.data)} images and "
+                f"{len(part.targets)} labels. Remove that folder and run again."
+            )
     (x, labels), (test, test_labels) = ((part.data.unsqueeze(1), part.targets.long()) for part in parts)
     return Arrays(x, test, labels=labels, test_labels=test_labels)
 
@@ -197,23 +209,13 @@ READERS: dict[str, Callable[[Path, Wanted], dict[str, Any]]] = {".npz": _read_np
 
 
 def _plain(x: Any, named: str) -> Tensor:
-    """A dense tensor, uint8 or float; DataError for anything but an array of real numbers of shape (N, …)."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        x = torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
-    if not isinstance(x, Tensor) or x.is_complex() or x.layout is not torch.strided:
-        kind = (
-            f"{x.dtype}"
-            if isinstance(x, np.ndarray)
-            else f"{x.layout} {x.dtype}"
-            if isinstance(x, Tensor)
-            else type(x).__name__
-        )
-        raise DataError(f"{named} is {kind}; it must be a dense array of real numbers.")
+    """A dense tensor (N, …), of float32 where it holds floats; DataError for anything else."""
+    x = as_tensor(x, named)
     if x.ndim < 2:
         raise DataError(
             f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis: numbers are (N, 1)."
         )
-    return x.detach() if x.dtype == torch.uint8 else x.detach().float()
+    return x.float() if x.is_floating_point() else x
 
 
 def _labels(y: Any, named: str, n: int) -> Tensor:
@@ -232,51 +234,152 @@ def _labels(y: Any, named: str, n: int) -> Tensor:
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
 
 
-def image_files(path: str) -> list[Path]:
-    """All image files below a folder, sorted by path."""
-    if not path:
+def image_files(path: str | Path, named: str = "data.source.path") -> list[Path]:
+    """All image files below a folder, sorted by path.
+
+    Links are followed, but no folder is read twice. Hidden files and folders are skipped, such as .ipynb_checkpoints.
+    """
+    if not str(path):
         raise DataError("data=folder needs data.source.path=FOLDER with images.")
     folder = Path(path).expanduser()
     if folder.is_file():
-        raise DataError(f"data.source.path={path} is a file; name a folder of images, or read an array with data=array.")
+        raise DataError(f"{named}={path} is a file; name a folder of images, or read an array with data=array.")
     if not folder.is_dir():
-        raise DataError(f"data.source.path={path}: there is no such folder.")
-    files = sorted(Path(at) / f for at, _, names in os.walk(folder) for f in names if Path(f).suffix.lower() in IMAGE_ENDINGS)
+        raise DataError(f"{named}={path}: there is no such folder.")
+    files, visited = [], {os.path.realpath(folder)}
+    for at, below, names in os.walk(folder, followlinks=True):
+        places = {name: os.path.realpath(Path(at) / name) for name in sorted(below) if not name.startswith(".")}
+        # Folders before links, so that what is there itself keeps its own name.
+        ordered = sorted(places, key=lambda name: ((Path(at) / name).is_symlink(), name))
+        below.clear()
+        for name in ordered:
+            if places[name] not in visited:
+                visited.add(places[name])
+                below.append(name)
+        files += [Path(at) / f for f in names if not f.startswith(".") and Path(f).suffix.lower() in IMAGE_ENDINGS]
     if not files:
-        raise DataError(f"data.source.path={path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
-    return files
+        raise DataError(f"{named}={path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
+    return sorted(files)
+
+
+TURNED, TRANSPARENT, FINE = (
+    "turned as their EXIF says",
+    "partly transparent, and laid on white",
+    "of 16 bits or floats, kept as such",
+)
+"""What is done to some images, in words."""
 
 
 def read_image(file: Path, size: int, channels: int) -> Tensor:
-    """One image as uint8 (channels, size, size): the shorter side is resized to `size`, the longer one cropped centrally."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """One image, (channels, size, size): the shorter side is resized to `size`, the longer one cropped centrally.
 
+    It is uint8; float32 in [0, 1] where the file has grey levels of 16 bits or floats. It is turned as its EXIF data say, and
+    laid on white where it is transparent.
+
+    Raises: DataError for a file that cannot be read, or whose values are outside of their range.
+    """
+    return _read_image(file, size, channels)[0]
+
+
+def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]:
+    """An image, and which of `TURNED`, `TRANSPARENT` and `FINE` it is."""
+    from PIL import Image, ImageOps
+
+    done, mode = set(), "L" if channels == 1 else "RGB"
     try:
-        with Image.open(file) as image:
-            square = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size))
-            pixels = torch.from_numpy(np.array(square))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+        with Image.open(file) as opened:
+            kind = opened.format
+            image = ImageOps.exif_transpose(opened)
+            if opened.getexif().get(ORIENTATION, 1) != 1:
+                done.add(TURNED)
+        if image.mode[0] in "IF":
+            done.add(FINE)
+            levels = Image.fromarray(_fine_levels(image, str(kind)))
+            pixels = torch.from_numpy(np.array(ImageOps.fit(levels, (size, size)))).clamp(0, 1)
+            return pixels.expand(channels, size, size).contiguous(), done
+        if image.has_transparency_data and np.array(own := image.convert("RGBA"))[..., 3].min() < 255:
+            done.add(TRANSPARENT)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), own)
+        pixels = torch.from_numpy(np.array(ImageOps.fit(image.convert(mode), (size, size))))
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{file} is too large to be read ({str(error).rstrip('.')}). Shrink or remove it.") from error
+    except Exception as error:  # decoders raise many kinds of errors
         raise DataError(f"{file} is not an image that can be read ({error}). Remove or mend it.") from error
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return (pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()), done
+
+
+ORIENTATION = 0x0112
+"""The number of the EXIF tag that says how an image is to be turned."""
+
+
+def _fine_levels(image: Any, kind: str) -> np.ndarray:
+    """The grey levels of an image of more than 8 bits, float32 in [0, 1]. ValueError for values outside of their range."""
+    values = np.array(image)
+    if values.dtype.kind == "f":
+        if not (values >= 0).all() or not (values <= 1).all():
+            raise ValueError(
+                f"its floats are from {values.min():g} to {values.max():g}, and need to be in [0, 1]: divide them by their "
+                "largest value, or read an array with data=array"
+            )
+        return values.astype(np.float32)
+    if values.dtype.itemsize > 2 and kind == "TIFF":  # the other formats give 16 bits in this type
+        raise ValueError("it has whole numbers of 32 bits; save 16 bits, or floats in [0, 1]")
+    return values.astype(np.float32) / 65535
 
 
 class ImageFiles:
-    """Images that are read on access: index (B,) → uint8 (B, channels, size, size)."""
+    """Images that are read on access: index (B,) → (B, channels, size, size), uint8, or floats where some are.
+
+    Attributes:
+        binary: whether all pixels of all images are the levels 0 and 1, which are then taken as 0 and 1.
+    """
 
     def __init__(self, files: list[Path], size: int, channels: int) -> None:
-        self.files, self.size, self.channels = files, size, channels
+        self.files, self.size, self.channels, self.binary = files, size, channels, False
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.stack([read_image(self.files[i], self.size, self.channels) for i in index.tolist()])
+        return self._stacked([read_image(self.files[i], self.size, self.channels) for i in index.tolist()])
+
+    def _stacked(self, images: list[Tensor]) -> Tensor:
+        fine = any(x.is_floating_point() for x in images)
+        x = torch.stack([as_float(x) for x in images] if fine else images)
+        return stored(x, 1) if self.binary else x
+
+    def read_all(self, keep: bool) -> tuple[Tensor | None, list[str]]:
+        """All images where they are to be kept, and what was done to some of them. Every file is read, to find damage now."""
+        from rich.progress import track
+
+        n, counts, kept, self.binary = len(self), Counter[str](), [], False
+        high, bar = 0.0, console()
+        with ThreadPoolExecutor(READERS_OF_IMAGES) as pool:
+            images = pool.map(lambda file: _read_image(file, self.size, self.channels), self.files)
+            try:
+                for x, done in track(images, "Reading images", n, console=bar, transient=True, disable=not bar.is_terminal):
+                    counts.update(done)
+                    high = max(high, 255.0 if x.is_floating_point() else float(x.max()))
+                    if keep:
+                        kept.append(x)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        said = [f"{counts[what]} of {n} images are {what}" for what in (TURNED, TRANSPARENT, FINE) if counts[what]]
+        if keep:
+            return self._stacked(kept), said
+        self.binary = high == 1
+        return None, [*said, "uint8 of zeros and ones is taken as 0 and 1"] if self.binary else said
+
+
+READERS_OF_IMAGES = min(8, os.cpu_count() or 1)
+"""Number of threads that read images at once."""
 
 
 def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 1024) -> Arrays:
-    """All images below a folder, as uint8 (N, channels, size, size).
+    """All images below a folder, (N, channels, size, size): uint8, or floats where some images have finer levels.
 
-    Up to `in_memory_mib` they are read once and kept in memory; a larger folder is streamed from its files.
+    Every file is read before training. Up to `in_memory_mib` the images are kept in memory; a larger folder is streamed from
+    its files.
 
     Raises: SettingError for an invalid size or number of channels; DataError for a folder without readable images.
     """
@@ -285,8 +388,5 @@ def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 
     if channels not in (1, 3):
         raise SettingError(f"data.source.channels={channels} must be 1 (grey) or 3 (colour).")
     store = ImageFiles(image_files(path), size, channels)
-    if len(store) * channels * size * size > in_memory_mib * 2**20:
-        return Arrays(store)
-    from rich.progress import track
-
-    return Arrays(torch.cat([store[torch.tensor([i])] for i in track(range(len(store)), "Reading images", transient=True)]))
+    kept, conversions = store.read_all(keep=len(store) * channels * size * size <= in_memory_mib * 2**20)
+    return Arrays(store if kept is None else kept, conversions=tuple(conversions))

@@ -18,6 +18,7 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from rich.markup import escape
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -38,7 +39,7 @@ from lagvae.networks import first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
-from lagvae.terminal import quiet_libraries
+from lagvae.terminal import print_line, print_note, quiet_libraries
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
@@ -72,6 +73,10 @@ def build_data(cfg: DictConfig) -> DataModule:
     """Load, check and split the data."""
     data: DataModule = instantiate(cfg.data)
     data.check()
+    if data.conversions:
+        print_line(escape(f"data={data.name}: {'; '.join(data.conversions)}."))
+    for hint in data.hints:
+        print_note(hint)
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
             as_latent_metric(str(name), instantiate(node)()).check(data, f"callbacks.{part}.{name}")
@@ -253,6 +258,8 @@ def build_model(
         "config": OmegaConf.to_container(stored_config(cfg)),
         "shape": list(data.shape),
         "likelihood": data.likelihood,
+        "levels": data.levels,
+        "range": list(data.value_range),
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
         "bounds": {c.name: c.bound for c in lagrangian.constraints},
         "calibration": None if calibration is None else calibration.numbers,

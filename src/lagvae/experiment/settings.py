@@ -66,6 +66,7 @@ RULES: dict[str, Rule] = {
     "data._target_": Rule(False, "same", "same"),
     "data.source": Rule(False, "same", "same"),
     "data.source.root": Rule(False, "same", "ignored"),
+    "data.layout": Rule(False, "same", "same"),
     "data.seed": Rule(False, "differs", "ignored"),  # follows `seed`
     # the networks and how they are trained
     "model": Rule(True, "same", "same"),
@@ -129,6 +130,8 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
     settings = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
     if settings.get("debug") is None:
         settings.pop("debug", None)  # the settings of an ordinary run are those that it had before there were debug runs
+    if settings.get("data.layout") == "auto":
+        del settings["data.layout"]  # what runs had before there was this setting
     if "trainer.precision" in settings:
         settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
     content: dict[str, Any] = json.loads(json.dumps(settings, default=str))

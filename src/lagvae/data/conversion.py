@@ -1,0 +1,173 @@
+"""Arrays of any type and layout as x: the one rule for training data, for scikit-learn and for a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lagvae.errors import DataError
+
+FULL = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
+"""Type of levels → the largest level, which is taken as 1. Arrays of all other types are numbers, used as they are."""
+
+LAYOUTS = ("auto", "channels_first", "channels_last", "grey", "as_is")
+"""(N, C, H, W) and (N, H, W, C) and (N, H, W) become (N, C, H, W); as_is leaves an array as it is; auto recognises them."""
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that are recognised: grey, colour, colour with an alpha channel."""
+
+SMALLEST_IMAGE = 5
+"""Arrays (N, H, W) of levels are images from this height and width on; below it, they may be a few columns."""
+
+EXTREME = 1e6
+"""A number is refused where it is this many times larger than is typical, or than 1 where that is less."""
+
+
+def as_tensor(x: Any, named: str, wanted: str = "a dense array of real numbers") -> Tensor:
+    """A dense tensor that shares memory with x where that is possible. Raises DataError for anything but real numbers."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        plain = np.float64 if x.dtype.kind == "f" and x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
+        x = np.ascontiguousarray(x, plain).reshape(x.shape)  # ascontiguousarray gives a number an axis
+        x = torch.from_numpy(x if x.flags.writeable else x.copy())
+    if isinstance(x, Tensor) and not x.is_complex() and x.layout is torch.strided:
+        return x.detach()
+    sparse = isinstance(x, Tensor) and x.layout is not torch.strided
+    kind = f"{x.layout} {x.dtype}" if sparse else getattr(x, "dtype", type(x).__name__)
+    raise DataError(f"{named} is {kind}; it must be {wanted}.")
+
+
+def type_name(x: Tensor) -> str:
+    """The type as numpy calls it."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def divisor(*parts: Tensor) -> int:
+    """What arrays of one type are divided by: 1 for numbers, and for levels that are all 0 or 1; otherwise the largest level.
+
+    Examples:
+        >>> levels = torch.tensor([[0, 128]], dtype=torch.uint8)
+        >>> divisor(levels), divisor(levels // 128), divisor(levels.long())
+        (255, 1, 1)
+    """
+    full = FULL.get(parts[0].dtype, 1)
+    return full if full > 1 and any(largest(x) > 1 for x in parts) else 1
+
+
+def largest(x: Tensor) -> float:
+    """The largest value, 0 where there is none."""
+    x = x.double() if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x  # torch has few operations for these types
+    return float(x.max()) if x.numel() else 0.0
+
+
+def stored(x: Tensor, by: int) -> Tensor:
+    """x / by in the form in which samples are kept: uint8 that stands for x / 255 where that holds all levels, else float32.
+
+    Examples:
+        >>> stored(torch.tensor([True, False]), 1)
+        tensor([255,   0], dtype=torch.uint8)
+    """
+    if x.dtype == torch.uint8 and by == 255:
+        return x
+    if x.dtype in (torch.bool, torch.uint8):
+        return x.to(torch.uint8) * 255
+    return x.float() / by if by > 1 else x.float()
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Stored samples as floating point numbers: uint8 is divided by 255, others are returned as they are.
+
+    Examples:
+        >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def arranged(x: Tensor, layout: str, named: str) -> Tensor:
+    """An array in the layout (N, C, H, W) where it holds images, otherwise as it is.
+
+    Args:
+        layout: one of `LAYOUTS`. named: what holds the array, for messages.
+
+    Raises: DataError where "auto" has two readings, or for an array that has not the axes of the layout.
+
+    Examples:
+        >>> arranged(torch.zeros(9, 32, 32, 3), "auto", "x").shape
+        torch.Size([9, 3, 32, 32])
+    """
+    if layout == "auto":
+        layout = recognised(x, named)
+    axes = {"channels_first": 4, "channels_last": 4, "grey": 3}.get(layout, x.ndim)
+    if x.ndim != axes:
+        raise DataError(
+            f"{named} has the shape {tuple(x.shape)}, and data.layout={layout} is for arrays with {axes} axes; leave it out, "
+            "or set data.layout=as_is."
+        )
+    if layout == "channels_last":
+        return x.movedim(-1, 1).contiguous()
+    return x.unsqueeze(1) if layout == "grey" else x
+
+
+def recognised(x: Tensor, named: str) -> str:
+    """The layout of an array. Raises DataError where there are two readings."""
+    if x.ndim == 3:
+        height, width = x.shape[1:]
+        images = height == width > 1 or (x.dtype in FULL and min(height, width) >= SMALLEST_IMAGE)
+        return "grey" if images else "as_is"
+    if x.ndim != 4:
+        return "as_is"
+    a, b, c = x.shape[1:]
+    first, last = a in CHANNELS, c in CHANNELS
+    if first and last and not a == b == c == 1:
+        if (b == c) == (a == b):  # neither reading or both are square images
+            raise DataError(
+                f"{named} has the shape {tuple(x.shape)}, whose channels may come first or last; say which with "
+                "data.layout=channels_first or data.layout=channels_last."
+            )
+        first = b == c
+    return "channels_last" if last and not first else "as_is"
+
+
+def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Rows for a model of x with `shape`: images with channels last or without channels are arranged as it takes them."""
+    # An x of `shape` itself, which for one channel could also be a row (1, H, W), is one without its axis of rows.
+    if x.ndim and shape not in (x.shape, x.shape[1:]) and len(shape) == 3 and shape[0] in CHANNELS:
+        if x.shape[1:] == (*shape[1:], shape[0]):
+            return x.movedim(-1, 1)
+        if shape[0] == 1 and x.shape[1:] == shape[1:]:
+            return x.unsqueeze(1)
+    return x
+
+
+def place(index: Tensor) -> str:
+    """Where in an array (N, …) a value is, in words; counted from 0."""
+    row, *rest = index.tolist()
+    return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, position {tuple(rest)}"
+
+
+def check_numbers(x: Tensor, named: str) -> None:
+    """Raise DataError where an array (N, …) of numbers has NaN or infinite values, or one that is absurdly large."""
+    bad = ~x.isfinite()
+    if count := int(bad.sum()):
+        raise DataError(
+            f"{named} has NaN or infinite values, {count} of {x.numel()}, the first in {place(bad.nonzero()[0])}, counted from "
+            "0; remove or replace them."
+        )
+    rows = x.flatten(1)
+    some = rows[:: max(1, len(rows) // 1000)].abs()
+    some = torch.where(some > 0, some, torch.nan)  # a column of few values other than 0 is nothing unusual
+    typical = torch.fmax(some.nanmedian(0).values, some.nanmedian()).fmax(torch.ones(()))
+    above = torch.maximum(rows.amax(0), -rows.amin(0)) > EXTREME * typical
+    if not above.any():
+        return
+    column = int(above.nonzero()[0])
+    row = int(rows[:, column].abs().argmax())
+    index = torch.tensor([row, *np.unravel_index(column, tuple(x.shape[1:]))])
+    raise DataError(
+        f"{named} has an extreme value: {place(index)}, counted from 0, is {float(rows[row, column]):g}, where the typical "
+        f"size is {float(some[:, column].nanmedian()):.2g}. Correct or remove it; where such values are right, rescale the "
+        "column, such as by its logarithm."
+    )
