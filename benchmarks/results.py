@@ -191,7 +191,7 @@ RESULTS: dict[str, Result] = {
     "mnist": benchmark(
         "mnist", "--root {root} --out results/mnist", (*TRAINING, "conf/data/mnist.yaml", "benchmarks/grid.py"), 4
     ),
-    "pareto-digits": comparison("pareto-digits", "pareto", 27, seeds=3),
+    "pareto-digits": comparison("pareto-digits", "pareto", 18, seeds=2),
     "pareto-digits-scratch": comparison("pareto-digits-scratch", "pareto", 9, settings="training.start=scratch"),
     "pareto-mnist": comparison(
         "pareto-mnist",
