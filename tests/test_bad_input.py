@@ -252,7 +252,10 @@ def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
 def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     words = {"calibrate": "model.laten=3", "evaluate": "data.batch=3"}[script]
     refuses(program(tmp_path, "data=digits", script="evaluate"), "data is not a group that this program takes")
-    expected = {"calibrate": "did you mean model.latent=3?", "evaluate": "data is unknown; a config has run, checkpoint, paths"}
+    expected = {
+        "calibrate": "did you mean model.latent=3?",
+        "evaluate": "data is unknown; a config has run, checkpoint, trust, paths",
+    }
     refuses(program(tmp_path, words, script=script), expected[script])
 
 

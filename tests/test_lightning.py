@@ -518,7 +518,7 @@ def test_a_debug_run_is_matched_with_none(tmp_path: Path) -> None:
         folder = tmp_path / "runs" / "info" / name
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(f"family: infovae\ndebug: {debug}\nalpha: {{q: -1}}\nseed: 0\n")
-        (folder / "summary.json").write_text("{}")
+        (folder / "summary.json").write_text('{"name": "a"}')
     (words,) = matched_overrides("info", tmp_path / "runs", [], [])
     assert [word for word in words if word.startswith("match=")] == [f"match='{tmp_path / 'runs' / 'info' / 'a'}'"]
 

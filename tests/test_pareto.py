@@ -480,7 +480,7 @@ def test_no_run_at_all_is_an_error_with_advice(tmp_path: Path) -> None:
     (write_run(tmp_path / "one", "lagvae", -1.0, (5.0, 23.0), gamma=1.0) / "summary.json").unlink()
     with pytest.raises(ComparisonError, match="1 unfinished, such as one"):
         collect([tmp_path])
-    with pytest.raises(SettingError, match="no folder"):
+    with pytest.raises(SettingError, match="is not a folder"):
         collect([tmp_path / "nowhere"])
 
 

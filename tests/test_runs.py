@@ -374,7 +374,7 @@ def test_the_message_for_a_missing_run_lists_existing_ones(tmp_path: Path) -> No
 def test_a_summary_marks_a_run_as_finished(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "runs", "a")
     assert not run.finished
-    with pytest.raises(CheckpointError, match="did not finish"):
+    with pytest.raises(CheckpointError, match="is missing or damaged"):
         run.read_summary()
     write_json(run.summary, {"verdict": "met"})
     assert run.finished

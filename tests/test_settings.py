@@ -68,6 +68,7 @@ ELSEWHERE = {
     "label",
     "match",
     "resume",
+    "trust",
     "paths",
     "logger",
     "launcher",

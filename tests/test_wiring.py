@@ -287,7 +287,7 @@ def test_the_classifier_is_trained_on_the_training_split_only(split: str, accura
     x = (2.0 * sides - 1).unsqueeze(1) + 0.01 * torch.randn(90, 1, generator=torch.Generator().manual_seed(0))
     arrays = Arrays(x, labels=sides)
     data = DataModule(lambda: arrays, name="sides", likelihood="normal", batch=8, val=0.3, test=0.2)
-    arrays.x = x * torch.ones(90, 1).index_fill(0, torch.cat([data.split["val"], data.split["test"]]), -1.0)
+    data.arrays.x = x * torch.ones(90, 1).index_fill(0, torch.cat([data.split["val"], data.split["test"]]), -1.0)
     measure = ClassifierScore()
     joint: Any = None
     assert measure.is_applicable(joint, data, split)
