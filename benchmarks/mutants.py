@@ -235,6 +235,8 @@ def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
     os.chdir(copy)
     sys.path[:] = [str(copy / "src"), *(path for path in sys.path if path and Path(path).resolve() != ROOT / "src")]
     os.environ["PYTHONPATH"] = str(copy / "src")
+    # A compiled module stands for its file by size and second of change, which two faults may share.
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     import pytest
 
     os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", NO_REWRITE, *files]))
