@@ -12,14 +12,12 @@ import torch
 from numpy.lib.npyio import NpzFile
 from PIL import Image
 
+from lagvae.cli.use import CURE
 from lagvae.data.sources import IMAGE_ENDINGS, ImageFiles, image_files
 from lagvae.errors import DataError
 from lagvae.experiment.figures import tile
 from lagvae.io import write_atomically
 from lagvae.terminal import print_note
-
-CURE = "Name another file with --output."
-"""What to do where an output cannot be written."""
 
 
 def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> np.ndarray:

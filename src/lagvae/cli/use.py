@@ -25,6 +25,14 @@ USES = {
 
 ARRAYS = (".npy", ".npz", ".csv")
 
+CURE = "Name another file with --output."
+"""What to do where an output cannot be written."""
+
+
+def output_formats(name: str) -> tuple[str, ...]:
+    """The endings that the output of a program may have."""
+    return (*ARRAYS, ".png") if name == "sample" else ARRAYS
+
 
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The command line of a program of `USES`."""
@@ -44,8 +52,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     if name == "export":
         parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write to")
     else:
-        formats = ", ".join((*ARRAYS, *([".png"] if name == "sample" else [])))
-        parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=f"file to write ({formats})")
+        formats = f"file to write ({', '.join(output_formats(name))})"
+        parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=formats)
         parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--trust", action="append", default=[], metavar="PREFIX", help="load classes of yours too: mypackage.")
     parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
@@ -76,12 +84,12 @@ def check_files(name: str, options: argparse.Namespace) -> None:
     """Raise SettingError or DataError for names of files that cannot be read or written, before a model is loaded."""
     from lagvae.data.sources import IMAGE_ENDINGS
 
-    output, allowed = options.output, (*ARRAYS, *([".png"] if name == "sample" else []))
+    output, allowed = options.output, output_formats(name)
     if output.suffix.lower() not in allowed:
         raise SettingError(f"--output={output} has the unknown ending {output.suffix!r}; use {', '.join(allowed)}.")
     if output.is_dir():
         raise SettingError(f"--output={output} is a folder; name a file.")
-    check_writable(output.parent, "Name another file with --output.")
+    check_writable(output.parent, CURE)
     if (given := getattr(options, "input", None)) is None:
         return
     if not given.exists():
@@ -155,6 +163,7 @@ def progress(model: Any, title: str, total: int) -> Iterator[None]:
     try:
         yield
     finally:
+        model.on_batch = None
         bar.stop()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
@@ -25,6 +24,7 @@ from lagvae.data import sources
 from lagvae.errors import SettingError
 from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
 from lagvae.experiment.signatures import matches_type, signature
+from lagvae.io import file_digest
 from lagvae.networks import is_ours
 
 PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
@@ -61,7 +61,7 @@ def digest_own_code(cfg: DictConfig) -> dict[str, str]:
             module = str(getattr(locate(str(node["_target_"])), "__module__", ""))
             file = Path(str(getattr(sys.modules.get(module), "__file__", "")))
             if file.is_file():
-                found[f"code of {module}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+                found[f"code of {module}"] = file_digest(file)
     return found
 
 
