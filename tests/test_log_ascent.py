@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, exp, pi, sqrt, tan
+from math import cos, exp, log, pi, sqrt, tan
 from typing import Any
 
 import pytest
@@ -29,21 +29,36 @@ def errors(generator: torch.Generator) -> Tensor:
 
 
 @pytest.mark.parametrize("maximize", [True, False])
-@pytest.mark.parametrize(("steps", "reach", "beta"), [(40, 8.0, 0.99), (25, 3.0, 0.5), (100, 1.0, 0.0)])
+@pytest.mark.parametrize(("steps", "reach", "beta"), [(40, 8.0, 0.99), (25, 3.0, 0.5), (100, 1.0, 0.0), (400, 2.0, 0.9)])
 def test_the_recursion(steps: int, reach: float, beta: float, maximize: bool, errors: Tensor) -> None:
-    value, mean, square, expected = [1.0, 0.01, 30.0], [0.0] * 3, [0.0] * 3, []
+    value, mean, square, sums, expected = [1.0, 0.01, 30.0], [0.0] * 3, [0.0] * 3, [0.0] * 3, []
+    sign = 1 if maximize else -1
     for t, error in enumerate(errors.tolist()):
         rate = pi / 2 * cos(pi / 2 * min(t / steps, 1)) * reach / steps
-        for i, e in enumerate(error):
+        left = max(log(steps / max(t + 1, 1 / (1 - beta))), 0)
+        for i, e in enumerate(sign * x for x in error):
             mean[i] = beta * mean[i] + (1 - beta) * e
             square[i] = beta * square[i] + (1 - beta) * e * e
             corrected = 1 - beta ** (t + 1)
-            direction = mean[i] / corrected / sqrt(square[i] / corrected)
-            value[i] = max(value[i], 1e-3) * exp((1 if maximize else -1) * rate * direction)
+            sums[i] += (t + 1) * e
+            now, earlier = mean[i] / corrected, sums[i] / ((t + 1) * (t + 2) / 2)
+            rise = now if now <= 0 else min(max(now + 2 * left * (now - earlier), 0), now)
+            value[i] = max(value[i], 1e-3) * exp(rate * rise / sqrt(square[i] / corrected))
         expected.append(list(value))
     parameter = multipliers(1.0, 0.01, 30.0)
     path = follow(LogAscent([parameter], steps, reach, beta, maximize=maximize), parameter, errors)
     torch.testing.assert_close(path, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_it_does_not_wind_up_while_the_violation_is_on_its_way_to_zero() -> None:
+    # e = ln(T / t) vanishes at T whatever λ does. Both means lag by a few steps, which matters only at the start.
+    steps, reach = 4000, 8.0
+    falling = (steps / torch.arange(1, steps + 1, dtype=torch.float64)).log()
+    parameter = multipliers(1.0, 1.0)
+    violation = torch.stack([falling, falling.mean().expand(steps)], 1)
+    path = follow(LogAscent([parameter], steps, reach, beta=0.9, maximize=True), parameter, violation)
+    assert float(path[-1, 0].log()) < 0.1 * reach
+    assert float(path[-1, 1].log()) == pytest.approx(reach, rel=0.01)
 
 
 @pytest.mark.parametrize("steps", [10, 1000])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import cos, pi
+from math import cos, log, pi
 from typing import Any
 
 import torch
@@ -19,14 +19,20 @@ EPS = 1e-12
 class LogAscent(Optimizer):
     """Ascent of log λ along a running mean of the violation e, which is divided by its root mean square.
 
-        m_t = β m_{t−1} + (1 − β) e_t        v_t = β v_{t−1} + (1 − β) e_t²
-        log λ_{t+1} = log λ_t + π/2 · cos(π/2 · t / T) · reach / T · m̂_t / √v̂_t,        m̂, v̂ = m, v / (1 − β^t)
+        m_t = β m_{t−1} + (1 − β) e_t        v_t = β v_{t−1} + (1 − β) e_t²        m̂, v̂ = m, v / (1 − β^t)
+        log λ_{t+1} = log λ_t + π/2 · cos(π/2 · t / T) · reach / T · u_t / √v̂_t
+        u_t = m̂_t where m̂_t ≤ 0, else the violation that is expected at the end, between 0 and m̂_t:
+        u_t = min(max(m̂_t + 2 ln(T / t) (m̂_t − s_t), 0), m̂_t),        s_t = Σ_k k e_k / Σ_k k,  k = 1 … t
 
     The factors of a run of T steps add up to `reach`: a violation that is large against its noise moves λ by at most exp(reach)
     up or down. A violation that is mostly noise moves it little, and less and less until the end, so that θ is trained at
     nearly constant weights. Near the end the steps shrink in proportion to the time that is left, and a learning rate of θ on a
     full cosine shrinks with its square: when the noise of θ goes, D falls, and λ can still follow. A step multiplies λ, so it
     means the same whatever the size of λ is.
+
+    Where a bound can be met only after long training, e > 0 for most of the run, and an ascent along e itself would wind up: λ
+    would end far above the value that meets the bound in the end. D falls about linearly in ln t, and the mean s lags by
+    half a unit of ln t, so 2 (m̂ − s) estimates de / d ln t. λ rises only for the violation that would be left at T.
 
     Args:
         params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.
@@ -76,14 +82,20 @@ class LogAscent(Optimizer):
             beta, steps, t = group["beta"], group["steps"], group["step"]
             group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
             correction = 1 - beta ** (t + 1)
+            # ln(T / t); in the first steps, in which the mean still holds the start, and in short runs no trend is known.
+            left = max(log(steps / max(t + 1, 1 / (1 - beta))), 0.0)
             rate = group["lr"] = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:
                     continue
+                violation = p.grad if group["maximize"] else -p.grad
                 state = self.state[p]
                 if not state:
-                    state |= {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-                state["mean"].lerp_(p.grad, 1 - beta)
-                state["square"].lerp_(p.grad.square(), 1 - beta)
-                direction = state["mean"] / correction / ((state["square"] / correction).sqrt() + EPS)
-                p.copy_(p.clamp(min=group["floor"]) * (direction * (rate if group["maximize"] else -rate)).exp())
+                    state |= {name: torch.zeros_like(p) for name in ("mean", "square", "earlier")}
+                state["mean"].lerp_(violation, 1 - beta)
+                state["square"].lerp_(violation.square(), 1 - beta)
+                state["earlier"].lerp_(violation, min(2 / (t + 2), 1.0))
+                mean = state["mean"] / correction
+                expected = mean + 2 * left * (mean - state["earlier"])
+                rise = torch.where(mean > 0, expected.clamp(min=0).minimum(mean), mean)
+                p.copy_(p.clamp(min=group["floor"]) * (rate * rise / ((state["square"] / correction).sqrt() + EPS)).exp())
