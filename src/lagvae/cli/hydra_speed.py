@@ -17,10 +17,11 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 Plugins.instance()  # it loads the class that reads files, and registers it
-FileSource: Any = SourcesRegistry.instance().resolve("file")
+FILES: list[Any] = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
+"""The classes that read the files of conf/, and Hydra's own."""
 
 _compose_mode = Hydra.get_mode
-_load_config = FileSource.load_config
+_load_config = {kind: kind.load_config for kind in FILES}
 _merge = ConfigLoaderImpl._compose_config_from_defaults_list
 _create_interpolation_map = defaults_list._create_interpolation_map
 
@@ -34,7 +35,8 @@ _merged: dict[tuple[Any, ...], bytes] = {}
 def make_hydra_faster() -> None:
     """Replace five parts of Hydra by ones with the same results. Calling it again changes nothing."""
     Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
-    FileSource.load_config = load_config
+    for kind in FILES:
+        kind.load_config = load_config
     ConfigLoaderImpl._compose_config_from_defaults_list = merge  # type: ignore[method-assign]
     defaults_list._create_interpolation_map = interpolation_map  # type: ignore[assignment]
     # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
@@ -59,7 +61,7 @@ def load_config(source: ConfigSource, config_path: str) -> ConfigResult:
     file = Path(source.path, source._normalize_file_name(config_path))
     key = (source.provider, str(file), file.stat().st_mtime_ns if file.is_file() else 0)
     if key not in _parsed:
-        result = _load_config(source, config_path)
+        result = _load_config[type(source)](source, config_path)
         result.version = key
         _parsed[key] = pickle.dumps(result)
     read: ConfigResult = pickle.loads(_parsed[key])
@@ -79,8 +81,6 @@ def merge(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfi
 
 def version(loaded: ConfigResult) -> object:
     """What tells the content of a config from others of its name; None where nothing does, as for what a word has stored."""
-    if loaded.provider == "hydra":
-        return "hydra"
     schema = OmegaConf.get_type(loaded.config)
     return getattr(loaded, "version", None if schema is dict else schema)
 
