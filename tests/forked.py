@@ -1,7 +1,7 @@
 """Programs in processes of their own that cost no import: forked from a process that has torch and Lightning loaded.
 
-`Program` and `run` stand in for `subprocess.Popen` and `subprocess.run` where a test starts src/*.py or `-m MODULE`: the
-process has its own arguments, environment, folder, output and signals, and ends with its own status. The process that is
+`Program` and `run` stand in for `subprocess.Popen` and `subprocess.run` where a test starts src/*.py, `-m MODULE` or `-c CODE`:
+the process has its own arguments, environment, folder, output and signals, and ends with its own status. The process that is
 forked from has imported and nothing else, so that there is no thread that a fork would lose.
 """
 
@@ -41,7 +41,7 @@ _calling = threading.Lock()
 
 
 class Program:
-    """A process that runs `command`, which is that of a Python: [sys.executable, FILE | -m MODULE, *words].
+    """A process that runs `command`, which is that of a Python: [sys.executable, FILE | -m MODULE | -c CODE, *words].
 
     Args:
         env: the whole environment; None for that of this process. cwd: its working directory.
@@ -189,6 +189,9 @@ def become(words: list[str], env: dict[str, str], cwd: str) -> None:
     if words[0] == "-m":
         sys.argv[:] = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv[:] = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
     else:
         sys.argv[:] = words
         sys.path[0] = os.path.dirname(os.path.abspath(words[0]))

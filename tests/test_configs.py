@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from helpers import files, made_up, program, settings, write_mnist
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small import ROOT
 
-from lagvae.cli.entry import register
+from lagvae.cli.entry import expand_word, register
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_data, build_lagrangian, build_model
 from lagvae.experiment.validate import validate
@@ -404,6 +405,14 @@ def test_a_file_of_a_config_is_parsed_once_and_again_when_it_has_changed(
     (tmp_path / "network" / "wide.yaml").write_text("width: 8")
     os.utime(tmp_path / "network" / "wide.yaml", ns=(0, 0))
     assert own().network.width == 8
+
+
+def test_what_a_word_has_stored_is_merged_anew() -> None:
+    """A class for a new constraint is stored as an option of a group of its own, whose name may return with another class."""
+    for target in ("lagvae.divergences.Rate", "lagvae.divergences.MMD"):
+        words = expand_word(f"+constraints.mine.divergence._target_={target}")
+        assert composed(*words).constraints.mine.divergence._target_ == target
+    del ConfigStore.instance().repo["own_mine"]
 
 
 # ---- paths

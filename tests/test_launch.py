@@ -172,16 +172,17 @@ def test_a_job_is_free_again_when_the_process_that_trained_it_was_killed(tmp_pat
         "with SweepJob(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
     )
     job = SweepJob(tmp_path / "job")
-    command = [sys.executable, "-c", holds, str(job.folder)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+    reading, writing = os.pipe()
+    with open(reading) as said, open(writing, "w") as theirs:
+        process = forked.Program([sys.executable, "-c", holds, job.folder], stdout=theirs)
         try:
+            theirs.close()
+            assert said.readline() == "held\n"
             with pytest.raises(LagvaeError, match="Another process trains these runs now"), job.locked():
                 pass
         finally:
             process.kill()
+            process.wait()
     with job.locked():
         pass
 

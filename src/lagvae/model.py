@@ -232,7 +232,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
             named = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
             if logs:
                 self._report(named, step)
-            # Lightning takes long to log a value. Where an epoch is an interval of a run, no callback needs one before its end.
+            # Where an epoch is an interval of a run, no callback needs a value before its end.
             if ends or not from_datamodule:
                 self.log_for_callbacks(named)
 
@@ -405,9 +405,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
                 logger.log_metrics(row, step)
 
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
-        """Log the means over ranks of the values of a batch, which are then in `callback_metrics`."""
+        """Put the means over ranks of the values of a batch into `callback_metrics`, without the overhead of `log_dict`."""
         means = self._mean_over_ranks(torch.stack([value.float() for value in named.values()]))
-        self.log_dict({f"train/{name}": mean for name, mean in zip(named, means, strict=True)}, logger=False)
+        self.trainer.callback_metrics.update({f"train/{name}": mean for name, mean in zip(named, means, strict=True)})
 
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""

@@ -78,12 +78,13 @@ class Evaluation(pl.Callback):
         self.results = compute_all(self._metrics)
         self.labels = {k: v for metrics in self._metrics.values() for metric in metrics for k, v in metric.labels.items()}
         self._metrics.clear()
-        # For callbacks that monitor a value; the loggers get the row below.
-        model.log_dict(self.row(), logger=False, sync_dist=True)
+        row = self.row()
+        # For callbacks that monitor a value. Lightning's log_dict, which takes long, would average what all ranks agree on.
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
         if trainer.testing or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            logger.log_metrics(self.row(), trainer.global_step)
+            logger.log_metrics(row, trainer.global_step)
 
     def row(self) -> dict[str, float]:
         """The results as "split/name".

@@ -93,13 +93,19 @@ def register(root: Path, schema: type[Config] = Config, about: str = "") -> None
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     make_hydra_faster()
     store = ConfigStore.instance()
-    store.store(name="schema", node=schema)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.repo["schema.yaml"] = schema_node(schema)
+    store.repo["evaluate_schema.yaml"] = schema_node(EvaluateConfig)
     store.repo["sweep"] = {
         file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]
         for folder in (root, *own_folders(sys.argv[1:]))
         for file in sorted((folder / "sweeps").glob("*.yaml"))
     }
+
+
+@lru_cache
+def schema_node(schema: type[Any]) -> ConfigNode:
+    """A schema as Hydra's store keeps it."""
+    return ConfigNode(schema.__name__, OmegaConf.structured(schema), None, None, None)  # type: ignore[arg-type]
 
 
 FOLDER_WORDS = ("--config-dir", "-cd")
