@@ -7,9 +7,11 @@ connection that closes without such a word means that the rank was killed.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -84,6 +86,21 @@ class Ranks:
             with suppress(OSError):  # that rank is gone
                 there.sendall(message)
 
+    def on_first(self, do: Callable[[], T]) -> T:
+        """See the function."""
+        if self.rank:
+            result = self.results.get()
+            if isinstance(result, BaseException):
+                raise result
+            return result  # type: ignore[no-any-return]
+        try:
+            result = do()
+        except LagvaeError as error:
+            self.tell("result", error)
+            raise
+        self.tell("result", result)
+        return result
+
     def _listen(self, other: int) -> None:
         killed = RankError(
             f"Process {other + 1} of {self.world} of this run was killed, so the others have stopped too. What the run had "
@@ -113,7 +130,7 @@ class Ranks:
         if not self._leaving.wait(GRACE):  # the main thread waits, in a collective operation, for who is gone
             if self.speaks:
                 self.say(str(news))
-            os._exit(130 if isinstance(news, Stopped) else 1)
+            exit_at_once(status_of(news))
 
     def leave(self, error: BaseException | None) -> LagvaeError | None:
         """Tell the others that this rank ends. Returns the error of another rank of which `error` is a consequence, or None."""
@@ -131,7 +148,22 @@ class Ranks:
         for there in self.sockets.values():
             with suppress(OSError):
                 there.shutdown(socket.SHUT_WR)
+        if error is not None and self.world > 1:
+            atexit.register(exit_at_once, status_of(reason))
         return None if known else self.news
+
+
+def status_of(error: BaseException | None) -> int:
+    """The exit status of a process that ends for an error."""
+    return 130 if isinstance(error, Stopped) else 1
+
+
+def exit_at_once(status: int) -> None:
+    """End this process without taking its modules apart, which takes seconds, and may wait for ranks that are gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 _ranks: Ranks | None = None
@@ -172,11 +204,6 @@ def is_joined() -> bool:
     return _ranks is not None and not _ranks._leaving.is_set()
 
 
-def is_first() -> bool:
-    """Whether this process writes the files: it shares its run with no other, or is the first that does."""
-    return not is_joined() or _ranks.rank == 0  # type: ignore[union-attr]
-
-
 def is_quiet() -> bool:
     """Whether another process prints in place of this one."""
     return launched_rank() > 0 if _ranks is None else not _ranks.speaks
@@ -184,26 +211,13 @@ def is_quiet() -> bool:
 
 def on_first(do: Callable[[], T]) -> T:
     """Do something in the first process alone; all get its result, or raise its error."""
-    if _ranks is None or _ranks.world == 1 or not is_joined():
-        return do()
-    if _ranks.rank > 0:
-        result = _ranks.results.get()
-        if isinstance(result, BaseException):
-            raise result
-        return result  # type: ignore[no-any-return]
-    try:
-        result = do()
-    except LagvaeError as error:
-        _ranks.tell("result", error)
-        raise
-    _ranks.tell("result", result)
-    return result
+    return do() if _ranks is None or not is_joined() else _ranks.on_first(do)
 
 
 def launched_rank() -> int:
     """The number that a launcher gave this process. One alone, without what the others have, is no launcher's."""
     try:
         several = int(os.environ["WORLD_SIZE"]) > 1 and "MASTER_ADDR" in os.environ
-        return int(os.environ.get("RANK", os.environ["LOCAL_RANK"])) if several else 0
+        return int(os.environ["RANK" if "RANK" in os.environ else "LOCAL_RANK"]) if several else 0
     except (KeyError, ValueError):
         return 0

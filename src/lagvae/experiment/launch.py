@@ -9,7 +9,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
