@@ -248,7 +248,8 @@ def test_every_promise_of_reliability_names_a_test_that_exists() -> None:
     rows = re.findall(r"^\| ([A-Z].*?) \| (.*) \|$", read("docs/reliability.md"), re.MULTILINE)
     assert len(rows) > 20
     for promise, tests in rows:
-        assert (named := re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)), promise
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
+        assert named, promise
         for file, name in named:
             assert f"def {name}(" in read(f"tests/{file}"), name
 
