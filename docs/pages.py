@@ -27,7 +27,7 @@ SHOWN = (
 )
 """The files of the repository that the site has."""
 
-GUIDES = ("guide", "cli", "sweeps", "extending", "theory", "estimators", "table1", "design", "decisions")
+GUIDES = ("guide", "cli", "sweeps", "extending", "theory", "estimators", "table1", "reliability", "design", "decisions")
 """The pages in docs/, in the order of the site; others follow."""
 
 REFERENCE = {
@@ -35,7 +35,7 @@ REFERENCE = {
     "Objectives": ("lagrangian", "log_ascent", "nupi", "divergences", "algebra", "information"),
     "Data and measures": ("data", "metrics", "callbacks"),
     "Runs": ("experiment", "runs", "sweeps", "pareto", "explain", "cli", "oracles"),
-    "Basics": ("noise", "io", "errors", "terminal"),
+    "Basics": ("noise", "io", "ranks", "errors", "terminal"),
 }
 """The packages, and the modules directly under lagvae, by subject; those that are missing here follow under the last."""
 

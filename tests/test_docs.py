@@ -106,7 +106,7 @@ CALLED = (
 )
 """The packages and modules whose functions and classes a user calls from Python."""
 
-PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io runs sweeps terminal"
+PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io ranks runs sweeps terminal"
 """What runs, sweeps and programs consist of: used by commands, and by `lagvae.load`, which has an example."""
 
 WITHOUT_EXAMPLE = {
@@ -242,6 +242,16 @@ def test_commands_are_found_where_they_stand() -> None:
 @pytest.mark.parametrize("page", LIMITS)
 def test_a_page_is_no_longer_than_it_may_be(page: str) -> None:
     assert len(read(page).split()) <= LIMITS[page]
+
+
+def test_every_promise_of_reliability_names_a_test_that_exists() -> None:
+    rows = re.findall(r"^\| ([A-Z].*?) \| (.*) \|$", read("docs/reliability.md"), re.MULTILINE)
+    assert len(rows) > 20
+    for promise, tests in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
+        assert named, promise
+        for file, name in named:
+            assert f"def {name}(" in read(f"tests/{file}"), name
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "conf" / "family").glob("*.yaml")), ids=lambda preset: preset.stem)

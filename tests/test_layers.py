@@ -49,6 +49,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("networks",),
     # what stands by itself
     ("io", "noise", "terminal"),
+    # the processes that share a run
+    ("ranks",),
     ("errors",),
 )
 """The packages and modules directly under lagvae, from top to bottom. Each may import the layers below its own."""

@@ -335,19 +335,22 @@ def test_further_observations_of_an_image_use_new_noise() -> None:
     assert not again[0].equal(evaluated)
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_ranks_share_the_batches_of_an_evaluation(split: str, world: int, passes: int) -> None:
-    data = labelled()
-    x = stored(data, split)
-    seen: list[list[float]] = []
-    for rank in range(world):
-        attached(data, rank, world)
-        seen.append([value for batch in data.eval_loader(split, CPU, passes=passes) for value in batch.x[:, 0].tolist()])
-    assert Counter(value for part in seen for value in part) == dict.fromkeys(x[:, 0].tolist(), passes)
-    batches = -(-len(x) // 8) * passes
-    assert max(map(len, seen)) <= -(-batches // world) * 8, "no rank has more than its share"
+def test_every_rank_evaluates_whole_splits_as_one_process_does(split: str) -> None:
+    """The batches and their noise, also after training has shared the noise of the training split among the ranks."""
+    data = grey(90, "bernoulli")
+    stored_batch = Batch(torch.full((8, 3), 0.5), torch.arange(8), 3)
+    seen = []
+    for rank, world in ((0, 1), (1, 3)):
+        attached(data, rank, world, training=True, testing=True)
+        data.on_after_batch_transfer(stored_batch, 0)
+        attached(data, rank, world, training=False, testing=True)
+        loader = data.eval_loader(split, CPU, passes=2)
+        seen.append([data.on_after_batch_transfer(batch, SPLITS.index(split)) for batch in loader])
+    for one, other in zip(*seen, strict=True):
+        assert one.step == other.step
+        assert torch.equal(one.index, other.index)
+        assert torch.equal(one.x, other.x)
 
 
 def test_the_ranks_share_the_batches_of_training() -> None:

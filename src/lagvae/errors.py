@@ -39,6 +39,10 @@ class FailedRunsError(LagvaeError):
     """Some runs of a sweep failed, while the others finished."""
 
 
+class RankError(LagvaeError):
+    """Another of the processes that share a run has ended, so this one cannot go on."""
+
+
 class Stopped(LagvaeError):
     """The user interrupted a run. It can be resumed."""
 

@@ -163,12 +163,13 @@ class LatentVariableModel(Inference, pl.LightningModule):
         `purpose` names the noise stream. Evaluation on a split samples from `eval_model`, everything else from θ.
         """
         training = purpose.startswith("train") and self._attached and self.trainer.training
-        if purpose not in self._noises:
-            rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
-            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
+        rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
+        key = purpose if world == 1 else f"{purpose}, shared"  # the training split is also evaluated, whole
+        if key not in self._noises:
+            self._noises[key] = Noise(self.seed, purpose, rank, world)
         # Evaluation may use any of the samples; training draws only those that its objective requires.
         required_noise = self.lagrangian.required_noise if training else self.lagrangian.required_noise | {"z_q", "z_p", "x_p"}
-        noise = draw_noise(required_noise, self.joint, self._noises[purpose], batch.step, batch.x)
+        noise = draw_noise(required_noise, self.joint, self._noises[key], batch.step, batch.x)
         joint = self.eval_model if purpose in SPLITS and not training else self.joint
         return JointSamples(joint, batch.x, noise, self._gather if training else lambda t: t)
 
@@ -220,8 +221,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
         if self._scheduler is not None:
             self._scheduler.step()
 
-        divergences = self._mean_over_ranks(values.divergences.detach())
-        violation = self.lagrangian.violation(divergences)
+        values, loss = self._mean_over_ranks(values, loss)
+        violation = self.lagrangian.violation(values.divergences)
         self._record_nonfinite(values, loss)
         if self._lambda is not None:
             self.lagrangian.ascend(violation, self._lambda)
@@ -229,7 +230,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         ends = self.trainer.is_last_batch
         logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not from_datamodule)
         if logs or ends:
-            named = self._named(Values(values.terms, divergences), violation, self.lagrangian.multiplier)
+            named = self._named(values, violation, self.lagrangian.multiplier)
             if logs:
                 self._report(named, step)
             # Where an epoch is an interval of a run, no callback needs a value before its end.
@@ -349,12 +350,18 @@ class LatentVariableModel(Inference, pl.LightningModule):
         gathered: Any = self.all_gather(t, sync_grads=True)
         return gathered.flatten(0, 1)
 
-    def _mean_over_ranks(self, t: Tensor) -> Tensor:
-        """The mean over ranks, taken once per step, so that λ ascends the same violation on every rank and stays equal."""
+    def _mean_over_ranks(self, values: Values, loss: Tensor) -> tuple[Values, Tensor]:
+        """The values and the loss of the global batch, without gradients: means over ranks, equal on every rank.
+
+        So λ ascends the same violation everywhere and stays equal, and all ranks see the same number that is not finite.
+        """
+        terms, divergences, loss = {n: t.detach() for n, t in values.terms.items()}, values.divergences.detach(), loss.detach()
         if self.trainer.world_size == 1:
-            return t
-        reduced: Tensor = self.trainer.strategy.reduce(t.clone(), reduce_op="mean")
-        return reduced
+            return Values(terms, divergences), loss
+        row = torch.cat([t.float().reshape(-1) for t in (*terms.values(), loss, divergences)])
+        row = self.trainer.strategy.reduce(row, reduce_op="mean")
+        *means, loss = row[: len(terms) + 1]
+        return Values(dict(zip(terms, means, strict=True)), row[len(terms) + 1 :]), loss
 
     # ---- checks and logging, every `log_every` steps
 
@@ -405,9 +412,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
                 logger.log_metrics(row, step)
 
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
-        """Put the means over ranks of the values of a batch into `callback_metrics`, without the overhead of `log_dict`."""
-        means = self._mean_over_ranks(torch.stack([value.float() for value in named.values()]))
-        self.trainer.callback_metrics.update({f"train/{name}": mean for name, mean in zip(named, means, strict=True)})
+        """Put the values of a batch into `callback_metrics`, without the overhead of `log_dict`."""
+        self.trainer.callback_metrics.update({f"train/{name}": value for name, value in named.items()})
 
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""

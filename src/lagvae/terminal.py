@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lagvae.ranks import is_quiet
+
 COMMAND = "LAGVAE_COMMAND"
 """The variable of the environment that says how the user starts `lagvae`; processes that it starts inherit it."""
 
@@ -41,8 +43,8 @@ def silence() -> Iterator[None]:
 
 
 def is_silent() -> bool:
-    """Whether this process is not the first of several, or inside `silence`."""
-    return _silent.get() or int(os.environ.get("LOCAL_RANK", 0)) > 0
+    """Whether another process prints for this one, or inside `silence`."""
+    return _silent.get() or is_quiet()
 
 
 def console(stderr: bool = False) -> Console:

@@ -7,5 +7,6 @@ from lagvae.callbacks.checkpoints import Checkpoints
 from lagvae.callbacks.evaluation import Evaluation
 from lagvae.callbacks.feasibility import FeasibilityWatch
 from lagvae.callbacks.progress import TrainingProgress
+from lagvae.callbacks.stopping import StopOnSigterm
 
-__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "TrainingProgress"]
+__all__ = ["Checkpoints", "Evaluation", "FeasibilityWatch", "StopOnSigterm", "TrainingProgress"]

@@ -75,7 +75,8 @@ class Evaluation(pl.Callback):
             metric.update(samples, batch.index)
 
     def _end(self, trainer: pl.Trainer, model: Any) -> None:
-        self.results = compute_all(self._metrics)
+        # Every process measures whole splits. That all act on the results of the first lets none of them decide otherwise.
+        self.results = trainer.strategy.broadcast(compute_all(self._metrics))
         self.labels = {k: v for metrics in self._metrics.values() for metric in metrics for k, v in metric.labels.items()}
         self._metrics.clear()
         row = self.row()

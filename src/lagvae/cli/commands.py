@@ -8,9 +8,10 @@ from omegaconf import DictConfig
 
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_data
+from lagvae.experiment.launch import adopt_launcher, all_processes
 from lagvae.experiment.own_code import trusted_names
 from lagvae.experiment.report import print_calibration, print_feasibility
-from lagvae.experiment.run import evaluate, find_calibration, make_calibration, resume, train
+from lagvae.experiment.run import evaluate, found_by_first, make_calibration, resume, train
 from lagvae.experiment.validate import validate
 from lagvae.runs.layout import RunFolder
 from lagvae.terminal import command
@@ -50,9 +51,11 @@ def calibrate_command(cfg: DictConfig) -> None:
     """calibrate: make the calibration that fits, or find it, and print it."""
     refuse_match(cfg)
     validate(cfg)
-    data = build_data(cfg)
-    existing = find_calibration(cfg, data)
-    print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
+    adopt_launcher(cfg)
+    with all_processes(cfg):
+        data = build_data(cfg)
+        existing = found_by_first(cfg, data)
+        print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
 
 
 def evaluate_command(cfg: DictConfig) -> None:

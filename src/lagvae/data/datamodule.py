@@ -108,7 +108,7 @@ class DataModule(pl.LightningDataModule):
         # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
         self._on_device: dict[torch.device, dict[str, Store]] = {}
-        self._noises: dict[str, Noise] = {}
+        self._noises: dict[tuple[str, int, int], Noise] = {}
 
     def check(self) -> None:
         """Load and split the data; DataError or SettingError where that is impossible."""
@@ -314,16 +314,10 @@ class DataModule(pl.LightningDataModule):
         other.seed, other.trainer, other._noises = seed, None, {}
         return other
 
-    def noise(self, purpose: str) -> Noise:
-        """The noise stream of a purpose; for "train" the part of this rank."""
-        if purpose not in self._noises:
-            rank, world = self._shard if purpose == "train" else (0, 1)
-            self._noises[purpose] = Noise(self.seed, purpose, rank, world)
-        return self._noises[purpose]
-
-    @property
-    def _shard(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def noise(self, purpose: str, shared: bool = False) -> Noise:
+        """The noise stream of a purpose; where all ranks share a batch, the part of this one."""
+        rank, world = (0, 1) if self.trainer is None or not shared else (self.trainer.global_rank, self.trainer.world_size)
+        return self._noises.setdefault((purpose, rank, world), Noise(self.seed, purpose, rank, world))
 
     def _stores(self, device: torch.device) -> dict[str, Store]:
         if device not in self._on_device:
@@ -334,11 +328,11 @@ class DataModule(pl.LightningDataModule):
 
     def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
         """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on; without an interval, an epoch."""
-        world = self._shard[1]
-        if self.batch % world:
+        noise = self.noise("train", shared=True)
+        if self.batch % (world := noise.world):
             raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
         length, last = self.interval or (self.per_epoch, None)
-        order = TrainOrder(len(self.split["train"]), self.batch, self.noise("train"))
+        order = TrainOrder(len(self.split["train"]), self.batch, noise)
         dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
 
         def steps() -> range:
@@ -349,12 +343,10 @@ class DataModule(pl.LightningDataModule):
         return StepLoader(dataset, steps, self.workers if self.streams else 0)
 
     def eval_loader(self, split: str, device: torch.device, passes: int = 1, most: int | None = None) -> EvalLoader:
-        """A loader of a split in its own order, `passes` times; `most` limits it to the first samples."""
-        rank, world = self._shard
+        """A loader of a split in its own order, `passes` times, whole on every rank; `most` limits it to the first samples."""
         subset = self.split[split][:most]
         order = SplitOrder(len(subset), self.batch)
-        # Every rank needs at least one batch; otherwise the synchronisation of metrics would wait forever.
-        steps = range(rank, order.per_pass * passes, world) or range(rank, rank + 1)
+        steps = range(order.per_pass * passes)
         dataset = StepDataset(self._stores(device)[split], subset, order)
         return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
 
@@ -378,7 +370,7 @@ class DataModule(pl.LightningDataModule):
         """Replace stored samples by observed ones, on the device."""
         trainer = self._trainer
         purpose = "train" if trainer.training else eval_splits(trainer)[dataloader_idx]
-        return self.observed(batch, self.noise(purpose))
+        return self.observed(batch, self.noise(purpose, shared=trainer.training))
 
     def observed(self, batch: Batch, noise: Noise) -> Batch:
         """A stored batch as it is observed with the noise of its step."""

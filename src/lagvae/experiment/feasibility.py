@@ -24,9 +24,11 @@ from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
+from lagvae.experiment.launch import adopt_launcher, all_processes
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
 from lagvae.io import write_json
+from lagvae.ranks import on_first
 
 
 def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
@@ -54,25 +56,27 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
         )
     singles = {name: single_constraint_config(cfg, name) for name in names}
     epsilon = {name: c.epsilon for name, c in cfg.constraints.items()}
+    adopt_launcher(cfg)
     # Every setting is validated before the first run trains.
     for each in (*singles.values(), together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
         validate(each)
-    data = build_data(cfg)
-    build_model(calibration_config(cfg), data)
-    least: dict[str, tuple[Calibration, Path]] = {}
-    for name in names:
-        least[name] = calibrate(singles[name], data, f"Least {name} on")
-    smallest = {n: instantiate(cfg.constraints[n].divergence).smallest for n in names}
-    reference = {n: max(least[n][0].calibrated[n], smallest[n]) if epsilon[n] is None else float(epsilon[n]) for n in names}
-    together, folder = least[names[0]]
-    if len(names) > 1:
-        derived = together_config(cfg, reference, optimizer)
-        settings = together_settings(cfg, derived, data)
-        together, folder = load_cached(cfg, settings) or run_calibration(
-            cfg, derived, settings, data, "All together on", simplex=True
-        )
-    result = feasibility_result(cfg, {n: c for n, (c, _) in least.items()}, together, reference)
-    write_json(folder / "feasible.json", result)
+    with all_processes(cfg):
+        data = build_data(cfg)
+        build_model(calibration_config(cfg), data)
+        least: dict[str, tuple[Calibration, Path]] = {}
+        for name in names:
+            least[name] = calibrate(singles[name], data, f"Least {name} on")
+        smallest = {n: instantiate(cfg.constraints[n].divergence).smallest for n in names}
+        reference = {n: max(least[n][0].calibrated[n], smallest[n]) if epsilon[n] is None else float(epsilon[n]) for n in names}
+        together, folder = least[names[0]]
+        if len(names) > 1:
+            derived = together_config(cfg, reference, optimizer)
+            settings = together_settings(cfg, derived, data)
+            together, folder = on_first(lambda: load_cached(cfg, settings)) or run_calibration(
+                cfg, derived, settings, data, "All together on", simplex=True
+            )
+        result = feasibility_result(cfg, {n: c for n, (c, _) in least.items()}, together, reference)
+        on_first(lambda: write_json(folder / "feasible.json", result))
     return result, folder
 
 

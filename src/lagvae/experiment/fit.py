@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, TrainingProgress
+from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, StopOnSigterm, TrainingProgress
 from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
@@ -63,7 +63,7 @@ class Fit:
         self.loggers = build_loggers(cfg, folder, data)
         table = next(logger for logger in self.loggers if isinstance(logger, MetricsTable))
         checkpoints = Checkpoints(folder.checkpoints, self.evaluation, table.digest)
-        callbacks = [self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
+        callbacks = [StopOnSigterm(), self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
         own = build_callbacks(cfg, folder.checkpoints)
         self.trainer = build_trainer(cfg, folder.path, [*callbacks, *own], self.loggers)
 
@@ -82,9 +82,9 @@ class Fit:
         self.ensemble = content.get("ensemble")
         written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
         for logger in self.loggers:
-            if isinstance(logger, MetricsTable):
+            if isinstance(logger, MetricsTable) and self.first_process:
                 logger.cut(content.get("global_step", 0))
-                if written and logger.digest() != written and self.first_process:
+                if written and logger.digest() != written:
                     self.messages.append(
                         f"{logger.path.name} is not what the run had written up to step {content['global_step']}: rows are "
                         "lost or changed, and so may be what is said of convergence."

@@ -20,13 +20,12 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lagvae import __version__
@@ -36,6 +35,7 @@ from lagvae.experiment.calibration import AUTO, Calibration, calibration_config,
 from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit, read_content
+from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_process
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
@@ -46,6 +46,7 @@ from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, owned, write_atomically, write_json
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
+from lagvae.ranks import launched_rank, on_first
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture
 from lagvae.runs.metrics_table import MetricsTable
@@ -58,10 +59,12 @@ MOST_DOUBLINGS = 4
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train a run, write its folder, and return the summary."""
     check_writable(Path(cfg.paths.runs))
-    data, model, calibration = setup(cfg)
-    folder = create_folder(cfg)
-    with owned_by_first(folder.path):
-        return fit_and_summarise(cfg, data, model, calibration, folder)
+    adopt_launcher(cfg)
+    with all_processes(cfg):
+        data, model, calibration = setup(cfg)
+        folder = create_folder(cfg)
+        with owned_by_first(folder.path):
+            return fit_and_summarise(cfg, data, model, calibration, folder)
 
 
 def resume(folder: RunFolder, trust: Sequence[str] = ()) -> dict[str, Any]:
@@ -77,8 +80,12 @@ def resume(folder: RunFolder, trust: Sequence[str] = ()) -> dict[str, Any]:
         )
         return folder.read_summary()
     cfg = read_trusted_config(folder, trust)
-    with owned_by_first(folder.path):
-        return proceed(cfg, folder)
+    adopt_launcher(cfg, stored=True)
+    with all_processes(cfg):
+        if (first := on_first(lambda: folder.path)) != folder.path:
+            raise CheckpointError(f"The processes do not resume the same run: {first} and {folder.path}. Name one of them.")
+        with owned_by_first(folder.path):
+            return proceed(cfg, folder)
 
 
 def proceed(cfg: DictConfig, folder: RunFolder) -> dict[str, Any]:
@@ -90,9 +97,13 @@ def proceed(cfg: DictConfig, folder: RunFolder) -> dict[str, Any]:
 def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a checkpoint of a run again, write evaluation/ in the run's folder, and return the summary.
 
+    One process does this, however many trained the run; of those that a launcher starts, the first.
+
     Args:
         which: "last", "best", or the path of a checkpoint. trust: as for `resume`.
     """
+    if launched_rank() > 0:
+        return {}
     named = {"last": folder.last, "best": folder.checkpoints / "best.ckpt"}
     checkpoint = named.get(which, Path(which).expanduser())
     if not checkpoint.is_file():
@@ -101,6 +112,7 @@ def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) 
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}. {cure}")
     cfg = read_trusted_config(folder, trust)
     cfg.logger = {}
+    in_one_process(cfg)
     data, model, calibration = restore(cfg, checkpoint)
     to = RunFolder(folder.path / "evaluation")
     with owned_by_first(to.path):
@@ -113,8 +125,10 @@ def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) 
 def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
     """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
     validate(cfg)
-    data = data or build_data(cfg)
-    return find_calibration(cfg, data) or make_calibration(cfg, data, title)
+    adopt_launcher(cfg)
+    with all_processes(cfg):
+        data = data or build_data(cfg)
+        return found_by_first(cfg, data) or make_calibration(cfg, data, title)
 
 
 # ---- from the settings to a model that is ready to train
@@ -127,7 +141,7 @@ def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration
     build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
     try_own_code(cfg, data)
     if needs_calibration(cfg):
-        existing = find_calibration(cfg, data)
+        existing = found_by_first(cfg, data)
         if existing is None:
             print_line("No calibration fits these settings yet: calibrating first.")
         print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
@@ -139,7 +153,7 @@ def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel,
     """The model with its bounds and its initial parameters. Raises CalibrationError if it needs a calibration and none fits."""
     if not needs_calibration(cfg):
         return build_model(cfg, data), None
-    existing = find_calibration(cfg, data)
+    existing = found_by_first(cfg, data)
     if existing is None:
         raise CalibrationError(f"No calibration fits these settings. Make one with {command('calibrate')}.")
     calibration, folder = existing
@@ -176,7 +190,7 @@ def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariab
     if needs_calibration(cfg):
         if origin.get("calibration") is not None:
             calibration = Calibration(**origin["calibration"], splits={}, settings={})
-        elif (existing := find_calibration(cfg, data)) is not None:  # an earlier version kept none in the checkpoint
+        elif (existing := found_by_first(cfg, data)) is not None:  # an earlier version kept none in the checkpoint
             calibration = existing[0]
         else:
             raise CalibrationError(
@@ -211,29 +225,22 @@ def check_origin(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
 
 
 def create_folder(cfg: DictConfig) -> RunFolder:
-    """Create the folder of a new run. The first process creates it and shares its path with all others.
+    """Create the folder of a new run, which all processes of the run share."""
 
-    Processes that run already get the path by a broadcast, processes that start later from the environment.
-    """
-    if is_first_process():
+    def create() -> RunFolder:
         folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
         write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(cfg), part))
-        os.environ["LAGVAE_RUN"] = str(folder.path)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shared: list[Any] = [os.environ.get("LAGVAE_RUN")]
-        torch.distributed.broadcast_object_list(shared, src=0)
-        os.environ["LAGVAE_RUN"] = shared[0]
-    return RunFolder(Path(os.environ["LAGVAE_RUN"]))
+        return folder
+
+    return on_first(create)
 
 
-def is_first_process() -> bool:
-    """Whether this is not one of the further processes of a data-parallel run."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
-def owned_by_first(folder: Path, waiting: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+@contextmanager
+def owned_by_first(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Own a folder, on behalf of all processes of a data-parallel run; see `lagvae.io.owned`."""
-    return owned(folder, waiting) if is_first_process() else nullcontext()
+    with ExitStack() as stack:
+        on_first(lambda: stack.enter_context(owned(folder, waiting)))
+        yield
 
 
 def read_config(folder: RunFolder) -> DictConfig:
@@ -283,6 +290,11 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     Args:
         metrics: the metrics.csv of the run.
     """
+    return on_first(lambda: write_report(fit, calibration, metrics))
+
+
+def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
+    """`summarise_and_report` in the first process."""
     cfg, folder = fit.cfg, fit.folder
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
@@ -302,24 +314,22 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
         summary |= {"stopped_by": fit.watch.stopped_by, "seconds": seconds}
     if fit.ensemble is not None:
         summary["ensemble"] = fit.ensemble
-    if fit.first_process:
-        for logger in fit.loggers:
-            logger.save()
-        if cfg.callbacks.figures:
-            from lagvae.experiment.figures import draw_run
+    for logger in fit.loggers:
+        logger.save()
+    if cfg.callbacks.figures:
+        from lagvae.experiment.figures import draw_run
 
-            fit.model.eval()
-            for path in draw_run(folder.figures, fit.data, fit.model, summary, metrics):
-                for logger in fit.loggers:
-                    log_picture(logger, path)
-        for logger in fit.loggers:
-            if not isinstance(logger, MetricsTable):
-                flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
-                logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
-            close(logger)
-        write_json(folder.summary, summary)
-        print_summary(summary, folder)
-    fit.trainer.strategy.barrier()
+        fit.model.eval()
+        for path in draw_run(folder.figures, fit.data, fit.model, summary, metrics):
+            for logger in fit.loggers:
+                log_picture(logger, path)
+    for logger in fit.loggers:
+        if not isinstance(logger, MetricsTable):
+            flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
+            logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
+        close(logger)
+    write_json(folder.summary, summary)
+    print_summary(summary, folder)
     return summary
 
 
@@ -339,6 +349,11 @@ def find_calibration(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Pa
     return load_cached(cfg, settings)
 
 
+def found_by_first(cfg: DictConfig, data: DataModule) -> tuple[Calibration, Path] | None:
+    """`find_calibration`, with the same answer in all processes of a run, whatever others make meanwhile."""
+    return on_first(lambda: find_calibration(cfg, data))
+
+
 def load_cached(cfg: DictConfig, settings: dict[str, Any]) -> tuple[Calibration, Path] | None:
     """The stored calibration with these settings, or None."""
     folder = calibration_folder(cfg, settings)
@@ -355,7 +370,7 @@ def make_calibration(cfg: DictConfig, data: DataModule, title: str = "Calibratin
 
         def find_or_make(longer: DictConfig) -> tuple[Calibration, Path]:
             steps = longer.calibration.steps
-            return find_calibration(longer, data) or make_calibration(longer, data, f"{title} for {steps} steps:")
+            return found_by_first(longer, data) or make_calibration(longer, data, f"{title} for {steps} steps:")
 
         found = settled_calibration(cfg, find_or_make)
         assert found is not None
@@ -412,7 +427,8 @@ def run_calibration(
         print_line(f"This calibration is being made by {owner}: waiting for it.")
 
     with owned_by_first(folder.path, waiting=say):
-        return load_cached(cfg, settings) or fit_calibration(cfg, derived, settings, data, title, folder, simplex)
+        cached = on_first(lambda: load_cached(cfg, settings))
+        return cached or fit_calibration(cfg, derived, settings, data, title, folder, simplex)
 
 
 def fit_calibration(
@@ -427,16 +443,21 @@ def fit_calibration(
     """`run_calibration` in a folder that this process owns."""
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data, simplex=simplex)
-    write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(derived), part))
+    on_first(lambda: write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(derived), part)))
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
     with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)
         fit.evaluate()
+    return on_first(lambda: store_calibration(fit, cfg, settings)), folder.path
+
+
+def store_calibration(fit: Fit, cfg: DictConfig, settings: dict[str, Any]) -> Calibration:
+    """Store what a calibration has found, in its folder."""
     values = fit.results[cfg.calibration.split]
     names = [str(name) for name in cfg.constraints]
     for logger in fit.loggers:
         logger.save()
-    convergence = assess_convergence(folder.metrics, model.lagrangian, fit.step)
+    convergence = assess_convergence(fit.folder.metrics, fit.model.lagrangian, fit.step)
     calibration = Calibration(
         calibrated={name: values[f"constraint/{name}"] for name in names},
         stderr={name: values[f"constraint/{name}_stderr"] for name in names},
@@ -448,10 +469,8 @@ def fit_calibration(
         seconds=round(time.perf_counter() - fit.started, 2),
         convergence={} if convergence is None else convergence.as_dict(),
     )
-    if fit.first_process:
-        calibration.save(folder.path, model.warm_start_state())
-    fit.trainer.strategy.barrier()
-    return calibration, folder.path
+    calibration.save(fit.folder.path, fit.model.warm_start_state())
+    return calibration
 
 
 def versions() -> dict[str, str]:

@@ -107,6 +107,8 @@ class OwnMetric(LatentMetric):
 def as_latent_metric(name: str, metric: Any) -> LatentMetric:
     """The metric itself, or a plain one of torchmetrics as one of a latent variable model.
 
+    Each process of a data-parallel run measures whole splits, so no state is collected from the others.
+
     Args:
         name: of the metric in the config.
 
@@ -114,6 +116,9 @@ def as_latent_metric(name: str, metric: Any) -> LatentMetric:
     """
     if not isinstance(metric, Metric):
         raise SettingError(f"The metric {name} is a {full_name(type(metric))}; it must be a torchmetrics.Metric.")
+    for part in metric.modules():
+        if isinstance(part, Metric):
+            part.distributed_available_fn = lambda: False
     return metric if isinstance(metric, LatentMetric) else OwnMetric(name, metric)
 
 

@@ -24,8 +24,10 @@ import torch
 from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, OwnedError, Stopped
-from lagvae.experiment.run import calibrate, proceed
+from lagvae.experiment.launch import all_processes
+from lagvae.experiment.run import calibrate, owned_by_first, proceed
 from lagvae.io import owned, write_json
+from lagvae.ranks import on_first
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import quiet_libraries
 
@@ -223,8 +225,8 @@ def finish_run(run: SweepRun) -> dict[str, Any]:
     if run.finished:
         return run.folder.read_summary()
     run.check_folder()
-    with owned(run.folder.path):
-        run.create_folder()
+    with all_processes(run.cfg), owned_by_first(run.folder.path):
+        on_first(run.create_folder)
         return proceed(run.cfg, run.folder)
 
 
