@@ -405,9 +405,10 @@ class LatentVariableModel(Inference, pl.LightningModule):
                 logger.log_metrics(row, step)
 
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
-        """Log the means over ranks of the values of a batch, which are then in `callback_metrics`."""
+        """Log the means over ranks of the values of a batch, for `callback_metrics`, and the constraints for progress bars."""
         means = self._mean_over_ranks(torch.stack([value.float() for value in named.values()]))
-        self.log_dict({f"train/{name}": mean for name, mean in zip(named, means, strict=True)}, logger=False)
+        for name, mean in zip(named, means, strict=True):
+            self.log(f"train/{name}", mean, logger=False, prog_bar=name in self.lagrangian.names)
 
     def handle_nonfinite(self, probe: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
