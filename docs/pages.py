@@ -31,13 +31,15 @@ GUIDES = ("guide", "cli", "sweeps", "extending", "theory", "estimators", "table1
 """The pages in docs/, in the order of the site; others follow."""
 
 REFERENCE = {
-    "Models": ("model", "inference", "ensemble", "distributions", "networks"),
+    "Models": ("model", "inference", "distributions", "networks"),
     "Objectives": ("lagrangian", "log_ascent", "nupi", "divergences", "algebra", "information"),
-    "Data and measures": ("data", "metrics", "callbacks"),
-    "Runs": ("experiment", "runs", "sweeps", "pareto", "explain", "cli", "oracles"),
-    "Basics": ("noise", "io", "ranks", "errors", "terminal"),
+    "Data and measures": ("data", "metrics", "pareto", "oracles"),
+    "Basics": ("sklearn", "noise", "errors"),
 }
 """The packages, and the modules directly under lagvae, by subject; those that are missing here follow under the last."""
+
+INTERNAL = ("callbacks", "cli", "ensemble", "experiment", "explain", "io", "runs", "sweeps", "terminal")
+"""What commands consist of and no user calls from Python: not in the reference."""
 
 START = """# lagvae
 
@@ -84,9 +86,9 @@ def place(guide: str) -> int:
 
 
 def reference() -> dict[str, tuple[str, str]]:
-    """Path of a page of reference → its subject and its text: `lagvae` itself, and every package and module under it."""
+    """Path of a page of reference → its subject and its text: `lagvae`, and all under it that is not `INTERNAL`."""
     found = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
-    listed = [name for names in REFERENCE.values() for name in names]
+    listed = [*INTERNAL, *(name for names in REFERENCE.values() for name in names)]
     subjects = {subject: list(names) for subject, names in REFERENCE.items()}
     subjects["Basics"] += [name for name in found if name not in listed and not name.startswith("__")]
     pages = {"reference/lagvae.md": ("Models", START)}

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import program
 from hydra.core.global_hydra import GlobalHydra
@@ -222,3 +223,13 @@ def test_the_other_processes_of_one_training_are_started_with_the_program(
     monkeypatch.setattr("lagvae.cli.commands.train_command", lambda cfg: seen.append(list(sys.argv)))
     status, _, _ = lagvae_here(monkeypatch, capsys, "train", "name=one")
     assert (status, seen) == (0, [["/usr/bin/lagvae", "train", "name=one"]])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-sc", "install=bash"]], ids=" ".join)
+def test_a_program_ends_quietly_where_nobody_reads_its_output(words: list[str], tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as out, (tmp_path / "err").open("w+") as err:
+        done = forked.run([sys.executable, "-m", "lagvae", *words], stdout=out, stderr=err)
+    assert done.returncode == 1
+    assert (tmp_path / "err").read_text() == ""

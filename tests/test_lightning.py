@@ -245,6 +245,7 @@ def test_early_stopping_and_checkpoints_follow_validation(tmp_path: Path) -> Non
     assert float(best.best_model_score) <= float(lightning.callback_metrics["val/neg_elbo"])
     assert float(lightning.callback_metrics["train/multiplier/mmd"]) == pytest.approx(float(model.lagrangian.multiplier[1]))
     assert {"train/violation/mmd", "train/objective"} <= lightning.callback_metrics.keys()
+    assert {"train/neg_elbo", "train/mmd"} == lightning.progress_bar_metrics.keys()
     assert float(lightning.callback_metrics["lr-LogAscent"]) == pytest.approx(pi / 2 * cos(pi / 2 * 14 / 100) * 12 / 100)
 
 

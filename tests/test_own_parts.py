@@ -247,15 +247,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a tuple": ({"encoder": Returns(lambda x: (x, x))}, "Returns.forward returns a tuple"),
     "another dimension": (
         {"encoder": Returns(lambda x: Normal(x, 1.0))},
-        r"distribution of shape \(2, 5\) for a batch of shape \(2, 5\); it must be \(2, 3\)",
+        r"model\.posterior: .*Returns\.forward returns a distribution of shape \(2, 5\) for a batch of shape \(2, 5\); it must "
+        r"return a distribution of shape \(2, 3\)",
     ),
     "one for all": ({"encoder": Returns(lambda x: Normal(x[0, :3], 1.0))}, r"of shape \(3,\) .*one z for each x"),
     "no gradient": ({"encoder": Returns(lambda x: OneHotCategorical(logits=x[:, :3]))}, "without rsample"),
-    "an error": ({"encoder": Returns(lambda x: x @ torch.ones(4))}, r"fails for a batch of shape \(2, 5\): RuntimeError"),
+    "an error": (
+        {"encoder": Returns(lambda x: x @ torch.ones(4))},
+        r"fails for a batch of shape \(2, 5\): RuntimeError.*\(test_own_parts\.py, line \d+\)\. It must return a distribution "
+        r"of shape \(2, 3\)",
+    ),
     "a wrong parameter": ({"encoder": Returns(lambda x: Normal(x[:, :3], -1.0))}, "fails .* GreaterThan"),
-    "a number": ({"prior": Returns(lambda: Normal(0.0, 1.0))}, r"shape \(\); p\(z\) must be one distribution of vectors"),
+    "a number": (
+        {"prior": Returns(lambda: Normal(0.0, 1.0))},
+        r"model\.prior: .*shape \(\); it must return one distribution",
+    ),
     "no module": ({"prior": Normal(0.0, 1.0)}, "The prior must be a torch.nn.Module whose forward returns a distribution"),
-    "one image": ({"decoder": Returns(lambda z: Normal(z[0], 1.0))}, r"it must be \(2, \*shape\), one x for each z"),
+    "one image": (
+        {"decoder": Returns(lambda z: Normal(z[0], 1.0))},
+        r"model\.likelihood: .*shape \(2, \*shape\), one x for each z",
+    ),
 }
 
 
@@ -271,7 +282,10 @@ def test_what_does_not_fit_is_named_with_its_shapes(case: str) -> None:
     [
         (lambda a: nn.Linear(5, 6), r"model\.encoder: .* cannot be built from \(shape_in, shape_out\) = \(\(5,\), \(2, 3\)\)"),
         (lambda a, b: nn.Linear(5, 6), r"gives \(2, 6\) for a batch of shape \(2, 5\); it must give \(2, 2, 3\)"),
-        (lambda a, b: nn.Linear(4, 6), r"fails on a batch of shape \(2, 5\): RuntimeError"),
+        (
+            lambda a, b: nn.Linear(4, 6),
+            r"fails on a batch of shape \(2, 5\): RuntimeError.*shape_in = \(5,\) and shape_out = \(2, 3\)",
+        ),
         (lambda a, b: Returns(lambda x: [x]), "gives a list"),
     ],
 )
@@ -463,6 +477,11 @@ class Seen(nn.Module):
         return Normal(self.network(z), 0.5)
 
 
+class Longer(Seen):
+    def forward(self, z):
+        return Normal(nn.functional.pad(self.network(z), (0, 1)), 0.5)
+
+
 class Norm(Divergence):
     nats = False
 
@@ -473,6 +492,11 @@ class Norm(Divergence):
 class Rows(Norm):
     def __call__(self, samples):
         return samples.z_q.square().sum(-1)
+
+
+class Needs(Norm):
+    def __init__(self, a):
+        super().__init__()
 
 
 class Undrawn(Norm):
@@ -502,6 +526,11 @@ class Failing(Spread):
         self.total += samples.z_q @ samples.z_q
 
 
+class Unbuilt(Spread):
+    def __init__(self):
+        raise OSError("no such file")
+
+
 class Vector(Spread):
     def compute(self):
         return torch.zeros(3)
@@ -513,6 +542,10 @@ def load(n: int = 100):
 
 def nothing():
     return [1, 2]
+
+
+def absent():
+    raise OSError("no such file")
 """
 
 NAME = "own_parts_of_a_user"
@@ -640,16 +673,27 @@ REFUSED = {
     "constraints.mmd.divergence._target_=OWN.Rows": "returns a tensor of shape (8,) on a batch with x of shape (8, 8)",
     "constraints.mmd.divergence._target_=OWN.Undrawn": "needs the noise 'z_p'; add it to its required_noise.",
     "constraints.mmd.divergence._target_=OWN.load": "OWN.load is not a lagvae.divergences.Divergence, but a Tensor",
-    "+callbacks.final.spread._target_=OWN.Failing": "own_parts_of_a_user.Failing fails on a batch with x of shape (8, 8)",
-    "+callbacks.final.spread._target_=OWN.Vector": "Vector.compute returns a tensor of shape (3,) for spread",
-    "+callbacks.final.spread._target_=OWN.load": "The metric spread is a torch.Tensor; it must be a torchmetrics.Metric.",
+    "model.encoder=OWN.Net": "model.encoder=own_parts_of_a_user.Net: to name a class or function, write model.encoder._target_",
+    "model.prior._target_=OWN.Mixture +model.prior.components=-1": "model.prior: own_parts_of_a_user.Mixture cannot be built",
+    "model.likelihood._target_=OWN.Longer": "model.likelihood: own_parts_of_a_user.Longer.forward returns a distribution of "
+    "shape (2, 9) for a batch of shape (2, 16); it must return a distribution of shape (2, 8), one x for each z.",
+    "constraints.mmd.divergence._target_=OWN.Needs": "constraints.mmd.divergence: own_parts_of_a_user.Needs cannot be built",
+    "callbacks.final.spread._target_=OWN.Spread": "To add one, write +callbacks.final.spread._target_=own_parts_of_a_user.",
+    "callbacks.final.spread=OWN.Spread": "To add one, write +callbacks.final.spread._target_=own_parts_of_a_user.Spread.",
+    "+callbacks.final.spread=OWN.Spread": "write +callbacks.final.spread._target_=own_parts_of_a_user.Spread.",
+    "+callbacks.final.spread._target_=OWN.Unbuilt": "callbacks.final.spread: own_parts_of_a_user.Unbuilt cannot be built (",
+    "+callbacks.final.spread._target_=OWN.Failing": "callbacks.final.spread: own_parts_of_a_user.Failing fails on a batch "
+    "with x of shape (8, 8)",
+    "+callbacks.final.spread._target_=OWN.Vector": "callbacks.final.spread: own_parts_of_a_user.Vector.compute returns a "
+    "tensor of shape (3,) for spread",
+    "+callbacks.final.spread._target_=OWN.load": "callbacks.final.spread: torch.Tensor is no torchmetrics.Metric; derive",
 }
 
 
 @pytest.mark.parametrize("word", REFUSED)
 def test_what_does_not_fit_is_refused_before_training(folder: Path, word: str) -> None:
     net = [] if "encoder._target_" in word else ["model.encoder._target_=OWN.Net"]
-    done = run(folder, *net, word)
+    done = run(folder, *net, *word.split())
     assert done.status == 1
     assert "Traceback" not in done.err
     assert REFUSED[word].replace("OWN", NAME) in done.err.replace("\n", " ")
@@ -666,6 +710,8 @@ def test_a_data_set_may_be_a_function_that_returns_a_tensor(folder: Path) -> Non
     assert sum(len(part) for part in data.split.values()) == 60
     with pytest.raises(DataError, match=r"data=mine: its source returns a list; it must return a lagvae\.data\.Arrays, or a"):
         build_data(settings(folder, "data=array", f"data.source._target_={NAME}.nothing", "data.name=mine"))
+    with pytest.raises(DataError, match=rf"data=mine: {NAME}\.absent fails: OSError: no such file \({NAME}\.py, line \d+\)"):
+        build_data(settings(folder, "data=array", f"data.source._target_={NAME}.absent", "data.name=mine"))
 
 
 def test_a_calibration_fits_the_code_that_it_was_made_with(folder: Path) -> None:
@@ -774,7 +820,7 @@ def test_a_metric_gets_what_its_update_asks_for() -> None:
     torch.testing.assert_close(error.compute()["error"], (samples.p_x_given_z_q.mean - samples.x_q).square().mean())
     error.reset()
     assert int(error.metric.total) == 0  # type: ignore[operator]
-    with pytest.raises(SettingError, match=r"The metric net is a torch.nn.modules.linear.Linear"):
+    with pytest.raises(SettingError, match=r"net: torch\.nn\.modules\.linear\.Linear is no torchmetrics\.Metric"):
         as_latent_metric("net", nn.Linear(1, 1))
 
 

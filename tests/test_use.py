@@ -21,6 +21,7 @@ from test_docs import commands, read
 from test_load import of_joint, tampered
 
 import lagvae
+from lagvae.cli.arrays import write_array
 from lagvae.cli.use import USES, use_model
 from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.errors import CheckpointError, SettingError
@@ -161,8 +162,21 @@ def test_a_picture_of_samples_is_a_grid(model: LatentVariableModel, capsys: pyte
     assert (status, err) == (0, "")
     with Image.open("s.png") as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape == (2 * 9 - 1, 3 * 9 - 1)
-    np.testing.assert_array_equal(pixels, (255 * tile(model.sample(5), 3)[0]).round().to(torch.uint8))
+    # Each pixel is a square of 8 × 8, so that an image of 8 × 8 has 64.
+    assert pixels.shape == (8 * (2 * 9 - 1), 8 * (3 * 9 - 1))
+    expected = np.asarray((255 * tile(model.sample(5), 3)[0]).round().to(torch.uint8))
+    np.testing.assert_array_equal(pixels, expected.repeat(8, axis=0).repeat(8, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "times"),
+    [(4, 28, 3), (4, 64, 1), (900, 8, 8), (1600, 8, 6), (10**4, 28, 1)],
+    ids=["84 ≥ 64", "as it is", "30 columns of 64 ≤ 2048", "40 columns of 48 ≤ 2048", "too large by itself"],
+)
+def test_small_images_are_enlarged_as_far_as_the_grid_stays_small(tmp_path: Path, n: int, size: int, times: int) -> None:
+    write_array(tmp_path / "a.png", "x", np.zeros((n, 1, size, size), dtype=np.float32))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width == times * (n**0.5 * (size + 1) - 1)
 
 
 def test_values_that_a_picture_cannot_show_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,13 @@ A network is built as `network(shape_in, shape_out)`. Ensembles map it over thei
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +51,10 @@ def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence
         with evaluating(module):
             out: Any = module(batch)
     except Exception as error:
-        raise SettingError(f"{key}: {name} fails on a batch of shape {(2, *given)}: {first_line(error)}.") from error
+        raise SettingError(
+            f"{key}: {name} fails on a batch of shape {(2, *given)}: {first_line(error)}. It gets (B, *shape_in) and must give "
+            f"(B, *shape_out), with shape_in = {given} and shape_out = {wanted}."
+        ) from error
     found = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
     if found != (2, *wanted):
         raise SettingError(
@@ -102,8 +108,16 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, with its kind."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.:')}"
+    """The first line of an error, with its kind, and the line of code that is neither of a package nor of lagvae."""
+    text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.:')}"
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own_file(frame.filename)]
+    return f"{text} ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else text
+
+
+def is_own_file(name: str) -> bool:
+    """Whether a file of Python code is a user's: neither of lagvae, nor of an installed package, nor of Python itself."""
+    path, others = Path(name), (Path(__file__).parent, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    return path.is_file() and not any(path.is_relative_to(other) for other in others)
 
 
 class LeakyReLU(nn.LeakyReLU):

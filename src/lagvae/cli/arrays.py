@@ -19,6 +19,12 @@ from lagvae.experiment.figures import tile
 from lagvae.io import write_atomically
 from lagvae.terminal import print_note
 
+LEGIBLE = 64
+"""The size in pixels that each image of a grid has at least, where the grid stays as small as `LARGEST`."""
+
+LARGEST = 2048
+"""The size in pixels up to which a grid is enlarged."""
+
 
 def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> np.ndarray:
     """The rows x of a file for a model of x with `shape`: of the type that they have there.
@@ -129,6 +135,8 @@ def _read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 def write_array(path: Path, name: str, x: np.ndarray) -> None:
     """Write rows (N, …) to a .npy, .npz or .csv file, or images (N, C, H, W) in [0, 1] as a grid to a .png.
 
+    Each pixel of small images becomes a square of pixels, as large as the constants above say.
+
     Args:
         name: of the array in an .npz, and of the columns of a .csv.
 
@@ -149,7 +157,9 @@ def write_array(path: Path, name: str, x: np.ndarray) -> None:
             else:
                 if cut := float(((x < 0) | (x > 1)).mean()):
                     print_note(f"{cut:.1%} of the values lie outside of [0, 1], which is all that a picture shows.")
-                grid = tile(torch.from_numpy(x), ceil(sqrt(len(x))))
+                columns, size = ceil(sqrt(len(x))), max(x.shape[2:])
+                times = max(1, min(ceil(LEGIBLE / size), LARGEST // (columns * size)))
+                grid = tile(torch.from_numpy(x), columns).repeat_interleave(times, 1).repeat_interleave(times, 2)
                 pixels = (255 * grid.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
                 Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
 

@@ -21,6 +21,9 @@ from lagvae.experiment.schema import MOVED_OPTIONS, new_name
 MOST = 4
 """Settings that a message names at most."""
 
+NAMED_BY_USER = ("callbacks.training", "callbacks.final", "callbacks.lightning")
+"""The nodes to which a user adds parts under new names."""
+
 
 def readable_message(error: BaseException, root: Path | None = None, words: Sequence[str] = ()) -> str:
     """The message of an error, with what Hydra, OmegaConf and worker processes wrap around it taken off.
@@ -84,6 +87,9 @@ def _unknown_key(error: OmegaConfBaseException, root: Path | None, words: Sequen
     there = [str(key) for key in error.parent_node if key != "hydra"]  # type: ignore[union-attr]
     settings = _settings(error.parent_node._get_root())  # type: ignore[union-attr]
     whole = typed == unknown
+    if parent in NAMED_BY_USER and not get_close_matches(name, there, 1):
+        addition = f"{unknown}._target_={value.removeprefix('=') or 'CLASS'}" if whole else f"{typed}{value}"
+        return f"{unknown} is unknown; {parent} has {', '.join(there) or 'none'}. To add one, write +{addition}."
     found = _with_suffix(settings, name if whole else typed)
     if not found:
         beside = there + (_groups(root) if root is not None and "family" in there else [])

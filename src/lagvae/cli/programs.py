@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -105,6 +107,20 @@ PROGRAMS = {
 """Name → what it does, in a line."""
 
 
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """A context that ends the process without a message where what reads its output has ended, as `head` does."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+        sys.exit(1)
+
+
+@ending_with_reader()
 def run(name: str, root: Path) -> None:
     """Run a program with the words of the command line.
 
@@ -149,6 +165,7 @@ def home() -> Path:
     return clone_root() or Path(__file__).resolve().parent
 
 
+@ending_with_reader()
 def run_command() -> None:
     """The command `lagvae`."""
     words = sys.argv[1:]

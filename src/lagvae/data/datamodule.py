@@ -16,8 +16,9 @@ from torch import Tensor
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
 from lagvae.data.conversion import FULL, LAYOUTS, arranged, as_float, check_numbers, divisor, largest, stored, type_name
 from lagvae.data.sources import Arrays, ImageFiles
-from lagvae.errors import DataError, SettingError
+from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import file_digest
+from lagvae.networks import first_line, full_name, is_ours
 from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
@@ -125,7 +126,14 @@ class DataModule(pl.LightningDataModule):
     @cached_property
     def arrays(self) -> Arrays:
         """The arrays of the source, after a check of their values and shapes."""
-        arrays: Any = self.source()
+        try:
+            arrays: Any = self.source()
+        except LagvaeError:
+            raise
+        except Exception as error:
+            if is_ours(self.source):
+                raise
+            raise DataError(f"data={self.name}: {full_name(self.source)} fails: {first_line(error)}.") from error
         if isinstance(arrays, Tensor):
             arrays = Arrays(arrays)
         if not isinstance(arrays, Arrays) or not isinstance(arrays.x, Tensor | ImageFiles):

@@ -7,7 +7,7 @@ Independent, transformed and mixture distributions of these), otherwise by torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,12 +149,14 @@ class TorchPart(nn.Module):
         module: user-defined. inputs: what it is tried on. dims: number of axes of the event; None for all but the first.
 
     Attributes:
-        has_density: whether log_prob is defined. is_pathwise: whether samples are functions of noise (`sample_from`).
-        has_gradient: whether samples have a gradient. is_gaussian: whether it is a diagonal Gaussian.
+        key: the setting that names such a module, for messages. has_density: whether log_prob is defined.
+        is_pathwise: whether samples are functions of noise (`sample_from`). has_gradient: whether samples have a gradient.
+        is_gaussian: whether it is a diagonal Gaussian.
 
     Raises: SettingError, with the name of the class, if `forward` fails, returns no distribution, or none of the right shape.
     """
 
+    key: str
     noise_kind = "normal"
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], dims: int | None) -> None:
@@ -176,7 +178,17 @@ class TorchPart(nn.Module):
                 sample = self.sample_of(tried, noise)
                 self.has_density = is_implemented(lambda: tried.log_prob(sample))
             except Exception as error:  # a user-defined distribution can raise anything
-                raise SettingError(f"{full_name(module)} returns a {tried!r} that fails: {first_line(error)}.") from error
+                raise SettingError(f"{self.name} returns a {tried!r} that fails: {first_line(error)}.") from error
+
+    @property
+    def name(self) -> str:
+        """The setting and the class of the module."""
+        return f"{self.key}: {full_name(self.module)}"
+
+    @property
+    def expected(self) -> str:
+        """The shape that the distribution must have, in words."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raise SettingError where the distribution does not fit."""
@@ -199,24 +211,30 @@ class TorchPart(nn.Module):
 
     def _try(self, inputs: tuple[Tensor, ...]) -> Distribution:
         """What the module returns for `inputs`, in eval mode, with validated parameters."""
-        name, given = full_name(self.module), " and ".join(f"shape {shape}" for shape in self.inputs)
-        of = f" for a batch of {given}" if given else ""
+        of = self._given
         try:
             with evaluating(self.module):
                 found = self.module(*inputs)
         except Exception as error:  # user code can raise anything
-            raise SettingError(f"{name}.forward fails{of}: {first_line(error)}.") from error
+            raise SettingError(
+                f"{self.name}.forward fails{of}: {first_line(error)}. It must return {self.expected}."
+            ) from error
         if not isinstance(found, Distribution):
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise SettingError(
-                f"{name}.forward returns {what}{of}; it must return a torch.distributions.Distribution, such as "
-                "Normal(loc, scale)."
+                f"{self.name}.forward returns {what}{of}; it must return {self.expected}: a torch.distributions.Distribution, "
+                "such as Normal(loc, scale)."
             )
         return found
 
-    def _wrong_shape(self, expected: str) -> SettingError:
-        of = f" for a batch of shape {self.inputs[0]}" if self.inputs else ""
-        return SettingError(f"{full_name(self.module)}.forward returns a distribution of shape {self.tried}{of}; {expected}.")
+    @property
+    def _given(self) -> str:
+        return f" for a batch of shape {self.inputs[0]}" if self.inputs else ""
+
+    def _wrong_shape(self) -> SettingError:
+        return SettingError(
+            f"{self.name}.forward returns a distribution of shape {self.tried}{self._given}; it must return {self.expected}."
+        )
 
 
 def is_implemented(compute: Callable[[], Any]) -> bool:
@@ -244,13 +262,16 @@ class TorchPrior(TorchPart):
         (3, tensor([[2., 2., 2.]]))
     """
 
+    key = "model.prior"
+    expected = "one distribution of vectors, of shape (latent,)"
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, (), 1)
         self.latent = self.tried[0]
 
     def check(self) -> None:
         if len(self.tried) != 1:
-            raise self._wrong_shape("p(z) must be one distribution of vectors, of shape (latent,)")
+            raise self._wrong_shape()
 
     @property
     def entropy(self) -> float | None:
@@ -282,20 +303,25 @@ class TorchEncoder(TorchPart):
         tensor([[0.5000, 0.5000, 0.5000]])
         >>> TorchEncoder(Half(), torch.zeros(2, 3), latent=4)
         Traceback (most recent call last):
-        lagvae.errors.SettingError: ...Half.forward returns a distribution of shape (2, 3) ...; it must be (2, 4)...
+        lagvae.errors.SettingError: model.posterior: ...Half.forward returns a distribution of shape (2, 3) ... shape (2, 4)...
     """
+
+    key = "model.posterior"
 
     def __init__(self, module: nn.Module, x: Tensor, latent: int) -> None:
         self.latent = latent
         super().__init__(module, (x,), 1)
 
+    @property
+    def expected(self) -> str:
+        return f"a distribution of shape {(self.inputs[0][0], self.latent)}, one z for each x, as long as the z of p(z)"
+
     def check(self) -> None:
-        wanted = (self.inputs[0][0], self.latent)
-        if self.tried != wanted:
-            raise self._wrong_shape(f"it must be {wanted}, one z for each x, of the {self.latent} dimensions of p(z)")
+        if self.tried != (self.inputs[0][0], self.latent):
+            raise self._wrong_shape()
         if not self.has_gradient:
             raise SettingError(
-                f"{full_name(self.module)}.forward returns a distribution without rsample, so that z has no gradient; return "
+                f"{self.name}.forward returns a distribution without rsample, so that z has no gradient; return "
                 "one that has it, such as Normal or RelaxedOneHotCategorical."
             )
 
@@ -308,11 +334,11 @@ class TorchDecoder(TorchPart):
     """p(x|z) as a module whose forward(z) returns a distribution; all axes after the batch are those of one x.
 
     Args:
-        module: user-defined. z: a batch that it is tried on, (B, d).
+        module: user-defined. z: a batch that it is tried on, (B, d). shape: of one x, where it is known.
 
     Shapes: z (B, d) → distribution with batch shape (B,) and the event shape of x.
 
-    Raises: SettingError as `TorchPart`, or unless there is one distribution for each z.
+    Raises: SettingError as `TorchPart`, or unless there is one distribution for each z, on x of that shape.
 
     Examples:
         >>> class Coin(nn.Module):
@@ -323,13 +349,20 @@ class TorchDecoder(TorchPart):
         (False, tensor([[0.5000, 0.5000, 0.5000]]))
     """
 
-    def __init__(self, module: nn.Module, z: Tensor) -> None:
+    key = "model.likelihood"
+
+    def __init__(self, module: nn.Module, z: Tensor, shape: Sequence[int] | None = None) -> None:
+        self.shape = None if shape is None else tuple(shape)
         super().__init__(module, (z,), None)
 
-    def check(self) -> None:
+    @property
+    def expected(self) -> str:
         rows = self.inputs[0][0]
-        if self.tried[:1] != (rows,) or len(self.tried) < 2:
-            raise self._wrong_shape(f"it must be ({rows}, *shape), one x for each z")
+        return f"a distribution of shape {(rows, *self.shape) if self.shape else f'({rows}, *shape)'}, one x for each z"
+
+    def check(self) -> None:
+        if self.tried[:1] != (self.inputs[0][0],) or len(self.tried) < 2 or self.tried[1:] != (self.shape or self.tried[1:]):
+            raise self._wrong_shape()
 
     @property
     def differentiable_samples(self) -> bool:

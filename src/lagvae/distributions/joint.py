@@ -7,7 +7,7 @@ module without `noise_kind`, which only returns a distribution of torch, is wrap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -27,6 +27,7 @@ class JointModel(nn.Module):
     Args:
         prior, encoder, decoder: those of this package; or any modules whose forward(), forward(x) and forward(z) return a
             `torch.distributions.Distribution`. Their coordinates are independent where its event shape does not say otherwise.
+        shape: of one x, where it is known, which the distribution of a user-defined decoder is checked against.
 
     Attributes:
         rate_is_exact: whether torch knows KL(q(z|x)‖p(z)) in closed form; otherwise it is log q(z|x) − log p(z) at z ∼ q(z|x).
@@ -49,7 +50,7 @@ class JointModel(nn.Module):
     encoder: Any
     decoder: Any
 
-    def __init__(self, prior: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, prior: nn.Module, encoder: nn.Module, decoder: nn.Module, shape: Sequence[int] | None = None) -> None:
         super().__init__()
         self.rate_is_exact = True
         parts = {"prior": prior, "encoder": encoder, "decoder": decoder}
@@ -66,10 +67,9 @@ class JointModel(nn.Module):
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(ROWS, self.latent, generator=generator).to(device_of(decoder))
         if "decoder" in own:
-            self.decoder = TorchDecoder(decoder, z)
+            self.decoder = TorchDecoder(decoder, z, shape)
         with evaluating(self):
-            shape = mean_of(self.decoder(z)).shape
-            x = torch.rand(shape, generator=generator).to(device_of(encoder))
+            x = torch.rand(mean_of(self.decoder(z)).shape, generator=generator).to(device_of(encoder))
             if "encoder" in own:
                 self.encoder = TorchEncoder(encoder, x, self.latent)
             if self.has_rate:

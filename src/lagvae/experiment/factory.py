@@ -33,7 +33,7 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.settings import stored_config
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
-from lagvae.metrics import as_latent_metric
+from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
 from lagvae.networks import first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
@@ -66,7 +66,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, LagvaeError):
             raise cause from None
-        raise SettingError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+        raise SettingError(f"{node._get_full_key('')}: {node.get('_target_')} cannot be built: {cause or error}") from error
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -79,9 +79,28 @@ def build_data(cfg: DictConfig) -> DataModule:
         print_note(hint)
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
-            as_latent_metric(str(name), instantiate(node)()).check(data, f"callbacks.{part}.{name}")
+            build_metric(node, str(name), f"callbacks.{part}.{name}").check(data, f"callbacks.{part}.{name}")
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
+
+
+def build_metric(node: DictConfig, name: str, key: str) -> LatentMetric:
+    """The metric of a config node.
+
+    Args:
+        key: the setting that names it.
+
+    Raises: SettingError, with the key and the class, if it cannot be built, or is not a torchmetrics.Metric.
+    """
+    try:
+        metric = instantiate(node)()
+    except LagvaeError:
+        raise
+    except Exception as error:  # user code can raise anything
+        raise SettingError(
+            f"{key}: {node._target_} cannot be built ({first_line(error)}). It gets the settings beside {key}._target_."
+        ) from error
+    return as_latent_metric(name, metric, key)
 
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
@@ -113,6 +132,7 @@ def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, row
         kind(decoder, shape, prior.latent)
         if is_ours(kind)
         else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent),
+        shape,
     )
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
@@ -134,7 +154,7 @@ def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
         prior = own if hasattr(own, "noise_kind") else TorchPrior(own)
         if prior.latent != latent:
             raise SettingError(
-                f"{full_name(kind)} has z of {prior.latent} dimensions, and model.latent={latent}; set "
+                f"model.prior: {full_name(kind)} has z of {prior.latent} dimensions, and model.latent={latent}; set "
                 f"model.latent={prior.latent}."
             )
         return prior

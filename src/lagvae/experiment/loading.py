@@ -97,7 +97,7 @@ def find_checkpoint(which: str) -> Path:
     if which.endswith(".ckpt"):
         raise CheckpointError(f"There is no checkpoint {which}.")
     folder = RunFolder.find(runs, which)
-    raise CheckpointError(f"{folder.path} has no checkpoint yet: there is no {folder.last}. Train the run, or resume it.")
+    raise CheckpointError(f"There is no {folder.last}. {folder.checkpoint_cure}")
 
 
 def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) 
     checkpoint = named.get(which, Path(which).expanduser())
     if not checkpoint.is_file():
         there = ", ".join(sorted(file.stem for file in folder.checkpoints.glob("*.ckpt")))
-        cure = f"The run has {there}; name one of these." if there else "The run has no checkpoint: train it, or resume it."
+        cure = f"The run has {there}; name one of these." if there else folder.checkpoint_cure
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}. {cure}")
     cfg = read_trusted_config(folder, trust)
     cfg.logger = {}

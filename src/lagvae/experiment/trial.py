@@ -12,9 +12,9 @@ from lagvae.data import Batch, DataModule
 from lagvae.distributions import JointSamples
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
-from lagvae.experiment.factory import build_model, instantiate
+from lagvae.experiment.factory import build_metric, build_model
 from lagvae.experiment.own_code import find_nodes, is_own
-from lagvae.metrics import OwnMetric, as_latent_metric
+from lagvae.metrics import OwnMetric
 from lagvae.model import LatentVariableModel
 from lagvae.networks import evaluating, first_line, full_name
 
@@ -41,9 +41,10 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     metrics: dict[str, Any] = {}
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
-            metric = as_latent_metric(str(name), instantiate(node)())
+            key = f"callbacks.{part}.{name}"
+            metric = build_metric(node, str(name), key)
             if is_own(node) or isinstance(metric, OwnMetric):
-                metrics[f"callbacks.{part}.{name}"] = metric
+                metrics[key] = metric
     if not metrics and not has_own_code(cfg):
         return
     model = trial_model(cfg, data)
@@ -74,7 +75,7 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
             try:
                 metric.update(every, batch.index)
                 metric.compute()
-            except LagvaeError:
-                raise
+            except LagvaeError as error:
+                raise SettingError(f"{key}: {error}") from error
             except Exception as error:  # user code can raise anything
                 raise SettingError(f"{key}: {name} fails {shapes}: {first_line(error)}.") from error

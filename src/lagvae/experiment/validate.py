@@ -18,6 +18,7 @@ from lagvae.experiment.calibration import AUTO, Calibration
 from lagvae.experiment.factory import (
     build_callbacks,
     build_lagrangian,
+    build_metric,
     build_schedule,
     build_trainer,
     error_context,
@@ -55,6 +56,10 @@ REQUIRED_NODE = re.compile(
 """The settings of which something is built, so that they cannot be null."""
 
 
+BUILT_NODE = re.compile(rf"{REQUIRED_NODE.pattern}|callbacks\.lightning\.[^.]+|logger\.[^.]+")
+"""The settings of which something is built. All but the likelihoods that have a name need a `_target_`."""
+
+
 def validate(cfg: DictConfig) -> None:
     """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
     with error_context("The config"):
@@ -66,6 +71,10 @@ def validate(cfg: DictConfig) -> None:
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     if nulls := [key for key, value in values if value is None and REQUIRED_NODE.fullmatch(key)]:
         raise SettingError(f"{nulls[0]}=null: null is not allowed here; {null_cure(nulls[0])}.")
+    for key, value in values:
+        if isinstance(value, str) and BUILT_NODE.fullmatch(key) and key != "model.likelihood":
+            plus = "+" if key.startswith(("callbacks.", "logger.")) else ""
+            raise SettingError(f"{key}={value}: to name a class or function, write {plus}{key}._target_={value}.")
     RunFolder.check_name(cfg.name)
     for key in (
         "training.steps",
@@ -175,8 +184,7 @@ def dry_run(cfg: DictConfig) -> None:
             raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
-            with error_context(f"callbacks.{part}.{name}"):
-                instantiate(node)()
+            build_metric(node, str(name), f"callbacks.{part}.{name}")
     callbacks = build_callbacks(cfg, Path(cfg.paths.root))
     check_trainer(build_trainer(cfg, Path(cfg.paths.root), callbacks))
 

@@ -72,6 +72,19 @@ class OwnMetric(LatentMetric):
         name: of the metric in the config. metric: user-defined, or one of torchmetrics.
 
     Raises: SettingError from `compute` for a result that is not a number.
+
+    Examples:
+        >>> from torchmetrics import MeanSquaredError
+        >>> from torch import nn
+        >>> from torch.distributions import Normal
+        >>> class Standard(nn.Module):  # N(0, I) on R² for z, given x, and for x, given z
+        ...     def forward(self, *given):
+        ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
+        >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
+        >>> error = OwnMetric("error", MeanSquaredError())
+        >>> error.update(JointSamples(joint, torch.tensor([[1.0, 3.0]]), {"z_q": torch.zeros(1, 2)}), torch.arange(1))
+        >>> error.compute(), error.labels
+        ({'error': tensor(5.)}, {'error': 'error'})
     """
 
     def __init__(self, name: str, metric: Metric) -> None:
@@ -104,18 +117,28 @@ class OwnMetric(LatentMetric):
         self.metric.reset()
 
 
-def as_latent_metric(name: str, metric: Any) -> LatentMetric:
+def as_latent_metric(name: str, metric: Any, key: str | None = None) -> LatentMetric:
     """The metric itself, or a plain one of torchmetrics as one of a latent variable model.
 
     Each process of a data-parallel run measures whole splits, so no state is collected from the others.
 
     Args:
-        name: of the metric in the config.
+        name: of the metric in the config. metric: what a config names. key: the setting that names it, for messages.
 
     Raises: SettingError for anything that is not a torchmetrics.Metric.
+
+    Examples:
+        >>> from torchmetrics import MeanSquaredError
+        >>> as_latent_metric("error", MeanSquaredError()).name
+        'error'
+        >>> as_latent_metric("error", torch.nn.MSELoss(), key="callbacks.final.error")
+        Traceback (most recent call last):
+        lagvae.errors.SettingError: callbacks.final.error: torch.nn.modules.loss.MSELoss is no torchmetrics.Metric; derive ...
     """
     if not isinstance(metric, Metric):
-        raise SettingError(f"The metric {name} is a {full_name(type(metric))}; it must be a torchmetrics.Metric.")
+        raise SettingError(
+            f"{key or name}: {full_name(type(metric))} is no torchmetrics.Metric; derive a metric from that class."
+        )
     for part in metric.modules():
         if isinstance(part, Metric):
             part.distributed_available_fn = lambda: False

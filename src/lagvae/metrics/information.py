@@ -101,6 +101,27 @@ class Information(PosteriorSamples):
         images: whether to observe images again where they are binarised: to obtain K draws, and for the bounds with a
             distribution for each image (2 to `TIMES` further draws of each; 5 K in total where log K is the limit).
         pairs: approximate number of pairs of a sample and a draw that are evaluated; a large K leaves fewer samples.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.distributions import Normal
+        >>> from types import SimpleNamespace
+        >>> class Channel(nn.Module):  # q(z|x) = N(x, 1), p(x|z) = N(z, 1)
+        ...     def forward(self, given):
+        ...         return Normal(given, 1.0)
+        >>> class Wide(nn.Module):  # p(z) = N(0, 2²)
+        ...     def forward(self):
+        ...         return Normal(torch.zeros(1), 2.0)
+        >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
+        >>> samples = JointSamples(JointModel(Wide(), Channel(), Channel()), 3**0.5 * x, {"z_q": noise})
+        >>> information = Information()
+        >>> data = SimpleNamespace(size=lambda split: 1000, is_stochastic=False)
+        >>> information.is_applicable(samples.joint, data, "test")
+        True
+        >>> information.update(samples, torch.arange(1000))
+        >>> value = information.compute()
+        >>> bool(value["i_q_lower"] - 0.1 < 0.69 < value["i_q_upper"] + 0.1)  # I = ½ log (1 + 3) for x ∼ N(0, 3)
+        True
     """
 
     def __init__(
@@ -287,7 +308,15 @@ def add_estimates(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[T
 
 
 def tightest(values: Mapping[str, float]) -> dict[str, str]:
-    """The names of the tightest bounds as i_q_lower_by and i_q_upper_by; {} where there is no interval."""
+    """The names of the tightest bounds as i_q_lower_by and i_q_upper_by; {} where there is no interval.
+
+    Args:
+        values: of `Information`, name → nats.
+
+    Examples:
+        >>> tightest({"i_q_lower_inclusive": 2.0, "i_q_upper_rate": 3.0, "i_q_upper_leave_one_out": 2.5})
+        {'i_q_lower_by': 'inclusive', 'i_q_upper_by': 'leave_one_out'}
+    """
     ends = {"lower": (LOWER, max), "upper": (UPPER, min)}
     names_of_ends = {}
     for end, (names, best) in ends.items():

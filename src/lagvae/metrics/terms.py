@@ -17,6 +17,19 @@ class Terms(LatentMetric):
     """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error.
 
     Also neg_elbo_per_dim, −ELBO divided by the number of coordinates of x, where p(x|z) is a density (`NormalDecoder`).
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.distributions import Normal
+        >>> class Standard(nn.Module):  # N(0, I) on R² for z, given x, and for x, given z
+        ...     def forward(self, *given):
+        ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
+        >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
+        >>> terms = Terms()
+        >>> terms.update(JointSamples(joint, torch.zeros(4, 2), {"z_q": torch.zeros(4, 2)}), torch.arange(4))
+        >>> {name: round(float(value), 2) for name, value in terms.compute().items()}  # −log p(x) = log 2π at x = 0
+        {'neg_elbo': 1.84, 'neg_elbo_stderr': 0.0, 'rate': 0.0, 'rate_stderr': 0.0, 'distortion': 1.84,
+        'distortion_stderr': 0.0}
     """
 
     index: list[Tensor]
@@ -56,6 +69,20 @@ class DivergenceValues(LatentMetric):
     Args:
         divergences: name → estimator. The mean of a U-statistic does not depend on the batch size, but that of a V-statistic
             does; batches are therefore as large as in training.
+
+    Examples:
+        >>> from lagvae.divergences import MMD, RBF
+        >>> from torch import nn
+        >>> from torch.distributions import Normal
+        >>> class Standard(nn.Module):  # N(0, I) on R² for z, given x, and for x, given z
+        ...     def forward(self, *given):
+        ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
+        >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
+        >>> values, x = DivergenceValues({"mmd": MMD(RBF(1.0))}), torch.zeros(4, 2)
+        >>> for z in (torch.zeros(4, 2), torch.full((4, 2), 10.0)):  # one batch of z equals that of the prior, one is far away
+        ...     values.update(JointSamples(joint, x, {"z_q": z, "z_p": torch.zeros(4, 2)}), torch.arange(4))
+        >>> round(float(values.compute()["mmd"]), 3)  # the mean of 0 and of 1 + 1
+        1.0
     """
 
     value: list[Tensor]
@@ -92,7 +119,18 @@ class DivergenceValues(LatentMetric):
 class ActiveUnits(LatentMetric):
     """The number of latent coordinates whose posterior mean varies over the data: Var_x E[z_k|x] > `threshold`.
 
+    Args:
+        latent: dimension of z. threshold: in the unit of z squared.
+
     Reference: Burda, Grosse, Salakhutdinov, ICLR 2016 (threshold 0.01).
+
+    Examples:
+        >>> from torch.distributions import Normal
+        >>> from types import SimpleNamespace
+        >>> units = ActiveUnits(latent=2)
+        >>> units.update(SimpleNamespace(q_z_given_x=Normal(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 1.0)), torch.arange(2))
+        >>> float(units.compute()["active_units"])  # the second mean is the same for both x
+        1.0
     """
 
     total: Tensor
@@ -125,6 +163,18 @@ class ReconstructionError(LatentMetric):
 
     If z is a second domain of data (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])² with x ∼ p(x|z), with its
     standard error over the rows of the prior.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.distributions import Normal
+        >>> class Standard(nn.Module):  # N(0, I) on R² for z, given x, and for x, given z
+        ...     def forward(self, *given):
+        ...         return Normal(torch.zeros(*(len(each) for each in given), 2), 1.0)
+        >>> joint = JointModel(prior=Standard(), encoder=Standard(), decoder=Standard())
+        >>> error = ReconstructionError()
+        >>> error.update(JointSamples(joint, torch.tensor([[1.0, 3.0]]), {"z_q": torch.zeros(1, 2)}), torch.arange(1))
+        >>> float(error.compute()["reconstruction"])  # (1² + 3²) / 2
+        5.0
     """
 
     index: list[Tensor]

@@ -65,6 +65,18 @@ class TwoSampleTest(LatentMetric):
         variable: "x" or "z".
         samples: the largest number of samples of each distribution.
         permutations: their number; the smallest possible p-value is 1 / (1 + permutations).
+
+    Raises: SettingError for another variable, or fewer than 20 samples or permutations.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> z = torch.randn(2, 100, 2, generator=generator)
+        >>> test = TwoSampleTest("z", permutations=99)
+        >>> samples = SimpleNamespace(z_q=z[0] + 2, z_p=z[1], joint=SimpleNamespace(prior=None))
+        >>> test.update(samples, torch.arange(100))
+        >>> round(float(test.compute()["two_sample_z_p"]), 2)
+        0.01
     """
 
     a: list[Tensor]

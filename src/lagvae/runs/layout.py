@@ -68,6 +68,13 @@ class RunFolder:
         return self.last if self.last.is_file() else None
 
     @property
+    def checkpoint_cure(self) -> str:
+        """What to do where there is no checkpoint."""
+        if self.finished:
+            return "The run has finished, and its checkpoints are gone: train it again under another name."
+        return "The run has no checkpoint yet: train it, or resume it."
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
