@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,20 @@ WORDS = np.random.default_rng(2).integers(0, 65536, (N, 6, 5))
 UNIT = (BYTES / 255).astype("f4")
 
 
-def data_of(source: Callable[[], Any], likelihood: str = "normal", layout: str = "auto") -> DataModule:
-    data = DataModule(source, "own", likelihood, batch=8, layout=layout)
+def data_of(
+    source: Callable[[], Any], likelihood: str = "normal", layout: str = "auto", allow: Sequence[str] = ()
+) -> DataModule:
+    data = DataModule(source, "own", likelihood, batch=8, layout=layout, allow=allow)
     data.check()
     return data
 
 
-def from_file(tmp_path: Path, x: np.ndarray, layout: str = "auto", **others: np.ndarray) -> DataModule:
+def from_file(
+    tmp_path: Path, x: np.ndarray, layout: str = "auto", allow: Sequence[str] = (), **others: np.ndarray
+) -> DataModule:
     """An array as `data=array` reads it."""
     np.savez(tmp_path / "own.npz", x=x, **others)
-    return data_of(partial(sources.array, str(tmp_path / "own.npz")), layout=layout)
+    return data_of(partial(sources.array, str(tmp_path / "own.npz")), layout=layout, allow=allow)
 
 
 def x_of(data: DataModule) -> Tensor:
@@ -224,8 +228,43 @@ def test_an_extreme_value_is_named(
     clean = np.random.default_rng(0).standard_normal(shape).astype("f4")
     x = clean.copy()
     x[index] = 1e30
-    with pytest.raises(DataError, match=rf"data=own has an extreme value: {said.replace('+', '[+]')}"):
+    words = (
+        rf"data=own: {part} in {tmp_path}/own.npz has an extreme value: {said.replace('+', '[+]')}.* data\.allow=\[extreme\] "
+    )
+    with pytest.raises(DataError, match=words):
         from_file(tmp_path, **({"x": clean, "test": clean} | {part: x}))
+    kept = from_file(tmp_path, **({"x": clean, "test": clean} | {part: x}), allow=["extreme"]).arrays
+    assert isinstance(kept.x, Tensor)
+    assert kept.test is not None
+    assert float((kept.x if part == "x" else kept.test)[index]) == np.float32(1e30)
+
+
+def test_a_value_that_32_bits_cannot_hold_is_named(tmp_path: Path) -> None:
+    """Whatever is allowed: it would be infinite."""
+    x = np.random.default_rng(0).standard_normal((N, 3))
+    x[4, 1] = 1e39
+    with pytest.raises(
+        DataError, match=r"has values that are too large for floats of 32 bits, 1 of 180, the first in row 4, col"
+    ):
+        from_file(tmp_path, x, allow=["extreme"])
+
+
+@pytest.mark.parametrize("kind", ["f8", "i8", "u4"])
+def test_a_column_that_32_bits_would_round_is_named(tmp_path: Path, kind: str) -> None:
+    """Floats of 32 bits around 2^30 are 2^7 = 128 apart, and so 0.012 standard deviations of 10,400, or 0.0096 of 13,300."""
+    x = np.random.default_rng(0).standard_normal((N, 3)) * 10
+    spread = (np.arange(N) - N / 2) / np.arange(N).std(ddof=1)
+    x[:, 2] = 2**30 + 2**20 + 10_400 * spread
+    x = np.abs(x).round().astype(kind)
+    with pytest.raises(
+        DataError, match=r"own.npz would be rounded: column 2, counted from 0, has values up to 1.07.*128 apart"
+    ):
+        from_file(tmp_path, x)
+    assert from_file(tmp_path, x, allow=["rounding"]).shape == (3,)
+    x[:, 2] = (2**30 + 2**20 + 13_300 * spread).astype(kind)
+    assert from_file(tmp_path, x).shape == (3,)
+    with pytest.raises(SettingError, match=r"data\.allow='extremes' is unknown; it is a list of extreme, rounding"):
+        from_file(tmp_path, x, allow=["extremes"])
 
 
 def test_values_of_any_size_are_not_extreme(tmp_path: Path) -> None:

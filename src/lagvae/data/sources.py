@@ -41,6 +41,7 @@ class Arrays:
         labels, test_labels: (N,), integers that only evaluation uses.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
+        file: what x was read from, for messages.
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
@@ -58,6 +59,11 @@ class Arrays:
     second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
     conversions: tuple[str, ...] = ()
+    file: str | None = None
+
+    def name_of(self, part: str) -> str:
+        """How messages name x, "test" or "second"."""
+        return part if self.file is None else f"{part} in {self.file}"
 
 
 def digits() -> Arrays:
@@ -180,7 +186,7 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
         return read(arrays_of_file[name], f"{named}: {name}", *args)
 
     x, test = _plain(arrays_of_file[key], f"{named}: {key}"), optional("test", _plain)
-    arrays = Arrays(x, test, second=optional("second", _plain))
+    arrays = Arrays(x, test, second=optional("second", _plain), file=path)
     if labels is not None:
         arrays.labels = optional(labels, _labels, len(x))
         arrays.test_labels = None if test is None else optional(f"test_{labels}", _labels, len(test))
@@ -209,13 +215,13 @@ READERS: dict[str, Callable[[Path, Wanted], dict[str, Any]]] = {".npz": _read_np
 
 
 def _plain(x: Any, named: str) -> Tensor:
-    """A dense tensor (N, …), of float32 where it holds floats; DataError for anything else."""
+    """A dense tensor (N, …); DataError for anything else."""
     x = as_tensor(x, named)
     if x.ndim < 2:
         raise DataError(
             f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis: numbers are (N, 1)."
         )
-    return x.float() if x.is_floating_point() else x
+    return x
 
 
 def _labels(y: Any, named: str, n: int) -> Tensor:
@@ -262,12 +268,18 @@ def image_files(path: str | Path, named: str = "data.source.path") -> list[Path]
     return sorted(files)
 
 
-TURNED, TRANSPARENT, FINE = (
+TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED = (
     "turned as their EXIF says",
     "partly transparent, and laid on white",
     "of 16 bits or floats, kept as such",
+    "colour of 16 bits, and read with 8",
+    "colour, and read as grey (data.source.channels=3 keeps colour)",
+    "cropped to squares",
 )
 """What is done to some images, in words."""
+
+DONE = (TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED)
+"""All that is done to images, in the order in which it is said."""
 
 
 def read_image(file: Path, size: int, channels: int) -> Tensor:
@@ -282,16 +294,20 @@ def read_image(file: Path, size: int, channels: int) -> Tensor:
 
 
 def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]:
-    """An image, and which of `TURNED`, `TRANSPARENT` and `FINE` it is."""
+    """An image, and what of `DONE` was done to it."""
     from PIL import Image, ImageOps
 
     done, mode = set(), "L" if channels == 1 else "RGB"
     try:
         with Image.open(file) as opened:
             kind = opened.format
+            if any("16" in str(tile[-1]) for tile in opened.tile) and opened.mode[0] not in "IF":
+                done.add(COARSE)
             image = ImageOps.exif_transpose(opened)
             if opened.getexif().get(ORIENTATION, 1) != 1:
                 done.add(TURNED)
+        if image.width != image.height:
+            done.add(CROPPED)
         if image.mode[0] in "IF":
             done.add(FINE)
             levels = Image.fromarray(_fine_levels(image, str(kind)))
@@ -300,7 +316,10 @@ def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]
         if image.has_transparency_data and np.array(own := image.convert("RGBA"))[..., 3].min() < 255:
             done.add(TRANSPARENT)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), own)
-        pixels = torch.from_numpy(np.array(ImageOps.fit(image.convert(mode), (size, size))))
+        fitted = ImageOps.fit(image.convert(mode), (size, size))
+        if channels == 1 and ImageOps.fit(image.convert("RGB"), (size, size)).convert("HSV").getextrema()[1][1]:
+            done.add(GREYED)
+        pixels = torch.from_numpy(np.array(fitted))
     except Image.DecompressionBombError as error:
         raise DataError(f"{file} is too large to be read ({str(error).rstrip('.')}). Shrink or remove it.") from error
     except Exception as error:  # decoders raise many kinds of errors
@@ -364,7 +383,7 @@ class ImageFiles:
                         kept.append(x)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        said = [f"{counts[what]} of {n} images are {what}" for what in (TURNED, TRANSPARENT, FINE) if counts[what]]
+        said = [f"{counts[what]} of {n} images are {what}" for what in DONE if counts[what]]
         if keep:
             return self._stacked(kept), said
         self.binary = high == 1

@@ -23,6 +23,9 @@ from lagvae.runs.metrics_table import read_series
 
 BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
 
+LINE = 0.4
+"""Grey level of the lines between images, which stand out from dark ones and from light ones."""
+
 
 def draw_run(
     folder: Path, data: DataModule, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path
@@ -62,19 +65,22 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 
 def _show(axis: Axes, picture: Tensor) -> None:
-    """Show one image (C, H, W) with values in [0, 1]."""
-    pixels = picture.detach().cpu().clamp(0, 1)
-    axis.imshow(
-        pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest"
-    )
+    """Show one image (C, H, W) with values in [0, 1], where 0 is dark."""
+    axis.imshow(as_picture(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
 
 
+def as_picture(image: Tensor) -> Tensor:
+    """An image (C, H, W) as matplotlib takes it, cut to [0, 1]."""
+    pixels = image.detach().cpu().clamp(0, 1)
+    return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+
+
 def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Arrange images (N, C, H, W) in a grid as one image, separated by light lines."""
+    """Arrange images (N, C, H, W) in a grid as one image, separated by grey lines."""
     n, c, h, w = pictures.shape
     rows = ceil(n / columns)
-    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 0.15, device=pictures.device)
+    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), LINE, device=pictures.device)
     for i in range(n):
         r, k = divmod(i, columns)
         canvas[:, r * (h + gap) : r * (h + gap) + h, k * (w + gap) : k * (w + gap) + w] = pictures[i]
