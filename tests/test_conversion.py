@@ -343,12 +343,36 @@ def test_images_of_every_kind_keep_their_levels(tmp_path: Path, kind: str, chann
     expected = levels.astype("f4") / {"f": 1, "u": 65535 if levels.dtype == np.uint16 else 255}.get(levels.dtype.kind, 255)
     expected = np.broadcast_to(expected, (channels, 16, 16))
     arrays, stream = (sources.folder(str(tmp_path), 16, channels, in_memory_mib=mib) for mib in (1024, 0))
-    read = read_array(tmp_path, None, (channels, 16, 16))
+    read, told = read_array(tmp_path, None, (channels, 16, 16))
+    assert tuple(told) == arrays.conversions
     for x in (arrays.x[torch.tensor([0, 1])], stream.x[torch.tensor([0, 1])], torch.from_numpy(read[:2])):
         np.testing.assert_array_equal(as_float(x)[1].numpy(), expected)
     n = len(read)
     assert arrays.conversions == stream.conversions
-    assert [f"{n} of {n} images are {said}" in text for text in arrays.conversions] == [True] * (said is not None)
+    expected_words = [f"{n} of {n} images are {said}"] * (said is not None)
+    assert [text[: len(words)] for text, words in zip(arrays.conversions, expected_words, strict=True)] == expected_words
+
+
+def write_png(file: Path, side: int, bits: int, colour: int, rows: bytes) -> None:
+    """A PNG of side × side pixels, whose rows each begin with the byte of their filter; colour 0: grey, 2: RGB."""
+    head = struct.pack(">2I5B", side, side, bits, colour, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_what_is_lost_of_images_is_said(tmp_path: Path) -> None:
+    """Colour that is read as grey, what a crop leaves out, and the finer half of colours of 16 bits."""
+    red = np.zeros((16, 20, 3), "u1")
+    red[..., 0] = 255
+    Image.fromarray(red).save(tmp_path / "a.png")
+    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "b.png")
+    rows = b"".join(b"\0" + bytes([k, 7] * 48) for k in range(16))
+    write_png(tmp_path / "c.png", 16, 16, 2, rows)
+    said = ["1 of 3 images are colour of 16 bits, and read with 8", "1 of 3 images are cropped to squares"]
+    assert list(sources.folder(str(tmp_path), 16, 3).conversions) == said
+    grey = "1 of 3 images are colour, and read as grey (data.source.channels=3 keeps colour)"
+    assert list(sources.folder(str(tmp_path), 16, 1).conversions) == [said[0], grey, said[1]]
 
 
 def test_images_of_several_kinds_go_together(tmp_path: Path) -> None:
@@ -386,16 +410,12 @@ def test_photographs_are_turned_as_they_say(tmp_path: Path, orientation: int) ->
     assert arrays.conversions == (() if orientation == 1 else ("1 of 1 images are turned as their EXIF says",))
 
 
-def huge(file: Path) -> None:
-    """A PNG file that says it has 20,000 × 20,000 pixels."""
-    head = struct.pack(">2I5B", 20_000, 20_000, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-
-
 DAMAGED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "huge": ("x.png", huge, r"x\.png is too large to be read \(Image size \(400000000 pixels\).*Shrink or remove it"),
+    "huge": (
+        "x.png",
+        lambda f: write_png(f, 20_000, 8, 0, b""),
+        r"x\.png is too large to be read \(Image size \(400000000 pixels\).*Shrink or remove it",
+    ),
     "floats": ("x.tif", lambda f: Image.fromarray(ramp("f4", 9)).save(f), r"x\.tif .*its floats are from 0 to 9.*divide them"),
     "nan": ("x.tif", lambda f: Image.fromarray(ramp("f4", np.nan)).save(f), r"x\.tif .*floats are from nan to nan"),
     "32 bits": ("x.tif", lambda f: Image.fromarray(ramp("i4", 9)).save(f), r"x\.tif .*whole numbers of 32 bits; save 16 bits"),

@@ -14,6 +14,7 @@ from helpers import QUICK, program
 from PIL import Image
 
 from lagvae.data import Arrays, DataModule
+from lagvae.data.sources import folder
 from lagvae.experiment import data_profile
 from lagvae.experiment.data_profile import DataProfile, profile_data, warnings_of
 
@@ -187,13 +188,20 @@ def test_a_picture_is_dark_where_the_data_are(tmp_path: Path) -> None:
     assert (int(images[len(images) // 4]), int(images[-len(images) // 4])) == (0, 255)
 
 
-def test_the_profile_of_streamed_images_is_of_some(tmp_path: Path) -> None:
+def test_streamed_images_are_looked_at_too(tmp_path: Path) -> None:
+    """A fifth of the range of levels; a training image is among the test images again."""
     for k in range(40):
-        Image.fromarray(np.full((8, 8), 51, "u1")).save(tmp_path / f"{k:02d}.png")
-    from lagvae.data.sources import folder
+        Image.fromarray(np.full((8, 8), 51, "u1") + np.eye(8, dtype="u1") * (k % 3)).save(tmp_path / f"{k:02d}.png")
 
-    data = DataModule(lambda: folder(str(tmp_path), 8, 1, 0), "own", "normal", batch=8)
-    data.check()
-    p: DataProfile = profile_data(data)
-    assert p.mean == pytest.approx(0.2)
-    assert p.repeated == {}
+    def read() -> DataModule:
+        data = DataModule(lambda: folder(str(tmp_path), 8, 1, 0), "own", "normal", batch=8)
+        data.check()
+        return data
+
+    split = read().split
+    for k in range(40):
+        Image.fromarray(np.full((8, 8), 50, "u1") + np.eye(8, dtype="u1") * k).save(tmp_path / f"{k:02d}.png")
+    (tmp_path / f"{int(split['test'][0]):02d}.png").write_bytes((tmp_path / f"{int(split['train'][5]):02d}.png").read_bytes())
+    p: DataProfile = profile_data(read())
+    assert p.mean == pytest.approx((50 + 20 / 8) / 255, rel=0.01)
+    assert p.repeated == {"train": 0, "val": 0, "test": 1}

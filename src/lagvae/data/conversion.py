@@ -213,8 +213,8 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
             row = int(rows[:, k].abs().argmax())
             raise DataError(
                 f"{named} has an extreme value: row {row}, {column(k, tuple(x.shape[1:]))}, counted from 0, is "
-                f"{float(rows[row, k]):g}, where the typical size is {float(some[:, k].nanmedian()):.2g}. Correct or remove it, "
-                "or rescale the column, such as by its logarithm; data.allow=[extreme] takes such values as they are."
+                f"{float(rows[row, k]):g}, where the typical size is {float(some[:, k].nanmedian()):.2g}. Correct or remove "
+                "it, or rescale the column, such as by its logarithm; data.allow=[extreme] takes such values as they are."
             )
     if "rounding" in allow or given.dtype not in LONG:
         return
@@ -223,7 +223,8 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
     if (coarse := (spread > 0) & (apart > ROUNDED * spread)).any():
         k = int(coarse.nonzero()[0])
         raise DataError(
-            f"{named} would be rounded: {column(k, tuple(x.shape[1:]))}, counted from 0, has values up to {float(most[k]):g} "
-            f"with a standard deviation of {float(spread[k]):.3g}, and floats of 32 bits are {float(apart[k]):.3g} apart there. "
-            "Subtract its mean and divide by its standard deviation; data.allow=[rounding] takes rounded values."
+            f"{named} would be rounded: {column(k, tuple(x.shape[1:]))}, counted from 0, has values up to "
+            f"{float(most[k]):g} with a standard deviation of {float(spread[k]):.3g}, and floats of 32 bits are "
+            f"{float(apart[k]):.3g} apart there. Subtract its mean and divide by its standard deviation; data.allow=[rounding] "
+            "takes rounded values."
         )

@@ -431,6 +431,6 @@ def _content_digest(*parts: Tensor | ImageFiles | str | None) -> str:
         elif isinstance(part, str):
             content.update(part.encode())
         elif part is not None:
-            for file in part.files:
-                content.update(file_digest(file).encode())
+            for digest in part.digests or map(file_digest, part.files):
+                content.update(digest.encode())
     return content.hexdigest()[:16]

@@ -51,7 +51,8 @@ class DataProfile:
 
     Attributes:
         name: of the data. kind: what a sample is. shape: of one. stored: the type that the source gave. range: of x.
-        rows: split → number of samples. every: every so many-th row was looked at. classes: number of labels, if there are any.
+        streamed: whether x is image files, of which few were looked at and all were read.
+        rows: split → number of samples. every: every so many-th row was looked at. classes: number of labels, if any.
         mean: of x, which for zeros and ones is the share that is set. binary: whether all values are 0 or 1.
         constant: columns that have one value. columns: number of columns.
         repeated: split → number of its rows that the training split also has, for "train" before them.
@@ -70,6 +71,7 @@ class DataProfile:
     mean: float
     binary: bool
     columns: int
+    streamed: bool = False
     every: int = 1
     classes: int | None = None
     constant: list[int] = field(default_factory=list)
@@ -121,12 +123,15 @@ def profile_data(data: DataModule) -> DataProfile:
         mean=float(some.mean()),
         binary=all(bool(((part == 0) | (part == full)).all()) for part in (some * full, rows)),
         columns=columns,
+        streamed=streamed,
         every=every,
         classes=None if arrays.labels is None else len(arrays.labels.unique()),
     )
     if not streamed:
         profile.constant = (rows.amin(0) == rows.amax(0)).nonzero().flatten().tolist()
-        _count_repeated(profile, data, rows)
+        _count_repeated(profile, data, _hashes(rows))
+    elif arrays.x.digests:
+        _count_repeated(profile, data, np.array([hash(digest) for digest in arrays.x.digests]))
     if rows.is_floating_point() and not profile.images:
         _find_outliers(profile, rows, some)
         spread = some.double().std(0)
@@ -140,11 +145,10 @@ def profile_data(data: DataModule) -> DataProfile:
     return profile
 
 
-def _count_repeated(profile: DataProfile, data: DataModule, rows: Tensor) -> None:
+def _count_repeated(profile: DataProfile, data: DataModule, hashed: np.ndarray) -> None:
     """Count the rows that the training split has several times, and those of other splits that it also has."""
-    own = data.arrays.test
-    hashed = _hashes(rows)
-    place = {split: index[index % profile.every == 0] // profile.every for split, index in data.split.items()}
+    own, every = data.arrays.test, 1 if data.streams else profile.every
+    place = {split: index[index % every == 0] // every for split, index in data.split.items()}
     train = np.unique(hashed[place["train"]])
     profile.distinct = len(train)
     profile.repeated["train"] = len(place["train"]) - len(train)
@@ -191,12 +195,13 @@ def warnings_of(profile: DataProfile, likelihood: str) -> list[str]:
         )
     if p.images and p.in_unit and not NEARLY_ALL > p.mean > 1 - NEARLY_ALL:
         found.append(
-            f"{named}: the mean of all pixels is {p.mean:.2g}, so nearly all are {'light' if p.mean > 0.5 else 'dark'}. Look at "
-            f"the picture that {command('data')} makes; levels may have been divided twice."
+            f"{named}: the mean of all pixels is {p.mean:.2g}, so nearly all are {'light' if p.mean > 0.5 else 'dark'}. Look "
+            f"at the picture that {command('data')} makes; levels may have been divided twice."
         )
-    if p.distinct > p.rows["train"] / p.every / 2:  # otherwise x takes few values, and rows repeat by chance
+    every = 1 if p.streamed else p.every
+    if p.distinct > p.rows["train"] / every / 2:  # otherwise x takes few values, and rows repeat by chance
         for split, count in p.repeated.items():
-            if count < UNUSUAL * p.rows[split] / (p.every if split == "train" else 1):
+            if count < UNUSUAL * p.rows[split] / (every if split == "train" else 1):
                 continue
             n = p.rows[split]
             if split == "train":
@@ -217,14 +222,16 @@ def warnings_of(profile: DataProfile, likelihood: str) -> list[str]:
         row, k, value, distance = p.outliers[0]
         found.append(
             f"{named} has {p.outlying:,} outlier{'s' if p.outlying > 1 else ''}, more than {OUTLYING:g} interquartile ranges "
-            f"beyond the quartiles of a column: row {row}, {column(k, p.shape)}, counted from 0, is {value:g}, {distance:.3g} ranges away. "
-            "They may outweigh all other rows; take the logarithm of such a column, or correct them."
+            f"beyond the quartiles of a column: row {row}, {column(k, p.shape)}, counted from 0, is {value:g}, "
+            f"{distance:.3g} ranges away. They may outweigh all other rows; take the logarithm of such a "
+            "column, or correct them."
         )
     if likelihood == "normal" and p.spread is not None and LARGE_SPREAD >= p.spread[1] > FAR_APART * p.spread[0]:
         least, most, low, high = p.spread
         found.append(
-            f"{named}: the standard deviation is {least:.2g} in {column(low, p.shape)} and {most:.2g} in {column(high, p.shape)}. "
-            "A Normal p(x|z) has one scale for all, and so hardly sees the small ones; standardise the columns."
+            f"{named}: the standard deviation is {least:.2g} in {column(low, p.shape)} and {most:.2g} in "
+            f"{column(high, p.shape)}. A Normal p(x|z) has one scale for all, and so hardly sees the small ones; standardise "
+            "the columns."
         )
     return found
 
@@ -272,14 +279,13 @@ def describe_in_full(profile: DataProfile, data: DataModule, likelihood: str) ->
         ("likelihood", likelihood),
         ("changed", "; ".join(data.conversions) or "nothing"),
     ]
-    if data.streams:
-        return [*lines, ("not looked at", "constant columns and repeated rows, since the images are streamed")]
-    lines.append(("constant", f"{constant:,} of {p.columns:,} {'pixels' if p.images else 'columns'}{looked}"))
+    if not data.streams:
+        lines.append(("constant", f"{constant:,} of {p.columns:,} {'pixels' if p.images else 'columns'}{looked}"))
     lines.append(
         (
             "repeated",
             f"{p.repeated['train']:,} training rows repeat others; {p.repeated['val']:,} validation and "
-            f"{p.repeated['test']:,} test rows are also training rows{looked}",
+            f"{p.repeated['test']:,} test rows are also training rows{'' if data.streams else looked}",
         )
     )
     if p.spread is not None:
