@@ -47,6 +47,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "experiment": (
         "settings",
         "data_profile",
+        "figures",
         "lightning",
         "wiring",
         "diagnostics",
@@ -69,7 +70,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "noise.py": ("noise", "own_parts"),
     "nupi.py": ("nupi",),
     "oracles": ("oracle_gaussian", "oracle_tabular", "rate_distortion", "duality"),
-    "pareto": ("pareto",),
+    "pareto": ("pareto", "figures"),
     "runs": ("runs", "wiring"),
     "sklearn.py": ("sklearn",),
     "sweeps": ("settings", "sweep", "matching", "launch", "own_parts"),
