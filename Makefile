@@ -9,7 +9,7 @@ ARGS ?=
 result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/results.py --make $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
+.PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
 	mnist regret convergence alpha duality linear continuous sensitivity estimators interval results mutants docs clean
 
 help: ## Show this help
@@ -29,6 +29,9 @@ $(VENV)/.docs: $(READY)
 	@touch $@
 
 setup: $(READY) ## Create .venv and install everything
+
+data: $(READY) ## Look at the data before training: what they are, what is unusual, a picture of eight samples
+	@$(PY) src/data.py $(ARGS)
 
 calibrate: $(READY) ## Find which divergences the model can reach: ε̂ and θ*
 	@$(PY) src/calibrate.py $(ARGS)

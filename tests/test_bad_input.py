@@ -313,7 +313,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "nan": (
         "a.npy",
         lambda file: np.save(file, np.where(X > 0.99, np.nan, X)),
-        ["data=array has NaN or infinite values", "1200"],
+        ["data=array: x in ", "a.npy has NaN or infinite values", "1200"],
     ),
     "few": ("a.npy", lambda file: np.save(file, X[:30]), ["too small: its val split has 3 samples and needs 4", "data.val"]),
     "test": (

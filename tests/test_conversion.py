@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,20 @@ WORDS = np.random.default_rng(2).integers(0, 65536, (N, 6, 5))
 UNIT = (BYTES / 255).astype("f4")
 
 
-def data_of(source: Callable[[], Any], likelihood: str = "normal", layout: str = "auto") -> DataModule:
-    data = DataModule(source, "own", likelihood, batch=8, layout=layout)
+def data_of(
+    source: Callable[[], Any], likelihood: str = "normal", layout: str = "auto", allow: Sequence[str] = ()
+) -> DataModule:
+    data = DataModule(source, "own", likelihood, batch=8, layout=layout, allow=allow)
     data.check()
     return data
 
 
-def from_file(tmp_path: Path, x: np.ndarray, layout: str = "auto", **others: np.ndarray) -> DataModule:
+def from_file(
+    tmp_path: Path, x: np.ndarray, layout: str = "auto", allow: Sequence[str] = (), **others: np.ndarray
+) -> DataModule:
     """An array as `data=array` reads it."""
     np.savez(tmp_path / "own.npz", x=x, **others)
-    return data_of(partial(sources.array, str(tmp_path / "own.npz")), layout=layout)
+    return data_of(partial(sources.array, str(tmp_path / "own.npz")), layout=layout, allow=allow)
 
 
 def x_of(data: DataModule) -> Tensor:
@@ -224,8 +228,43 @@ def test_an_extreme_value_is_named(
     clean = np.random.default_rng(0).standard_normal(shape).astype("f4")
     x = clean.copy()
     x[index] = 1e30
-    with pytest.raises(DataError, match=rf"data=own has an extreme value: {said.replace('+', '[+]')}"):
+    words = (
+        rf"data=own: {part} in {tmp_path}/own.npz has an extreme value: {said.replace('+', '[+]')}.* data\.allow=\[extreme\] "
+    )
+    with pytest.raises(DataError, match=words):
         from_file(tmp_path, **({"x": clean, "test": clean} | {part: x}))
+    kept = from_file(tmp_path, **({"x": clean, "test": clean} | {part: x}), allow=["extreme"]).arrays
+    assert isinstance(kept.x, Tensor)
+    assert kept.test is not None
+    assert float((kept.x if part == "x" else kept.test)[index]) == np.float32(1e30)
+
+
+def test_a_value_that_32_bits_cannot_hold_is_named(tmp_path: Path) -> None:
+    """Whatever is allowed: it would be infinite."""
+    x = np.random.default_rng(0).standard_normal((N, 3))
+    x[4, 1] = 1e39
+    with pytest.raises(
+        DataError, match=r"has values that are too large for floats of 32 bits, 1 of 180, the first in row 4, col"
+    ):
+        from_file(tmp_path, x, allow=["extreme"])
+
+
+@pytest.mark.parametrize("kind", ["f8", "i8", "u4"])
+def test_a_column_that_32_bits_would_round_is_named(tmp_path: Path, kind: str) -> None:
+    """Floats of 32 bits around 2^30 are 2^7 = 128 apart, and so 0.012 standard deviations of 10,400, or 0.0096 of 13,300."""
+    x = np.random.default_rng(0).standard_normal((N, 3)) * 10
+    spread = (np.arange(N) - N / 2) / np.arange(N).std(ddof=1)
+    x[:, 2] = 2**30 + 2**20 + 10_400 * spread
+    x = np.abs(x).round().astype(kind)
+    with pytest.raises(
+        DataError, match=r"own.npz would be rounded: column 2, counted from 0, has values up to 1.07.*128 apart"
+    ):
+        from_file(tmp_path, x)
+    assert from_file(tmp_path, x, allow=["rounding"]).shape == (3,)
+    x[:, 2] = (2**30 + 2**20 + 13_300 * spread).astype(kind)
+    assert from_file(tmp_path, x).shape == (3,)
+    with pytest.raises(SettingError, match=r"data\.allow='extremes' is unknown; it is a list of extreme, rounding"):
+        from_file(tmp_path, x, allow=["extremes"])
 
 
 def test_values_of_any_size_are_not_extreme(tmp_path: Path) -> None:
@@ -304,12 +343,36 @@ def test_images_of_every_kind_keep_their_levels(tmp_path: Path, kind: str, chann
     expected = levels.astype("f4") / {"f": 1, "u": 65535 if levels.dtype == np.uint16 else 255}.get(levels.dtype.kind, 255)
     expected = np.broadcast_to(expected, (channels, 16, 16))
     arrays, stream = (sources.folder(str(tmp_path), 16, channels, in_memory_mib=mib) for mib in (1024, 0))
-    read = read_array(tmp_path, None, (channels, 16, 16))
+    read, told = read_array(tmp_path, None, (channels, 16, 16))
+    assert tuple(told) == arrays.conversions
     for x in (arrays.x[torch.tensor([0, 1])], stream.x[torch.tensor([0, 1])], torch.from_numpy(read[:2])):
         np.testing.assert_array_equal(as_float(x)[1].numpy(), expected)
     n = len(read)
     assert arrays.conversions == stream.conversions
-    assert [f"{n} of {n} images are {said}" in text for text in arrays.conversions] == [True] * (said is not None)
+    expected_words = [f"{n} of {n} images are {said}"] * (said is not None)
+    assert [text[: len(words)] for text, words in zip(arrays.conversions, expected_words, strict=True)] == expected_words
+
+
+def write_png(file: Path, side: int, bits: int, colour: int, rows: bytes) -> None:
+    """A PNG of side × side pixels, whose rows each begin with the byte of their filter; colour 0: grey, 2: RGB."""
+    head = struct.pack(">2I5B", side, side, bits, colour, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_what_is_lost_of_images_is_said(tmp_path: Path) -> None:
+    """Colour that is read as grey, what a crop leaves out, and the finer half of colours of 16 bits."""
+    red = np.zeros((16, 20, 3), "u1")
+    red[..., 0] = 255
+    Image.fromarray(red).save(tmp_path / "a.png")
+    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "b.png")
+    rows = b"".join(b"\0" + bytes([k, 7] * 48) for k in range(16))
+    write_png(tmp_path / "c.png", 16, 16, 2, rows)
+    said = ["1 of 3 images are colour of 16 bits, and read with 8", "1 of 3 images are cropped to squares"]
+    assert list(sources.folder(str(tmp_path), 16, 3).conversions) == said
+    grey = "1 of 3 images are colour, and read as grey (data.source.channels=3 keeps colour)"
+    assert list(sources.folder(str(tmp_path), 16, 1).conversions) == [said[0], grey, said[1]]
 
 
 def test_images_of_several_kinds_go_together(tmp_path: Path) -> None:
@@ -347,16 +410,12 @@ def test_photographs_are_turned_as_they_say(tmp_path: Path, orientation: int) ->
     assert arrays.conversions == (() if orientation == 1 else ("1 of 1 images are turned as their EXIF says",))
 
 
-def huge(file: Path) -> None:
-    """A PNG file that says it has 20,000 × 20,000 pixels."""
-    head = struct.pack(">2I5B", 20_000, 20_000, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-
-
 DAMAGED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "huge": ("x.png", huge, r"x\.png is too large to be read \(Image size \(400000000 pixels\).*Shrink or remove it"),
+    "huge": (
+        "x.png",
+        lambda f: write_png(f, 20_000, 8, 0, b""),
+        r"x\.png is too large to be read \(Image size \(400000000 pixels\).*Shrink or remove it",
+    ),
     "floats": ("x.tif", lambda f: Image.fromarray(ramp("f4", 9)).save(f), r"x\.tif .*its floats are from 0 to 9.*divide them"),
     "nan": ("x.tif", lambda f: Image.fromarray(ramp("f4", np.nan)).save(f), r"x\.tif .*floats are from nan to nan"),
     "32 bits": ("x.tif", lambda f: Image.fromarray(ramp("i4", 9)).save(f), r"x\.tif .*whole numbers of 32 bits; save 16 bits"),

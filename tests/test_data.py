@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -291,6 +292,55 @@ def test_streamed_images_equal_those_in_memory(images: Path, workers: int) -> No
             assert a.index.equal(b.index)
             assert a.x.equal(b.x)
         assert count == (9 if split is None else 1)
+
+
+def test_a_streamed_folder_reads_what_has_changed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, notes = tmp_path / "own", tmp_path / "notes"
+    own.mkdir()
+    for k in range(12):
+        Image.fromarray(np.full((9, 8), k, "u1")).save(own / f"{k:02d}.png")
+    read: list[str] = []
+    original = sources._read_image
+
+    def count(file: Path, size: int, channels: int) -> tuple[torch.Tensor, set[str]]:
+        read.append(file.name)
+        return original(file, size, channels)
+
+    monkeypatch.setattr(sources, "_read_image", count)
+
+    def start(size: int = 8, path: Path = own) -> tuple[list[str], Arrays]:
+        read.clear()
+        arrays = sources.folder(str(path), size, 1, 0, str(notes))
+        return sorted(read), arrays
+
+    names = [f"{k:02d}.png" for k in range(12)]
+    first, arrays = start()
+    assert first == names
+    again, same = start()
+    assert again == []
+    assert arrays.conversions == same.conversions == ("12 of 12 images are cropped to squares",)
+    assert content_digest(data_of(lambda: arrays)) == content_digest(data_of(lambda: same))
+    Image.fromarray(np.full((9, 8), 77, "u1")).save(own / "03.png")
+    os.utime(own / "05.png", (1, 1))
+    (own / "07.png").rename(own / "99.png")
+    changed, other = start()
+    assert changed == ["03.png", "05.png", "99.png"]
+    assert content_digest(data_of(lambda: other)) != content_digest(data_of(lambda: same))
+    assert len(start(size=4)[0]) == 12
+    (own / "04.png").write_bytes(b"no image")
+    (own / "06.png").write_bytes(b"none either")
+    for expected in (["04.png", "06.png"], ["04.png", "06.png"]):
+        with pytest.raises(DataError, match=r"04.png is not an image that can be read .* Nor can be read: .*/06.png\.$"):
+            start()
+        assert sorted(read) == expected, "the others are remembered"
+    for file in notes.iterdir():
+        file.write_text("{")
+    (own / "04.png").unlink()
+    (own / "06.png").unlink()
+    assert len(start()[0]) == 10, "a damaged index is none"
+    notes.rename(tmp_path / "elsewhere")
+    notes.touch()  # no folder can be made there
+    assert len(start()[0]) == len(start()[0]) == 10
 
 
 def test_images_may_be_grey(images: Path) -> None:

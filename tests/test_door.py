@@ -45,7 +45,7 @@ def test_an_answer_that_needs_no_run_imports_nothing_that_only_a_run_needs(tmp_p
     assert not HEAVY & imported
 
 
-@pytest.mark.parametrize("script", ["train", "calibrate", "evaluate", "explain", "feasible", "pareto"])
+@pytest.mark.parametrize("script", ["train", "calibrate", "evaluate", "data", "explain", "feasible", "pareto"])
 def test_version_names_lagvae_and_what_decides_about_its_numbers(tmp_path: Path, script: str) -> None:
     said = program(tmp_path, "--version", script=script)
     assert said.status == 0
@@ -67,7 +67,7 @@ def test_help_lists_groups_settings_and_examples(tmp_path: Path) -> None:
     assert max(map(len, said.out.splitlines())) < 200
 
 
-@pytest.mark.parametrize("script", ["calibrate", "evaluate", "explain", "feasible"])
+@pytest.mark.parametrize("script", ["calibrate", "evaluate", "data", "explain", "feasible"])
 def test_help_is_of_the_program_that_is_asked(tmp_path: Path, script: str) -> None:
     said = program(tmp_path, "--help", script=script)
     assert (said.status, said.err) == (0, "")

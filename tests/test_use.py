@@ -101,8 +101,20 @@ INPUTS = {
     "./data.csv": lambda: write_table(ROWS, ",".join(f"pixel {k}" for k in range(64))),
     "././data.csv": lambda: write_table(ROWS, ",".join(map(str, range(64))), "\ufeff"),
     "pictures": lambda: write_pictures(Path("pictures")),
+    "flat.npy": lambda: np.save("flat.npy", X[:, 0]),
+    "last.npy": lambda: np.save("last.npy", GREY.transpose(0, 2, 3, 1)),
 }
 """Words of --input → what writes the five digits there."""
+
+LEVELS = "uint8 levels 0 … 255 are divided by 255"
+
+SAID = {
+    "grey.npy": f"grey.npy: {LEVELS}.\n",
+    "pictures": f"pictures: {LEVELS}.\n",
+    "flat.npy": "flat.npy: (N, 8, 8) are images without channels, so x is (1, 8, 8).\n",
+    "last.npy": f"last.npy: {LEVELS}; (N, 8, 8, 1) are images with channels last, so x is (1, 8, 8).\n",
+}
+"""Words of --input → what is said of a change, as training says it."""
 
 
 @pytest.mark.parametrize("given", INPUTS)
@@ -111,7 +123,7 @@ def test_codes_are_those_of_the_loaded_model(
 ) -> None:
     INPUTS[given]()
     status, out, err = start(capsys, f"encode one --input {given} --output z.npy")
-    assert (status, out, err) == (0, "Written to z.npy: z of shape (5, 4).\n", "")
+    assert (status, out, err) == (0, f"{SAID.get(given, '')}Written to z.npy: z of shape (5, 4).\n", "")
     np.testing.assert_allclose(np.load("z.npy"), model.encode(X), rtol=1e-4, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lagvae.data.conversion import FULL, as_tensor, fitted, largest, type_name
+from lagvae.data.conversion import FULL, as_tensor, fitted, largest, layout_words, type_name, value_words
 from lagvae.distributions import (
     BernoulliDecoder,
     EmpiricalPrior,
@@ -266,6 +266,12 @@ class Inference:
                 "Pass them as floats, on the scale of the training data."
             )
         return int(full)
+
+    def conversions(self, x: Any) -> list[str]:
+        """What `observations` does to the type and to the axes of x, in words; nothing for floats of the model's own shape."""
+        t = as_tensor(x, "x", ARRAY)
+        found = (value_words(t, self._divisor(t, True)), layout_words(t, fitted(t, self._shape)))
+        return [words for words in found if words is not None]
 
     def observations(self, x: Any, shape: tuple[int, ...] | None = None, values: bool = True) -> Tensor:
         """x as the model takes it. Raises DataError for another shape, type or range.

@@ -26,8 +26,8 @@ LARGEST = 2048
 """The size in pixels up to which a grid is enlarged."""
 
 
-def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> np.ndarray:
-    """The rows x of a file for a model of x with `shape`: of the type that they have there.
+def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """The rows x of a file for a model of x with `shape`: of the type that they have there; and what was done to images.
 
     A row of a CSV file has the numbers of one x in row-major order. Images are resized as data=folder does it.
 
@@ -46,7 +46,7 @@ def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> np.ndarra
         raise DataError(f"--input={path} holds an array of {x.dtype}; it must be one of real numbers.")
     if not x.shape or not len(x):
         raise DataError(f"--input={path} holds no rows: its array has the shape {x.shape}.")
-    return x.astype(x.dtype.newbyteorder("="), copy=False)
+    return x.astype(x.dtype.newbyteorder("="), copy=False), []
 
 
 def _read_numpy(path: Path, key: str | None) -> np.ndarray:
@@ -121,15 +121,15 @@ def _is_header(cells: list[str]) -> bool:
     return not any(map(_is_number, cells)) or (len(cells) > 2 and cells == [str(k) for k in range(len(cells))])
 
 
-def _read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _read_images(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise DataError(
             f"--input={path}: this model takes x of shape {shape}, not square images; give a .npy, .npz or .csv file."
         )
     files = image_files(path, "--input") if path.is_dir() else [path]
-    images, _ = ImageFiles(files, shape[1], shape[0]).read_all(keep=True)
+    images, said = ImageFiles(files, shape[1], shape[0]).read_all(keep=True)
     assert images is not None
-    return images.numpy()
+    return images.numpy(), said
 
 
 def write_array(path: Path, name: str, x: np.ndarray) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lagvae.errors import SettingError
-from lagvae.experiment.factory import build_data
+from lagvae.experiment.data_profile import describe_likelihood, print_profile, profile_data
+from lagvae.experiment.factory import build_data, likelihood_name, load_data
 from lagvae.experiment.launch import adopt_launcher, all_processes
 from lagvae.experiment.own_code import trusted_names
 from lagvae.experiment.report import print_calibration, print_feasibility
 from lagvae.experiment.run import evaluate, found_by_first, make_calibration, resume, train
 from lagvae.experiment.validate import validate
+from lagvae.io import check_writable
 from lagvae.runs.layout import RunFolder
 from lagvae.terminal import command
 
@@ -69,3 +71,19 @@ def feasible_command(cfg: DictConfig) -> None:
 
     refuse_match(cfg)
     print_feasibility(*find_feasible(cfg))
+
+
+def data_command(cfg: DictConfig) -> None:
+    """data: say what the data are and what in them is unusual, and draw eight samples."""
+    from lagvae.experiment.data_picture import draw_data
+
+    refuse_match(cfg)
+    validate(cfg)
+    path = Path(cfg.picture).expanduser()
+    if path.suffix.lower() != ".png":
+        raise SettingError(f"picture={cfg.picture} has the unknown ending {path.suffix!r}; use .png.")
+    check_writable(path.parent, "Name another file with picture=FILE.")
+    data = load_data(cfg)
+    profile = profile_data(data)
+    draw_data(path, data, profile)
+    print_profile(profile, data, describe_likelihood(likelihood_name(cfg), data), path)

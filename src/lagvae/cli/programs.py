@@ -82,6 +82,19 @@ Examples:
         "feasible",
         "FeasibleConfig",
     ),
+    "data": HydraProgram(
+        "lagvae.cli.commands:data_command",
+        """Look at data before training: what they are, what is changed, what is unusual, and a picture of eight samples.
+
+Usage: python src/data.py [data=NAME] [KEY=VALUE ...] [picture=FILE]
+
+Examples:
+  python src/data.py
+  python src/data.py data=array data.source.path=mine.npz
+  python src/data.py data=folder data.source.path=photos data.source.size=64 picture=photos.png""",
+        "data",
+        "DataConfig",
+    ),
     "explain": HydraProgram(
         "lagvae.explain.explain:explain",
         """Explain the objective that settings give, or one that is written out.

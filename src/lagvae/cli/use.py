@@ -107,6 +107,8 @@ def run_use(name: str, options: argparse.Namespace) -> None:
     find_own_code([])
     limit_spinning()
     quiet_libraries()
+    from rich.markup import escape
+
     import lagvae
     from lagvae.cli.arrays import read_array, write_array
 
@@ -126,7 +128,10 @@ def run_use(name: str, options: argparse.Namespace) -> None:
         with progress(model, name, options.n):
             column, rows = "x", model.sample(options.n, options.seed, options.means).cpu().numpy()
     else:
-        x = model.observations(read_array(options.input, options.key, shape)).numpy()
+        given, said = read_array(options.input, options.key, shape)
+        x = model.observations(given).numpy()
+        if said := [*said, *model.conversions(given)]:
+            print_line(escape(f"{options.input}: {'; '.join(said)}."))
         with progress(model, name, len(x)):
             if name == "encode":
                 column, rows = "z", model.encode(x)

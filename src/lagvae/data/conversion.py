@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,18 @@ SMALLEST_IMAGE = 5
 
 EXTREME = 1e6
 """A number is refused where it is this many times larger than is typical, or than 1 where that is less."""
+
+ROUNDED = 0.01
+"""A column is refused where neighbouring floats of 32 bits are further apart than this share of its standard deviation."""
+
+LONG = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)
+"""Types with numbers that floats of 32 bits round."""
+
+ALLOWED = ("extreme", "rounding")
+"""What is refused unless data.allow has it: values that are absurdly large, and columns that 32 bits cannot resolve."""
+
+SOME_ROWS = 1000
+"""Number of rows by which the typical size of a column is found."""
 
 
 def as_tensor(x: Any, named: str, wanted: str = "a dense array of real numbers") -> Tensor:
@@ -54,6 +67,24 @@ def divisor(*parts: Tensor) -> int:
     """
     full = FULL.get(parts[0].dtype, 1)
     return full if full > 1 and any(largest(x) > 1 for x in parts) else 1
+
+
+def value_words(x: Tensor, by: int) -> str | None:
+    """What becomes of the values of an array that is divided by `by`, in words; None for floats, which stay as they are."""
+    kind = type_name(x)
+    if by > 1:
+        return f"{kind} levels 0 … {by} are divided by {by}"
+    if x.dtype in FULL:
+        return f"{kind} of zeros and ones is taken as 0 and 1"
+    return None if x.is_floating_point() else f"{kind} numbers are used as they are"
+
+
+def layout_words(x: Tensor, found: Tensor) -> str | None:
+    """How the axes of an array were arranged, in words; None where they are as they were."""
+    if found.shape == x.shape:
+        return None
+    kind = "images without channels" if found.ndim > x.ndim else "images with channels last"
+    return f"({', '.join(map(str, ('N', *x.shape[1:])))}) are {kind}, so x is {tuple(found.shape[1:])}"
 
 
 def largest(x: Tensor) -> float:
@@ -148,26 +179,52 @@ def place(index: Tensor) -> str:
     return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, position {tuple(rest)}"
 
 
-def check_numbers(x: Tensor, named: str) -> None:
-    """Raise DataError where an array (N, …) of numbers has NaN or infinite values, or one that is absurdly large."""
+def column(k: int, shape: tuple[int, ...]) -> str:
+    """The k-th value of a sample of some shape, in words; counted from 0."""
+    where = tuple(map(int, np.unravel_index(k, shape)))
+    return f"column {k}" if len(shape) == 1 else f"position {where}"
+
+
+def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = ()) -> None:
+    """Raise DataError for an array (N, …) of numbers that cannot be used, or not without a change.
+
+    That is NaN, infinite values, and, unless `allow` has them (see `ALLOWED`), values that are absurdly large and columns whose
+    differences are lost in floats of 32 bits.
+
+    Args:
+        x: the numbers as they are kept, float32. given: as they were given.
+    """
     bad = ~x.isfinite()
     if count := int(bad.sum()):
-        raise DataError(
-            f"{named} has NaN or infinite values, {count} of {x.numel()}, the first in {place(bad.nonzero()[0])}, counted from "
-            "0; remove or replace them."
-        )
+        index = bad.nonzero()[0]
+        finite = bool(given[tuple(index)].isfinite())
+        what = "values that are too large for floats of 32 bits" if finite else "NaN or infinite values"
+        cure = "rescale them, such as by their logarithm" if finite else "remove or replace them"
+        raise DataError(f"{named} has {what}, {count} of {x.numel()}, the first in {place(index)}, counted from 0; {cure}.")
     rows = x.flatten(1)
-    some = rows[:: max(1, len(rows) // 1000)].abs()
-    some = torch.where(some > 0, some, torch.nan)  # a column of few values other than 0 is nothing unusual
-    typical = torch.fmax(some.nanmedian(0).values, some.nanmedian()).fmax(torch.ones(()))
-    above = torch.maximum(rows.amax(0), -rows.amin(0)) > EXTREME * typical
-    if not above.any():
+    step = max(1, len(rows) // SOME_ROWS)
+    most = torch.maximum(rows.amax(0), -rows.amin(0))
+    if "extreme" not in allow:
+        some = rows[::step].abs()
+        some = torch.where(some > 0, some, torch.nan)  # a column of few values other than 0 is nothing unusual
+        typical = torch.fmax(some.nanmedian(0).values, some.nanmedian()).fmax(torch.ones(()))
+        if (above := most > EXTREME * typical).any():
+            k = int(above.nonzero()[0])
+            row = int(rows[:, k].abs().argmax())
+            raise DataError(
+                f"{named} has an extreme value: row {row}, {column(k, tuple(x.shape[1:]))}, counted from 0, is "
+                f"{float(rows[row, k]):g}, where the typical size is {float(some[:, k].nanmedian()):.2g}. Correct or remove "
+                "it, or rescale the column, such as by its logarithm; data.allow=[extreme] takes such values as they are."
+            )
+    if "rounding" in allow or given.dtype not in LONG:
         return
-    column = int(above.nonzero()[0])
-    row = int(rows[:, column].abs().argmax())
-    index = torch.tensor([row, *np.unravel_index(column, tuple(x.shape[1:]))])
-    raise DataError(
-        f"{named} has an extreme value: {place(index)}, counted from 0, is {float(rows[row, column]):g}, where the typical "
-        f"size is {float(some[:, column].nanmedian()):.2g}. Correct or remove it; where such values are right, rescale the "
-        "column, such as by its logarithm."
-    )
+    spread = given.flatten(1)[::step].double().std(0)
+    apart = torch.from_numpy(np.spacing(most.numpy())).double()
+    if (coarse := (spread > 0) & (apart > ROUNDED * spread)).any():
+        k = int(coarse.nonzero()[0])
+        raise DataError(
+            f"{named} would be rounded: {column(k, tuple(x.shape[1:]))}, counted from 0, has values up to "
+            f"{float(most[k]):g} with a standard deviation of {float(spread[k]):.3g}, and floats of 32 bits are "
+            f"{float(apart[k]):.3g} apart there. Subtract its mean and divide by its standard deviation; data.allow=[rounding] "
+            "takes rounded values."
+        )

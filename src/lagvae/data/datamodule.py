@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,19 @@ import torch
 from torch import Tensor
 
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
-from lagvae.data.conversion import FULL, LAYOUTS, arranged, as_float, check_numbers, divisor, largest, stored, type_name
+from lagvae.data.conversion import (
+    ALLOWED,
+    LAYOUTS,
+    arranged,
+    as_float,
+    check_numbers,
+    divisor,
+    largest,
+    layout_words,
+    stored,
+    type_name,
+    value_words,
+)
 from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import file_digest
@@ -58,10 +70,12 @@ class DataModule(pl.LightningDataModule):
         draws: the final evaluation passes over a split until it has at least this many samples.
         workers: number of processes that load in advance, for a source that streams files.
         layout: of the source's arrays, one of `LAYOUTS`.
+        allow: what is not refused, of `ALLOWED`.
 
     Attributes:
         conversions: what was done to the source's arrays, and hints: what in them is unusual; in words, once they are loaded.
-        levels: what levels were divided by, 1 for numbers. value_range: least and largest value of x.
+        levels: what levels were divided by, 1 for numbers. value_range: least and largest value of x. kind: the type that the
+            source's array had.
 
     Examples:
         >>> from lagvae.data.sources import digits
@@ -84,8 +98,11 @@ class DataModule(pl.LightningDataModule):
         draws: int = 40_000,
         workers: int = 2,
         layout: str = "auto",
+        allow: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if unknown := [what for what in allow if what not in ALLOWED]:
+            raise SettingError(f"data.allow={unknown[0]!r} is unknown; it is a list of {', '.join(ALLOWED)}.")
         if layout not in LAYOUTS:
             raise SettingError(f"data.layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}.")
         if likelihood not in LIKELIHOODS:
@@ -101,10 +118,10 @@ class DataModule(pl.LightningDataModule):
         self.source, self.name, self.likelihood = source, name, likelihood
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
-        self.draws, self.workers, self.layout = draws, workers, layout
+        self.draws, self.workers, self.layout, self.allow = draws, workers, layout, tuple(allow)
         self.conversions: list[str] = []
         self.hints: list[str] = []
-        self.levels, self.value_range = 255, (0.0, 1.0)
+        self.levels, self.value_range, self.kind = 255, (0.0, 1.0), ""
         # (steps of an interval, last step), set by a run, in which one epoch of Lightning is one interval: evaluation and
         # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
@@ -149,6 +166,7 @@ class DataModule(pl.LightningDataModule):
         named, x, test, second = f"data={self.name}", arrays.x, arrays.test, arrays.second
         kind = x.dtype if isinstance(x, Tensor) else torch.uint8
         self.conversions, self.hints = list(arrays.conversions), []
+        self.kind = type_name(x) if isinstance(x, Tensor) else "image files"
         self._check_labels(arrays)
         for part in (x, test, second):
             if isinstance(part, Tensor) and not (part.ndim and part.numel()):
@@ -159,17 +177,18 @@ class DataModule(pl.LightningDataModule):
             self.levels = by = divisor(*alike)
             self._describe(x, by, max(map(largest, alike)))
             x = self._arranged(x, f"{named}: x")
-            x = self._checked(stored(x, by), self.likelihood)
+            x = self._checked(x, by, arrays.name_of("x"), self.likelihood)
             self.value_range = (float(as_float(x).min()), float(as_float(x).max())) if x.is_floating_point() else (0.0, 1.0)
         elif x.binary:
             self.levels = 1
         if test is not None:
             test = self._arranged(test, f"{named}: test")
-            test = self._checked(stored(test, self.levels if test.dtype == kind else divisor(test)), self.likelihood)
+            by = self.levels if test.dtype == kind else divisor(test)
+            test = self._checked(test, by, arrays.name_of("test"), self.likelihood)
         if second is not None:
             layout = self.layout if isinstance(x, Tensor) and second.ndim == x.ndim else "auto"
             second = arranged(second, layout, f"{named}: second")
-            second = self._checked(stored(second, divisor(second)), "normal")
+            second = self._checked(second, divisor(second), arrays.name_of("second"), "normal")
         if isinstance(x, Tensor) and test is not None and test.shape[1:] != x.shape[1:]:
             raise DataError(
                 f"{named}: test samples have shape {tuple(test.shape[1:])}, the others {tuple(x.shape[1:])}; they must be "
@@ -180,28 +199,23 @@ class DataModule(pl.LightningDataModule):
     def _describe(self, x: Tensor, by: int, high: float) -> None:
         """Note what becomes of the values of x."""
         named, kind = f"data={self.name}", type_name(x)
-        if by > 1:
-            self.conversions.append(f"{kind} levels 0 … {by} are divided by {by}")
-            if high * UNUSED_LEVELS <= by:
-                self.hints.append(
-                    f"{named}: the largest value is {high:g}, and {kind} is divided by {by}, so that x is at most "
-                    f"{high / by:.2g}. Counts, or levels of fewer bits, are saved as float32 on the scale that you want."
-                )
-        elif x.dtype in FULL:
-            self.conversions.append(f"{kind} of zeros and ones is taken as 0 and 1")
-        elif not x.is_floating_point():
-            self.conversions.append(f"{kind} numbers are used as they are")
+        if (said := value_words(x, by)) is not None:
+            self.conversions.append(said)
+        if by > 1 and high * UNUSED_LEVELS <= by:
+            self.hints.append(
+                f"{named}: the largest value is {high:g}, and {kind} is divided by {by}, so that x is at most {high / by:.2g}. "
+                "Counts, or levels of fewer bits, are saved as float32 on the scale that you want."
+            )
 
     def _arranged(self, x: Tensor, named: str) -> Tensor:
         """x, or the test set, in the layout that the networks take."""
         found = arranged(x, self.layout, named)
-        shape = ", ".join(map(str, ("N", *x.shape[1:])))
-        if found.shape != x.shape:
-            kind = "images without channels" if found.ndim > x.ndim else "images with channels last"
-            said = f"({shape}) are {kind}, so x is {tuple(found.shape[1:])} (data.layout=as_is: as it is)"
+        if (words := layout_words(x, found)) is not None:
+            said = f"{words} (data.layout=as_is: as it is)"
             if said not in self.conversions:
                 self.conversions.append(said)
         elif self.layout == "auto" and x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]:
+            shape = ", ".join(map(str, ("N", *x.shape[1:])))
             self.hints.append(
                 f"{named} of shape ({shape}) is used as it is, which for images means {x.shape[1]} channels. If the channels "
                 "come last, set data.layout=channels_last."
@@ -216,11 +230,12 @@ class DataModule(pl.LightningDataModule):
                     "each."
                 )
 
-    def _checked(self, x: Tensor, likelihood: str) -> Tensor:
-        """Samples as they are kept; DataError for values that cannot be used."""
+    def _checked(self, given: Tensor, by: int, part: str, likelihood: str) -> Tensor:
+        """Samples, divided by `by`, as they are kept; DataError for values that cannot be used."""
+        x = stored(given, by)
         if not x.is_floating_point():
             return x
-        check_numbers(x, f"data={self.name}")
+        check_numbers(x, given, f"data={self.name}: {part}", self.allow)
         low, high = float(x.min()), float(x.max())
         if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
@@ -416,6 +431,6 @@ def _content_digest(*parts: Tensor | ImageFiles | str | None) -> str:
         elif isinstance(part, str):
             content.update(part.encode())
         elif part is not None:
-            for file in part.files:
-                content.update(file_digest(file).encode())
+            for digest in part.digests or map(file_digest, part.files):
+                content.update(digest.encode())
     return content.hexdigest()[:16]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from lagvae.data.conversion import as_float, as_tensor, stored
 from lagvae.errors import DataError, LagvaeError, SettingError
-from lagvae.io import storage_error
+from lagvae.io import file_digest, storage_error, write_json
 from lagvae.terminal import console
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
@@ -41,6 +44,7 @@ class Arrays:
         labels, test_labels: (N,), integers that only evaluation uses.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
+        file: what x was read from, for messages.
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
@@ -58,6 +62,11 @@ class Arrays:
     second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
     conversions: tuple[str, ...] = ()
+    file: str | None = None
+
+    def name_of(self, part: str) -> str:
+        """How messages name x, "test" or "second"."""
+        return part if self.file is None else f"{part} in {self.file}"
 
 
 def digits() -> Arrays:
@@ -180,7 +189,7 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
         return read(arrays_of_file[name], f"{named}: {name}", *args)
 
     x, test = _plain(arrays_of_file[key], f"{named}: {key}"), optional("test", _plain)
-    arrays = Arrays(x, test, second=optional("second", _plain))
+    arrays = Arrays(x, test, second=optional("second", _plain), file=path)
     if labels is not None:
         arrays.labels = optional(labels, _labels, len(x))
         arrays.test_labels = None if test is None else optional(f"test_{labels}", _labels, len(test))
@@ -209,13 +218,13 @@ READERS: dict[str, Callable[[Path, Wanted], dict[str, Any]]] = {".npz": _read_np
 
 
 def _plain(x: Any, named: str) -> Tensor:
-    """A dense tensor (N, …), of float32 where it holds floats; DataError for anything else."""
+    """A dense tensor (N, …); DataError for anything else."""
     x = as_tensor(x, named)
     if x.ndim < 2:
         raise DataError(
             f"{named} has the shape {tuple(x.shape)}; it must be (N, …), N samples of at least one axis: numbers are (N, 1)."
         )
-    return x.float() if x.is_floating_point() else x
+    return x
 
 
 def _labels(y: Any, named: str, n: int) -> Tensor:
@@ -262,12 +271,18 @@ def image_files(path: str | Path, named: str = "data.source.path") -> list[Path]
     return sorted(files)
 
 
-TURNED, TRANSPARENT, FINE = (
+TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED = (
     "turned as their EXIF says",
     "partly transparent, and laid on white",
     "of 16 bits or floats, kept as such",
+    "colour of 16 bits, and read with 8",
+    "colour, and read as grey (data.source.channels=3 keeps colour)",
+    "cropped to squares",
 )
 """What is done to some images, in words."""
+
+DONE = (TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED)
+"""All that is done to images, in the order in which it is said."""
 
 
 def read_image(file: Path, size: int, channels: int) -> Tensor:
@@ -282,16 +297,20 @@ def read_image(file: Path, size: int, channels: int) -> Tensor:
 
 
 def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]:
-    """An image, and which of `TURNED`, `TRANSPARENT` and `FINE` it is."""
+    """An image, and what of `DONE` was done to it."""
     from PIL import Image, ImageOps
 
     done, mode = set(), "L" if channels == 1 else "RGB"
     try:
         with Image.open(file) as opened:
             kind = opened.format
+            if any("16" in str(tile[-1]) for tile in opened.tile) and opened.mode[0] not in "IF":
+                done.add(COARSE)
             image = ImageOps.exif_transpose(opened)
             if opened.getexif().get(ORIENTATION, 1) != 1:
                 done.add(TURNED)
+        if image.width != image.height:
+            done.add(CROPPED)
         if image.mode[0] in "IF":
             done.add(FINE)
             levels = Image.fromarray(_fine_levels(image, str(kind)))
@@ -300,7 +319,10 @@ def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]
         if image.has_transparency_data and np.array(own := image.convert("RGBA"))[..., 3].min() < 255:
             done.add(TRANSPARENT)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), own)
-        pixels = torch.from_numpy(np.array(ImageOps.fit(image.convert(mode), (size, size))))
+        fitted = ImageOps.fit(image.convert(mode), (size, size))
+        if channels == 1 and ImageOps.fit(image.convert("RGB"), (size, size)).convert("HSV").getextrema()[1][1]:
+            done.add(GREYED)
+        pixels = torch.from_numpy(np.array(fitted))
     except Image.DecompressionBombError as error:
         raise DataError(f"{file} is too large to be read ({str(error).rstrip('.')}). Shrink or remove it.") from error
     except Exception as error:  # decoders raise many kinds of errors
@@ -327,15 +349,39 @@ def _fine_levels(image: Any, kind: str) -> np.ndarray:
     return values.astype(np.float32) / 65535
 
 
+class Seen(NamedTuple):
+    """What is remembered of an image that was read: when its file was changed, and what was found in it."""
+
+    stamp: tuple[int, ...]
+    digest: str
+    high: float
+    done: tuple[str, ...]
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Size of a file and when it and its entry were last changed; nothing where there is no such file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class ImageFiles:
     """Images that are read on access: index (B,) → (B, channels, size, size), uint8, or floats where some are.
 
+    Args:
+        index: a file in which it is remembered which images were read, so that the next start reads those that have changed.
+
     Attributes:
         binary: whether all pixels of all images are the levels 0 and 1, which are then taken as 0 and 1.
+        digests: of the content of each file, where all were read and none was kept.
     """
 
-    def __init__(self, files: list[Path], size: int, channels: int) -> None:
-        self.files, self.size, self.channels, self.binary = files, size, channels, False
+    def __init__(self, files: list[Path], size: int, channels: int, index: Path | None = None) -> None:
+        self.files, self.size, self.channels, self.index = files, size, channels, index
+        self.binary = False
+        self.digests: list[str] = []
 
     def __len__(self) -> int:
         return len(self.files)
@@ -349,37 +395,110 @@ class ImageFiles:
         return stored(x, 1) if self.binary else x
 
     def read_all(self, keep: bool) -> tuple[Tensor | None, list[str]]:
-        """All images where they are to be kept, and what was done to some of them. Every file is read, to find damage now."""
+        """All images where they are to be kept, and what was done to some of them.
+
+        Every file is read, to find damage now; of files that are not kept, those that have changed since they were read.
+
+        Raises: DataError with the files that cannot be read.
+        """
         from rich.progress import track
 
-        n, counts, kept, self.binary = len(self), Counter[str](), [], False
-        high, bar = 0.0, console()
-        with ThreadPoolExecutor(READERS_OF_IMAGES) as pool:
-            images = pool.map(lambda file: _read_image(file, self.size, self.channels), self.files)
+        n, bar, self.binary = len(self), console(), False
+        known = {} if keep else self._recall()
+        kept: list[Tensor] = []
+        seen: dict[str, Seen] = {}
+        damaged: list[tuple[Path, DataError]] = []
+
+        def look(file: Path) -> tuple[Tensor | None, Seen] | DataError:
+            stamp, before = _stamp(file), known.get(os.path.abspath(file))
+            if before is not None and before.stamp == stamp:
+                return None, before
             try:
-                for x, done in track(images, "Reading images", n, console=bar, transient=True, disable=not bar.is_terminal):
-                    counts.update(done)
-                    high = max(high, 255.0 if x.is_floating_point() else float(x.max()))
-                    if keep:
-                        kept.append(x)
+                x, done = _read_image(file, self.size, self.channels)
+            except DataError as error:
+                return error
+            high = 255.0 if x.is_floating_point() else float(x.max())
+            digest = "" if keep else file_digest(file)
+            return (x if keep else None), Seen(stamp, digest, high, tuple(sorted(done)))
+
+        with ThreadPoolExecutor(READERS_OF_IMAGES) as pool:
+            results = zip(self.files, pool.map(look, self.files), strict=True)
+            try:
+                for file, found in track(
+                    results, "Reading images", n, console=bar, transient=True, disable=not bar.is_terminal
+                ):
+                    if isinstance(found, DataError):
+                        damaged.append((file, found))
+                        continue
+                    seen[os.path.abspath(file)] = found[1]
+                    if found[0] is not None:
+                        kept.append(found[0])
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        said = [f"{counts[what]} of {n} images are {what}" for what in (TURNED, TRANSPARENT, FINE) if counts[what]]
+                if not keep and seen != known:
+                    self._remember(seen)
+        if damaged:
+            raise _damage(damaged)
+        counts = Counter(what for each in seen.values() for what in each.done)
+        said = [f"{counts[what]} of {n} images are {what}" for what in DONE if counts[what]]
         if keep:
             return self._stacked(kept), said
-        self.binary = high == 1
+        self.digests = [seen[os.path.abspath(file)].digest for file in self.files]
+        self.binary = max(each.high for each in seen.values()) == 1
         return None, [*said, "uint8 of zeros and ones is taken as 0 and 1"] if self.binary else said
 
+    @property
+    def _readers(self) -> list[Any]:
+        """What decides about what is found in a file."""
+        from PIL import __version__ as pillow
+
+        return [pillow, self.size, self.channels, list(DONE)]
+
+    def _recall(self) -> dict[str, Seen]:
+        """File → what is remembered of it; nothing where the index is missing, damaged, or of other readers."""
+        try:
+            assert self.index is not None
+            content = json.loads(self.index.read_text(encoding="utf-8"))
+            if content["readers"] != self._readers:
+                return {}
+            return {
+                file: Seen(tuple(stamp), str(digest), float(high), tuple(done))
+                for file, (stamp, digest, high, done) in content["files"].items()
+            }
+        except (AssertionError, OSError, ValueError, TypeError, KeyError, AttributeError):
+            return {}
+
+    def _remember(self, seen: dict[str, Seen]) -> None:
+        if self.index is not None:
+            with suppress(SettingError):  # where it cannot be written, the next start reads all files
+                write_json(self.index, {"readers": self._readers, "files": seen})
+
+
+def _damage(damaged: list[tuple[Path, DataError]]) -> DataError:
+    """The error for files that cannot be read, which names the first of them."""
+    (_, first), *others = damaged
+    if not others:
+        return first
+    names = ", ".join(str(file) for file, _ in others[:MOST_NAMED])
+    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    return DataError(f"{first} Nor can be read: {names}{more}.")
+
+
+MOST_NAMED = 4
+"""Number of further files that a message names."""
 
 READERS_OF_IMAGES = min(8, os.cpu_count() or 1)
 """Number of threads that read images at once."""
 
 
-def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 1024) -> Arrays:
+def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 1024, remembered: str | None = None) -> Arrays:
     """All images below a folder, (N, channels, size, size): uint8, or floats where some images have finer levels.
 
     Every file is read before training. Up to `in_memory_mib` the images are kept in memory; a larger folder is streamed from
-    its files.
+    its files, of which the next start reads those that have changed.
+
+    Args:
+        remembered: a folder, in which it is noted which files of a streamed folder were read.
 
     Raises: SettingError for an invalid size or number of channels; DataError for a folder without readable images.
     """
@@ -387,6 +506,10 @@ def folder(path: str, size: int = 32, channels: int = 3, in_memory_mib: float = 
         raise SettingError(f"data.source.size={size} must be at least 1 pixel.")
     if channels not in (1, 3):
         raise SettingError(f"data.source.channels={channels} must be 1 (grey) or 3 (colour).")
-    store = ImageFiles(image_files(path), size, channels)
+    files, index = image_files(path), None
+    if remembered is not None:
+        name = hashlib.sha256(f"{os.path.realpath(Path(path).expanduser())} {size} {channels}".encode()).hexdigest()[:16]
+        index = Path(remembered).expanduser() / f"{name}.json"
+    store = ImageFiles(files, size, channels, index)
     kept, conversions = store.read_all(keep=len(store) * channels * size * size <= in_memory_mib * 2**20)
     return Arrays(store if kept is None else kept, conversions=tuple(conversions))

@@ -18,7 +18,6 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from rich.markup import escape
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -31,6 +30,7 @@ from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, N
 from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.data_profile import describe_likelihood, print_data, profile_data
 from lagvae.experiment.settings import stored_config
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
@@ -39,7 +39,7 @@ from lagvae.networks import first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
-from lagvae.terminal import print_line, print_note, quiet_libraries
+from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
@@ -70,13 +70,10 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """Load, check and split the data."""
-    data: DataModule = instantiate(cfg.data)
-    data.check()
-    if data.conversions:
-        print_line(escape(f"data={data.name}: {'; '.join(data.conversions)}."))
-    for hint in data.hints:
-        print_note(hint)
+    """Load, check and split the data, and say what they are."""
+    data = load_data(cfg)
+    if not is_silent():
+        print_data(profile_data(data), data, describe_likelihood(likelihood_name(cfg), data))
     for part in ("training", "final"):
         for name, node in cfg.callbacks[part].items():
             build_metric(node, str(name), f"callbacks.{part}.{name}").check(data, f"callbacks.{part}.{name}")
@@ -101,6 +98,13 @@ def build_metric(node: DictConfig, name: str, key: str) -> LatentMetric:
             f"{key}: {node._target_} cannot be built ({first_line(error)}). It gets the settings beside {key}._target_."
         ) from error
     return as_latent_metric(name, metric, key)
+
+
+def load_data(cfg: DictConfig) -> DataModule:
+    """Load, check and split the data."""
+    data: DataModule = instantiate(cfg.data)
+    data.check()
+    return data
 
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
@@ -136,6 +140,13 @@ def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, row
     )
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
+
+
+def likelihood_name(cfg: DictConfig) -> str:
+    """The name of p(x|z), such as Bernoulli or Laplace."""
+    node = cfg.model.likelihood
+    name = node if isinstance(node, str) else str(node._target_).rpartition(".")[2]
+    return name.removesuffix("Decoder").capitalize() if name in DECODERS else name.removesuffix("Decoder")
 
 
 def decoder_class(node: Any) -> Any:

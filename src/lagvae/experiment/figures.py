@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, sqrt
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ from lagvae.runs.metrics_table import read_series
 
 BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
 
+EARLY = 4
+"""The axes hold the path of training but for its first quarter: densities may start thousands of nats from where they end."""
+
+LINE = 0.4
+"""Grey level of the lines between images, which stand out from dark ones and from light ones."""
+
 
 def draw_run(
     folder: Path, data: DataModule, model: LatentVariableModel, summary: Mapping[str, Any], metrics: Path
@@ -33,7 +39,7 @@ def draw_run(
         x = data.probe("test", 20, model.device)
         images = len(data.shape) == 3 and data.shape[0] in (1, 3)
         if images:
-            figures["samples"] = samples(model, x)
+            figures["samples"] = samples(model, x, summary["alpha"]["q"])
             figures["reconstructions"] = reconstructions(model, x)
             if isinstance(model.eval_model.encoder, GaussianEncoder):
                 figures["traversal"] = traversal(model, x)
@@ -62,34 +68,37 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 
 def _show(axis: Axes, picture: Tensor) -> None:
-    """Show one image (C, H, W) with values in [0, 1]."""
-    pixels = picture.detach().cpu().clamp(0, 1)
-    axis.imshow(
-        pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest"
-    )
+    """Show one image (C, H, W) with values in [0, 1], where 0 is dark."""
+    axis.imshow(as_picture(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
 
 
+def as_picture(image: Tensor) -> Tensor:
+    """An image (C, H, W) as matplotlib takes it, cut to [0, 1]."""
+    pixels = image.detach().cpu().clamp(0, 1)
+    return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+
+
 def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Arrange images (N, C, H, W) in a grid as one image, separated by light lines."""
+    """Arrange images (N, C, H, W) in a grid as one image, separated by grey lines."""
     n, c, h, w = pictures.shape
     rows = ceil(n / columns)
-    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 0.15, device=pictures.device)
+    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), LINE, device=pictures.device)
     for i in range(n):
         r, k = divmod(i, columns)
         canvas[:, r * (h + gap) : r * (h + gap) + h, k * (w + gap) : k * (w + gap) + w] = pictures[i]
     return canvas
 
 
-def samples(model: LatentVariableModel, x: Tensor) -> Figure:
-    """The means of p(x|z) at 100 samples of the prior."""
+def samples(model: LatentVariableModel, x: Tensor, alpha: float) -> Figure:
+    """The means of p(x|z) at 100 samples of the prior, of a run with the preference alpha."""
     prior = model.eval_model.prior
     noise = Noise(model.seed, "figures")
     draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
     z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
     figure, axes = _figure(4.6, 4.9)
     _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(z)), 10))
-    axes[0, 0].set_title("Samples: E[x|z], z ∼ p(z)", loc="left")
+    axes[0, 0].set_title(f"Samples: E[x|z], z ∼ p(z); α = {alpha:+g}".replace("-", "−"), loc="left")
     return figure
 
 
@@ -225,19 +234,18 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(4.2, 3.6)
     axis = axes[0, 0]
     splits = summary["splits"]
-    points = [(v["rate"], v["distortion"]) for v in splits.values()]
+    shown = [(v["rate"], v["distortion"]) for v in splits.values()]
     if metrics.is_file():
         path = read_series(metrics, "train_probe", ["rate", "distortion"])
         axis.plot(path["rate"][1], path["distortion"][1], color=GREY, linewidth=1, marker=".", markersize=4, label="training")
-        points += list(zip(path["rate"][1], path["distortion"][1], strict=True))
+        steps = list(zip(path["rate"][1], path["distortion"][1], strict=True))
+        shown += steps[len(steps) // EARLY :]
     for (name, v), marker, colour in zip(splits.items(), "os^", (BLUE, ORANGE, GREY), strict=False):
         errors = {"xerr": v.get("rate_stderr"), "yerr": v.get("distortion_stderr")}
         axis.errorbar(v["rate"], v["distortion"], **errors, fmt=marker, color=colour, markersize=6, label=name, zorder=3)
-    rates = [r for r, _ in points]
-    distortions = [d for _, d in points]
-    margin = 0.12 * max(max(rates) - min(rates), max(distortions) - min(distortions), sqrt(2) * 0.5)
-    axis.set_xlim(min(rates) - margin, max(rates) + margin)
-    axis.set_ylim(min(distortions) - margin, max(distortions) + margin)
+    for limit, values in zip((axis.set_xlim, axis.set_ylim), zip(*shown, strict=True), strict=True):
+        margin = 0.12 * max(max(values) - min(values), 0.5)
+        limit(min(values) - margin, max(values) + margin)
     for name, c in summary["constraints"].items():
         if name == "neg_elbo" and c["bound"] is not None:
             low, high = axis.get_xlim()

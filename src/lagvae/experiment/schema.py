@@ -193,6 +193,13 @@ class FeasibleConfig(Config):
 
 
 @dataclass
+class DataConfig(Config):
+    """The config of data.py: a config of train.py, and the file of the picture."""
+
+    picture: str = MISSING
+
+
+@dataclass
 class EvaluateConfig:
     """The config of evaluate.py."""
 

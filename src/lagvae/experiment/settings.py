@@ -41,7 +41,9 @@ MACHINE = Rule(False, "differs", "ignored", machine=True)
 RULES: dict[str, Rule] = {
     # the name of a run, and where it is stored, shown and computed
     **dict.fromkeys(("name", "folder", "label", "match", "resume", "trust", "paths", "logger", "launcher"), MACHINE),
-    **dict.fromkeys(("trainer", "training.threads", "data.workers", "callbacks.figures"), MACHINE),
+    **dict.fromkeys(
+        ("trainer", "training.threads", "data.workers", "data.allow", "data.source.remembered", "callbacks.figures"), MACHINE
+    ),
     "trainer.precision": Rule(True, "same", "same"),
     # the constrained problem: the preference and the bounds
     "family": Rule(False, "differs", "ignored"),

@@ -32,6 +32,9 @@ AXES = {
     "i_q_kde": "$I_q(x;z)$ by kernel density estimate (nats)",
 }
 
+DODGE = 0.012
+"""Distance between curves of Figure 1 that lie on each other, as a share of the range of γ₁."""
+
 OUTPUT = {"savefig.dpi": 220, "svg.hashsalt": "lagvae"}
 """A resolution for print, and a fixed salt so that a vector file is the same whenever it is drawn."""
 
@@ -125,18 +128,23 @@ def _legend_handles(analysis: Analysis, styles: dict[str, tuple[str, str]]) -> I
 
 
 def slack_figure(analysis: Analysis) -> Figure:
-    """Information over the slack γ₁ on training data, with a line for each α, shaded up to the other end of the interval."""
+    """Information over the slack γ₁ on training data, with a line for each α, shaded up to the other end of the interval.
+
+    Curves of one sign are drawn side by side, since they would hide each other where only the sign of α matters.
+    """
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axis = figure.subplots()
     curves = [curve for curve in analysis.curves if curve.split == "train"]
     families = {curve.family for curve in curves}
     sizes = {sign: sorted({abs(c.alpha) for c in curves if c.alpha * sign > 0}, reverse=True) for sign in (-1, 1)}
+    width = DODGE * (max(g for c in curves for g in c.gammas) - min(g for c in curves for g in c.gammas))
     for curve in curves:
         sign = MAXIMISE if curve.alpha < 0 else MINIMISE
         rank, colours = sizes[sign].index(abs(curve.alpha)), MAXIMISING if sign == MAXIMISE else MINIMISING
         name = f"α = {curve.alpha:+g}".replace("-", "−")
+        gammas = [gamma + width * (rank - (len(sizes[sign]) - 1) / 2) for gamma in curve.gammas]
         axis.errorbar(
-            curve.gammas,
+            gammas,
             curve.means,
             yerr=curve.spreads,
             color=(colour := colours[rank % len(colours)]),
@@ -148,7 +156,7 @@ def slack_figure(analysis: Analysis) -> Figure:
             label=name if len(families) == 1 else f"{method_title(curve.family)}, {name}",
         )
         if curve.others != curve.means:
-            axis.fill_between(curve.gammas, curve.means, curve.others, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(gammas, curve.means, curve.others, color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel("slack γ₁ of −ELBO (nats)")
     axis.set_ylabel(AXES[analysis.collection.information])
     several_seeds = max(max(curve.counts) for curve in curves) > 1

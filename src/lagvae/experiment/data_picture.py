@@ -1,0 +1,115 @@
+"""A picture of eight samples, drawn as the data are: images, series as lines, tables as the histogram of each column."""
+
+from __future__ import annotations
+
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lagvae.data import DataModule
+from lagvae.data.conversion import as_float
+from lagvae.experiment.data_profile import DataProfile
+from lagvae.experiment.figures import BLUE, ORANGE, as_picture, tile
+from lagvae.experiment.style import STYLE
+from lagvae.io import write_atomically
+
+SAMPLES = 8
+
+PANELS = 24
+"""Number of columns of a table that are drawn."""
+
+CHANNELS = 6
+"""Number of values of a series that are drawn."""
+
+ROWS = 5000
+"""Number of rows that a histogram is made of."""
+
+
+def draw_data(path: Path, data: DataModule, profile: DataProfile) -> None:
+    """Draw the first eight training samples to a PNG."""
+    with matplotlib.rc_context(STYLE):
+        if profile.images or len(profile.shape) > 2:
+            figure = _images(data, profile)
+        elif len(profile.shape) == 2:
+            figure = _series(data, profile)
+        else:
+            figure = _table(data, profile)
+        write_atomically(path, lambda part: figure.savefig(part, bbox_inches="tight"), "Name another file with picture=FILE.")
+
+
+def _stored(data: DataModule, n: int) -> Tensor:
+    """The first n training samples as they are stored, before any noise of observation."""
+    return as_float(data.arrays.x[data.split["train"][:n]])
+
+
+def _images(data: DataModule, profile: DataProfile) -> Figure:
+    """A row of the stored images and, where they are binarised, a row as the model sees them."""
+    x, (low, high) = _stored(data, SAMPLES), profile.range
+    title = f"{profile.name}: samples of shape {profile.shape}"
+    if x.dim() == 4 and x.shape[1] == 4:
+        x, title = x[:, :3], f"{title} without their alpha channel"
+    elif not profile.images:
+        while x.dim() > 3:
+            x = x[:, x.shape[1] // 2]
+        x, title = x.unsqueeze(1), f"{title}, cut in the middle"
+    x = (x - low) / (high - low or 1.0)
+    rows = [x]
+    if data.is_stochastic and not profile.binary and profile.images:
+        rows.append(data.probe("train", SAMPLES))
+        title += "; below, as binarised for one batch"
+    if (low, high) != (0.0, 1.0):
+        title += f"; black is {low:.3g}, white {high:.3g}"
+    figure = Figure(figsize=(8, 1.1 * len(rows) + 0.4), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(as_picture(tile(torch.cat(rows), len(x))), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(title, loc="left")
+    return figure
+
+
+def _series(data: DataModule, profile: DataProfile) -> Figure:
+    """A panel for each of eight series, a line for each of their values."""
+    x = _stored(data, SAMPLES)
+    steps, values = profile.shape
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots(2, 4, sharex=True, sharey=True, squeeze=False).flatten()
+    for k, (axis, series) in enumerate(zip(axes, x, strict=False)):
+        axis.plot(series[:, :CHANNELS].numpy(), linewidth=1)
+        axis.set_title(f"sample {k}", loc="left", fontsize=8)
+    shown = f", the first {CHANNELS} drawn" if values > CHANNELS else ""
+    figure.suptitle(
+        f"{profile.name}: series of {steps} steps with {values} value{'s' if values > 1 else ''}{shown}", x=0.01, ha="left"
+    )
+    figure.supxlabel("step", fontsize=9)
+    return figure
+
+
+def _table(data: DataModule, profile: DataProfile) -> Figure:
+    """A histogram for each column, with a tick for each of eight rows."""
+    x, columns = _stored(data, ROWS), profile.columns
+    shown = min(columns, PANELS)
+    across = min(shown, 6)
+    down = ceil(shown / across)
+    figure = Figure(figsize=(1.5 * across + 0.6, 1.25 * down + 0.6), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    for k, axis in enumerate(axes):
+        axis.set_yticks([])
+        axis.tick_params(labelsize=7)
+        if k >= shown:
+            axis.set_axis_off()
+            continue
+        axis.hist(x[:, k].double().numpy(), bins=30, color=BLUE)
+        axis.plot(x[:SAMPLES, k].numpy(), torch.zeros(min(SAMPLES, len(x))), "|", color=ORANGE, markersize=9, clip_on=False)
+        axis.set_title(f"column {k}", loc="left", fontsize=8)
+    which = f", the first {shown} drawn" if columns > shown else ""
+    figure.suptitle(
+        f"{profile.name}: {columns} column{'s' if columns > 1 else ''}{which}; ticks: the first {SAMPLES} training rows",
+        x=0.01,
+        ha="left",
+        fontsize=9,
+    )
+    return figure

@@ -1,0 +1,59 @@
+"""Figures hold what they are to show: photographs as they are, curves that lie on each other, densities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from lagvae.experiment import figures
+from lagvae.pareto.figures import slack_figure
+
+
+def test_images_are_dark_where_x_is_0() -> None:
+    figure = Figure()
+    axis = figure.subplots()
+    figures._show(axis, torch.tensor([[[0.0, 0.25, 1.0, 2.0]]]))
+    (shown,) = axis.images
+    grey = shown.to_rgba(shown.get_array())[0, :, 0]
+    np.testing.assert_allclose(grey, [0, 0.25, 1, 1], atol=1 / 255)
+
+
+def test_lines_between_images_stand_out_from_dark_and_from_light_ones() -> None:
+    canvas = figures.tile(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 3, 3), 2)
+    assert canvas.shape == (1, 3, 7)
+    assert canvas[0, 0].tolist() == pytest.approx([0, 0, 0, figures.LINE, 1, 1, 1])
+    assert 0.3 < figures.LINE < 0.7
+
+
+def summary(distortion: float) -> dict[str, Any]:
+    splits = {s: {"rate": 30.0 + k, "distortion": distortion + 9 * k} for k, s in enumerate(("train", "val", "test"))}
+    return {"splits": splits, "constraints": {"neg_elbo": {"bound": distortion + 35}}}
+
+
+def test_axes_of_rate_and_distortion_hold_the_end_of_the_path_and_not_its_start(tmp_path: Path) -> None:
+    """Densities start far from where they end: here 180,000 nats, while all that counts lies within 18."""
+    rows = ["step,epoch,split,name,value"]
+    for k in range(20):
+        for name, value in (("rate", 10.0 + k), ("distortion", -800 + 180_000 * 10.0 ** (-2 * k))):
+            rows.append(f"{k},{k},train_probe,{name},{value}")
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (axis,) = figures.rate_distortion(tmp_path / "m.csv", summary(-800)).axes
+    low, high = axis.get_ylim()
+    assert (low, high) == pytest.approx((-800 - 0.12 * 18, -782 + 0.12 * 18), abs=0.01)
+    low, high = axis.get_xlim()
+    assert (low, high) == pytest.approx((15 - 0.12 * 17, 32 + 0.12 * 17))
+
+
+def test_curves_that_lie_on_each_other_are_drawn_side_by_side() -> None:
+    alike = {"split": "train", "family": "lagvae", "gammas": [0.0, 1.0, 4.0], "counts": [1]}
+    alike |= {"means": [1.0, 2.0, 3.0], "spreads": [0.1] * 3, "others": [1.0, 2.0, 3.0]}
+    curves = [SimpleNamespace(alpha=alpha, **alike) for alpha in (-3, -1, -0.3, 1)]
+    (axis,) = slack_figure(SimpleNamespace(curves=curves, collection=SimpleNamespace(information="interval"))).axes  # type: ignore[arg-type]
+    starts = [float(container.lines[0].get_xdata()[0]) for container in axis.containers]
+    assert starts == pytest.approx([-0.048, 0, 0.048, 0]), "0.012 of the range of 4 apart, about γ₁ itself"
