@@ -15,11 +15,11 @@ from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 LONGEST = [
+    "own_parts",
     "launch",
+    "configs",
     "family",
     "bad_input",
-    "own_parts",
-    "configs",
     "experiment",
     "stopping",
     "resume",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+import pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ TINY = [
 
 def compose(overrides: list[str], schema: Any = None, name: str = "config") -> Any:
     """A config as train.py would compose it, or another program by its schema and the name of its config."""
-    return deepcopy(_compose(tuple(overrides), schema, name))
+    return pickle.loads(_compose(tuple(overrides), schema, name))
 
 
 @cache
-def _compose(words: tuple[str, ...], schema: Any, name: str) -> Any:
-    return _composer(schema, name).compose(words)
+def _compose(words: tuple[str, ...], schema: Any, name: str) -> bytes:
+    return pickle.dumps(_composer(schema, name).compose(words))
 
 
 @cache

@@ -405,21 +405,26 @@ def own_keys(file: Path) -> list[str]:
 
 
 FILES = [*sorted((ROOT / "conf").glob("*/*.yaml")), ROOT / "conf" / "config.yaml", *sorted((ROOT / "sweeps").glob("*.yaml"))]
-KEYS = {key for file in FILES for key in own_keys(file) if key}
 
 
-def test_every_setting_of_every_option_has_a_row() -> None:
+@pytest.fixture(scope="module")
+def keys_of_options() -> set[str]:
+    """Every setting that a file of conf/ or sweeps/ sets."""
+    return {key for file in FILES for key in own_keys(file) if key}
+
+
+def test_every_setting_of_every_option_has_a_row(keys_of_options: set[str]) -> None:
     groups = {file.parent.name for file in FILES}
     assert {"family", "data", "model", "divergence", "critic", "kernel", "trainer", "callbacks", "logger", "launcher"} <= groups
     of_options = ("data.", "critic.", "model.", "trainer.")
     placed = {key for key in flatten(composed(*CRITICS)) if key.startswith(of_options)}
-    assert placed <= KEYS, "a file is read as Hydra reads it"
-    keys = KEYS | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
+    assert placed <= keys_of_options, "a file is read as Hydra reads it"
+    keys = keys_of_options | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
     assert [key for key in sorted(keys) if find_rule(key) is None] == []
 
 
-def test_every_row_is_of_a_setting_that_there_is() -> None:
-    keys = KEYS | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
+def test_every_row_is_of_a_setting_that_there_is(keys_of_options: set[str]) -> None:
+    keys = keys_of_options | {key for words in (PLAIN, CRITICS) for key in flatten(composed(*words))}
     assert [row for row in RULES if not any(covers(row, key) for key in keys)] == []
 
 

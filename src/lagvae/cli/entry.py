@@ -93,7 +93,7 @@ def register(root: Path, schema: type[Config] = Config, about: str = "") -> None
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     make_hydra_faster()
     store = ConfigStore.instance()
-    store.repo["schema.yaml"] = schema_node(schema)
+    store.repo["schema.yaml"] = schema_node(schema)  # type: ignore[arg-type]
     store.repo["evaluate_schema.yaml"] = schema_node(EvaluateConfig)
     store.repo["sweep"] = {
         file.name: ConfigNode(file.name, node=SweepFile(file), group="sweep", package="_global_", provider=None)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def make_hydra_faster() -> None:
     Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
     for kind in FILES:
         kind.load_config = load_config
-    ConfigLoaderImpl._compose_config_from_defaults_list = merge  # type: ignore[method-assign]
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge  # type: ignore[assignment, method-assign]
     defaults_list._create_interpolation_map = interpolation_map  # type: ignore[assignment]
     # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
     # as well, so one store serves them all.
