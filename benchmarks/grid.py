@@ -30,7 +30,6 @@ def calibrate(root: str, overrides: list[str]) -> None:
 def train(overrides: list[str], root: str) -> dict[str, Any]:
     """One run, or what it left where it was made before; returns its summary with the run's folder and overrides."""
     os.environ["LAGVAE_ROOT"] = root
-    os.environ.pop("LAGVAE_RUN", None)
     from lagvae.cli.entry import compose_config
     from lagvae.experiment.run import train
     from lagvae.runs.layout import RunFolder

@@ -72,7 +72,6 @@ def one(finished: RunFolder, root: Path) -> RunFolder:
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs and calibrations of a test go to its own folder, where that of TINY is known already."""
     monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
-    monkeypatch.delenv("LAGVAE_RUN", raising=False)
     shutil.copytree(made / "calibrations", tmp_path / "calibrations")
     return tmp_path
 
