@@ -114,7 +114,7 @@ def profile_data(data: DataModule) -> DataProfile:
     some = as_float(rows[:: max(1, ceil(rows.numel() / SOME_VALUES))])
     full = 255 if rows.dtype == torch.uint8 else 1
     profile = DataProfile(
-        name=data.name,
+        name=str(data.name),
         kind=kind,
         shape=shape,
         stored=data.kind,
@@ -159,9 +159,7 @@ def _count_repeated(profile: DataProfile, data: DataModule, hashed: np.ndarray) 
 
 def _hashes(rows: Tensor) -> np.ndarray:
     """A hash of each row; rows that differ have another one but for a chance of 1 in 2^64."""
-    content = memoryview(np.ascontiguousarray(rows.numpy())).cast("B")
-    width = len(content) // len(rows)
-    return np.fromiter((hash(bytes(content[k : k + width])) for k in range(0, len(content), width)), np.int64, len(rows))
+    return np.fromiter((hash(row.tobytes()) for row in rows.numpy()), np.int64, len(rows))
 
 
 def _find_outliers(profile: DataProfile, rows: Tensor, some: Tensor) -> None:
