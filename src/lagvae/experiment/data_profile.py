@@ -15,6 +15,7 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.data.conversion import as_float, column
 from lagvae.data.datamodule import LARGE_SPREAD
+from lagvae.data.sources import ImageFiles
 from lagvae.terminal import command, print_line, print_note, short_path
 
 MOST_VALUES = 2**26
@@ -130,7 +131,7 @@ def profile_data(data: DataModule) -> DataProfile:
     if not streamed:
         profile.constant = (rows.amin(0) == rows.amax(0)).nonzero().flatten().tolist()
         _count_repeated(profile, data, _hashes(rows))
-    elif arrays.x.digests:
+    elif isinstance(arrays.x, ImageFiles) and arrays.x.digests:
         _count_repeated(profile, data, np.array([hash(digest) for digest in arrays.x.digests]))
     if rows.is_floating_point() and not profile.images:
         _find_outliers(profile, rows, some)
