@@ -320,7 +320,7 @@ def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]
             done.add(TRANSPARENT)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), own)
         fitted = ImageOps.fit(image.convert(mode), (size, size))
-        if channels == 1 and ImageOps.fit(image.convert("RGB"), (size, size)).convert("HSV").getextrema()[1][1]:
+        if channels == 1 and np.array(ImageOps.fit(image.convert("RGB"), (size, size)).convert("HSV"))[..., 1].any():
             done.add(GREYED)
         pixels = torch.from_numpy(np.array(fitted))
     except Image.DecompressionBombError as error:

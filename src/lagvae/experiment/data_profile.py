@@ -15,6 +15,7 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.data.conversion import as_float, column
 from lagvae.data.datamodule import LARGE_SPREAD
+from lagvae.data.sources import ImageFiles
 from lagvae.terminal import command, print_line, print_note, short_path
 
 MOST_VALUES = 2**26
@@ -114,7 +115,7 @@ def profile_data(data: DataModule) -> DataProfile:
     some = as_float(rows[:: max(1, ceil(rows.numel() / SOME_VALUES))])
     full = 255 if rows.dtype == torch.uint8 else 1
     profile = DataProfile(
-        name=data.name,
+        name=str(data.name),
         kind=kind,
         shape=shape,
         stored=data.kind,
@@ -130,7 +131,7 @@ def profile_data(data: DataModule) -> DataProfile:
     if not streamed:
         profile.constant = (rows.amin(0) == rows.amax(0)).nonzero().flatten().tolist()
         _count_repeated(profile, data, _hashes(rows))
-    elif arrays.x.digests:
+    elif isinstance(arrays.x, ImageFiles) and arrays.x.digests:
         _count_repeated(profile, data, np.array([hash(digest) for digest in arrays.x.digests]))
     if rows.is_floating_point() and not profile.images:
         _find_outliers(profile, rows, some)
@@ -159,9 +160,7 @@ def _count_repeated(profile: DataProfile, data: DataModule, hashed: np.ndarray) 
 
 def _hashes(rows: Tensor) -> np.ndarray:
     """A hash of each row; rows that differ have another one but for a chance of 1 in 2^64."""
-    content = memoryview(np.ascontiguousarray(rows.numpy())).cast("B")
-    width = len(content) // len(rows)
-    return np.fromiter((hash(bytes(content[k : k + width])) for k in range(0, len(content), width)), np.int64, len(rows))
+    return np.fromiter((hash(row.tobytes()) for row in rows.numpy()), np.int64, len(rows))
 
 
 def _find_outliers(profile: DataProfile, rows: Tensor, some: Tensor) -> None:
