@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +45,13 @@ def silence() -> Iterator[None]:
 def is_silent() -> bool:
     """Whether this process is not the first of several, or inside `silence`."""
     return _silent.get() or int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def make_printable() -> None:
+    """Replace the signs that the terminal cannot show, such as λ in ASCII, instead of failing at them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def console(stderr: bool = False) -> Console:

@@ -199,4 +199,5 @@ class EvaluateConfig:
     run: str = "latest"
     checkpoint: str = "last"
     trust: Any = None
+    trainer: dict[str, Any] = field(default_factory=dict)
     paths: PathsConfig = field(default_factory=PathsConfig)
