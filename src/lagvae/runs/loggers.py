@@ -88,9 +88,10 @@ def wandb_mode() -> str:
     if host != socket.gethostname():
         import wandb
 
-        url = wandb.Settings().base_url
+        given = os.environ.get("WANDB_BASE_URL")
+        url = given or str(wandb.setup().settings.base_url)
         mode = "offline"
-        if has_key(urlsplit(url).hostname or url):
+        if has_key(urlsplit(url).hostname or url) or (given is None and has_key()):
             if answers(url):
                 mode = "online"
             else:
