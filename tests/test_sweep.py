@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from lagvae.divergences import Kernel, MixtureRBF, ReferenceRBF
 from lagvae.divergences.mmd import mmd as mmd_estimate
 from lagvae.errors import SettingError
 from lagvae.sweeps.grid import NAME, expand
+from lagvae.sweeps.job import SweepJob, redirect_output
+from lagvae.sweeps.progress import SweepProgress
 from lagvae.sweeps.wandb_sweeps import for_wandb
 
 GRIDS = [
@@ -161,3 +164,14 @@ def test_the_files_for_wandb_are_up_to_date(file: Path) -> None:
         return
     written = OmegaConf.to_container(OmegaConf.load(file.parent / "wandb" / file.name))
     assert written == for_wandb(file.stem, grids_of(file.stem)), "run python src/wandb_sweeps.py"
+
+
+def test_progress_is_shown_while_a_job_writes_to_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = SweepJob(tmp_path)
+    runs = [SimpleNamespace(cfg=OmegaConf.create({"training": {"steps": 10}}))] * 2
+    progress = SweepProgress([(job, runs)], calibrating=False)  # type: ignore[list-item]
+    with redirect_output(tmp_path / "log.txt"):
+        job.report_progress(steps=10, evaluated=0, now=True)
+        progress.refresh()
+    assert "step 5/10" in capsys.readouterr().err
+    assert "step" not in (tmp_path / "log.txt").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,7 +33,8 @@ class ProgressBar:
         self, title: str, total: float | None, count: ProgressColumn, completed: int = 0, console: Console | None = None
     ) -> None:
         self.title, self.total = title, total
-        self.console = console or Console(stderr=True, quiet=is_silent())
+        # The stream of now: a sweep redirects sys.stderr to the log of a job that it trains in its own process.
+        self.console = console or Console(file=sys.stderr, quiet=is_silent())
         self._tenth = -1
         self._bar: Progress | None = None
         if self.console.is_terminal:
