@@ -334,7 +334,7 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
 def check_loggers(cfg: DictConfig) -> None:
     """Raise SettingError for a logger whose package is not installed, or that does not take a setting."""
     for name, node in named_loggers(cfg).items():
-        key = f"logger.{name}".rstrip(".")
+        key = f"logger.{name}" if name else "logger"
         target = str(node._target_)
         with installed(target):
             known = known_settings(target)
@@ -347,7 +347,7 @@ def check_loggers(cfg: DictConfig) -> None:
             raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
 
 
-def named_loggers(cfg: DictConfig) -> dict[str, DictConfig]:
+def named_loggers(cfg: DictConfig) -> dict[str, Any]:
     """The loggers beside metrics.csv, by name."""
     # A run of an earlier version has the settings of its only logger where there are now names of loggers.
     named = {"": cfg.logger} if "_target_" in cfg.logger else cfg.logger

@@ -104,7 +104,11 @@ def wandb_id(run: RunFolder) -> str:
     """The id of the W&B run of a run folder, made at the first call, so that a resumed run continues its W&B run."""
     file = run.path / "wandb" / "id"
     if not file.is_file():
-        write_atomically(file, lambda part: part.write_text(token_hex(6), encoding="utf-8"))
+
+        def write(part: Path) -> None:
+            part.write_text(token_hex(6), encoding="utf-8")
+
+        write_atomically(file, write)
     return file.read_text(encoding="utf-8").strip()
 
 
