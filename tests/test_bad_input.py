@@ -6,13 +6,16 @@ Most programs run in this process (see `helpers.program`), a few as a user runs 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,14 +29,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from small import ROOT
 
+from lagvae.callbacks import evaluation
 from lagvae.data.sources import ImageFiles
 from lagvae.errors import CheckpointError, DataError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.fit import read_checkpoint
 from lagvae.experiment.validate import validate
-from lagvae.io import file_digest, json_digest, owned
+from lagvae.io import file_digest, json_digest, owned, storage_error
 from lagvae.runs.layout import RunFolder
+from lagvae.terminal import make_printable, print_line
 
 VAE = (*QUICK, "family=vae")
 
@@ -80,6 +85,11 @@ UNKNOWN = {
     "model.likelihood=poisson": ["model.likelihood='poisson' is unknown; choose one of bernoulli, normal"],
     "model.schedule=linear": ["model.schedule='linear' is unknown; use cosine, null"],
     "~constraints.rate": ["'constraints.rate' does not exist"],
+    "+trainer.speed=3": ["trainer.speed is unknown; Lightning's Trainer takes accelerator, strategy"],
+    "+trainer.max_stps=3": ["trainer.max_stps is unknown; did you mean trainer.max_steps?"],
+    "logger=tensorboard +logger.tensorboard.speed=3": ["logger.tensorboard.speed=3 is unknown; it takes comment, "],
+    "logger=wandb +logger.wandb.tag=3": ["logger.wandb.tag=3 is unknown; did you mean tags?"],
+    "logger=wandb logger.wandb.mode=of": ["logger.wandb.mode=of is unknown; choose one of online, offline, disabled"],
     "foo bar": ["'foo bar' cannot be read as KEY=VALUE"],
     "sweep=figure1": ["sweep=figure1 is many runs: add -m"],
 }
@@ -155,7 +165,30 @@ WRONG = {
     "training.steps=0": ["training.steps=0 must be a whole number of at least 1"],
     "training.interval=0": ["training.interval=0 must be a whole number of at least 1"],
     "training.log_every=0": ["training.log_every=0 must be a whole number of at least 1"],
-    "training.threads=0": ["training.threads=0 must be at least 1, or null"],
+    "training.threads=0": ["training.threads=0 must be at least 1 and at most 4096, or null"],
+    "training.threads=9999999999999": ["training.threads=9999999999999 must be at least 1 and at most 4096"],
+    "seed=18446744073709551616": ["seed=18446744073709551616 is too large: a whole number has at most 64 bits"],
+    "calibration.seed=99999999999999999999": ["calibration.seed=99999999999999999999 is too large"],
+    "model.latent=99999999999": ["There is not enough memory (", "Lower a size; the largest are model.latent=99999999999 and"],
+    "model.encoder.hidden=[99999999999]": ["not enough memory (", "the largest are model.encoder.hidden=[99999999999]"],
+    "data.source.n=99999999999999": ["not enough memory (", "the largest are data.source.n=99999999999999"],
+    "model.encoder.hidden=[0]": ["hidden=[0] must be widths of layers, each at least 1."],
+    "model.encoder.hidden=[8,-3]": ["hidden=[8, -3] must be widths of layers, each at least 1."],
+    "model=null": ["model=null: a group takes the name of an option: conv, mlp, mlp_paper, square."],
+    "data.source._target_=null": ["data.source._target_=null: null is not allowed here; name a class."],
+    "data.likelihood=null": ["data.likelihood=null: null is not allowed here; use bernoulli or normal."],
+    "model.optimizer.lr=inf": ["model.optimizer.lr=inf must be a finite number."],
+    "data.source.noise=inf": ["data.source.noise=inf must be a finite number."],
+    "training.gradient_clip=inf": ["training.gradient_clip=inf must be a finite number."],
+    "multiplier.optimizer.reach=inf": ["multiplier.optimizer.reach=inf must be a finite number."],
+    "kernel.lengthscales=[inf]": ["lengthscales=inf must be a finite number."],
+    "~callbacks.training.terms": ["callbacks.training.terms cannot be removed, because best.ckpt is chosen by"],
+    "+trainer.max_epochs=3": ["trainer.max_epochs=3 cannot be set, because the program gives it itself; use training.steps."],
+    "+trainer.logger=false": ["trainer.logger=False cannot be set", "use logger=[NAME]"],
+    "trainer.precision=64-true": ["trainer.precision=64-true does not work here", "use 32-true, bf16-mixed or 16-mixed"],
+    "name=.jobs/a": ["name='.jobs/a' cannot be a folder under runs/"],
+    "name=a/latest": ["name='a/latest' cannot be a folder under runs/"],
+    "name=pareto-analysis": ["name='pareto-analysis' cannot be a folder under runs/"],
     "training.gradient_clip=-1": ["training.gradient_clip=-1.0 must be positive, or null"],
     "model.latent=0": ["model.latent=0 must be a whole number of at least 1"],
     "model.latent=2.5": ["model.latent=2.5 must be a whole number of at least 1"],
@@ -164,7 +197,7 @@ WRONG = {
     "model.encoder.hidden=[8,wide]": ["model.encoder.hidden=[8, 'wide'] must be a list, each a whole number"],
     "model.optimizer.lr=fast": ["model.optimizer.lr=fast must be a number"],
     "model.optimizer.lr=-1": ["model.optimizer does not work: Invalid learning rate: -1"],
-    "model.optimizer.lr=nan": ["model.optimizer does not work: Invalid learning rate: nan"],
+    "model.optimizer.lr=nan": ["model.optimizer.lr=nan must be a finite number."],
     "multiplier.optimizer.reach=-1": ["LogAscent reach=-1", "must be positive"],
     "multiplier.rate=0.01": ["multiplier.rate=0.01: the default optimizer of λ has no rate", "multiplier=rmsprop"],
     "multiplier.optimizer.maximize=false": ["multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true"],
@@ -211,7 +244,8 @@ TOGETHER = {
 @pytest.mark.parametrize("words", [*UNKNOWN, *SLIPS, *WRONG])
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, words: str) -> None:
     base = [word for word in QUICK if word.partition("=")[0] != words.partition("=")[0]]
-    refuses(program(tmp_path, *base, words), *(UNKNOWN | SLIPS | WRONG)[words])
+    split = words.split() if words.startswith("logger=") else [words]
+    refuses(program(tmp_path, *base, *split), *(UNKNOWN | SLIPS | WRONG)[words])
 
 
 @pytest.mark.parametrize("words", OLD)
@@ -244,6 +278,27 @@ def test_settings_that_do_not_go_together_are_named(tmp_path: Path, words: str) 
     refuses(said, *TOGETHER[words], leaves=begun)
 
 
+@pytest.mark.parametrize("key", ["limit_val_batches", "limit_test_batches"])
+def test_a_debug_run_measures_something(tmp_path: Path, key: str) -> None:
+    said = program(tmp_path, "debug=fast", f"trainer.{key}=0")
+    refuses(said, f"trainer.{key}=0 must be a positive number of batches")
+
+
+@pytest.mark.parametrize("words", [["resume=a"], ["resume=a,b"], ["resume=a", "seed=0,1"]])
+def test_a_sweep_does_not_resume_a_run(tmp_path: Path, words: list[str]) -> None:
+    refuses(program(tmp_path, "-m", *words), "resume=a continues one run: leave out -m")
+
+
+def test_sizes_without_memory_are_named_in_a_sweep_too(tmp_path: Path) -> None:
+    said = program(tmp_path, *VAE, "-m", "data.source.n=99999999999999")
+    refuses(said, "There is not enough memory (", "the largest are data.source.n=99999999999999")
+
+
+def test_a_removed_metric_by_which_the_best_checkpoint_is_chosen_is_named(tmp_path: Path) -> None:
+    words = ("model.likelihood=normal", "alpha.p=0.1", "~callbacks.training.information_of_model")
+    refuses(program(tmp_path, *QUICK, *words), "callbacks.training.information_of_model cannot be removed")
+
+
 def test_two_wrong_settings_are_no_traceback_either(tmp_path: Path) -> None:
     refuses(program(tmp_path, *QUICK, "model.latent=0", "data.batch=0"), "must be")
 
@@ -254,7 +309,7 @@ def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     refuses(program(tmp_path, "data=digits", script="evaluate"), "data is not a group that this program takes")
     expected = {
         "calibrate": "did you mean model.latent=3?",
-        "evaluate": "data is unknown; a config has run, checkpoint, trust, paths",
+        "evaluate": "data is unknown; a config has run, checkpoint, trust, trainer, paths",
     }
     refuses(program(tmp_path, words, script=script), expected[script])
 
@@ -463,6 +518,69 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_be_resumed(tmp_path: Path, m
     assert run.read_summary()["steps"] == 60
 
 
+def test_a_disk_that_fills_up_while_figures_are_drawn_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.callbacks.figures = True
+    OmegaConf.save(cfg, run.config)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_space)
+    said = program(root, "run=done", script="evaluate")
+    assert said.status == 1
+    assert "Error: The disk is full: " in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_run_whose_folder_cannot_be_written_is_not_told_to_go_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    said = str(storage_error(tmp_path / "evaluation" / "lock", OSError(errno.EACCES, "Permission denied")))
+    assert said.endswith(f"(Permission denied). Make {tmp_path} writable, or copy it to a folder that is.")
+    assert "Set paths.root" in str(storage_error(tmp_path.parent / "new" / "lock", OSError(errno.EROFS, "Read-only")))
+
+
+# ---- stopped, and shown
+
+
+def test_sigterm_while_metrics_are_computed_stops_a_run_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, compute = [], evaluation.compute_all
+
+    def terminated(metrics: Any) -> Any:
+        calls.append(metrics)
+        if len(calls) == 3:  # after two intervals: the final evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return compute(metrics)
+
+    monkeypatch.setattr(evaluation, "compute_all", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    said = program(tmp_path, *VAE, "name=a")
+    assert said.status == 130, said
+    assert "Resume with: python src/train.py resume=a" in " ".join(said.err.split())
+    assert not RunFolder(tmp_path / "runs" / "a").finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert program(tmp_path, "resume=a").status == 0
+
+
+def test_ctrl_c_stops_a_comparison_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lagvae.pareto.report.compare", interrupted)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    said = program(tmp_path, "a", script="pareto")
+    assert (said.status, said.err) == (130, "Error: Stopped.\n")
+
+
+def test_a_terminal_that_lacks_a_sign_shows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    make_printable()
+    print_line("λ ≤ 3")
+    shown.flush()
+    assert shown.buffer.getvalue() == b"? ? 3\n"  # type: ignore[attr-defined]
+
+
 # ---- numbers that are no numbers
 
 
@@ -618,6 +736,33 @@ def test_a_run_has_its_own_bounds(root: Path, way: str) -> None:
     assert not root.with_name("root").exists()
     assert after["constraints"] == before["constraints"]
     assert after["verdict"] == before["verdict"]
+
+
+def on_a_gpu(root: Path) -> RunFolder:
+    """The run `done`, as trainer=gpu would have written it elsewhere, without its summary."""
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.trainer.accelerator = "cuda"
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    return run
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_run_of_a_gpu_goes_on_without_one(root: Path) -> None:
+    run = on_a_gpu(root)
+    said = program(root, "run=done", script="evaluate")
+    assert said.status == 0, said.err
+    assert "This machine has no cuda, on which the run was trained" in " ".join(said.err.split())
+    said = program(root, "resume=done", "trainer.accelerator=cpu")
+    assert said.status == 0, said.err
+    assert "This machine" not in said.err
+    assert run.finished
+
+
+def test_a_setting_of_the_trainer_that_decides_about_numbers_stays_that_of_the_run(root: Path) -> None:
+    said = program(root, "run=done", "trainer.precision=bf16-mixed", script="evaluate")
+    refuses(said, "trainer.precision=bf16-mixed: the run has 32-true, which decides about its numbers. Leave it out.")
 
 
 OTHERS: dict[str, tuple[str, Any, str]] = {

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import forked
 import pytest
@@ -16,7 +19,7 @@ import torch
 from helpers import QUICK, Outcome, files, program
 from omegaconf import OmegaConf
 
-from lagvae.errors import LagvaeError
+from lagvae.errors import LagvaeError, SettingError
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import MAX_EVALUATED_HERE, SweepJob, evaluate_all
 from lagvae.sweeps.sweep_run import SweepRun, to_config
@@ -211,6 +214,52 @@ def test_no_device_ever_has_more_jobs_than_asked(tmp_path: Path, monkeypatch: py
         most[device] = max(most.get(device, 0), running[device])
     assert most.keys() == {"3", "5"}
     assert max(most.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "given"),
+    [
+        (None, None, ["0", "1"]),
+        ("2,5", None, ["2", "5"]),
+        ("GPU-1a,GPU-2b", [1], ["GPU-2b"]),
+        ("2, 5", [1, 0], ["5", "2"]),
+    ],
+)
+def test_devices_are_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, devices: list[int] | None, given: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    environments = DeviceExecutor(devices).environments
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == given
+    assert all(("CUDA_DEVICE_ORDER" in each) == (visible is None) for each in environments)
+
+
+def test_a_device_that_is_not_visible_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with pytest.raises(SettingError, match=r"devices=\[2\]: there is no device 2 among the 2 of CUDA_VISIBLE_DEVICES=2,5"):
+        DeviceExecutor([2])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingError, match="found no GPU among CUDA_VISIBLE_DEVICES="):
+        DeviceExecutor()
+
+
+def test_a_process_that_dies_while_it_measures_fails_its_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(runs: Any, processes: int) -> Any:
+        """As the pool does: whoever measures run 2 is killed, and with it all that have not ended."""
+        broken = any(run.name == "2" for run in runs)
+        for k, run in enumerate(runs):
+            yield run, BrokenProcessPool() if (broken and k > 0) or run.name == "2" else None
+
+    monkeypatch.setattr("lagvae.sweeps.job.evaluate_in_pool", pool)
+    runs: Any = [SimpleNamespace(name=str(k), cfg=None) for k in range(MAX_EVALUATED_HERE + 2)]
+    found = dict(evaluate_all(runs, 2))
+    assert found.keys() == {run.name for run in runs}
+    assert {name for name, error in found.items() if error} == {"2"}
+    assert "died (out of memory?)" in str(found["2"])
 
 
 def test_a_queue_of_devices_shares_the_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from io import BytesIO
 from math import inf, nan
@@ -25,8 +27,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from lagvae.errors import CheckpointError, OwnedError, SettingError
 from lagvae.io import check_writable, owned, write_atomically, write_json
+from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import close, has_key, log_picture
+from lagvae.runs.loggers import answers, close, has_key, log_picture
 from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
 
 
@@ -411,6 +414,61 @@ def test_a_login_of_wandb_is_a_key_or_an_entry_of_netrc(tmp_path: Path, monkeypa
     assert not has_key()
     monkeypatch.setenv("WANDB_API_KEY", "0")
     assert has_key()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes the connection, and says nothing
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        assert not answers(url, patience=0.2)
+        assert time.monotonic() - started < 5
+    assert not answers(url, patience=5.0), "nobody listens there now"
+
+
+def test_a_server_that_refuses_has_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        assert answers(f"http://127.0.0.1:{server.getsockname()[1]}", patience=20.0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_command_asks_the_server_of_wandb_once(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(loggers, "answers", lambda url: asked.append(url) or there)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.invalid")
+    monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
+    assert {loggers.wandb_mode() for _ in range(3)} == {"online" if there else "offline"}
+    assert asked == ["http://wandb.invalid"]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert loggers.wandb_mode() == "disabled"
+
+
+def test_a_resumed_run_has_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    class Recorder:
+        experiment = None
+
+        def __init__(self, **settings: Any) -> None:
+            given.append(settings)
+
+    monkeypatch.setattr(loggers, "WandbLogger", Recorder)
+    for name in ("a", "a", "b"):
+        loggers.wandb_logger(RunFolder(tmp_path / name), {}, "offline")
+    first, again, other = (settings["id"] for settings in given)
+    assert first == again != other
+    assert {settings["resume"] for settings in given} == {"allow"}
+    loggers.wandb_logger(RunFolder(tmp_path / "a"), {}, "offline", id="mine")
+    assert given[-1]["id"] == "mine"
 
 
 def test_tensorboard_gets_the_pictures_of_a_run(tmp_path: Path) -> None:

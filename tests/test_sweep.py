@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from small import ROOT
 
@@ -127,6 +129,20 @@ def test_names_tell_runs_apart_and_do_not_depend_on_the_filter() -> None:
     filtered = [next(w for w in run if w.startswith("label=")) for run in expand(GRIDS, ["alpha.q=-1", "c.gamma=0.1"])]
     assert filtered[0] == labels[0]
     assert "label=-model_conv" in expand([], ["model=mlp,conv"])[1]
+
+
+@pytest.mark.parametrize("word", ["model.latent=glob(*)", "family=glob(v*)", "seed=interval(1,3)"])
+def test_what_is_no_list_of_values_is_refused(word: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(f"{word}: a sweep needs single values; list them")):
+        expand([], [word])
+
+
+def test_a_label_may_have_letters_of_any_language() -> None:
+    """Hydra reads the word that the sweep makes of a path, and two paths have two names."""
+    runs = expand([], ["data.source.path='/tmp/ä/x.npy','/tmp/ö/x.npy'"])
+    words = [next(word for word in run if word.startswith("label=")) for run in runs]
+    labels = [override.value() for override in OverridesParser.create().parse_overrides(words)]
+    assert [str(label) for label in labels] == ["-path_tmp_ä_x.npy", "-path_tmp_ö_x.npy"]
 
 
 def test_a_name_that_is_given_stays() -> None:

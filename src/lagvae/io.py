@@ -77,6 +77,8 @@ def storage_error(path: Path, error: OSError, cure: str = CURE) -> SettingError:
         return SettingError(f"The disk is full: {path} could not be written. Free some space; a stopped run can be resumed.")
     files = [parent for parent in path.parents if os.path.isfile(parent)]
     reason = f"{files[0]} is a file, not a folder" if files else error.strerror or error
+    if cure == CURE and (runs := [parent for parent in path.parents if (parent / "config.yaml").is_file()]):
+        cure = f"Make {runs[-1]} writable, or copy it to a folder that is."  # what is there already stays in its place
     return SettingError(f"{path} cannot be written ({reason}). {cure}")
 
 

@@ -151,6 +151,13 @@ def activation_named(name: str) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
+def check_widths(name: str, widths: Sequence[int], least: int = 0) -> None:
+    """Raise SettingError for widths of layers that are not positive, or for fewer than `least` of them."""
+    if len(widths) < least or any(width < 1 for width in widths):
+        count = ", and at least one of them" if least else ""
+        raise SettingError(f"{name}={list(widths)} must be widths of layers, each at least 1{count}.")
+
+
 class MLP(nn.Module):
     """A multilayer perceptron that maps inputs of one shape to outputs of another.
 
@@ -179,6 +186,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         act = activation_named(activation)
+        check_widths("hidden", hidden)
         widths = [prod(shape_in), *hidden]
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
@@ -222,6 +230,8 @@ class ConvEncoder(nn.Module):
         super().__init__()
         c, h, w = _image_shape(shape_in, len(channels))
         act = activation_named(activation)
+        check_widths("channels", channels, least=1)
+        check_widths("hidden", [hidden])
         layers: list[nn.Module] = []
         for width in channels:
             layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), act()]
@@ -267,6 +277,8 @@ class ConvDecoder(nn.Module):
         super().__init__()
         out, h, w = _image_shape(shape_out, len(channels))
         act = activation_named(activation)
+        check_widths("channels", channels, least=1)
+        check_widths("hidden", [hidden])
         factor = 2 ** len(channels)
         start = (channels[0], -(-h // factor), -(-w // factor))
         layers: list[nn.Module] = [

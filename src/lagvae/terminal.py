@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,13 @@ def silence() -> Iterator[None]:
 def is_silent() -> bool:
     """Whether another process prints for this one, or inside `silence`."""
     return _silent.get() or is_quiet()
+
+
+def make_printable() -> None:
+    """Replace the signs that the terminal cannot show, such as λ in ASCII, instead of failing at them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def console(stderr: bool = False) -> Console:

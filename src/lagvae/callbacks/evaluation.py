@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,17 @@ def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict
     }
 
 
+def interrupt_measuring() -> Any:
+    """Let SIGTERM interrupt this process as Ctrl-C does. Returns the handler from before; None in a thread without signals.
+
+    Lightning's handler only sets a flag, which is read between two batches of training: it would be deaf to the signal while
+    metrics are computed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class Evaluation(pl.Callback):
     """Updates metrics with every batch of an evaluation, and logs their values as "split/name", in place of the model's own.
 
@@ -41,6 +54,7 @@ class Evaluation(pl.Callback):
         self.results: dict[str, dict[str, float]] = {}
         self.labels: dict[str, str] = {}
         self._metrics: dict[str, list[LatentMetric]] = {}
+        self._on_sigterm: Any = None
 
     def build_metrics(self, final: bool, model: Any, device: torch.device, data: DataModule, split: str) -> list[LatentMetric]:
         """The metrics that the model's distributions and the data define on a split, in the same order on every rank."""
@@ -50,6 +64,7 @@ class Evaluation(pl.Callback):
     @torch.no_grad()
     def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
         """Compute the training metrics without a trainer, on observed batches: split → batches."""
+        before = interrupt_measuring()
         model.eval()
         metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
         for split, observed in batches.items():
@@ -59,8 +74,11 @@ class Evaluation(pl.Callback):
                     metric.update(samples, batch.index)
         self.results = compute_all(metrics)
         model.train()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
+        self._on_sigterm = interrupt_measuring()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._metrics = {
             split: self.build_metrics(trainer.testing, model, model.device, data, split) for split in eval_splits(trainer)
@@ -79,6 +97,8 @@ class Evaluation(pl.Callback):
         self.results = trainer.strategy.broadcast(compute_all(self._metrics))
         self.labels = {k: v for metrics in self._metrics.values() for metric in metrics for k, v in metric.labels.items()}
         self._metrics.clear()
+        if self._on_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         row = self.row()
         # For callbacks that monitor a value. Lightning's log_dict, which takes long, would average what all ranks agree on.
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})

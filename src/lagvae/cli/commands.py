@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lagvae.errors import SettingError
 from lagvae.experiment.data_profile import describe_likelihood, print_profile, profile_data
@@ -35,12 +36,24 @@ def train_command(cfg: DictConfig) -> None:
     if cfg.resume is None:
         train(cfg)
         return
-    others = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust=", "paths."))]
+    own = ("resume=", "trust=", "paths.", "trainer", "+trainer")
+    others = [o for o in hydra.overrides.task if not o.startswith(own)]
     if others:
         raise SettingError(
             f"resume={cfg.resume} continues with the run's own settings; leave out {', '.join(others)}, or start a new run."
         )
-    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume), trusted_names(cfg.trust))
+    resume(RunFolder.find(Path(cfg.paths.runs), cfg.resume), trusted_names(cfg.trust), given_trainer(cfg))
+
+
+def given_trainer(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of the trainer that the command line gives: those of an option trainer=NAME, and single ones."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = [str(word).lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    if "trainer" in words:
+        return {key: value for key, value in settings.items() if key != "precision" or "trainer.precision" in words}
+    return {key: value for key, value in settings.items() if f"trainer.{key}" in words}
 
 
 def refuse_match(cfg: DictConfig) -> None:
@@ -62,7 +75,8 @@ def calibrate_command(cfg: DictConfig) -> None:
 
 def evaluate_command(cfg: DictConfig) -> None:
     """evaluate: measure and draw a run again."""
-    evaluate(RunFolder.find(Path(cfg.paths.runs), cfg.run), cfg.checkpoint, trusted_names(cfg.trust))
+    folder = RunFolder.find(Path(cfg.paths.runs), cfg.run)
+    evaluate(folder, cfg.checkpoint, trusted_names(cfg.trust), given_trainer(cfg))
 
 
 def feasible_command(cfg: DictConfig) -> None:

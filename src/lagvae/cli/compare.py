@@ -37,6 +37,9 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
         compare(
             [find_runs(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z
         )
+    except KeyboardInterrupt:
+        print_error("Stopped.")
+        sys.exit(130)
     except LagvaeError as error:
         print_error(str(error))
         sys.exit(1)

@@ -24,6 +24,9 @@ MOST = 4
 NAMED_BY_USER = ("callbacks.training", "callbacks.final", "callbacks.lightning")
 """The nodes to which a user adds parts under new names."""
 
+NONE_AT_ALL = ("experiment", "sweep", "debug")
+"""Groups of which a config needs no option."""
+
 
 def readable_message(error: BaseException, root: Path | None = None, words: Sequence[str] = ()) -> str:
     """The message of an error, with what Hydra, OmegaConf and worker processes wrap around it taken off.
@@ -162,12 +165,17 @@ def group_message(error: ValueError, root: Path, words: Sequence[str]) -> str | 
     if not str(error).startswith("Config group override"):
         return None
     parsed = OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])
-    odd = [o for o in parsed if _is_group(root, o.get_key_element()) and not isinstance(o.value(), str | list | None)]
+    odd = [o for o in parsed if _is_group(root, o.get_key_element()) and not _names_options(o.get_key_element(), o.value())]
     if not odd:
         return f"{error}."
     rest = [str(o.input_line) for o in parsed if o not in odd and not o.is_sweep_override()]
     settings = _settings(_composed(root, rest))
     return " ".join(_no_option(str(o.input_line), o.get_key_element(), root, settings) for o in odd)
+
+
+def _names_options(group: str, value: Any) -> bool:
+    """Whether a value of a group is the name of an option, a list of names, or null where a config needs no option."""
+    return isinstance(value, str | list) or (value is None and group in NONE_AT_ALL)
 
 
 def _is_group(root: Path, name: str) -> bool:
@@ -189,7 +197,7 @@ def _no_option(word: str, group: str, root: Path, settings: Mapping[str, Any]) -
     text = f"{word}: a group takes the name of an option: {', '.join(options_of(root, group))}."
     elsewhere = [key for key in _with_suffix(settings, group) if _takes_number(settings[key])]
     below = [key for key in settings if key.rpartition(".")[0] == group and _takes_number(settings[key])]
-    found = elsewhere or (below if len(below) <= MOST else [])
+    found = [] if value == "null" else elsewhere or (below if len(below) <= MOST else [])
     if found and group == "epsilon":
         first, *others = found
         bounds = " ".join([f"{first}={value}", *(f"{key}=NUMBER" for key in others)])

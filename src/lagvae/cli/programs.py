@@ -14,7 +14,7 @@ from typing import Any
 
 from lagvae.cli.use import USES, use_model
 from lagvae.runs.layout import clone_root
-from lagvae.terminal import COMMAND, command, print_error
+from lagvae.terminal import COMMAND, command, make_printable, print_error
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def run(name: str, root: Path) -> None:
     Args:
         root: the folder of conf/ and sweeps/, and of what the program writes, where LAGVAE_ROOT does not name another.
     """
+    make_printable()
     if name == "pareto":
         from lagvae.cli import compare
 
@@ -160,12 +161,14 @@ def run(name: str, root: Path) -> None:
         if COMMAND in os.environ and sys.argv[1:2] != [name]:
             sys.argv.insert(1, name)  # Lightning starts the other processes of trainer=ddp with the words of this one
         with guarded():
+            from lagvae.experiment.factory import enough_memory
             from lagvae.experiment.own_code import settle_nodes
 
             typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
             settle_nodes(cfg, typed)
             module, _, function = program.function.partition(":")
-            getattr(import_module(module), function)(cfg)
+            with enough_memory(cfg):
+                getattr(import_module(module), function)(cfg)
 
     task.__module__ = f"lagvae.{name}"  # its last part is what Hydra calls the job
     main = hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name=program.config)(task)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
@@ -31,13 +33,13 @@ from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.data_profile import describe_likelihood, print_data, profile_data
-from lagvae.experiment.settings import stored_config
+from lagvae.experiment.settings import flatten, stored_config
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
 from lagvae.networks import first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import wandb_logger
+from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import is_silent, quiet_libraries
 
@@ -55,7 +57,49 @@ def error_context(key: str) -> Iterator[None]:
     except LagvaeError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise SettingError(f"{key} does not work: {(str(error).splitlines() or [repr(error)])[0]}") from error
+
+
+NO_MEMORY = re.compile(
+    r"(can't allocate|not enough|out of) memory|size calculation overflow|multiplication overflow", re.IGNORECASE
+)
+"""What torch says of sizes for which there is no memory, or no number."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something could not be allocated."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None)
+
+
+SIZES = ("data.", "model.", "callbacks.", "critic.", "calibration.")
+"""The settings among which there are sizes."""
+
+
+@contextmanager
+def enough_memory(cfg: DictConfig) -> Iterator[None]:
+    """Turn the error that something cannot be allocated into a SettingError with the largest sizes of the config."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        plain = flatten(OmegaConf.to_container(cfg))
+        sizes = {
+            f"{key}={value}": max(numbers)
+            for key, value in plain.items()
+            if key.startswith(SIZES) and not key.endswith(("seed", "steps"))
+            if (numbers := [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)])
+        }
+        largest = sorted(sizes, key=lambda size: -sizes[size])[:2]
+        asked = re.search(r"tried to allocate ([^.]+)", str(error), re.IGNORECASE)
+        reason = f"{asked[1].strip()} were asked for" if asked else first_line(error).rstrip(".")
+        raise SettingError(
+            f"There is not enough memory ({reason}). Lower a size; the largest are {' and '.join(largest)}."
+            if largest
+            else f"There is not enough memory ({reason}). Free some, or lower a size."
+        ) from error
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
@@ -64,7 +108,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         return hydra_instantiate(node, **kwargs)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, LagvaeError):
+        if cause is not None and (isinstance(cause, LagvaeError) or is_out_of_memory(cause)):
             raise cause from None
         raise SettingError(f"{node._get_full_key('')}: {node.get('_target_')} cannot be built: {cause or error}") from error
 
@@ -318,18 +362,48 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
     )
 
 
-def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
-    """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
+def check_loggers(cfg: DictConfig) -> None:
+    """Raise SettingError for a logger whose package is not installed, or that does not take a setting."""
+    for name, node in named_loggers(cfg).items():
+        key = f"logger.{name}" if name else "logger"
+        target = str(node._target_)
+        with installed(target):
+            known = known_settings(target)
+        for setting, value in node.items():
+            if known is not None and setting != "_target_" and setting not in known:
+                near = get_close_matches(str(setting), known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
+                raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
+        if (mode := node.get("mode")) is not None and target.endswith("WandbLogger") and mode not in WANDB_MODES:
+            raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
+
+
+def named_loggers(cfg: DictConfig) -> dict[str, Any]:
+    """The loggers beside metrics.csv, by name."""
     # A run of an earlier version has the settings of its only logger where there are now names of loggers.
     named = {"": cfg.logger} if "_target_" in cfg.logger else cfg.logger
-    others = [build_logger(node, cfg, run) for node in named.values() if node.get("_target_") is not None]
+    return {str(name): node for name, node in named.items() if node.get("_target_") is not None}
+
+
+@contextmanager
+def installed(target: str) -> Iterator[None]:
+    """Turn the error that the package of a logger is missing into a SettingError."""
+    try:
+        yield
+    except ImportError as error:
+        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
+
+
+def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
+    """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
+    others = [build_logger(node, cfg, run) for node in named_loggers(cfg).values()]
     return [MetricsTable(run.metrics, data.per_epoch), *others]
 
 
 def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
     """The logger of a config node. Those of W&B and TensorBoard keep their files in the folder of the run."""
     target = node._target_
-    try:
+    with installed(target), error_context(f"logger={target}"):
         if target.endswith("WandbLogger"):
             settings: Any = OmegaConf.to_container(node, resolve=True)
             del settings["_target_"]
@@ -337,8 +411,6 @@ def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
         if target.endswith("TensorBoardLogger"):
             return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
         return instantiate(node)  # type: ignore[no-any-return]
-    except (ImportError, ModuleNotFoundError) as error:
-        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
 
 
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[pl.Callback]:

@@ -26,7 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import torch
+from omegaconf import DictConfig, OmegaConf, flag_override
+from pytorch_lightning.accelerators import AcceleratorRegistry
 
 from lagvae import __version__
 from lagvae.data import DataModule
@@ -39,7 +41,7 @@ from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_proce
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
-from lagvae.experiment.settings import BUILT, deciding_settings, differences, stored_config
+from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differences, find_rule, stored_config
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
@@ -50,7 +52,7 @@ from lagvae.ranks import launched_rank, on_first
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture
 from lagvae.runs.metrics_table import MetricsTable
-from lagvae.terminal import command, print_line
+from lagvae.terminal import command, print_line, print_note
 
 MOST_DOUBLINGS = 4
 """calibration.steps=auto calibrates for at most 2^4 times training.steps."""
@@ -67,11 +69,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             return fit_and_summarise(cfg, data, model, calibration, folder)
 
 
-def resume(folder: RunFolder, trust: Sequence[str] = ()) -> dict[str, Any]:
+def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Resume an interrupted run from its last checkpoint, with its own settings, and return the summary.
 
     Args:
         trust: prefixes of names that its settings may have beside those that are known to run no code of others.
+        trainer: settings of the trainer for this machine, in place of its own; see `settle_machine`.
     """
     if folder.finished:
         print_line(
@@ -80,6 +83,7 @@ def resume(folder: RunFolder, trust: Sequence[str] = ()) -> dict[str, Any]:
         )
         return folder.read_summary()
     cfg = read_trusted_config(folder, trust)
+    settle_machine(cfg, trainer or {})
     adopt_launcher(cfg, stored=True)
     with all_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
@@ -94,13 +98,15 @@ def proceed(cfg: DictConfig, folder: RunFolder) -> dict[str, Any]:
     return fit_and_summarise(cfg, data, model, calibration, folder)
 
 
-def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(
+    folder: RunFolder, which: str = "last", trust: Sequence[str] = (), trainer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Evaluate a checkpoint of a run again, write evaluation/ in the run's folder, and return the summary.
 
     One process does this, however many trained the run; of those that a launcher starts, the first.
 
     Args:
-        which: "last", "best", or the path of a checkpoint. trust: as for `resume`.
+        which: "last", "best", or the path of a checkpoint. trust, trainer: as for `resume`.
     """
     if launched_rank() > 0:
         return {}
@@ -112,6 +118,7 @@ def evaluate(folder: RunFolder, which: str = "last", trust: Sequence[str] = ()) 
         raise CheckpointError(f"checkpoint={which}: there is no file {checkpoint}. {cure}")
     cfg = read_trusted_config(folder, trust)
     cfg.logger = {}
+    settle_machine(cfg, trainer or {})
     in_one_process(cfg)
     data, model, calibration = restore(cfg, checkpoint)
     to = RunFolder(folder.path / "evaluation")
@@ -200,6 +207,35 @@ def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariab
     model = build_model(cfg, data, calibration)
     check_origin(origin, model.origin or {}, str(checkpoint))
     return data, model, calibration
+
+
+def settle_machine(cfg: DictConfig, trainer: Mapping[str, Any]) -> None:
+    """Let a stored run go on with the devices of this machine: where it is computed is no part of what it is.
+
+    Args:
+        trainer: settings of the trainer that take the place of the run's own. Where none is the accelerator, and the machine
+            does not have that of the run, it is what the machine has.
+
+    Raises: SettingError for a setting that decides about numbers, such as the precision.
+    """
+    for key, value in trainer.items():
+        if not (find_rule(f"trainer.{key}") or UNKNOWN).machine and str(value) != str(cfg.trainer.get(key)):
+            raise SettingError(
+                f"trainer.{key}={value}: the run has {cfg.trainer.get(key)}, which decides about its numbers. Leave it out."
+            )
+    with flag_override(cfg, ["struct", "readonly"], False):
+        cfg.trainer.update(trainer)
+        own = str(cfg.trainer.get("accelerator"))
+        if "accelerator" not in trainer and not has_accelerator(own):
+            print_note(f"This machine has no {own}, on which the run was trained (trainer.accelerator); it goes on without.")
+            cfg.trainer.update({"accelerator": "auto", "devices": 1, "strategy": "auto", "num_nodes": 1})
+
+
+def has_accelerator(name: str) -> bool:
+    """Whether this machine has an accelerator of this name. Names that nobody knows are for Lightning to refuse."""
+    if name == "gpu":
+        return torch.cuda.is_available() or torch.backends.mps.is_available()
+    return name not in AcceleratorRegistry or AcceleratorRegistry[name]["accelerator"].is_available()
 
 
 AT_INTERVALS = ("training.interval", "training.log_every")

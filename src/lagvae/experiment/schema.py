@@ -206,4 +206,5 @@ class EvaluateConfig:
     run: str = "latest"
     checkpoint: str = "last"
     trust: Any = None
+    trainer: dict[str, Any] = field(default_factory=dict)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -21,12 +24,15 @@ from lagvae.experiment.factory import (
     build_metric,
     build_schedule,
     build_trainer,
+    check_loggers,
     error_context,
     instantiate,
 )
+from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.schema import Config
 from lagvae.experiment.settings import flatten
 from lagvae.experiment.signatures import describe_type, matches_type, signature
+from lagvae.metrics import InformationOfModel, Terms
 from lagvae.model import check_trainer
 from lagvae.runs.layout import RunFolder
 
@@ -49,8 +55,36 @@ NEVER = (
 )
 """Settings of Lightning's trainer that change what a run is, and that no run may have."""
 
+OURS = {
+    "max_steps": "training.steps",
+    "max_epochs": "training.steps",
+    "gradient_clip_val": "training.gradient_clip",
+    "gradient_clip_algorithm": "training.gradient_clip",
+    "accumulate_grad_batches": "data.batch",
+    "log_every_n_steps": "training.log_every",
+    "num_sanity_val_steps": "training.interval",
+    "callbacks": "callbacks.lightning",
+    "enable_checkpointing": "+callbacks.lightning.NAME={_target_: pytorch_lightning.callbacks.ModelCheckpoint}",
+    "logger": "logger=[NAME]",
+    "default_root_dir": "paths.runs",
+    "enable_progress_bar": "logger=[NAME] to follow a run elsewhere",
+    "enable_model_summary": "+callbacks.lightning.summary={_target_: pytorch_lightning.callbacks.ModelSummary}",
+    "use_distributed_sampler": "trainer=ddp, which shares every batch",
+    "reload_dataloaders_every_n_epochs": "data.workers",
+}
+"""Arguments of Lightning's trainer that this program gives itself → what to set instead."""
+
+PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
+"""Values of trainer.precision with which a model trains: data and noise have 32 bits."""
+
+MOST_THREADS = 4096
+"""The largest number of threads that is not taken for a slip."""
+
+LARGEST = 2**63 - 1
+"""The largest whole number that torch takes."""
+
 REQUIRED_NODE = re.compile(
-    r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
+    r".*\._target_|data\.(source|likelihood)|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
     r"|callbacks\.(training|final)(\.[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
 )
 """The settings of which something is built, so that they cannot be null."""
@@ -76,6 +110,8 @@ def validate(cfg: DictConfig) -> None:
             plus = "+" if key.startswith(("callbacks.", "logger.")) else ""
             raise SettingError(f"{key}={value}: to name a class or function, write {plus}{key}._target_={value}.")
     RunFolder.check_name(cfg.name)
+    for key, value in values:
+        check_whole_number(key, value)
     for key in (
         "training.steps",
         "training.interval",
@@ -96,8 +132,11 @@ def validate(cfg: DictConfig) -> None:
         raise SettingError(f"epsilon.source={cfg.epsilon.source!r} is unknown; choose one of {', '.join(SOURCES)}.")
     if cfg.calibration.split not in SPLITS:
         raise SettingError(f"calibration.split={cfg.calibration.split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-    if cfg.training.threads is not None and cfg.training.threads < 1:
-        raise SettingError(f"training.threads={cfg.training.threads} must be at least 1, or null to go by the model's size.")
+    if cfg.training.threads is not None and not 1 <= cfg.training.threads <= MOST_THREADS:
+        raise SettingError(
+            f"training.threads={cfg.training.threads} must be at least 1 and at most {MOST_THREADS}, or null to go by the "
+            "model's size."
+        )
     for name, c in cfg.constraints.items():
         key = f"constraints.{name}"
         if OmegaConf.is_missing(c, "divergence"):
@@ -127,7 +166,25 @@ def validate(cfg: DictConfig) -> None:
             f"multiplier.rate={cfg.multiplier.rate}: the default optimizer of λ has no rate. Set multiplier.optimizer.reach, "
             "or name an optimizer that has one: multiplier=rmsprop, ascent or pi."
         )
+    for key in ("multiplier.rate", "training.gradient_clip", "training.average"):
+        check_finite(key, OmegaConf.select(cfg, key))
     check_nodes(OmegaConf.to_container(cfg))
+    check_trainer_settings(cfg)
+    check_measured(cfg)
+    check_loggers(cfg)
+    dry_run(cfg)
+
+
+def check_trainer_settings(cfg: DictConfig) -> None:
+    """Raise SettingError for arguments of Lightning's trainer that it does not have, or that are not for a user to set here."""
+    known = inspect.signature(pl.Trainer).parameters
+    for key, value in cfg.trainer.items():
+        if key in OURS:
+            raise SettingError(f"trainer.{key}={value} cannot be set, because the program gives it itself; use {OURS[key]}.")
+        if key not in known:
+            near = get_close_matches(str(key), known, 1)
+            hint = f"did you mean trainer.{near[0]}?" if near else f"Lightning's Trainer takes {', '.join(known)}."
+            raise SettingError(f"trainer.{key} is unknown; {hint}")
     for key in (*NEVER, *(() if cfg.get("debug") else IN_DEBUG_RUNS)):
         if (value := cfg.trainer.get(key)) is not None and value is not False:
             raise SettingError(
@@ -135,13 +192,52 @@ def validate(cfg: DictConfig) -> None:
                 "calibration count as those of an ordinary run. Use debug=fast for a smoke run, or training.steps, "
                 "training.interval and data.draws."
             )
-    dry_run(cfg)
+    for key in IN_DEBUG_RUNS:
+        if (value := cfg.trainer.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
+            raise SettingError(
+                f"trainer.{key}={value} must be a positive number of batches: a run trains and measures something."
+            )
+    if (precision := cfg.trainer.get("precision")) is not None and str(precision) not in PRECISIONS:
+        raise SettingError(
+            f"trainer.precision={precision} does not work here, because data, noise and λ have 32 bits; use 32-true, "
+            "bf16-mixed or 16-mixed."
+        )
+
+
+def check_measured(cfg: DictConfig) -> None:
+    """Raise SettingError where a metric was removed by which training chooses best.ckpt and notices that it diverges."""
+    needed = {"terms": Terms} | ({"information_of_model": InformationOfModel} if cfg.alpha.p else {})
+    there = [locate(str(node.get("_target_"))) for node in cfg.callbacks.training.values()]
+    for name, metric in needed.items():
+        if not any(isinstance(found, type) and issubclass(found, metric) for found in there):
+            raise SettingError(
+                f"callbacks.training.{name} cannot be removed, because best.ckpt is chosen by what lagvae.metrics."
+                f"{metric.__name__} measures; leave it in. Metrics of callbacks.final can go."
+            )
+
+
+def check_finite(key: str, value: Any) -> None:
+    """Raise SettingError for a number, or a list with one, that is infinite or not a number."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, float) and not isfinite(each):
+            raise SettingError(f"{key}={each} must be a finite number.")
+
+
+def check_whole_number(key: str, value: Any) -> None:
+    """Raise SettingError for a whole number, or a list with one, that is larger than torch takes."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, int) and abs(each) > LARGEST:
+            raise SettingError(f"{key}={each} is too large: a whole number has at most 64 bits, ±{LARGEST}.")
 
 
 def null_cure(key: str) -> str:
     """What to write instead of null for a required node."""
     part = key.removesuffix(".divergence")
     match part.split("."):
+        case [*_, "_target_"]:
+            return "name a class"
+        case ["data", "likelihood"]:
+            return "use bernoulli or normal"
         case ["callbacks", _]:
             return f"drop its metrics one by one, with ~{key}.NAME"
         case ["callbacks", _, _] | ["constraints", _]:
@@ -226,5 +322,7 @@ def _check_node(node: Mapping[Any, Any], target: str, key: str) -> None:
             continue
         if name not in parameters and not takes_all:
             raise SettingError(f"{key}.{name} is unknown; {target} takes {', '.join(parameters)}.")
+        if target.startswith(PACKAGES):  # code of others may know what to do with infinity
+            check_finite(f"{key}.{name}", value)
         if not matches_type(value, hints.get(name, Any)):
             raise SettingError(f"{key}.{name}={value} must be {describe_type(hints[name])}.")

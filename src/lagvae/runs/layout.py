@@ -101,7 +101,8 @@ class RunFolder:
     def check_name(name: str) -> None:
         """Raise SettingError for a name that is not a path below runs/ or is reserved there."""
         path = Path(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0] in (LATEST, ".multirun"):
+        hidden = any(part.startswith(".") for part in path.parts)  # as runs/.jobs, which is not the user's
+        if not path.parts or path.is_absolute() or hidden or not name.isprintable() or {LATEST, ANALYSIS} & set(path.parts):
             raise SettingError(f"name={name!r} cannot be a folder under runs/; use one such as name=first or name=a/b.")
 
     @classmethod

@@ -100,7 +100,7 @@ class DeviceExecutor(SubprocessExecutor):
     """A queue for local devices: each job sees one device only, and a device never has more jobs than asked.
 
     Args:
-        devices: indices of GPUs; null for all there are.
+        devices: indices of GPUs among those that CUDA_VISIBLE_DEVICES leaves, as torch counts them; null for all of them.
         per_device: jobs that may share a device.
     """
 
@@ -109,13 +109,24 @@ class DeviceExecutor(SubprocessExecutor):
             import torch
 
             devices = list(range(torch.cuda.device_count()))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if not devices:
+            hidden = "" if visible is None else f" among CUDA_VISIBLE_DEVICES={visible}"
             raise SettingError(
-                "launcher=gpus found no GPU; name some with launcher.executor.devices=[0,1], or use launcher=ensemble."
+                f"launcher=gpus found no GPU{hidden}; name some with launcher.executor.devices=[0,1], or use launcher=ensemble."
             )
         if per_device < 1:
             raise SettingError(f"launcher.executor.per_device={per_device} must be at least 1.")
-        environments = [{"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} for device in devices]
+        if visible is None:
+            environments = [{"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} for device in devices]
+        else:  # a device keeps the name, and the order, by which the user or the cluster chose it
+            names = [name.strip() for name in visible.split(",") if name.strip()]
+            if beyond := [device for device in devices if not 0 <= device < len(names)]:
+                raise SettingError(
+                    f"launcher.executor.devices={devices}: there is no device {beyond[0]} among the {len(names)} of "
+                    f"CUDA_VISIBLE_DEVICES={visible}; name some from 0 to {len(names) - 1}, or leave it out for all."
+                )
+            environments = [{"CUDA_VISIBLE_DEVICES": names[device]} for device in devices]
         super().__init__(environments * per_device)
 
 

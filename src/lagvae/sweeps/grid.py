@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 
 from lagvae.errors import SettingError
 
@@ -70,7 +70,7 @@ def expand(grids: Sequence[Grid], words: Sequence[str]) -> list[list[str]]:
             pairs = dict(zip(axes, chosen, strict=True))
             # A key with a single value in its grid does not distinguish runs; one of the command line always counts.
             labelled = {key: value for key, value in pairs.items() if key not in grid or len(grid[key]) > 1}
-            overrides = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), f"label={run_label(labelled)}"]
+            overrides = [*fixed, *(f"{key}={value}" for key, value in pairs.items()), label_word(run_label(labelled))]
             runs.append(overrides if any(word.startswith("name=") for word in overrides) else [*overrides, NAME])
     return runs
 
@@ -95,6 +95,11 @@ def run_label(pairs: Mapping[str, str]) -> str:
     return text
 
 
+def label_word(label: str) -> str:
+    """The override that sets the label, with quotes where Hydra needs them: around letters beyond ASCII."""
+    return f"label={label}" if label.isascii() else f"label='{label}'"
+
+
 def _checked(grid: Any, number: int) -> dict[str, list[str]]:
     """A grid as key → values, as they would be written on a command line."""
     if not isinstance(grid, Mapping):
@@ -113,6 +118,11 @@ def _checked(grid: Any, number: int) -> dict[str, list[str]]:
 
 def _values(override: Override) -> list[str]:
     """The values of an override, as they are written on the command line."""
+    if isinstance(override.value(), Glob | IntervalSweep):
+        key = override.get_key_element()
+        raise SettingError(
+            f"{override.input_line}: a sweep needs single values; list them, {key}=A,B, or use range(START,STOP)."
+        )
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]

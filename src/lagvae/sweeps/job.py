@@ -24,6 +24,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, OwnedError, Stopped
+from lagvae.experiment.factory import enough_memory
 from lagvae.experiment.launch import all_processes
 from lagvae.experiment.run import calibrate, owned_by_first, proceed
 from lagvae.io import owned, write_json
@@ -173,7 +174,8 @@ def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
 def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
     """Add an error that is raised inside to `failed` and to the run's folder. An interruption by the user is not caught."""
     try:
-        yield
+        with enough_memory(run.cfg):
+            yield
     except Stopped:
         raise
     except OwnedError as error:
@@ -238,14 +240,31 @@ def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str
             yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
         torch.set_num_threads(threads)
         return
+    lost: list[SweepRun] = []
+    for run, error in evaluate_in_pool(runs, processes):
+        if isinstance(error, BrokenProcessPool):
+            lost.append(run)
+        else:
+            yield run.name, error
+    for run in lost:  # a process that dies takes the pool with it: each alone, so that only the run that kills it fails
+        for _, error in evaluate_in_pool([run], 1):
+            died = isinstance(error, BrokenProcessPool)
+            yield run.name, "The process that evaluated it died (out of memory?)." if died else str(error) if error else None
+
+
+def evaluate_in_pool(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[SweepRun, str | BrokenProcessPool | None]]:
+    """Evaluate trained runs in processes of their own. Yields each with its error, or None.
+
+    The error is a BrokenProcessPool for all runs that were under way or waiting when one of the processes died.
+    """
     with ProcessPoolExecutor(min(processes, len(runs)), process_context(), die_with_parent) as pool:
         futures = {pool.submit(evaluate_one, OmegaConf.to_container(run.cfg)): run for run in runs}
         try:
             for future in as_completed(futures):
                 try:
-                    yield futures[future].name, future.result()
-                except BrokenProcessPool:
-                    yield futures[future].name, "The process that evaluated it died (out of memory?)."
+                    yield futures[future], future.result()
+                except BrokenProcessPool as error:
+                    yield futures[future], error
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an interruption must not wait for the runs that are still queued
             raise

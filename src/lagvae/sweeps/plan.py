@@ -14,7 +14,7 @@ from lagvae.data import Batch, DataModule
 from lagvae.ensemble import Ensemble
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
-from lagvae.experiment.factory import build_data, build_joint
+from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_nodes
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
@@ -139,17 +139,20 @@ def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     missing: dict[Path, list[SweepRun]] = {}
     for run in runs:
         key = fingerprint({k: v for k, v in run.settings.items() if k.startswith("data.") and k != "data.seed"})
-        data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
-        build_joint(run.cfg, data)
-        if has_own_code(run.cfg):
-            code = fingerprint({k: v for k, v in run.settings.items() if k.startswith(("model.", "constraints.", "kernel."))})
-            if code not in tried:
-                try_own_code(run.cfg, data)
-                tried[code] = None if trains_alone(run) else stacking_obstacle(run, data)
-            run.obstacles.extend(obstacle for obstacle in (tried[code],) if obstacle)
-        if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
-            folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
-            missing.setdefault(folder, []).append(run)
+        with enough_memory(run.cfg):
+            data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
+            build_joint(run.cfg, data)
+            if has_own_code(run.cfg):
+                code = fingerprint(
+                    {k: v for k, v in run.settings.items() if k.startswith(("model.", "constraints.", "kernel."))}
+                )
+                if code not in tried:
+                    try_own_code(run.cfg, data)
+                    tried[code] = None if trains_alone(run) else stacking_obstacle(run, data)
+                run.obstacles.extend(obstacle for obstacle in (tried[code],) if obstacle)
+            if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
+                folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
+                missing.setdefault(folder, []).append(run)
     return list(missing.values())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
-from lagvae.experiment.factory import instantiate
+from lagvae.experiment.factory import enough_memory, instantiate
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
 from lagvae.io import check_writable, write_json
@@ -37,7 +37,8 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
     check_runs(runs)
     for run in runs:
         try:
-            validate(run.cfg)
+            with enough_memory(run.cfg):
+                validate(run.cfg)
         except LagvaeError as error:
             raise SettingError(f"The run {run.name}: {error}") from error
     root = Path(runs[0].cfg.paths.runs)

@@ -109,6 +109,11 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
     cfg = compose()
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
+        if cfg.resume is not None:
+            raise SettingError(
+                f"resume={cfg.resume} continues one run: leave out -m and sweep=. A sweep goes on when its command is given "
+                "again."
+            )
         if cfg.match is not None:
             cfg = match_config(cfg)
     return SweepRun(stored_config(cfg))
