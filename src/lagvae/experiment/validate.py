@@ -83,14 +83,14 @@ MOST_THREADS = 4096
 LARGEST = 2**63 - 1
 """The largest whole number that torch takes."""
 
-REQUIRED_NODE = re.compile(
-    r".*\._target_|data\.(source|likelihood)|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
+NODE = (
+    r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
     r"|callbacks\.(training|final)(\.[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
 )
+REQUIRED_NODE = re.compile(rf"{NODE}|.*\._target_|data\.likelihood")
 """The settings of which something is built, so that they cannot be null."""
 
-
-BUILT_NODE = re.compile(rf"{REQUIRED_NODE.pattern}|callbacks\.lightning\.[^.]+|logger\.[^.]+")
+BUILT_NODE = re.compile(rf"{NODE}|callbacks\.lightning\.[^.]+|logger\.[^.]+")
 """The settings of which something is built. All but the likelihoods that have a name need a `_target_`."""
 
 
