@@ -71,6 +71,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nupi.py": ("nupi",),
     "oracles": ("oracle_gaussian", "oracle_tabular", "rate_distortion", "duality"),
     "pareto": ("pareto", "figures"),
+    "ranks.py": ("ranks", "ddp"),
     "runs": ("runs", "wiring"),
     "sklearn.py": ("sklearn",),
     "sweeps": ("settings", "sweep", "matching", "launch", "own_parts"),

@@ -219,12 +219,16 @@ RESULTS: dict[str, Result] = {
 
 UNDECIDING = (
     *below(
-        "src/lagvae", "__init__.py __main__.py algebra cli errors.py explain inference.py io.py runs sklearn.py terminal.py"
+        "src/lagvae",
+        "__init__.py __main__.py algebra cli errors.py explain inference.py io.py ranks.py runs sklearn.py terminal.py",
     ),
-    *below("src/lagvae", "callbacks/feasibility.py callbacks/progress.py pareto/figures.py pareto/report.py"),
+    *below(
+        "src/lagvae", "callbacks/feasibility.py callbacks/progress.py callbacks/stopping.py pareto/figures.py pareto/report.py"
+    ),
     *below(
         "src/lagvae/experiment",
-        "export.py feasibility.py figures.py loading.py own_code.py report.py schema.py settings.py signatures.py style.py "
+        "data_picture.py data_profile.py export.py feasibility.py figures.py launch.py loading.py own_code.py report.py "
+        "schema.py settings.py signatures.py style.py "
         "summary.py trial.py validate.py",
     ),
     *below(

@@ -232,4 +232,5 @@ def test_a_program_ends_quietly_where_nobody_reads_its_output(words: list[str], 
     with os.fdopen(writes, "w") as out, (tmp_path / "err").open("w+") as err:
         done = forked.run([sys.executable, "-m", "lagvae", *words], stdout=out, stderr=err)
     assert done.returncode == 1
-    assert (tmp_path / "err").read_text() == ""
+    said = (tmp_path / "err").read_text()
+    assert said == "", said

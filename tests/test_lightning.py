@@ -245,7 +245,6 @@ def test_early_stopping_and_checkpoints_follow_validation(tmp_path: Path) -> Non
     assert float(best.best_model_score) <= float(lightning.callback_metrics["val/neg_elbo"])
     assert float(lightning.callback_metrics["train/multiplier/mmd"]) == pytest.approx(float(model.lagrangian.multiplier[1]))
     assert {"train/violation/mmd", "train/objective"} <= lightning.callback_metrics.keys()
-    assert {"train/neg_elbo", "train/mmd"} == lightning.progress_bar_metrics.keys()
     assert float(lightning.callback_metrics["lr-LogAscent"]) == pytest.approx(pi / 2 * cos(pi / 2 * 14 / 100) * 12 / 100)
 
 
@@ -398,7 +397,7 @@ def test_a_run_with_callbacks_is_no_member_of_an_ensemble(tmp_path: Path) -> Non
         ("+callbacks.lightning.a._target_=torch.nn.Identity", "callbacks.lightning.a is Identity, which is not a callback"),
         (CALLBACK.format("a", "EarlyStopping, monitr: a"), "callbacks.lightning.a.monitr is unknown"),
         (CALLBACK.format("a", "EarlyStopping"), "cannot be built.*monitor"),
-        ("+trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 does not work here"),
+        ("+trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 cannot be set.*data.batch"),
         ("trainer.precision=bf16-true", "precision=bf16-true does not work here"),
     ],
 )

@@ -75,6 +75,7 @@ ELSEWHERE = {
     "callbacks.figures",
     "training.threads",
     "data.workers",
+    "data.allow",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -236,9 +236,6 @@ class LatentVariableModel(Inference, pl.LightningModule):
             # Where an epoch is an interval of a run, no callback needs a value before its end.
             if ends or not from_datamodule:
                 self.log_for_callbacks(named)
-            if not from_datamodule:
-                for name in self.lagrangian.names:
-                    self.log(f"train/{name}", named[name], prog_bar=True, logger=False)
 
     def _generators(self, step: int) -> AbstractContextManager[None]:
         """A context in which user-defined code draws what it would draw at this step of any run, also a resumed one."""

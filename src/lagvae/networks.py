@@ -151,7 +151,7 @@ def activation_named(name: str) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
-def check_widths(name: str, widths: Sequence[int], least: int = 0) -> None:
+def _check_widths(name: str, widths: Sequence[int], least: int = 0) -> None:
     """Raise SettingError for widths of layers that are not positive, or for fewer than `least` of them."""
     if len(widths) < least or any(width < 1 for width in widths):
         count = ", and at least one of them" if least else ""
@@ -186,7 +186,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         act = activation_named(activation)
-        check_widths("hidden", hidden)
+        _check_widths("hidden", hidden)
         widths = [prod(shape_in), *hidden]
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
@@ -230,8 +230,8 @@ class ConvEncoder(nn.Module):
         super().__init__()
         c, h, w = _image_shape(shape_in, len(channels))
         act = activation_named(activation)
-        check_widths("channels", channels, least=1)
-        check_widths("hidden", [hidden])
+        _check_widths("channels", channels, least=1)
+        _check_widths("hidden", [hidden])
         layers: list[nn.Module] = []
         for width in channels:
             layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), act()]
@@ -277,8 +277,8 @@ class ConvDecoder(nn.Module):
         super().__init__()
         out, h, w = _image_shape(shape_out, len(channels))
         act = activation_named(activation)
-        check_widths("channels", channels, least=1)
-        check_widths("hidden", [hidden])
+        _check_widths("channels", channels, least=1)
+        _check_widths("hidden", [hidden])
         factor = 2 ** len(channels)
         start = (channels[0], -(-h // factor), -(-w // factor))
         layers: list[nn.Module] = [

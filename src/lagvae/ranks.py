@@ -170,7 +170,7 @@ _ranks: Ranks | None = None
 
 
 @contextmanager
-def joined(rank: int, world: int, broadcast: Callable[[Any], Any], say: Callable[[str], None]) -> Iterator[None]:
+def joined_ranks(rank: int, world: int, broadcast: Callable[[Any], Any], say: Callable[[str], None]) -> Iterator[None]:
     """Let this process be one of those that share a run; inside another such context nothing changes.
 
     Args:

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from math import isfinite
 from pathlib import Path
@@ -53,7 +53,8 @@ def make_printable() -> None:
     """Replace the signs that the terminal cannot show, such as λ in ASCII, instead of failing at them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="replace")
+            with suppress(OSError):  # a stream that has become another one since it was opened
+                stream.reconfigure(errors="replace")
 
 
 def console(stderr: bool = False) -> Console:

@@ -138,6 +138,8 @@ def build_metric(node: DictConfig, name: str, key: str) -> LatentMetric:
     except LagvaeError:
         raise
     except Exception as error:  # user code can raise anything
+        if is_out_of_memory(error):
+            raise
         raise SettingError(
             f"{key}: {node._target_} cannot be built ({first_line(error)}). It gets the settings beside {key}._target_."
         ) from error

@@ -9,15 +9,15 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
-from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_trainer, error_context
-from lagvae.experiment.validate import validate
-from lagvae.ranks import GRACE, is_joined, joined
+from lagvae.experiment.validate import check_trainer_settings, validate
+from lagvae.ranks import GRACE, is_joined, joined_ranks
 from lagvae.terminal import console, print_error
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -53,6 +53,7 @@ def all_processes(cfg: DictConfig) -> Iterator[None]:
     if is_joined():
         yield
         return
+    check_trainer_settings(cfg)
     trainer = build_trainer(cfg, Path(cfg.paths.root))
     # Lightning takes it from whatever LOCAL_RANK or SLURM_PROCID there is.
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ def all_processes(cfg: DictConfig) -> Iterator[None]:
         launcher.procs.clear()
         interrupt_on_sigterm()
     try:
-        with joined(trainer.global_rank, trainer.world_size, strategy.broadcast, print_last_error):
+        with joined_ranks(trainer.global_rank, trainer.world_size, strategy.broadcast, print_last_error):
             yield
     finally:
         for process in started:

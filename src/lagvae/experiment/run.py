@@ -84,6 +84,7 @@ def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, A
         return folder.read_summary()
     cfg = read_trusted_config(folder, trust)
     settle_machine(cfg, trainer or {})
+    validate(cfg)
     adopt_launcher(cfg, stored=True)
     with all_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
@@ -218,6 +219,8 @@ def settle_machine(cfg: DictConfig, trainer: Mapping[str, Any]) -> None:
 
     Raises: SettingError for a setting that decides about numbers, such as the precision.
     """
+    if cfg.get("trainer") is None:
+        return  # what a damaged config lacks is named by `validate`
     for key, value in trainer.items():
         if not (find_rule(f"trainer.{key}") or UNKNOWN).machine and str(value) != str(cfg.trainer.get(key)):
             raise SettingError(
