@@ -185,6 +185,16 @@ RESULTS: dict[str, Result] = {
         ),
         20,
     ),
+    "matched-digits": Result(
+        "results/matched-digits/pareto.md",
+        (
+            "python src/train.py -m sweep=pareto folder=infovae family=infovae seed=0,1",
+            "python src/train.py -m sweep=matched folder=matched match=infovae",
+            "python src/pareto.py infovae matched --out results/matched-digits",
+        ),
+        (*COMPARISON, *below("sweeps", "matched.yaml pareto.yaml")),
+        36,
+    ),
     "maximising": benchmark(
         "maximising", "--out results/maximising.md", below("src/lagvae/oracles", "maximising.py tabular.py"), 2
     ),
