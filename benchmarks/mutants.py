@@ -238,6 +238,9 @@ def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
     os.chdir(copy)
     sys.path[:] = [str(copy / "src"), *(path for path in sys.path if path and Path(path).resolve() != ROOT / "src")]
     os.environ["PYTHONPATH"] = str(copy / "src")
+    # The process that this one is forked from may serve others, too, and have loaded the package that is not changed.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lagvae"]:
+        del sys.modules[name]
     # A compiled module stands for its file by size and second of change, which two faults may share.
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     import pytest
