@@ -123,6 +123,16 @@ def test_it_goes_on_from_its_state(errors: Tensor) -> None:
     assert torch.equal(follow(second, resumed, errors[15:]), uninterrupted[15:])
 
 
+def test_it_goes_on_from_the_state_of_a_version_without_a_trend(errors: Tensor) -> None:
+    parameter = multipliers(1.0, 1.0, 1.0)
+    optimizer = LogAscent([parameter], 40, maximize=True)
+    follow(optimizer, parameter, errors[:15])
+    saved = optimizer.state_dict()
+    del saved["state"][0]["earlier"]
+    optimizer.load_state_dict(saved)
+    assert follow(optimizer, parameter, errors[15:]).isfinite().all()
+
+
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"reach": 0.0}, {"reach": float("nan")}, {"beta": 1.0}, {"floor": 0.0}])
 def test_settings_outside_their_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="LogAscent"):

@@ -90,11 +90,11 @@ class LogAscent(Optimizer):
                     continue
                 violation = p.grad if group["maximize"] else -p.grad
                 state = self.state[p]
-                if not state:
-                    state |= {name: torch.zeros_like(p) for name in ("mean", "square", "earlier")}
+                if "earlier" not in state:  # also where an earlier version saved the state, without a trend
+                    state |= {name: torch.zeros_like(p) for name in ("mean", "square", "earlier") if name not in state}
                 state["mean"].lerp_(violation, 1 - beta)
                 state["square"].lerp_(violation.square(), 1 - beta)
-                state["earlier"].lerp_(violation, min(2 / (t + 2), 1.0))
+                state["earlier"].lerp_(violation, 2 / (t + 2))
                 mean = state["mean"] / correction
                 expected = mean + 2 * left * (mean - state["earlier"])
                 rise = torch.where(mean > 0, expected.clamp(min=0).minimum(mean), mean)

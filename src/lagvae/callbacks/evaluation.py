@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.data import Batch, DataModule, eval_splits
 from lagvae.distributions import JointSamples
 from lagvae.metrics import LatentMetric, as_latent_metric
@@ -24,17 +24,6 @@ def compute_all(metrics: Mapping[str, Iterable[LatentMetric]]) -> dict[str, dict
         split: {name: float(value) for metric in of_split for name, value in metric.compute().items()}
         for split, of_split in metrics.items()
     }
-
-
-def interrupt_measuring() -> Any:
-    """Let SIGTERM interrupt this process as Ctrl-C does. Returns the handler from before; None in a thread without signals.
-
-    Lightning's handler only sets a flag, which is read between two batches of training: it would be deaf to the signal while
-    metrics are computed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Evaluation(pl.Callback):
@@ -64,7 +53,7 @@ class Evaluation(pl.Callback):
     @torch.no_grad()
     def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
         """Compute the training metrics without a trainer, on observed batches: split → batches."""
-        before = interrupt_measuring()
+        before = interrupt_on_sigterm()
         model.eval()
         metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
         for split, observed in batches.items():
@@ -78,7 +67,8 @@ class Evaluation(pl.Callback):
             signal.signal(signal.SIGTERM, before)
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
-        self._on_sigterm = interrupt_measuring()
+        # Lightning's handler only sets a flag, which is read between batches of training, and not while metrics are computed.
+        self._on_sigterm = interrupt_on_sigterm()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._metrics = {
             split: self.build_metrics(trainer.testing, model, model.device, data, split) for split in eval_splits(trainer)

@@ -33,7 +33,7 @@ class ProgressBar:
         self, title: str, total: float | None, count: ProgressColumn, completed: int = 0, console: Console | None = None
     ) -> None:
         self.title, self.total = title, total
-        # The stream of now: a sweep redirects sys.stderr to the log of a job that it trains in its own process.
+        # Not stderr=True: a sweep redirects sys.stderr later, to the log of a job that it trains in its own process.
         self.console = console or Console(file=sys.stderr, quiet=is_silent())
         self._tenth = -1
         self._bar: Progress | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -23,7 +24,8 @@ class StopOnSigterm(pl.Callback):
         self.on_train_start(trainer, pl_module)
 
 
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM raise KeyboardInterrupt, where this is the thread that signals reach."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interrupt_on_sigterm() -> Any:
+    """Let SIGTERM raise KeyboardInterrupt. Returns the handler from before; None in a thread that signals do not reach."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
