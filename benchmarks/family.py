@@ -236,7 +236,7 @@ def density(folder: Path) -> tuple[float, float]:
     data = build_data(cfg)
     model = build_model(cfg, data)
     model.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
-    x = data.probe("test", len(data.split["test"]))
+    x = data.first_samples("test", len(data.split["test"]))
     with torch.no_grad():
         s = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "test")
         free = s.noise["z_q"][:, model.joint.latent :]

@@ -390,7 +390,7 @@ def test_masks_of_zeros_and_ones_are_zeros_and_ones(tmp_path: Path, mib: float) 
     for i in range(N):
         Image.fromarray((GREY > 127).astype("u1")).save(tmp_path / f"{i}.png")
     data = data_of(partial(sources.folder, str(tmp_path), 16, 1, mib), "bernoulli")
-    np.testing.assert_array_equal(data.probe("train", 5)[:, 0].numpy(), np.broadcast_to(GREY > 127, (5, 16, 16)))
+    np.testing.assert_array_equal(data.first_samples("train", 5)[:, 0].numpy(), np.broadcast_to(GREY > 127, (5, 16, 16)))
     assert data.conversions == ["uint8 of zeros and ones is taken as 0 and 1"]
     assert data.levels == 1
 

@@ -48,7 +48,7 @@ def member(family: str, *words: str) -> tuple[Any, Any, JointSamples]:
     )
     data = build_data(cfg)
     model = build_model(cfg, data)
-    x = data.probe("train", 32)
+    x = data.first_samples("train", 32)
     return cfg, model, model.samples(Batch(x, torch.arange(32), 0), "train")
 
 
@@ -266,7 +266,7 @@ def test_avb_finds_the_information_of_the_linear_gaussian_world(tmp_path: Path) 
     model = build_model(cfg, data)
     state = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     model.load_state_dict(state)
-    x = data.probe("train", 2000)
+    x = data.first_samples("train", 2000)
     with torch.no_grad():
         samples = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "train")
         rate = float(model.lagrangian.constraints[0].divergence.rate(samples).mean())

@@ -132,7 +132,7 @@ class Known:
     def second(self, split: str) -> Tensor | None:
         return self._second
 
-    def probe(self, split: str, n: int) -> Tensor:
+    def first_samples(self, split: str, n: int) -> Tensor:
         assert self._images is not None
         return self._images[:n]
 

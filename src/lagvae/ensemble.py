@@ -225,7 +225,7 @@ class Ensemble(LatentVariableModel):
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
         """Do nothing: an ensemble has no callback that monitors a value."""
 
-    def handle_nonfinite(self, probe: float = 0.0) -> None:
+    def handle_nonfinite(self, evaluated: float = 0.0) -> None:
         """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train."""
         if not len(self._first_nonfinite):
             return

@@ -415,9 +415,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
         """Put the values of a batch into `callback_metrics`, without the overhead of `log_dict`."""
         self.trainer.callback_metrics.update({f"train/{name}": value for name, value in named.items()})
 
-    def handle_nonfinite(self, probe: float = 0.0) -> None:
-        """Raise DivergedError if a term of some step was not finite, or if `probe`, evaluated after the last step, is not."""
-        error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, probe)
+    def handle_nonfinite(self, evaluated: float = 0.0) -> None:
+        """Raise DivergedError if a term of some step was not finite, or if the loss `evaluated` after the last step is not."""
+        error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, evaluated)
         if error is not None:
             raise error
 
@@ -484,18 +484,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def divergence_error(first: list[int], names: list[str], step: int, probe: float = 0.0) -> DivergedError | None:
-    """The error of a model whose terms were first not finite at the steps `first` (−1: never), or whose `probe` is not finite.
+def divergence_error(first: list[int], names: list[str], step: int, evaluated: float = 0.0) -> DivergedError | None:
+    """The error of a model whose terms were first not finite at the steps `first` (−1: never), or whose loss is not finite.
 
     Args:
-        first: for each of `names` a step or −1. step: the step of `probe`.
+        first: for each of `names` a step or −1. step: the step at which the loss was `evaluated`.
 
     Returns: None if everything is finite.
     """
     if max(first, default=-1) >= 0:
         when = min(f for f in first if f >= 0)
         nonfinite = [n for n, f in zip(names, first, strict=True) if f == when]
-    elif not isfinite(probe):
+    elif not isfinite(evaluated):
         when, nonfinite = step, ["−ELBO"]
     else:
         return None

@@ -40,7 +40,7 @@ def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
     return f
 
 
-def probe_value(results: dict[str, float]) -> float:
+def evaluated_loss(results: dict[str, float]) -> float:
     """The −ELBO or the distortion of an evaluation, which is not finite if the model has diverged."""
     return results.get("neg_elbo", results.get("distortion", 0.0))
 
@@ -79,7 +79,7 @@ class Checkpoints(Checkpoint):
         if not self.evaluation.results:
             return  # a resumed run ends the interval of its checkpoint once more, without training on a batch
         model: Any = pl_module
-        model.handle_nonfinite(probe_value(self.evaluation.results["train"]))  # never save a diverged model
+        model.handle_nonfinite(evaluated_loss(self.evaluation.results["train"]))  # never save a diverged model
         # Write the rows first: where there is a checkpoint, metrics.csv holds all rows up to its step.
         for logger in trainer.loggers:
             logger.save()

@@ -308,7 +308,7 @@ class DataModule(pl.LightningDataModule):
         """Number of evaluation batches in one pass over a split."""
         return -(-len(self.split[split]) // self.batch)
 
-    def probe(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
+    def first_samples(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
         """The first n samples of a split, always with the same observation noise; for figures and classifiers."""
         store = self._stores(torch.device("cpu"))[split]
         x = store[self.split[split][:n]].to(device)

@@ -59,7 +59,7 @@ def _images(data: DataModule, profile: DataProfile) -> Figure:
     x = (x - low) / (high - low or 1.0)
     rows = [x]
     if data.is_stochastic and not profile.binary and profile.images:
-        rows.append(data.probe("train", SAMPLES))
+        rows.append(data.first_samples("train", SAMPLES))
         title += "; below, as binarised for one batch"
     if (low, high) != (0.0, 1.0):
         title += f"; black is {low:.3g}, white {high:.3g}"

@@ -157,7 +157,7 @@ def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
     """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed; the scale of p(x|z) from the data."""
     joint = assemble_joint(cfg, data.shape, data.likelihood, lambda: second_domain(data))
     if isinstance(joint.decoder, NormalDecoder):
-        joint.decoder.start_scale(data.probe("train", SPREAD_SAMPLES))
+        joint.decoder.start_scale(data.first_samples("train", SPREAD_SAMPLES))
     return joint
 
 

@@ -36,7 +36,7 @@ def draw_run(
     """Draw every figure that suits the data and the model, and return the files."""
     figures: dict[str, Figure] = {}
     with matplotlib.rc_context(STYLE), torch.no_grad():
-        x = data.probe("test", 20, model.device)
+        x = data.first_samples("test", 20, model.device)
         images = len(data.shape) == 3 and data.shape[0] in (1, 3)
         if images:
             figures["samples"] = samples(model, x, summary["alpha"]["q"])
@@ -184,13 +184,13 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     constraints = summary["constraints"]
     figure, axes = _figure(3.6 * max(1, len(constraints)), 2.8, columns=max(1, len(constraints)))
     batch = read_series(metrics, "train", constraints)
-    probe = read_series(metrics, "train_probe", [f"constraint/{n}" for n in constraints])
+    evaluated = read_series(metrics, "train_probe", [f"constraint/{n}" for n in constraints])
     for axis, (name, c) in zip(axes[0], constraints.items(), strict=False):
         steps, values = batch[name]
         if values:
             axis.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.7, label="one batch")
             axis.plot(
-                *probe[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
+                *evaluated[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
             )
             ordered = sorted(values)
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 20]

@@ -48,7 +48,7 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     if not metrics and not has_own_code(cfg):
         return
     model = trial_model(cfg, data)
-    x = data.probe("train", ROWS)
+    x = data.first_samples("train", ROWS)
     batch = Batch(x, torch.arange(len(x)), 0)
     every = model.samples(batch, "trial")
     noise = {name: value for name, value in every.noise.items() if name in model.lagrangian.required_noise}

@@ -146,7 +146,7 @@ class ClassifierScore(LatentMetric):
         labels, self._labels = data.labels("train"), data.labels(split)
         if labels is None or self._labels is None or len((labels := labels[: self.training_images]).unique()) < 2:
             return False
-        self._training_data = data.probe("train", len(labels)).flatten(1), labels
+        self._training_data = data.first_samples("train", len(labels)).flatten(1), labels
         return True
 
     def update(self, samples: JointSamples, index: Tensor) -> None:

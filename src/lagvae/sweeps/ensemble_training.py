@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch
-from lagvae.callbacks.checkpoints import exact_penalty, probe_value
+from lagvae.callbacks.checkpoints import evaluated_loss, exact_penalty
 from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
@@ -138,8 +138,8 @@ class EnsembleCheckpoint(pl.Callback):
         ensemble, member = self.ensemble, self.members[k]
         member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
         member.table.log_metrics(member.evaluation.row(), step)
-        probe = probe_value(member.evaluation.results["train"])
-        if (error := divergence_error([], [], step, probe)) is not None:
+        loss = evaluated_loss(member.evaluation.results["train"])
+        if (error := divergence_error([], [], step, loss)) is not None:
             ensemble.failed[k] = error
             ensemble.deactivate(k)
             return

@@ -35,7 +35,7 @@ def trains_alone(run: SweepRun) -> bool:
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
     """Why a run with user-defined code cannot train in an ensemble, or None: an ensemble of two is tried on a few rows."""
-    x, models = data.probe("train", ROWS), [trial_model(run.cfg, data) for _ in range(2)]
+    x, models = data.first_samples("train", ROWS), [trial_model(run.cfg, data) for _ in range(2)]
     try:
         ensemble = Ensemble(models, [(0, 0), (1, 1)], [])
         ensemble.measure(Batch(torch.stack([x, x]), torch.arange(len(x)), 0))
