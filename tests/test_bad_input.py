@@ -550,12 +550,12 @@ def test_sigterm_while_metrics_are_computed_stops_a_run_that_can_be_resumed(
 ) -> None:
     calls, compute = [], evaluation.compute_all
 
-    def terminated(metrics: Any) -> Any:
+    def terminated(metrics: Any, *begin: Any) -> Any:
         calls.append(metrics)
         if len(calls) == 3:  # after two intervals: the final evaluation
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
-        return compute(metrics)
+        return compute(metrics, *begin)
 
     monkeypatch.setattr(evaluation, "compute_all", terminated)
     before = signal.getsignal(signal.SIGTERM)

@@ -295,6 +295,9 @@ class Observed:
     def size(self, split: str) -> int:
         return len(self.images)
 
+    def first_samples(self, split: str, n: int) -> Tensor:
+        return self.images[:n]
+
     def reobserve(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
         x = self.images[index].expand(times, -1, -1)
         return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))

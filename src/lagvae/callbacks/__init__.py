@@ -1,4 +1,4 @@
-"""Lightning callbacks: evaluation of metrics, checkpoints, stopping at infeasible bounds, and the progress bar.
+"""Lightning callbacks: evaluation of metrics within a budget, checkpoints, stopping at infeasible bounds, and progress bars.
 
 This package may import the metrics, the model, the data and those below. It knows nothing of configs or run folders.
 """

@@ -1,9 +1,10 @@
-"""The progress bar of training: step, epoch, −ELBO, constraints, bounds on information, multipliers and time left."""
+"""The progress bars of training, with step, epoch, −ELBO, bounds and multipliers, and of measuring; with the time left."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -12,13 +13,16 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from lagvae.callbacks.evaluation import Evaluation
 from lagvae.terminal import is_silent
+
+if TYPE_CHECKING:
+    from lagvae.callbacks.evaluation import Evaluation  # which shows a bar itself
 
 
 class ProgressBar:
@@ -65,6 +69,32 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class MeasuringProgress:
+    """Shows what is measured, and the time left by the share of the work that is done.
+
+    Args:
+        title: the name of the task. total: the whole work, in any unit.
+    """
+
+    def __init__(self, title: str, total: float, console: Console | None = None) -> None:
+        self.title, self.total, self.done, self.started = title, total, 0.0, time.perf_counter()
+        self._bar = ProgressBar(title, total, TaskProgressColumn(), console=console)
+
+    def begin(self, what: str, work: float) -> None:
+        """Show what is measured now, and count its work as done from its end on. A line is printed before a long part."""
+        share = min(1.0, self.done / self.total) if self.total else 1.0
+        left = (time.perf_counter() - self.started) * (1 / share - 1) if share else None
+        time_left = f", {left:.0f} s left" if left is not None else ""
+        shown = self.done if self._bar.console.is_terminal else self.done + work
+        self._bar.update(shown, what, f"{self.title}: {share:.0%}{time_left}  {what}")
+        self.done += work
+
+    def stop(self) -> None:
+        """Leave the bar on the terminal, full if all of the work was begun."""
+        self._bar.update(self.done, "")
+        self._bar.stop()
 
 
 class TrainingProgress(pl.Callback):

@@ -125,6 +125,8 @@ class DataModule(pl.LightningDataModule):
         # (steps of an interval, last step), set by a run, in which one epoch of Lightning is one interval: evaluation and
         # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
+        # The number of draws of a split in the final evaluation, where it is less than `draws`; set by a run.
+        self.most_draws: int | None = None
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[tuple[str, int, int], Noise] = {}
 
@@ -301,8 +303,13 @@ class DataModule(pl.LightningDataModule):
         return len(self.split["train"]) // self.batch
 
     def passes(self, split: str) -> int:
-        """Number of passes over a split that give at least `draws` samples."""
-        return max(1, -(-self.draws // len(self.split[split])))
+        """Number of passes over a split that give at least `draws` samples, or `most_draws`."""
+        return max(1, -(-(self.most_draws or self.draws) // len(self.split[split])))
+
+    def draws_of(self, split: str) -> int:
+        """Number of samples of a split in the final evaluation: whole passes, unless `most_draws` is less than one."""
+        size = len(self.split[split])
+        return self.passes(split) * min(size, self.most_draws or size)
 
     def batches_per_pass(self, split: str) -> int:
         """Number of evaluation batches in one pass over a split."""
@@ -334,7 +341,7 @@ class DataModule(pl.LightningDataModule):
     def reseeded(self, seed: int) -> DataModule:
         """A copy with the same data and splits, and the batch order and noise of another seed."""
         other = copy.copy(self)
-        other.seed, other.trainer, other._noises = seed, None, {}
+        other.seed, other.trainer, other.most_draws, other._noises = seed, None, None, {}
         return other
 
     def noise(self, purpose: str, shared: bool = False) -> Noise:
@@ -387,7 +394,11 @@ class DataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[EvalLoader]:
         """The loaders of the final evaluation: every split, until it has `draws` samples."""
         device = self._trainer.strategy.root_device
-        return [self.eval_loader(split, device, passes=self.passes(split)) for split in SPLITS]
+        return [self.eval_loader(split, device, self.passes(split), self.most_draws) for split in SPLITS]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch with its stored samples on the device, which Lightning would look for part by part."""
+        return Batch(batch.x.to(device, non_blocking=True), batch.index.to(device, non_blocking=True), batch.step)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Replace stored samples by observed ones, on the device."""

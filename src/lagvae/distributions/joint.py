@@ -279,8 +279,8 @@ class JointSamples:
         return self.joint.encoder(self.x_p)
 
 
-AT_ONCE = 4096
-"""Largest number of pairs (x, z) that are decoded at once."""
+AT_ONCE, COORDINATES = 4096, 2**22
+"""Largest numbers of pairs (x, z), and of coordinates of their x, that are decoded at once."""
 
 
 def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: int) -> Tensor:
@@ -300,7 +300,7 @@ def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: in
     posterior, prior = joint.encoder(x), joint.prior()
     weights = []
     normal = noise.normal("z", step, (draws, len(x), *joint.encoder.noise_shape), x.device)
-    for chunk in normal.split(max(1, AT_ONCE // len(x))):
+    for chunk in normal.split(max(1, min(AT_ONCE, COORDINATES // x[0].numel()) // len(x))):
         z = joint.encoder.sample(posterior, chunk)
         log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])
         weights.append((prior.log_prob(z) + log_p - posterior.log_prob(z)).double())

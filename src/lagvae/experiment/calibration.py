@@ -28,6 +28,9 @@ from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import check_archive, file_digest, json_digest, write_atomically, write_json
 from lagvae.terminal import command
 
+BUDGET = 0.5
+"""The largest cost of measuring ε̂, as a share of that of the calibration."""
+
 AUTO = "auto"
 """The value of calibration.steps that doubles the length of the calibration until it has settled."""
 
@@ -153,6 +156,8 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.alpha.q = derived.alpha.p = 0.0
     derived.epsilon.source, derived.epsilon.calibration = "none", None
     derived.logger, derived.callbacks.lightning = {}, {}
+    # ε̂ takes the divergences alone. How they are measured must not depend on settings that do not decide about a calibration.
+    derived.callbacks.final = {"budget": BUDGET} | {k: v for k, v in derived.callbacks.final.items() if k == "terms"}
     derived.multiplier.learned, derived.multiplier.rate, derived.multiplier.optimizer = False, None, None
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps

@@ -119,7 +119,7 @@ def build_data(cfg: DictConfig) -> DataModule:
     if not is_silent():
         print_data(profile_data(data), data, describe_likelihood(likelihood_name(cfg), data))
     for part in ("training", "final"):
-        for name, node in cfg.callbacks[part].items():
+        for name, node in metric_nodes(cfg, part).items():
             build_metric(node, str(name), f"callbacks.{part}.{name}").check(data, f"callbacks.{part}.{name}")
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
@@ -151,6 +151,11 @@ def load_data(cfg: DictConfig) -> DataModule:
     data: DataModule = instantiate(cfg.data)
     data.check()
     return data
+
+
+def metric_nodes(cfg: DictConfig, part: str) -> dict[Any, Any]:
+    """Name → config node of the metrics of a part of callbacks, "training" or "final"."""
+    return {name: node for name, node in cfg.callbacks[part].items() if name != "budget"}
 
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:

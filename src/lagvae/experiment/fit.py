@@ -16,7 +16,14 @@ from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, StopOnSi
 from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, Stopped
 from lagvae.experiment.diagnostics import stationarity
-from lagvae.experiment.factory import build_callbacks, build_loggers, build_trainer, choose_threads, instantiate
+from lagvae.experiment.factory import (
+    build_callbacks,
+    build_loggers,
+    build_trainer,
+    choose_threads,
+    instantiate,
+    metric_nodes,
+)
 from lagvae.io import check_archive
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
@@ -25,6 +32,8 @@ from lagvae.runs.loggers import close, replay
 from lagvae.runs.metrics_table import MetricsTable
 
 STATIONARITY_BATCHES = 20
+
+PARTS = ("training", "final")
 
 
 @contextmanager
@@ -104,6 +113,7 @@ class Fit:
 
     def evaluate(self) -> None:
         """Run the full evaluation on every split and store it in `results`."""
+        self.evaluation.prepare(self.model, self.data, self.trainer.strategy.root_device)
         with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
 
@@ -111,12 +121,13 @@ class Fit:
         """The KKT stationarity residual of θ on batches of the training split."""
         device = self.model.device
         self.data.trainer = None  # the loader then yields the batches of a single process, from the first step on
-        loader = self.data.eval_loader("train", device, most=STATIONARITY_BATCHES * self.data.batch)
+        batches = max(1, int(STATIONARITY_BATCHES * self.evaluation.plan.share))
+        loader = self.data.eval_loader("train", device, most=batches * self.data.batch)
         self.model.eval()
         noise = self.data.noise("stationarity")
-        batches = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
+        samples = (self.model.samples(self.data.observed(b, noise), "stationarity") for b in loader)
         with torch.enable_grad():
-            return stationarity(self.model.joint, self.model.lagrangian, batches)
+            return stationarity(self.model.joint, self.model.lagrangian, samples)
 
     @contextmanager
     def resumable(self, instruction: str) -> Iterator[None]:
@@ -139,8 +150,13 @@ def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = 
     """
     named = {f"constraint/{c.name}": c.divergence for c in model.lagrangian.constraints}
     constraints = {"constraints": lambda: DivergenceValues(named)}
-    light, full = cfg.callbacks.training, cfg.callbacks.final if final else {}
-    return Evaluation(dict(instantiate(light)) | constraints, dict(instantiate(full)) | constraints)
+    training, after = ({name: instantiate(node) for name, node in metric_nodes(cfg, part).items()} for part in PARTS)
+    return Evaluation(
+        training | constraints,
+        (after if final else {}) | constraints,
+        budget=cfg.callbacks.final.get("budget"),
+        steps=cfg.training.steps,
+    )
 
 
 def read_content(path: Path) -> dict[str, Any]:

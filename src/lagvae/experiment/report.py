@@ -118,7 +118,7 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
         table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
     if summary["constraints"]:
         out.print(table)
-    table = plain_table("Measured (± standard error)", "")
+    table = plain_table(f"Measured (± standard error){' (*)' if summary.get('cut') else ''}", "")
     for split in splits:
         table.add_column(split, justify="right", no_wrap=True)
     any_outside = False
@@ -139,6 +139,11 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     if all("active_units" in values for values in splits.values()):
         table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
     out.print(table)
+    if summary.get("cut"):
+        cut = "; ".join(f"{key} {asked:,} → {used:,}" for key, (asked, used) in summary["cut"].items())
+        out.print(
+            f"(*) measured with fewer draws, because training was short (callbacks.final.budget; null for all of them): {cut}."
+        )
     if lower := bound_names(splits, "i_q_lower"):
         out.print(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
     if any_outside:

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
 from lagvae import __version__
+from lagvae.callbacks.progress import MeasuringProgress
 from lagvae.data import DataModule
 from lagvae.errors import CalibrationError, CheckpointError, SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_folder, calibration_settings
@@ -345,6 +346,9 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
     if cfg.get("debug"):
         summary = {"debug": cfg.debug} | summary
         summary["messages"].insert(0, "A debug run: its numbers mean nothing, and no other run, sweep or comparison uses them.")
+    summary |= {"cut": {key: list(pair) for key, pair in fit.evaluation.plan.cut.items()}}
+    bar = MeasuringProgress("Reporting", 1.0 + cfg.callbacks.figures)
+    bar.begin("stationarity", 1.0)
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
     joint = fit.model.joint
     summary |= {"rate_estimator": RATES[joint.rate_is_exact] if joint.has_rate else None}
@@ -359,9 +363,11 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
         from lagvae.experiment.figures import draw_run
 
         fit.model.eval()
+        bar.begin("figures", 1.0)
         for path in draw_run(folder.figures, fit.data, fit.model, summary, metrics):
             for logger in fit.loggers:
                 log_picture(logger, path)
+    bar.stop()
     for logger in fit.loggers:
         if not isinstance(logger, MetricsTable):
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}

@@ -87,6 +87,7 @@ RULES: dict[str, Rule] = {
     # the metrics
     "callbacks.training": Rule(False, "same", "ignored"),
     "callbacks.final": Rule(False, "same", "ignored"),
+    "callbacks.final.budget": Rule(False, "same", "ignored"),
     "callbacks.final.terms": Rule(False, "same", "same"),
     "callbacks.final.information": Rule(False, "same", "same"),
     # what others add: a callback may stop a run or change it, and a debug run is none that counts

@@ -12,7 +12,7 @@ from lagvae.data import Batch, DataModule
 from lagvae.distributions import JointSamples
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
-from lagvae.experiment.factory import build_metric, build_model
+from lagvae.experiment.factory import build_metric, build_model, metric_nodes
 from lagvae.experiment.own_code import find_nodes, is_own
 from lagvae.metrics import OwnMetric
 from lagvae.model import LatentVariableModel
@@ -40,7 +40,7 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     """
     metrics: dict[str, Any] = {}
     for part in ("training", "final"):
-        for name, node in cfg.callbacks[part].items():
+        for name, node in metric_nodes(cfg, part).items():
             key = f"callbacks.{part}.{name}"
             metric = build_metric(node, str(name), key)
             if is_own(node) or isinstance(metric, OwnMetric):

@@ -27,6 +27,7 @@ from lagvae.experiment.factory import (
     check_loggers,
     error_context,
     instantiate,
+    metric_nodes,
 )
 from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.schema import Config
@@ -85,7 +86,7 @@ LARGEST = 2**63 - 1
 
 NODE = (
     r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.optimizer"
-    r"|callbacks\.(training|final)(\.[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
+    r"|callbacks\.(training|final)(\.(?!budget$)[^.]+)?|constraints\.[^.]+\.divergence(\.network)?"
 )
 REQUIRED_NODE = re.compile(rf"{NODE}|.*\._target_|data\.likelihood")
 """The settings of which something is built, so that they cannot be null."""
@@ -136,6 +137,12 @@ def validate(cfg: DictConfig) -> None:
         raise SettingError(
             f"training.threads={cfg.training.threads} must be at least 1 and at most {MOST_THREADS}, or null to go by the "
             "model's size."
+        )
+    budget = cfg.callbacks.final.get("budget") if "final" in cfg.callbacks else None
+    if budget is not None and not (isinstance(budget, int | float) and budget > 0):
+        raise SettingError(
+            f"callbacks.final.budget={budget} must be positive: the largest cost of measuring as a share of that of training; "
+            "null for no limit."
         )
     for name, c in cfg.constraints.items():
         key = f"constraints.{name}"
@@ -279,7 +286,7 @@ def dry_run(cfg: DictConfig) -> None:
         if not dual.param_groups[0].get("maximize", False):
             raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
     for part in ("training", "final"):
-        for name, node in cfg.callbacks[part].items():
+        for name, node in metric_nodes(cfg, part).items():
             build_metric(node, str(name), f"callbacks.{part}.{name}")
     callbacks = build_callbacks(cfg, Path(cfg.paths.root))
     check_trainer(build_trainer(cfg, Path(cfg.paths.root), callbacks))

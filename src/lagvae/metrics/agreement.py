@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lagvae.distributions import CodesEncoder, EmpiricalPrior, JointModel, JointSamples
 from lagvae.divergences import squared_distances
-from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, Sizes, mean_and_stderr, share_of
 from lagvae.noise import Noise
 
 
@@ -99,6 +99,12 @@ class PairingAccuracy(LatentMetric):
         return result
 
 
+ITERATIONS = 200
+"""Number of iterations that the fit of a classifier is taken to need; what its cost is estimated from."""
+
+LEAST = 256
+"""Smallest number of images to which the evaluation's budget reduces the training of the classifier."""
+
 COVERED = 0.02
 """The smallest share of samples at which a class counts as covered: a fifth of the share of each of ten equal classes."""
 
@@ -131,6 +137,7 @@ class ClassifierScore(LatentMetric):
         training: the largest number of images on which the classifier, a multinomial logistic regression, is trained.
     """
 
+    uses_model = True
     count_images_once = True
     fake: list[Tensor]
     real: list[Tensor]
@@ -146,8 +153,19 @@ class ClassifierScore(LatentMetric):
         labels, self._labels = data.labels("train"), data.labels(split)
         if labels is None or self._labels is None or len((labels := labels[: self.training_images]).unique()) < 2:
             return False
-        self._training_data = data.first_samples("train", len(labels)).flatten(1), labels
+        self._data, self._training_labels = data, labels
         return True
+
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        asked, fewer = self.training_images, share_of(self.training_images, share, LEAST)
+        if len(self._training_labels[:fewer].unique()) > 1:
+            self.training_images = fewer
+        return {"training": (asked, self.training_images)}
+
+    def cost(self, sizes: Sizes) -> float:
+        classes = len(self._training_labels.unique())
+        trained = min(self.training_images, len(self._training_labels))
+        return (2 * ITERATIONS * trained + 3 * sizes.draws) * classes * sizes.x
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         assert self._labels is not None
@@ -156,7 +174,8 @@ class ClassifierScore(LatentMetric):
         self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
 
     def compute(self) -> dict[str, Tensor]:
-        x, y = self._training_data
+        y = self._training_labels[: self.training_images]
+        x = self._data.first_samples("train", len(y)).flatten(1)
         classifier = trained_classifier(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
         images = dim_zero_cat(self.real).cpu()
         noise, n = Noise(0, "classifier"), len(images)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,12 +37,40 @@ class EvaluationData(Protocol):
     def reobserve(self, split: str, index: Tensor, times: int, step: int, device: torch.device | str = "cpu") -> Tensor: ...
 
 
+class Sizes(NamedTuple):
+    """What the cost of an estimate depends on: multiply-adds of encoding and of decoding one sample, the numbers of coordinates
+    of x and of z, the number of images in the split, and the number of its draws that are evaluated."""
+
+    encode: float
+    decode: float
+    x: int
+    z: int
+    images: int
+    draws: int
+
+
+KERNEL = 20
+"""The cost of an exponential, in multiply-adds."""
+
+
+def share_of(number: int, share: float, least: int) -> int:
+    """A share of a number of draws, rounded down, but not below `least` unless the number itself is.
+
+    Examples:
+        >>> share_of(1000, 0.25, 64), share_of(1000, 0.01, 64), share_of(10, 0.5, 64)
+        (250, 64, 10)
+    """
+    return min(number, max(least, int(number * share)))
+
+
 class LatentMetric(Metric):
     """Base of the metrics: it takes samples of both joints and computes named values."""
 
     full_state_update = False
     labels: Mapping[str, str] = {}
     """Value → what reports call it, where the report has no row of its own for it."""
+    uses_model = False
+    """Whether it takes samples x ∼ p(x|z) or what follows from them, for which the networks are evaluated once more."""
     count_images_once = False
     """Whether each held-out image may count only once. (On the training split q(x) is the distribution of its images, which may
     be drawn repeatedly.)"""
@@ -50,6 +78,14 @@ class LatentMetric(Metric):
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
         """Whether the metric is defined for a joint model on a split of the data; otherwise it is not reported."""
         return True
+
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        """Use a share of the draws, before the first update. Returns setting → (number that was asked for, number used)."""
+        return {}
+
+    def cost(self, sizes: Sizes) -> float:
+        """Multiply-adds that the estimate takes beyond one evaluation of every network at every draw."""
+        return 0.0
 
     def check(self, data: EvaluationData, key: str) -> None:
         """Raise SettingError, naming the setting `key`, if the data do not suffice for the requested estimate."""

@@ -11,8 +11,8 @@ from lagvae.information import ImageDistributions, aggregate_bounds, image_bound
 from lagvae.metrics.base import EvaluationData
 from lagvae.noise import Noise
 
-AT_ONCE = 4096
-"""Largest number of samples that are encoded at once."""
+AT_ONCE, COORDINATES = 4096, 2**22
+"""Largest numbers of samples, and of coordinates of them, that are encoded at once."""
 
 IMAGES = 8
 """Number of images for which the information within an image, I(x;z|m), is estimated."""
@@ -30,12 +30,13 @@ class Reobserver:
 
     def __init__(self, data: EvaluationData, split: str, encoder: Any) -> None:
         self.data, self.split, self.encoder, self.step = data, split, encoder, 0
+        self.most = max(1, min(AT_ONCE, COORDINATES // data.first_samples(split, 1)[0].numel()))
 
     @torch.no_grad()
     def __call__(self, index: Tensor, times: int) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of q(z|x) at `times` observations of each sample, each (times, B, d)."""
-        images = index.split(max(1, AT_ONCE // times))
-        parts = [[self._encode(part, n) for n in chunks(times)] for part in images]
+        images = index.split(max(1, self.most // times))
+        parts = [[self._encode(part, n) for n in chunks(times, self.most)] for part in images]
         loc, scale = (torch.cat([torch.cat([encoded[i] for encoded in part]) for part in parts], 1) for i in (0, 1))
         return loc, scale
 
@@ -46,9 +47,9 @@ class Reobserver:
         return base.loc.unflatten(0, (times, -1)), base.scale.unflatten(0, (times, -1))
 
 
-def chunks(n: int) -> list[int]:
-    """Sizes of at most `AT_ONCE` that add up to n."""
-    return [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
+def chunks(n: int, most: int) -> list[int]:
+    """Sizes of at most `most` that add up to n."""
+    return [min(most, n - start) for start in range(0, n, most)]
 
 
 def between_images(

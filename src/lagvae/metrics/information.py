@@ -13,12 +13,16 @@ from torchmetrics.utilities import dim_zero_cat
 from lagvae.distributions import JointModel, JointSamples, StandardNormalPrior
 from lagvae.errors import SettingError
 from lagvae.information import aggregate, equal_mixture, gaussian_log_density, kde_information
-from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.base import KERNEL, EvaluationData, LatentMetric, Sizes, mean_and_stderr, share_of
+from lagvae.metrics.images import EVALUATED as WITHIN
 from lagvae.metrics.images import IMAGES, Reobserver, between_images, within_images
 from lagvae.noise import Noise
 
 FITTED, KDE = 5_000, 10_000
 """Largest numbers of samples that a Gaussian mixture is fitted to and that a kernel density estimate uses."""
+
+ITERATIONS = 50
+"""Largest number of iterations in which the Gaussian mixture is fitted."""
 
 EVALUATED = 256
 """Smallest number of samples at which the mixture of all K draws is evaluated."""
@@ -28,6 +32,9 @@ TIMES = 32
 
 NEAR = 1.0
 """If the inclusive bound is less than this many nats below log K, it is limited by log K."""
+
+LEAST = 128
+"""Smallest K to which the evaluation's budget reduces the number of draws."""
 
 LOWER, UPPER = ("inclusive", "nested"), ("rate", "leave_one_out", "density", "images", "mixed", "whole")
 
@@ -166,6 +173,26 @@ class Information(PosteriorSamples):
         self._reobserve = Reobserver(data, split, joint.encoder) if self.images and data.is_stochastic else None
         return True
 
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        asked = {"pairs": self.pairs, "samples" if self.requested else "most": self.most}
+        self.pairs, self.most = share_of(self.pairs, share, EVALUATED * LEAST), share_of(self.most, share, LEAST)
+        return {name: (number, self.pairs if name == "pairs" else self.most) for name, number in asked.items()}
+
+    def cost(self, sizes: Sizes) -> float:
+        again = self._reobserve is not None
+        k = min(self.most, sizes.draws if not again or sizes.draws >= self.most else self.most)
+        k = k if self._stochastic else min(k, sizes.images)
+        images, pair = min(sizes.images, k), 2 * sizes.z + KERNEL
+        total = max(EVALUATED, self.pairs // k) * (k + (2 * images if again else 0)) * pair
+        total += 2 * self.components * ITERATIONS * min(FITTED, k // 2) * sizes.z * (sizes.z + KERNEL)
+        total += (min(KDE, k) ** 2 // 2 * pair) if self.kde else 0
+        if again:
+            each = max(2, 5 * k // IMAGES)
+            total += IMAGES * each * WITHIN * pair
+            encoded = max(0, k - sizes.draws) + images * min(max(2, -(-k // images)), TIMES) + IMAGES * each
+            return total + encoded * sizes.encode
+        return total
+
     def compute(self) -> dict[str, Tensor]:
         z, loc, scale, index = self._draws()
         k, total = len(z), self._total
@@ -230,7 +257,7 @@ class Information(PosteriorSamples):
             return z[first], loc[first], scale[first], index[first]
         if self._reobserve is None or len(z) >= self.most:
             return z, loc, scale, index
-        images = torch.arange(self._size, device=z.device)
+        images = torch.arange(min(self._size, self.most - len(z)), device=z.device)
         times = -(-(self.most - len(z)) // self._size)
         more_loc, more_scale = (each.flatten(0, 1) for each in self._reobserve(images, times))
         noise = Noise(self.seed, "more draws").normal("z", 0, tuple(more_loc.shape), z.device)
@@ -265,7 +292,7 @@ class Information(PosteriorSamples):
             training = z[thinned((half == fit).nonzero()[:, 0], FITTED)].double().cpu().numpy()
             other = half[evaluated] != fit
             components = max(1, min(self.components, len(training) // (2 * z.shape[1] + 2)))
-            mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=50)
+            mixture = GaussianMixture(components, reg_covar=1e-4, random_state=self.seed, max_iter=ITERATIONS)
             # Use as many threads as torch; more would slow each other down where several runs share a machine.
             with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
                 warnings.simplefilter("ignore")  # a mixture that has not converged is still a density

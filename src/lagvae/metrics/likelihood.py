@@ -8,12 +8,28 @@ from torchmetrics.utilities import dim_zero_cat
 from lagvae.distributions import CodesPrior, EmpiricalPrior, JointModel, JointSamples, has_weights, log_weights
 from lagvae.errors import SettingError
 from lagvae.information import marginal_bounds
-from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
+from lagvae.metrics.base import EvaluationData, LatentMetric, Sizes, mean_and_stderr, share_of
 from lagvae.metrics.two_sample import FirstOccurrences
 from lagvae.noise import Noise
 
+LEAST_DRAWS, LEAST_SAMPLES = 8, 32
+"""Smallest numbers to which the evaluation's budget reduces the draws of q(z|x), and the samples x."""
 
-class MarginalLikelihood(LatentMetric):
+
+class ImportanceSampling(LatentMetric):
+    """Base of the metrics with importance weights, from `draws` values of z at each of `samples` values of x."""
+
+    draws: int
+    samples: int
+
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        asked = {"draws": self.draws, "samples": self.samples}
+        self.draws = share_of(self.draws, share**0.5, LEAST_DRAWS)
+        self.samples = share_of(self.samples, share**0.5, LEAST_SAMPLES)
+        return {name: (number, getattr(self, name)) for name, number in asked.items()}
+
+
+class MarginalLikelihood(ImportanceSampling):
     """nll = −E log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ∼ q(z|x), in nats; its expectation is between −E log p(x) and −ELBO.
 
     Args:
@@ -50,8 +66,17 @@ class MarginalLikelihood(LatentMetric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
-        self._every = max(1, -(-data.size(split) // self.samples))
+        self._size = data.size(split)
+        self._every = max(1, -(-self._size // self.samples))
         return has_weights(joint)
+
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        cut = super().limit(share)
+        self._every, self._once = max(1, -(-self._size // self.samples)), FirstOccurrences(self.samples)
+        return cut
+
+    def cost(self, sizes: Sizes) -> float:
+        return min(self.samples, sizes.images) * self.draws * sizes.decode
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self._step += 1
@@ -73,7 +98,7 @@ class MarginalLikelihood(LatentMetric):
         return {"nll": value, "nll_stderr": stderr}
 
 
-class InformationOfModel(LatentMetric):
+class InformationOfModel(ImportanceSampling):
     """Bounds on I_p(x;z) in nats; where the prior has codes (`CodesPrior`), on the information about the codes.
 
     i_p_lower: E_p log q(z|x) + H_p(z) (Barber & Agakov, 2003). If x is sampled from the density p(x|z), the larger of that and
@@ -106,6 +131,7 @@ class InformationOfModel(LatentMetric):
         0.0
     """
 
+    uses_model = True
     value: list[Tensor]
     below: list[Tensor]
     above: list[Tensor]
@@ -142,6 +168,9 @@ class InformationOfModel(LatentMetric):
         self.above.append(log_p - below)
         self.below.append(log_p - above)
         self._weighted += n
+
+    def cost(self, sizes: Sizes) -> float:
+        return min(self.samples, sizes.draws) * self.draws * sizes.decode if self.weighs else 0.0
 
     def reset(self) -> None:
         super().reset()

@@ -11,10 +11,13 @@ from torchmetrics.utilities import dim_zero_cat
 from lagvae.distributions import EmpiricalPrior, JointSamples
 from lagvae.divergences import Kernel, MedianRBF, squared_distances
 from lagvae.errors import SettingError
-from lagvae.metrics.base import LatentMetric
+from lagvae.metrics.base import KERNEL, LatentMetric, Sizes, share_of
 from lagvae.noise import Noise
 
 VARIABLES = ("x", "z")
+
+LEAST = 50
+"""Smallest number of samples to which the evaluation's budget reduces a test."""
 
 
 def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -94,6 +97,19 @@ class TwoSampleTest(LatentMetric):
         self._images, self._rows = FirstOccurrences(samples), FirstOccurrences(samples)
         for name in ("a", "b"):
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    @property
+    def uses_model(self) -> bool:  # type: ignore[override]
+        return self.variable == "x"
+
+    def limit(self, share: float) -> dict[str, tuple[int, int]]:
+        asked, self.samples = self.samples, share_of(self.samples, share**0.5, LEAST)
+        self._images, self._rows = FirstOccurrences(self.samples), FirstOccurrences(self.samples)
+        return {"samples": (asked, self.samples)}
+
+    def cost(self, sizes: Sizes) -> float:
+        coordinates = sizes.x if self.variable == "x" else sizes.z
+        return 4 * min(self.samples, sizes.images) ** 2 * (2 * coordinates + KERNEL + self.permutations)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         prior = samples.joint.prior

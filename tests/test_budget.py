@@ -1,0 +1,165 @@
+"""The cost of measuring: what is cut to stay within the budget, what remains true then, and the bar that shows it."""
+
+from __future__ import annotations
+
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from lagvae.callbacks import budget
+from lagvae.callbacks.budget import LEAST, multiply_adds, plan_evaluation
+from lagvae.callbacks.progress import MeasuringProgress
+from lagvae.cli.entry import compose_config
+from lagvae.data import DataModule
+from lagvae.data.sources import digits
+from lagvae.distributions import BernoulliDecoder, GaussianEncoder, JointModel, StandardNormalPrior
+from lagvae.experiment.calibration import calibration_config
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.fit import build_evaluation
+from lagvae.experiment.run import train
+from lagvae.experiment.trial import trial_model
+from lagvae.experiment.validate import validate
+from lagvae.metrics import Information, MarginalLikelihood
+from lagvae.networks import MLP
+
+FREE = 1e10
+"""Less than the digits take with the networks of this file."""
+
+
+@pytest.fixture
+def data() -> DataModule:
+    return DataModule(digits, "digits", "bernoulli", batch=128)
+
+
+@pytest.fixture
+def joint() -> JointModel:
+    torch.manual_seed(0)
+    network, shape = partial(MLP, hidden=[1024]), (1, 8, 8)
+    return JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+
+
+def built(joint: JointModel, data: DataModule) -> dict[str, dict[str, Any]]:
+    metrics: dict[str, dict[str, Any]] = {}
+    for split in ("train", "val", "test"):
+        metrics[split] = {"information": Information(images=True), "likelihood": MarginalLikelihood()}
+        for metric in metrics[split].values():
+            assert metric.is_applicable(joint, data, split)
+    return metrics
+
+
+def test_products_of_layers_are_counted_by_hand() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 2, stride=2))
+    # 9 products for each of 4 · 16 values; each of the 4 · 16 inputs goes into 2 · 4 outputs
+    assert multiply_adds(network, torch.zeros(1, 1, 8, 8)) == 9 * 64 + 64 * 8
+    assert multiply_adds(nn.Bilinear(2, 3, 4), torch.zeros(1, 2), torch.zeros(1, 3)) == 2 * 3 * 4 + 4  # parameters
+
+
+def test_a_budget_cuts_draws_until_the_cost_fits_and_says_from_what_to_what(
+    joint: JointModel, data: DataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FREE", FREE)
+    whole = plan_evaluation(built(joint, data), joint, data, None, steps=1)
+    assert whole.cut == {}
+    assert data.most_draws is None
+    assert whole.total > 4 * FREE
+    metrics = built(joint, data)
+    cut = plan_evaluation(metrics, joint, data, 0.5, steps=1)
+    assert cut.total <= FREE < 2 * cut.total * 1.5  # one halving less would have been too much, but for what has a floor
+    assert cut.cut["data.draws"] == (40_000, data.most_draws)
+    information = metrics["val"]["information"]
+    assert cut.cut["information.most"] == (60_000, information.most)
+    assert information.most < 60_000
+    assert LEAST <= int(data.most_draws or 0) < 40_000
+    assert data.draws_of("train") <= 2 * int(data.most_draws or 0)
+    again = plan_evaluation(built(joint, data), joint, data, 0.5, steps=1)
+    assert again == cut  # it depends on shapes and settings alone
+
+
+def test_a_longer_training_allows_all_draws(joint: JointModel, data: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "FREE", FREE)
+    plan = plan_evaluation(built(joint, data), joint, data, 0.5, steps=10_000)
+    assert plan.cut == {}
+    assert plan.share == 1
+
+
+def test_runs_and_calibrations_on_the_digits_are_measured_with_all_draws() -> None:
+    cfg = compose_config(["training.steps=10", "trainer=cpu"])
+    data = build_data(cfg)
+    for derived in (cfg, calibration_config(cfg)):
+        model = trial_model(derived, data)
+        evaluation = build_evaluation(derived, model)
+        evaluation.prepare(model, data, torch.device("cpu"))
+        assert evaluation.plan.cut == {}
+        assert data.most_draws is None
+
+
+def test_bounds_from_fewer_draws_keep_their_sides() -> None:
+    # z = x + noise of variance 1/4 for standard normal x: I = ½ log 5 nats. A standard error is about 0.05.
+    class Samples:
+        def __init__(self, x: torch.Tensor, noise: torch.Tensor) -> None:
+            from torch.distributions import Independent, Normal
+
+            self.q_z_given_x = Independent(Normal(x, 0.5), 1)
+            self.z_q = x + 0.5 * noise
+
+    class Data:
+        is_stochastic = False
+
+        def size(self, split: str) -> int:
+            return 4000
+
+    network = partial(MLP, hidden=[4])
+    parts = StandardNormalPrior(1), GaussianEncoder(network, (1,), 1), BernoulliDecoder(network, (1,), 1)
+    metric = Information(components=2)
+    assert metric.is_applicable(JointModel(*parts), Data(), "val")  # type: ignore[arg-type]
+    assert metric.limit(1 / 128)["most"] == (60_000, 468)
+    x, noise = torch.randn(2, 4000, 1, generator=torch.Generator().manual_seed(0))
+    metric.update(Samples(x, noise), torch.arange(4000))  # type: ignore[arg-type]
+    values = {name: float(value) for name, value in metric.compute().items()}
+    truth, error = 0.5 * torch.tensor(5.0).log().item(), 3 * values["i_q_stderr"]
+    assert values["i_q_lower_limit"] == pytest.approx(torch.tensor(468.0).log().item())  # 468 draws were used
+    assert values["i_q_lower"] - error < truth < values["i_q_upper"] + error
+
+
+def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
+    out = StringIO()
+    bar = MeasuringProgress("Measuring", 10.0, Console(file=out, force_terminal=False, width=200))
+    for name in ("terms on train", "information on val"):
+        bar.begin(name, 5.0)
+    bar.stop()
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["terms on train", "information on val"]
+    assert "50%" in lines[1]
+    assert "s left" in lines[1]
+
+
+def test_a_short_run_says_what_was_cut_and_shows_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FREE", 1e6)
+    overrides = ["callbacks=light", "epsilon=none", "training.start=scratch", "training.steps=2", "multiplier=fixed"]
+    cfg = compose_config([*overrides, "trainer=cpu", "family=vae", f"paths.root={tmp_path}", "name=short"])
+    summary = train(cfg)
+    shown = capsys.readouterr()
+    asked, used = summary["cut"]["data.draws"]
+    assert (asked, used) == (40_000, LEAST)
+    assert f"data.draws 40,000 → {used}" in " ".join(shown.out.split())
+    assert "Measuring: 0%" in shown.err
+    assert "information on val" in shown.err
+    assert "Reporting: 0%  stationarity" in shown.err
+    assert {"neg_elbo", "mmd", "i_q_lower", "i_q_upper"} <= summary["splits"]["test"].keys()
+    assert not {"nll", "i_q_kde", "two_sample_x_p", "class_coverage"} & summary["splits"]["test"].keys()
+    assert not (tmp_path / "runs" / "short" / "figures").exists()
+
+
+def test_full_has_no_budget_and_a_budget_is_positive() -> None:
+    assert compose_config(["callbacks=full"]).callbacks.final.budget is None
+    assert compose_config([]).callbacks.final.budget == 0.5
+    with pytest.raises(Exception, match=r"callbacks\.final\.budget=0 must be positive"):
+        validate(compose_config(["callbacks.final.budget=0"]))
