@@ -46,12 +46,8 @@ def settings(steps: int) -> list[str]:
         f"training.steps={steps}",
         f"training.interval={max(steps // 10, 1)}",
         "trainer=cpu",
-        "callbacks.figures=false",
+        "callbacks=light",
         "callbacks.final.information.samples=100",
-        "~callbacks.final.likelihood",
-        "~callbacks.final.information_of_model",
-        "~callbacks.final.two_sample_x",
-        "~callbacks.final.two_sample_z",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isnan, log
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -442,10 +443,13 @@ def test_the_posterior_as_proposal_is_exact(draw: Draw) -> None:
         assert feed(MarginalLikelihood(draws=draws), [batch])["nll"] == pytest.approx(float(true.mean()), abs=1e-3)
 
 
-def test_the_likelihood_uses_evenly_spaced_images_once(draw: Draw, linear_joint: LinearJoint) -> None:
+@pytest.mark.parametrize("size", [40, 1000])
+def test_the_likelihood_uses_evenly_spaced_images_once(size: int, draw: Draw, linear_joint: LinearJoint) -> None:
+    """They are spaced over the 40 images that are evaluated, of a split that may have more."""
     world, a, t = some_world()
     joint, measure = linear_joint(world, a, t), MarginalLikelihood(draws=3, samples=10)
-    assert measure.is_applicable(joint, SimpleNamespace(size=lambda split: 40), "test")  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(size=lambda split: size, draws_of=lambda split: 120 if size == 40 else 40)
+    assert measure.is_applicable(joint, data, "test")
     for step in range(6):
         measure.update(draw(world, a, t, 20, step), torch.arange(20) + 20 * (step % 2))
     assert torch.cat(measure.index).tolist() == list(range(0, 40, 4))

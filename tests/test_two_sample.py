@@ -240,7 +240,7 @@ def test_the_test_set_has_a_second_domain() -> None:
     x, test = torch.arange(100, dtype=torch.uint8).unsqueeze(1), torch.arange(200, 230, dtype=torch.uint8).unsqueeze(1)
     data = DataModule(lambda: Arrays(x, test, partner=lambda x: -x), name="own", likelihood="normal", batch=8, val=0.2)
     assert {name: len(part) for name, part in data.split.items()} == {"train": 40, "val": 20, "test": 30}
-    numbers = {"test": test, "val": x[data.split["val"]]}
+    numbers = {"test": test[data.split["test"]], "val": x[data.split["val"]]}
     for split, true in numbers.items():
         second = data.second(split)
         assert second is not None
@@ -249,6 +249,15 @@ def test_the_test_set_has_a_second_domain() -> None:
     assert unpaired is not None
     used = torch.cat([data.split["train"], data.split["val"], (-255 * unpaired.flatten()).round().long()])
     assert used.sort().values.equal(torch.arange(100))
+
+
+def test_the_first_samples_of_a_sorted_test_set_are_of_all_classes() -> None:
+    x, labels = torch.arange(100.0).unsqueeze(1), torch.arange(100) // 50
+    data = DataModule(lambda: Arrays(x, x, labels=labels, test_labels=labels), name="own", likelihood="normal", batch=8)
+    assert sorted(data.split["test"].tolist()) == list(range(100))
+    found = data.labels("test")
+    assert found is not None
+    assert found[:30].unique().tolist() == [0, 1]
 
 
 def test_labels_are_those_of_the_split() -> None:

@@ -14,18 +14,21 @@ from torch import Tensor, nn
 
 from lagvae.data import DataModule
 from lagvae.distributions import JointModel, draw_noise
-from lagvae.metrics.base import LatentMetric, Sizes
+from lagvae.metrics.base import LatentMetric, Sizes, share_of
 from lagvae.networks import evaluating
 from lagvae.noise import Noise
 
-HALVINGS = 12
-"""The draws are halved at most this often."""
+DRAWS = "data.draws"
+"""The setting of the draws of a split, which every metric uses."""
 
 LEAST = 256
 """Smallest number of draws of a split to which the budget reduces an evaluation."""
 
 FREE = 2e11
-"""An evaluation that takes no more multiply-adds than this, about twice those of the digits with all draws, is never cut."""
+"""An evaluation of no more multiply-adds than this, about twice those of the digits with all draws, is never cut."""
+
+SMALL = 0.05
+"""What costs no more than this share of what is allowed keeps all of its draws."""
 
 PASSES = 3
 """A step of training costs this many evaluations of the networks: the one, and about two for its gradient."""
@@ -36,11 +39,10 @@ class Plan:
     """How a model is measured.
 
     Attributes:
-        share: the share of the draws that is left, 1 where nothing is cut. cut: setting → (asked for, used).
+        cut: setting → (asked for, used), where fewer draws are used.
         batches: split → the cost of its batches, and metrics: split → name → cost, in multiply-adds.
     """
 
-    share: float = 1.0
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
     batches: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -93,37 +95,36 @@ def plan_evaluation(
     budget: float | None,
     steps: int,
 ) -> Plan:
-    """Limit an evaluation, and the draws of the data, to a budget: all draws are halved until the whole costs no more, or at
-    most `FREE`.
+    """Limit an evaluation to a budget, or to `FREE` where that is more: draws are halved until the whole costs no more.
 
     Args:
-        metrics: split → name → metric. They are limited.
+        metrics: split → name → metric. They are limited, and so are the draws of the data.
         budget: share of the cost of training; None for no limit. steps: the length of training.
     """
     encode, decode = costs_of_networks(joint, data)
+    x = data.first_samples("train", 1)[0].numel()
     training = steps * data.batch * PASSES * (encode + decode)
     allowed = float("inf") if budget is None else max(FREE, budget * training)
-    before: dict[str, dict[str, tuple[int, int]]] = {}
-    for halving in range(HALVINGS + 1):
-        plan = Plan(share=0.5**halving)
-        draws = {split: data.draws_of(split) for split in metrics}
-        if halving:
-            data.most_draws = max(LEAST, 2 * data.batch, int(plan.share * data.draws))
-            draws = {split: min(n, data.draws_of(split)) for split, n in draws.items()}
+    data.most_draws = None
+    cut: dict[str, tuple[int, int]] = {}
+    while True:
+        plan = Plan(cut={key: (asked, used) for key, (asked, used) in cut.items() if used < asked})
+        sizes = {s: Sizes(encode, decode, x, joint.latent, data.size(s), data.draws_of(s)) for s in metrics}
         for split, of_split in metrics.items():
-            sizes = Sizes(encode, decode, data.first_samples(split, 1)[0].numel(), joint.latent, data.size(split), draws[split])
-            for name, metric in of_split.items():
-                if halving:
-                    for key, (asked, used) in metric.limit(0.5).items():
-                        first = before.setdefault(name, {}).setdefault(key, (asked, used))[0]
-                        before[name][key] = (first, used)
             passes = 2 if any(metric.uses_model for metric in of_split.values()) else 1
-            plan.batches[split] = passes * draws[split] * (encode + decode)
-            plan.metrics[split] = {name: metric.cost(sizes) for name, metric in of_split.items()}
+            plan.batches[split] = passes * sizes[split].draws * (encode + decode)
+            plan.metrics[split] = {name: metric.cost(sizes[split]) for name, metric in of_split.items()}
         if plan.total <= allowed:
-            break
-    if data.most_draws is not None:
-        plan.cut["data.draws"] = (data.draws, data.most_draws)
-    plan.cut |= {f"{n}.{k}": pair for n, cuts in before.items() for k, pair in cuts.items()}
-    plan.cut = {key: (asked, used) for key, (asked, used) in plan.cut.items() if used < asked}
-    return plan
+            return plan
+        before = dict(cut)
+        names = {name: None for of_split in metrics.values() for name in of_split}
+        costs = {name: sum(of_split.get(name, 0.0) for of_split in plan.metrics.values()) for name in names}
+        if sum(plan.batches.values()) > SMALL * allowed:
+            data.most_draws = share_of(data.most_draws or data.draws, 0.5, max(LEAST, 2 * data.batch))
+            cut[DRAWS] = (data.draws, data.most_draws)
+        for name in (name for name, cost in costs.items() if cost > SMALL * allowed):
+            for metric in (of_split[name] for of_split in metrics.values() if name in of_split):
+                for key, (asked, used) in metric.limit(0.5).items():
+                    cut[f"{name}.{key}"] = (before.get(f"{name}.{key}", (asked, used))[0], used)
+        if cut == before:
+            return plan

@@ -73,9 +73,8 @@ class Evaluation(pl.Callback):
         }
 
     def prepare(self, model: Any, data: DataModule, device: torch.device) -> None:
-        """Build the final metrics, within the budget. To be called before the loaders of the final evaluation are made."""
+        """Build the final metrics, within the budget, which the loaders of the final evaluation keep to as well."""
         self._metrics = {split: self.build_metrics(True, model, device, data, split) for split in SPLITS}
-        data.most_draws = None
         self.plan = plan_evaluation(self._metrics, model.eval_model, data, self.budget, self.steps)
 
     @torch.no_grad()
@@ -155,6 +154,8 @@ class Evaluation(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         model: Any = pl_module
         model.logs_evaluation = False
+        if stage == "test":
+            self.prepare(model, trainer.datamodule, trainer.strategy.root_device)  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start(trainer, pl_module)

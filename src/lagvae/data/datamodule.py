@@ -262,12 +262,14 @@ class DataModule(pl.LightningDataModule):
         """The splits, and "second": the training samples that are used only for the second domain."""
         arrays = self.arrays
         n = len(arrays.x)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.split_seed))
+        generator = torch.Generator().manual_seed(self.split_seed)
+        order = torch.randperm(n, generator=generator)
         n_val = round(n * self.val_share)
         n_test = 0 if arrays.test is not None else round(n * self.test_share)
         rest = order[n_val + n_test :]
         n_train = len(rest) // 2 if arrays.partner is not None and arrays.second is None else len(rest)
-        test = order[n_val : n_val + n_test] if arrays.test is None else torch.arange(len(arrays.test))
+        # A test set of its own is often sorted, and its first samples must be like all of them.
+        test = order[n_val:][:n_test] if arrays.test is None else torch.randperm(len(arrays.test), generator=generator)
         return {"val": order[:n_val], "test": test, "train": rest[:n_train], "second": rest[n_train:]}
 
     def labels(self, split: str) -> Tensor | None:

@@ -113,7 +113,6 @@ class Fit:
 
     def evaluate(self) -> None:
         """Run the full evaluation on every split and store it in `results`."""
-        self.evaluation.prepare(self.model, self.data, self.trainer.strategy.root_device)
         with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
 
@@ -121,7 +120,8 @@ class Fit:
         """The KKT stationarity residual of θ on batches of the training split."""
         device = self.model.device
         self.data.trainer = None  # the loader then yields the batches of a single process, from the first step on
-        batches = max(1, int(STATIONARITY_BATCHES * self.evaluation.plan.share))
+        share = (self.data.most_draws or self.data.draws) / self.data.draws
+        batches = max(1, int(STATIONARITY_BATCHES * share))
         loader = self.data.eval_loader("train", device, most=batches * self.data.batch)
         self.model.eval()
         noise = self.data.noise("stationarity")

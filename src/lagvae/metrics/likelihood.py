@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -26,6 +28,7 @@ class ImportanceSampling(LatentMetric):
         asked = {"draws": self.draws, "samples": self.samples}
         self.draws = share_of(self.draws, share**0.5, LEAST_DRAWS)
         self.samples = share_of(self.samples, share**0.5, LEAST_SAMPLES)
+        self.reset()
         return {name: (number, getattr(self, name)) for name, number in asked.items()}
 
 
@@ -61,26 +64,22 @@ class MarginalLikelihood(ImportanceSampling):
             raise SettingError(f"−log p(x) takes at least draws=1 and samples=2, not draws={draws}, samples={samples}.")
         super().__init__()
         self.draws, self.samples, self.noise = draws, samples, Noise(seed, "likelihood")
-        self._every, self._step, self._once = 1, 0, FirstOccurrences(samples)
+        self._step, self._once = 0, FirstOccurrences(samples)
+        self._images: Callable[[], int] = lambda: 0  # the number of images that are evaluated, once that is decided
         for name in ("value", "index"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def is_applicable(self, joint: JointModel, data: EvaluationData, split: str) -> bool:
-        self._size = data.size(split)
-        self._every = max(1, -(-self._size // self.samples))
+        self._images = lambda: min(data.size(split), data.draws_of(split))
         return has_weights(joint)
 
-    def limit(self, share: float) -> dict[str, tuple[int, int]]:
-        cut = super().limit(share)
-        self._every, self._once = max(1, -(-self._size // self.samples)), FirstOccurrences(self.samples)
-        return cut
-
     def cost(self, sizes: Sizes) -> float:
-        return min(self.samples, sizes.images) * self.draws * sizes.decode
+        return min(self.samples, sizes.images, sizes.draws) * self.draws * sizes.decode
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self._step += 1
-        spaced = [i for i, image in enumerate(index.tolist()) if image % self._every == 0]
+        every = max(1, -(-self._images() // self.samples))
+        spaced = [i for i, image in enumerate(index.tolist()) if image % every == 0]
         new = self._once([int(index[i]) for i in spaced])
         if used := [spaced[i] for i in new]:
             weights = log_weights(samples.joint, samples.x_q[used], self.draws, self.noise, self._step)

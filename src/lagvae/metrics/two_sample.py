@@ -104,12 +104,12 @@ class TwoSampleTest(LatentMetric):
 
     def limit(self, share: float) -> dict[str, tuple[int, int]]:
         asked, self.samples = self.samples, share_of(self.samples, share**0.5, LEAST)
-        self._images, self._rows = FirstOccurrences(self.samples), FirstOccurrences(self.samples)
+        self.reset()
         return {"samples": (asked, self.samples)}
 
     def cost(self, sizes: Sizes) -> float:
         coordinates = sizes.x if self.variable == "x" else sizes.z
-        return 4 * min(self.samples, sizes.images) ** 2 * (2 * coordinates + KERNEL + self.permutations)
+        return 4 * min(self.samples, sizes.images, sizes.draws) ** 2 * (2 * coordinates + KERNEL + self.permutations)
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         prior = samples.joint.prior
