@@ -105,6 +105,9 @@ ITERATIONS = 200
 LEAST = 256
 """Smallest number of images to which the evaluation's budget reduces the training of the classifier."""
 
+AT_ONCE = 4096
+"""Largest number of images that are classified at once."""
+
 COVERED = 0.02
 """The smallest share of samples at which a class counts as covered: a fifth of the share of each of ten equal classes."""
 
@@ -146,6 +149,7 @@ class ClassifierScore(LatentMetric):
     def __init__(self, training: int = 5000) -> None:
         super().__init__()
         self.training_images = training
+        self._classifier: Any = None
         for name in ("fake", "real", "label"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -169,19 +173,26 @@ class ClassifierScore(LatentMetric):
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         assert self._labels is not None
-        self.fake.append(samples.x_p.flatten(1))
-        self.real.append(samples.x_q.flatten(1))
+        self.fake.append(self.probabilities(samples.x_p))
+        self.real.append(samples.x_q.flatten(1).cpu())
         self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """The predicted probabilities of the classes, (N, classes)."""
+        if self._classifier is None:
+            y = self._training_labels[: self.training_images]
+            x = self._data.first_samples("train", len(y)).flatten(1)
+            self._classifier = trained_classifier(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
+        parts = images.flatten(1).cpu().split(AT_ONCE)
+        return torch.cat([torch.from_numpy(self._classifier.predict_proba(part.numpy())) for part in parts])
+
     def compute(self) -> dict[str, Tensor]:
-        y = self._training_labels[: self.training_images]
-        x = self._data.first_samples("train", len(y)).flatten(1)
-        classifier = trained_classifier(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
-        images = dim_zero_cat(self.real).cpu()
-        noise, n = Noise(0, "classifier"), len(images)
-        order = torch.stack([noise.permutation("pixel", k, n) for k in range(images.shape[1])], 1)
-        evaluated = (dim_zero_cat(self.fake).cpu(), images, images.gather(0, order))
-        fake, real, pixels = (classifier.predict_proba(x.numpy()) for x in evaluated)
+        self.real = [images := dim_zero_cat(self.real)]  # a single copy: they may take hundreds of megabytes
+        noise, shuffled = Noise(0, "classifier"), torch.empty_like(images)
+        for k in range(images.shape[1]):
+            shuffled[:, k] = images[noise.permutation("pixel", k, len(images)), k]
+        fake = dim_zero_cat(self.fake).numpy()
+        real, pixels = (self.probabilities(x).numpy() for x in (images, shuffled))
         share = torch.from_numpy(fake.argmax(1)).bincount(minlength=fake.shape[1]).double() / len(fake)
         entropy = -torch.xlogy(share, share).sum() / log(len(share))
         labels = dim_zero_cat(self.label).cpu().numpy()
@@ -191,6 +202,6 @@ class ClassifierScore(LatentMetric):
             "class_confidence_pixels": pixels.max(1).mean(),
             "class_coverage": (share >= COVERED).double().mean(),
             "class_entropy": entropy,
-            "class_accuracy": (classifier.classes_[real.argmax(1)] == labels).mean(),
+            "class_accuracy": (self._classifier.classes_[real.argmax(1)] == labels).mean(),
         }
         return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in values.items()}
