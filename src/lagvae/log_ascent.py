@@ -21,7 +21,7 @@ class LogAscent(Optimizer):
 
         m_t = β m_{t−1} + (1 − β) e_t        v_t = β v_{t−1} + (1 − β) e_t²        m̂, v̂ = m, v / (1 − β^t)
         log λ_{t+1} = log λ_t + π/2 · cos(π/2 · t / T) · reach / T · u_t / √v̂_t
-        u_t = m̂_t where m̂_t ≤ 0, else the violation that is expected at the end, between 0 and m̂_t:
+        u_t = m̂_t where m̂_t ≤ 0 or t ≥ T / 2, else the violation that is expected at the end, between 0 and m̂_t:
         u_t = min(max(m̂_t + 2 ln(T / t) (m̂_t − s_t), 0), m̂_t),        s_t = Σ_k k e_k / Σ_k k,  k = 1 … t
 
     The factors of a run of T steps add up to `reach`: a violation that is large against its noise moves λ by at most exp(reach)
@@ -32,7 +32,12 @@ class LogAscent(Optimizer):
 
     Where a bound can be met only after long training, e > 0 for most of the run, and an ascent along e itself would wind up: λ
     would end far above the value that meets the bound in the end. D falls about linearly in ln t, and the mean s lags by
-    half a unit of ln t, so 2 (m̂ − s) estimates de / d ln t. λ rises only for the violation that would be left at T.
+    half a unit of ln t, so 2 (m̂ − s) estimates de / d ln t. In the first half of the run λ rises only for the violation that
+    would be left at T; in the second it is λ that makes D fall, and the trend says nothing more.
+
+    So a small λ at the start acts as a warm-up of the weight of the rate, where information is maximised: the model has the
+    time to use more latent units than the bound allows in the end, and gives up the least useful as λ rises. Units that a large
+    λ has switched off seldom come back.
 
     Args:
         params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.
@@ -45,7 +50,7 @@ class LogAscent(Optimizer):
     Raises: SettingError for a setting outside its range.
 
     Reference: exponentiated gradient, Kivinen & Warmuth, Information and Computation 132 (1997); moments as in Adam, Kingma &
-        Ba, ICLR 2015.
+        Ba, ICLR 2015; warm-up, Sønderby et al., Ladder Variational Autoencoders, NeurIPS 2016.
 
     Examples:
         >>> multiplier = torch.ones(1)
@@ -83,7 +88,7 @@ class LogAscent(Optimizer):
             group["step"] += 1  # a number of the group, not a tensor of the state, so that no step waits for the device
             correction = 1 - beta ** (t + 1)
             # ln(T / t); in the first steps, in which the mean still holds the start, and in short runs no trend is known.
-            left = max(log(steps / max(t + 1, 1 / (1 - beta))), 0.0)
+            left = max(log(steps / max(t + 1, 1 / (1 - beta))), 0.0) if t < steps / 2 else 0.0
             rate = group["lr"] = pi / 2 * cos(pi / 2 * min(t / steps, 1.0)) * group["reach"] / steps
             for p in group["params"]:
                 if p.grad is None:

@@ -45,6 +45,9 @@ from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
 
+RICH_START = 0.2
+"""Where a learned λ starts, in units of |α|, if information is maximised and no start is given (see docs/decisions.md)."""
+
 SPREAD_SAMPLES = 500
 """Number of training samples whose spread a learned scale of the decoder starts from."""
 
@@ -282,13 +285,18 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 name=str(name),
                 divergence=divergence,
                 bound=bound,
-                multiplier=c.multiplier,
+                multiplier=first_multiplier(cfg, c) if c.multiplier is None else c.multiplier,
                 learned=c.learned,
                 scale=c.scale,
                 max_multiplier=c.max_multiplier,
             )
         )
     return constraints
+
+
+def first_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
+    """λ where `multiplier` is null: 1, but 0.2 where it is learned and information is maximised (see docs/decisions.md)."""
+    return RICH_START if constraint.learned and cfg.alpha.q < 0 else 1.0
 
 
 def merge_symbolic_penalties(

@@ -98,7 +98,7 @@ class ConstraintConfig:
     epsilon: float | None = None
     gamma: float = 0.0
     gamma_relative: bool = False
-    multiplier: float = 1.0
+    multiplier: float | None = 1.0
     learned: bool = "${multiplier.learned}"  # type: ignore[assignment]
     scale: float = 1.0
     max_multiplier: float = 100.0

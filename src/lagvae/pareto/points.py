@@ -119,6 +119,8 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
         bound=bound,
         multipliers={
             c: _number(config, f"constraints.{c}.multiplier", "config.yaml")
+            if select(config, f"constraints.{c}.multiplier") is not None
+            else 1.0
             for c in penalties
             if not constraints[c].get("learned")
         },
