@@ -64,7 +64,7 @@ def test_every_run_has_the_folder_of_a_run(done: Path) -> None:
     for run in runs:
         there = files(run)
         assert {"config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= there
-    assert runs[0].name == "lagvae-alpha_maximize-latent2"
+    assert runs[0].name == "lagvae-alpha_maximize-latent2-seed0"
     told = json.loads((done / "runs" / "sweep" / "sweep.json").read_text())
     assert set(told["runs"].values()) == {"finished"}
 
@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_run_by_the_content_of_the_config(done: Path, tm
     for config in root.rglob("config.yaml"):  # the copy is at another place
         config.write_text(config.read_text().replace(str(done), str(root)))
     whole = summaries(root / "runs" / "sweep")
-    gone = root / "runs" / "sweep" / "lagvae-alpha_minimize-latent2"
+    gone = root / "runs" / "sweep" / "lagvae-alpha_minimize-latent2-seed0"
     shutil.rmtree(gone)
     again = sweep(root, "model.latent=3,2", "alpha=minimize,maximize")  # other order, other indices
     assert again.status == 0, again.err
