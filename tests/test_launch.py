@@ -85,7 +85,7 @@ def test_only_what_is_missing_is_run_by_the_content_of_the_config(done: Path, tm
     whole = summaries(root / "runs" / "sweep")
     gone = root / "runs" / "sweep" / "lagvae-alpha_minimize-latent2-seed0"
     shutil.rmtree(gone)
-    again = sweep(root, "model.latent=3,2", "alpha=minimize,maximize")  # other order, other indices
+    again = sweep(root, "seed=0", "alpha=minimize,maximize", "model.latent=3,2")  # other order, other indices
     assert again.status == 0, again.err
     assert "4 runs, 3 of them finished before; 1 job of 1 run" in again.out
     now = summaries(root / "runs" / "sweep")

@@ -181,7 +181,11 @@ SettingsDumper.add_representer(str, get_omega_conf_dumper().str_representer)
 def write_settings(cfg: DictConfig, path: Path) -> None:
     """Write the `stored_settings` of a config, atomically."""
     text = yaml.dump(stored_settings(cfg), Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def stored_config(cfg: DictConfig) -> DictConfig:
