@@ -43,6 +43,9 @@ QUICK = (
 )
 """Settings of a run that takes half a second."""
 
+SHORT = ("training.steps=4", "training.interval=2", "calibration.steps=2")
+"""After QUICK: the fewest steps, where it matters that there is a run, and not for how long it trains."""
+
 
 ABSENT: Any = SimpleNamespace(noise_kind="normal", has_density=False)
 """In place of a part of a joint model that a test does not use."""

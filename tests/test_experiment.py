@@ -219,7 +219,7 @@ def test_evaluation_of_the_best_checkpoint_is_of_that_one(one: RunFolder) -> Non
 
 def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -> None:
     calibrated, _ = calibrate(compose(TINY))
-    settings = [*TINY, "training.steps=400", "constraints.neg_elbo.epsilon=5"]
+    settings = [*TINY, *TERMS, "training.steps=400", "constraints.neg_elbo.epsilon=5"]
     summary = train(compose(settings))
     assert summary["verdict"] == "infeasible"
     assert summary["stopped_by"] == "neg_elbo"
@@ -233,9 +233,9 @@ def test_a_bound_out_of_reach_ends_early_and_says_what_was_reached(root: Path) -
 
 @pytest.mark.parametrize("family", ["vae", "beta_vae", "infovae", "lagvae"])
 def test_every_family_trains_and_global_step_counts_batches(family: str) -> None:
-    settings = EXPLICIT if family == "lagvae" else []
+    settings = [*TERMS, "training.steps=10", "training.interval=5", *(EXPLICIT if family == "lagvae" else [])]
     summary = train(compose([*TINY, f"family={family}", *settings]))
-    assert summary["steps"] == 40
+    assert summary["steps"] == 10
     learned = [c["learned"] for c in summary["constraints"].values()]
     assert all(learned) if family == "lagvae" else not any(learned)
     assert (summary["verdict"] == "unconstrained") == (family != "lagvae")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, Outcome, program, settings
+from helpers import QUICK, SHORT, Outcome, program, settings
 from scipy import stats
 from small import ROOT
 from torch import Tensor, nn
@@ -617,7 +617,7 @@ def test_every_part_of_a_run_may_be_of_ones_own(folder: Path) -> None:
 
 
 def test_a_class_that_is_not_found_on_load_is_named_with_the_cure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(folder, "family=vae", "model.encoder._target_=OWN.Net").status == 0
+    assert run(folder, *SHORT, "family=vae", "model.encoder._target_=OWN.Net").status == 0
     monkeypatch.delitem(sys.modules, NAME)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(folder))])
     with pytest.raises(SettingError, match=rf"{NAME}\.Net cannot be found. Load the model where Python finds {NAME}"):
@@ -740,7 +740,7 @@ def test_a_calibration_fits_the_code_that_it_was_made_with(folder: Path) -> None
     ],
 )
 def test_what_cannot_be_stacked_trains_one_by_one_and_is_said(folder: Path, word: str, reason: str) -> None:
-    done = program(folder, "-m", *own(word), "family=vae", "seed=0,1", "launcher.compile=false")
+    done = program(folder, "-m", *own(word), *SHORT, "family=vae", "seed=0,1", "launcher.compile=false")
     assert done.status == 0, done.err
     assert f"2 of them train one at a time, because {reason}" in done.out
     assert "2 of 2 runs finished" in done.out
@@ -748,7 +748,7 @@ def test_what_cannot_be_stacked_trains_one_by_one_and_is_said(folder: Path, word
 
 def test_own_parts_that_can_be_stacked_train_together(folder: Path) -> None:
     words = own("model.encoder._target_=OWN.Net", "model.posterior._target_=OWN.Same", "model.prior._target_=OWN.Mixture")
-    done = program(folder, "-m", *words, "family=vae", "seed=0,1", "launcher.compile=false")
+    done = program(folder, "-m", *words, *SHORT, "family=vae", "seed=0,1", "launcher.compile=false")
     assert done.status == 0, done.err
     assert "1 job of 2 runs" in done.out
     assert "one at a time" not in done.out
@@ -869,7 +869,7 @@ def test_the_classes_of_the_example_are_named_on_the_command_line(tmp_path: Path
     words = ["model.encoder._target_=custom_network.ResidualNet", "+model.encoder.width=8"]
     words += ["model.posterior._target_=custom_network.FullGaussian", "model.prior._target_=custom_network.Mixture"]
     words += ["+constraints.moments.divergence._target_=custom_divergence.MomentMismatch", "constraints.moments.gamma=0.1"]
-    done = program(tmp_path, *(w for w in QUICK if "encoder" not in w), *words, "name=a")
+    done = program(tmp_path, *(w for w in QUICK if "encoder" not in w), *SHORT, *words, "name=a")
     assert done.status == 0, done.err
     assert set(summary(tmp_path)["constraints"]) == {"neg_elbo", "mmd", "moments"}
 
@@ -877,7 +877,7 @@ def test_the_classes_of_the_example_are_named_on_the_command_line(tmp_path: Path
 def test_a_folder_of_ones_own_has_a_family_a_data_set_and_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     words = [w for w in QUICK if not w.startswith("data")]
-    words += ["data.batch=50", "data.draws=40", "--config-dir", str(ROOT / "examples" / "custom_family")]
+    words += [*SHORT, "data.batch=50", "data.draws=40", "--config-dir", str(ROOT / "examples" / "custom_family")]
     done = program(tmp_path, *words, "family=uncorrelated_vae", "data=rings", "data.source.n=200", "name=a")
     assert done.status == 0, done.err
     assert summary(tmp_path)["constraints"]["correlation"]["train"] >= 0
@@ -918,7 +918,7 @@ def test_each_command_of_the_page_runs(page: Path, words: list[str]) -> None:
     keys -= {"data"}  # of which a command replaces only the source
     quick = [w for w in QUICK if w.partition("=")[0] not in array and not any(w.startswith(f"{key}.") for key in keys)]
     name = [] if "-m" in words else ["name=a"]
-    done = program(page, *(w for w in quick if not array or not w.startswith("data.source")), *words, *name)
+    done = program(page, *(w for w in quick if not array or not w.startswith("data.source")), *SHORT, *words, *name)
     assert done.status == 0, done.err
     if "-m" in words:
         assert "2 of 2 runs finished" in done.out
@@ -927,7 +927,7 @@ def test_each_command_of_the_page_runs(page: Path, words: list[str]) -> None:
 
 
 def test_the_last_line_of_the_page_loads_a_run(page: Path) -> None:
-    assert program(page, *own("family=vae", "model.encoder._target_=mynet.Net"), "name=a").status == 0
+    assert program(page, *own(*SHORT, "family=vae", "model.encoder._target_=mynet.Net"), "name=a").status == 0
     line = next(line for line in PAGE.splitlines() if "lagvae.load" in line)
     found: dict[str, Any] = {"lagvae": lagvae}
     exec(line.strip().replace('"latest"', repr(str(page / "runs" / "a"))), found)

@@ -65,7 +65,6 @@ def refuse_match(cfg: DictConfig) -> None:
 def calibrate_command(cfg: DictConfig) -> None:
     """calibrate: make the calibration that fits, or find it, and print it."""
     refuse_match(cfg)
-    validate(cfg)
     adopt_launcher(cfg)
     with all_processes(cfg):
         data = build_data(cfg)

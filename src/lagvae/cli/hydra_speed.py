@@ -1,20 +1,24 @@
-"""What Hydra does more than once, done once: it composes the same configs, in less than half the time."""
+"""What Hydra and OmegaConf do more than once, done once: they make the same configs, in less than half the time."""
 
 from __future__ import annotations
 
 import pickle
 import sys
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core import utils
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, _utils, base
+from omegaconf.grammar_parser import parse
 
 Plugins.instance()  # it loads the class that reads files, and registers it
 FILES: list[Any] = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
@@ -33,12 +37,14 @@ _merged: dict[tuple[Any, ...], bytes] = {}
 
 
 def make_hydra_faster() -> None:
-    """Replace five parts of Hydra by ones with the same results. Calling it again changes nothing."""
+    """Replace six parts of Hydra and one of OmegaConf by ones with the same results. Calling it again changes nothing."""
     Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
     for kind in FILES:
         kind.load_config = load_config
     ConfigLoaderImpl._compose_config_from_defaults_list = merge  # type: ignore[assignment, method-assign]
     defaults_list._create_interpolation_map = interpolation_map  # type: ignore[assignment]
+    base.parse = _utils.parse = parse_once  # type: ignore[attr-defined]
+    vars(utils)["copy"] = SimpleNamespace(deepcopy=copy_config)  # what copies the config of a job twice
     # Hydra copies the store whenever it looks for a config, 140 times for --help. What is taken out of the store is copied
     # as well, so one store serves them all.
     store = ConfigStore.instance()
@@ -90,3 +96,13 @@ def interpolation_map(overrides: Any, defaults: list[Any], self_added: bool) -> 
     if any(default.is_interpolation() for default in defaults if not default.is_self()):
         return _create_interpolation_map(overrides, defaults, self_added)
     return None
+
+
+def copy_config(cfg: DictConfig) -> DictConfig:
+    """A copy of a config, several times faster than by copy.deepcopy."""
+    copied: DictConfig = pickle.loads(pickle.dumps(cfg))
+    return copied
+
+
+parse_once = lru_cache(10_000)(parse)
+"""The parse tree of an interpolation such as ${seed}, which is only read; a config has some fifty of them."""

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,7 +34,7 @@ from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.data_profile import describe_likelihood, print_data, profile_data
-from lagvae.experiment.settings import flatten, stored_config
+from lagvae.experiment.settings import flatten, stored_settings
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
@@ -123,7 +124,9 @@ def build_data(cfg: DictConfig) -> DataModule:
         print_data(profile_data(data), data, describe_likelihood(likelihood_name(cfg), data))
     for part in ("training", "final"):
         for name, node in metric_nodes(cfg, part).items():
-            build_metric(node, str(name), f"callbacks.{part}.{name}").check(data, f"callbacks.{part}.{name}")
+            key = f"callbacks.{part}.{name}"
+            if getattr(locate(str(node._target_)), "check", None) is not LatentMetric.check:  # else there is nothing to check
+                build_metric(node, str(name), key).check(data, key)
     data.interval = (cfg.training.interval, cfg.training.steps)
     return data
 
@@ -345,7 +348,7 @@ def build_model(
     model = assemble_model(cfg, joint, lagrangian, data.shape)
     model.origin = {
         "version": __version__,
-        "config": OmegaConf.to_container(stored_config(cfg)),
+        "config": stored_settings(cfg),
         "shape": list(data.shape),
         "likelihood": data.likelihood,
         "levels": data.levels,
@@ -422,7 +425,7 @@ def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
         if target.endswith("WandbLogger"):
             settings: Any = OmegaConf.to_container(node, resolve=True)
             del settings["_target_"]
-            return wandb_logger(run, OmegaConf.to_container(stored_config(cfg)), **settings)
+            return wandb_logger(run, stored_settings(cfg), **settings)
         if target.endswith("TensorBoardLogger"):
             return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
         return instantiate(node)  # type: ignore[no-any-return]

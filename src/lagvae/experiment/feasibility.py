@@ -57,10 +57,9 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     singles = {name: single_constraint_config(cfg, name) for name in names}
     epsilon = {name: c.epsilon for name, c in cfg.constraints.items()}
     adopt_launcher(cfg)
-    # Every setting is validated before the first run trains.
-    for each in (*singles.values(), together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
-        validate(each)
-    with all_processes(cfg):
+    for single in singles.values():  # every setting is validated before the first run trains
+        validate(single)
+    with all_processes(together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
         data = build_data(cfg)
         build_model(calibration_config(cfg), data)
         least: dict[str, tuple[Calibration, Path]] = {}

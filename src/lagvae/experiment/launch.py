@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
@@ -15,8 +14,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.errors import SettingError
-from lagvae.experiment.factory import build_trainer, error_context
-from lagvae.experiment.validate import check_trainer_settings, validate
+from lagvae.experiment.factory import error_context
+from lagvae.experiment.validate import validate
 from lagvae.ranks import GRACE, is_joined, joined_ranks
 from lagvae.terminal import console, print_error
 
@@ -30,7 +29,9 @@ def adopt_launcher(cfg: DictConfig, stored: bool = False) -> None:
     Args:
         stored: whether the settings are those of a stored run, which may have had another number of processes.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not (stored or cfg.trainer.get("devices") in (1, "1", "auto")):
+    if "TORCHELASTIC_RUN_ID" not in os.environ or cfg.get("trainer") is None:
+        return
+    if not stored and cfg.trainer.get("devices") not in (1, "1", "auto"):
         return
     here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     alone, strategy = world == 1, cfg.trainer.get("strategy", "auto")
@@ -48,18 +49,16 @@ def in_one_process(cfg: DictConfig) -> None:
 def all_processes(cfg: DictConfig) -> Iterator[None]:
     """A context that all processes of a run enter together. The first starts the others, where no launcher has.
 
-    Raises: SettingError where the processes that a launcher started are not those of the settings.
+    Raises: SettingError for an invalid setting, and where the processes that a launcher started are not those of the settings.
     """
     if is_joined():
         yield
         return
-    check_trainer_settings(cfg)
-    trainer = build_trainer(cfg, Path(cfg.paths.root))
+    trainer = validate(cfg)
     # Lightning takes it from whatever LOCAL_RANK or SLURM_PROCID there is.
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
     strategy, started = trainer.strategy, []
     if trainer.world_size > 1:
-        validate(cfg)
         check_launcher(cfg, strategy)
         launcher: Any = strategy.launcher
         with error_context(f"trainer.devices={cfg.trainer.devices} with trainer.num_nodes={cfg.trainer.num_nodes}"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 from torch import nn
@@ -37,28 +37,33 @@ BUILT_LATER = re.compile(
 """The settings of which a class or function is made that is called later."""
 
 
-def find_nodes(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """The dotted key and the node of every `_target_` below a node."""
-    if not isinstance(node, DictConfig) or node._is_none():
-        return
-    for name in list(node):
-        if name != "hydra" and not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
-            yield from find_nodes(node[name], f"{key}.{name}" if key else str(name))
-    if not OmegaConf.is_missing(node, "_target_") and node.get("_target_") is not None:
-        yield key, node
+def find_targets(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """The dotted key of every node that has a `_target_`, and that target."""
+
+    def below(node: Any, key: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                if name != "hydra":
+                    yield from below(value, f"{key}.{name}" if key else str(name))
+            if node.get("_target_") not in (None, MISSING):
+                target = str(node["_target_"])
+                yield key, str(OmegaConf.select(cfg, key)["_target_"]) if "${" in target else target
+
+    # plain dicts are looked through ten times faster
+    return below(OmegaConf.to_container(cfg), "") if isinstance(cfg, DictConfig) else iter(())
 
 
-def is_own(node: DictConfig) -> bool:
-    """Whether a node names a user-defined class or function."""
-    return not str(node["_target_"]).startswith(PACKAGES)
+def is_own(target: str) -> bool:
+    """Whether a target is a user-defined class or function."""
+    return not target.startswith(PACKAGES)
 
 
 def digest_own_code(cfg: DictConfig) -> dict[str, str]:
     """Module → a hash of its file, for the user-defined classes that decide what a model is and how it is trained."""
     found: dict[str, str] = {}
-    for key, node in find_nodes(cfg):
-        if is_own(node) and key.split(".")[0] in ("model", "constraints", "critic", "kernel"):
-            module = str(getattr(locate(str(node["_target_"])), "__module__", ""))
+    for key, target in find_targets(cfg):
+        if is_own(target) and key.split(".")[0] in ("model", "constraints", "critic", "kernel"):
+            module = str(getattr(locate(target), "__module__", ""))
             file = Path(str(getattr(sys.modules.get(module), "__file__", "")))
             if file.is_file():
                 found[f"code of {module}"] = file_digest(file)
@@ -77,10 +82,14 @@ def settle_nodes(cfg: DictConfig, words: Sequence[str]) -> None:
     """
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
     with flag_override(cfg, ["struct", "readonly"], False):
-        for key, node in list(find_nodes(cfg)):
-            if BUILT_LATER.fullmatch(key) and "_partial_" not in node:
+        for key, target in find_targets(cfg):
+            later = BUILT_LATER.fullmatch(key) is not None
+            if not later and not is_own(target):
+                continue
+            node = OmegaConf.select(cfg, key)
+            if later and "_partial_" not in node:
                 node["_partial_"] = True
-            if is_own(node):
+            if is_own(target):
                 for name in leftovers(node):
                     if not any(word == f"{key}.{name}" or word.startswith(f"{key}.{name}.") for word in typed):
                         del node[name]

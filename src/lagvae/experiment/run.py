@@ -42,11 +42,11 @@ from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_proce
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
-from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differences, find_rule, stored_config
+from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differences, find_rule, write_settings
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, owned, write_atomically, write_json
+from lagvae.io import check_writable, owned, write_json
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.ranks import launched_rank, on_first
@@ -85,7 +85,6 @@ def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, A
         return folder.read_summary()
     cfg = read_trusted_config(folder, trust)
     settle_machine(cfg, trainer or {})
-    validate(cfg)
     adopt_launcher(cfg, stored=True)
     with all_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
@@ -122,6 +121,7 @@ def evaluate(
     cfg.logger = {}
     settle_machine(cfg, trainer or {})
     in_one_process(cfg)
+    validate(cfg)
     data, model, calibration = restore(cfg, checkpoint)
     to = RunFolder(folder.path / "evaluation")
     with owned_by_first(to.path):
@@ -133,7 +133,6 @@ def evaluate(
 
 def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
     """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
-    validate(cfg)
     adopt_launcher(cfg)
     with all_processes(cfg):
         data = data or build_data(cfg)
@@ -144,28 +143,37 @@ def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Cal
 
 
 def setup(cfg: DictConfig) -> tuple[DataModule, LatentVariableModel, Calibration | None]:
-    """Validate the settings, load the data, calibrate if the bounds or the start need it, and build the model."""
-    validate(cfg)
+    """Load the data, calibrate if the bounds or the start need it, and build the model."""
     data = build_data(cfg)
     build_joint(cfg, data)  # a model that does not fit the data is reported before a calibration is made
     try_own_code(cfg, data)
+    found: tuple[Calibration, Path] | None = None
     if needs_calibration(cfg):
         existing = found_by_first(cfg, data)
         if existing is None:
             print_line("No calibration fits these settings yet: calibrating first.")
-        print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)
-    model, calibration = build_start(cfg, data)
+        found = existing or make_calibration(cfg, data)
+        print_calibration(*found, fresh=existing is None)
+    model, calibration = build_start(cfg, data, found)
     return data, model, calibration
 
 
-def build_start(cfg: DictConfig, data: DataModule) -> tuple[LatentVariableModel, Calibration | None]:
-    """The model with its bounds and its initial parameters. Raises CalibrationError if it needs a calibration and none fits."""
+def build_start(
+    cfg: DictConfig, data: DataModule, found: tuple[Calibration, Path] | None = None
+) -> tuple[LatentVariableModel, Calibration | None]:
+    """The model with its bounds and its initial parameters.
+
+    Args:
+        found: the calibration and its folder, where they have been looked for.
+
+    Raises: CalibrationError if it needs a calibration and none fits.
+    """
     if not needs_calibration(cfg):
         return build_model(cfg, data), None
-    existing = found_by_first(cfg, data)
-    if existing is None:
+    found = found or found_by_first(cfg, data)
+    if found is None:
         raise CalibrationError(f"No calibration fits these settings. Make one with {command('calibrate')}.")
-    calibration, folder = existing
+    calibration, folder = found
     model = build_model(cfg, data, calibration)
     if cfg.training.start == "calibrated":
         try:
@@ -183,7 +191,6 @@ def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariab
     Raises: CheckpointError where the checkpoint was trained with other settings, bounds or data than there are now.
     """
     origin = read_content(checkpoint).get("lagvae", {})
-    validate(cfg)
     if "config" in origin:
         then, now = (
             {k: v for k, v in deciding_settings(each).items() if k.split(".")[0] in BUILT and k not in AT_INTERVALS}
@@ -269,7 +276,7 @@ def create_folder(cfg: DictConfig) -> RunFolder:
 
     def create() -> RunFolder:
         folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
-        write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(cfg), part))
+        write_settings(cfg, folder.config)
         return folder
 
     return on_first(create)
@@ -488,7 +495,7 @@ def fit_calibration(
     """`run_calibration` in a folder that this process owns."""
     data = data.reseeded(cfg.calibration.seed)
     model = build_model(derived, data, simplex=simplex)
-    on_first(lambda: write_atomically(folder.config, lambda part: OmegaConf.save(stored_config(derived), part)))
+    on_first(lambda: write_settings(derived, folder.config))
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
     with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)

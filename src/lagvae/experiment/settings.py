@@ -7,15 +7,20 @@ ensemble needs beyond single settings (no critics, one optimizer of λ, one sign
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf._utils import get_omega_conf_dumper
+
+from lagvae.io import write_atomically
 
 
 @dataclass(frozen=True)
@@ -151,29 +156,62 @@ PLAIN_INTERPOLATION = re.compile(r"\$\{(oc\.env:[^{}]*|[\w.]+)\}")
 """A reference to the environment or to another setting, which makes no settings of a text."""
 
 
-def stored_config(cfg: DictConfig) -> DictConfig:
-    """A config as it is stored: resolved, but for what comes from the environment and decides about no number.
+def stored_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of a config as they are stored, as plain dicts and lists.
 
-    A key or a password that is given as ${oc.env:NAME} is then in no file. What decides about numbers is stored as it was.
+    All are resolved but what comes from the environment and decides about no number. A key or a password that is given as
+    ${oc.env:NAME} is then in no file. What decides about numbers is stored as it was.
     """
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key, value in kept_references(cfg).items():
+        *path, name = key.split(".")
+        node = settings
+        for part in path:
+            node = node[int(part) if isinstance(node, list) else part]
+        node[int(name) if isinstance(node, list) else name] = value
+    return dict(settings)
+
+
+class SettingsDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes plain settings as OmegaConf writes a config, several times faster."""
+
+
+SettingsDumper.add_representer(str, get_omega_conf_dumper().str_representer)
+
+
+def write_settings(cfg: DictConfig, path: Path) -> None:
+    """Write the `stored_settings` of a config, atomically."""
+    text = yaml.dump(stored_settings(cfg), Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def stored_config(cfg: DictConfig) -> DictConfig:
+    """`stored_settings` as a config that has the types of `cfg`."""
+    stored: DictConfig = pickle.loads(pickle.dumps(cfg))  # several times faster than copy.deepcopy
+    OmegaConf.resolve(stored)
+    with flag_override(stored, ["struct", "readonly"], False):
+        for key, value in kept_references(cfg).items():
+            OmegaConf.update(stored, key, value)
+    return stored
+
+
+def kept_references(cfg: DictConfig) -> dict[str, str]:
+    """The dotted key and the text of every setting that is stored as a reference to the environment."""
     plain = OmegaConf.to_container(cfg)
-    references = {key: value for key, value in leaves(plain) if isinstance(value, str) and "${" in value}
-    if not references:
-        return cfg
-    kept = {
+    return {
         key: value
-        for key, value in references.items()
-        if not key.startswith(NAMES)
+        for key, value in leaves(plain)
+        if isinstance(value, str)
+        and "${" in value
+        and not key.startswith(NAMES)
         and (key.startswith("data.source.") or (find_rule(key) or UNKNOWN).machine)
         and is_from_environment(value, plain)
         and "${" not in PLAIN_INTERPOLATION.sub("", value)
     }
-    stored = copy.deepcopy(cfg)
-    OmegaConf.resolve(stored)
-    with flag_override(stored, ["struct", "readonly"], False):
-        for key, value in kept.items():
-            OmegaConf.update(stored, key, value)
-    return stored
 
 
 def is_from_environment(value: Any, settings: Any) -> bool:

@@ -13,7 +13,7 @@ from lagvae.distributions import JointSamples
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_metric, build_model, metric_nodes
-from lagvae.experiment.own_code import find_nodes, is_own
+from lagvae.experiment.own_code import find_targets, is_own
 from lagvae.metrics import OwnMetric
 from lagvae.model import LatentVariableModel
 from lagvae.networks import evaluating, first_line, full_name
@@ -24,7 +24,7 @@ ROWS = 8
 
 def has_own_code(cfg: DictConfig) -> bool:
     """Whether a config names a user-defined class or function, besides its data."""
-    return any(is_own(node) for key, node in find_nodes(cfg) if not key.startswith("data"))
+    return any(is_own(target) for key, target in find_targets(cfg) if not key.startswith("data"))
 
 
 def trial_model(cfg: DictConfig, data: DataModule) -> LatentVariableModel:
@@ -41,10 +41,11 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     metrics: dict[str, Any] = {}
     for part in ("training", "final"):
         for name, node in metric_nodes(cfg, part).items():
-            key = f"callbacks.{part}.{name}"
-            metric = build_metric(node, str(name), key)
-            if is_own(node) or isinstance(metric, OwnMetric):
-                metrics[key] = metric
+            key, target = f"callbacks.{part}.{name}", str(node._target_)
+            if not target.startswith("lagvae."):
+                metric = build_metric(node, str(name), key)
+                if is_own(target) or isinstance(metric, OwnMetric):
+                    metrics[key] = metric
     if not metrics and not has_own_code(cfg):
         return
     model = trial_model(cfg, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -95,8 +96,15 @@ BUILT_NODE = re.compile(rf"{NODE}|callbacks\.lightning\.[^.]+|logger\.[^.]+")
 """The settings of which something is built. All but the likelihoods that have a name need a `_target_`."""
 
 
-def validate(cfg: DictConfig) -> None:
-    """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written."""
+BUILT_METRICS: set[str] = set()
+"""Settings of which this process has built a metric, as JSON: the runs of a sweep mostly have the same."""
+
+
+def validate(cfg: DictConfig) -> pl.Trainer:
+    """Raise SettingError if a setting is invalid, or if settings contradict each other. Nothing is read or written.
+
+    Returns: a trainer for these settings, which a dry run has built.
+    """
     with error_context("The config"):
         typed = (
             cfg if issubclass(OmegaConf.get_type(cfg) or dict, Config) else OmegaConf.merge(OmegaConf.structured(Config), cfg)
@@ -179,13 +187,14 @@ def validate(cfg: DictConfig) -> None:
     check_trainer_settings(cfg)
     check_measured(cfg)
     check_loggers(cfg)
-    dry_run(cfg)
+    return dry_run(cfg)
 
 
 def check_trainer_settings(cfg: DictConfig) -> None:
     """Raise SettingError for arguments of Lightning's trainer that it does not have, or that are not for a user to set here."""
     known = inspect.signature(pl.Trainer).parameters
-    for key, value in cfg.trainer.items():
+    given: dict[str, Any] = dict(cfg.trainer)
+    for key, value in given.items():
         if key in OURS:
             raise SettingError(f"trainer.{key}={value} cannot be set, because the program gives it itself; use {OURS[key]}.")
         if key not in known:
@@ -193,18 +202,18 @@ def check_trainer_settings(cfg: DictConfig) -> None:
             hint = f"did you mean trainer.{near[0]}?" if near else f"Lightning's Trainer takes {', '.join(known)}."
             raise SettingError(f"trainer.{key} is unknown; {hint}")
     for key in (*NEVER, *(() if cfg.get("debug") else IN_DEBUG_RUNS)):
-        if (value := cfg.trainer.get(key)) is not None and value is not False:
+        if (value := given.get(key)) is not None and value is not False:
             raise SettingError(
                 f"trainer.{key}={value} changes how long a run trains or how much it measures, although its results and its "
                 "calibration count as those of an ordinary run. Use debug=fast for a smoke run, or training.steps, "
                 "training.interval and data.draws."
             )
     for key in IN_DEBUG_RUNS:
-        if (value := cfg.trainer.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
+        if (value := given.get(key)) is not None and not (isinstance(value, int | float) and value > 0):
             raise SettingError(
                 f"trainer.{key}={value} must be a positive number of batches: a run trains and measures something."
             )
-    if (precision := cfg.trainer.get("precision")) is not None and str(precision) not in PRECISIONS:
+    if (precision := given.get("precision")) is not None and str(precision) not in PRECISIONS:
         raise SettingError(
             f"trainer.precision={precision} does not work here, because data, noise and λ have 32 bits; use 32-true, "
             "bf16-mixed or 16-mixed."
@@ -262,8 +271,8 @@ def has_calibrated_bounds(cfg: DictConfig) -> bool:
     return cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
 
 
-def dry_run(cfg: DictConfig) -> None:
-    """Build and discard everything that needs no data, so that errors appear now. Calibrated values are taken to be 0."""
+def dry_run(cfg: DictConfig) -> pl.Trainer:
+    """Build everything that needs no data, so that errors appear now. Calibrated values are taken to be 0."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
     lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     theta = torch.nn.Parameter(torch.zeros(1))
@@ -287,9 +296,15 @@ def dry_run(cfg: DictConfig) -> None:
             raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
     for part in ("training", "final"):
         for name, node in metric_nodes(cfg, part).items():
-            build_metric(node, str(name), f"callbacks.{part}.{name}")
+            settings = json.dumps(OmegaConf.to_container(node, resolve=True), default=str)
+            if settings not in BUILT_METRICS:
+                build_metric(node, str(name), f"callbacks.{part}.{name}")
+                if str(node._target_).startswith("lagvae."):  # code of others may fail at another time
+                    BUILT_METRICS.add(settings)
     callbacks = build_callbacks(cfg, Path(cfg.paths.root))
-    check_trainer(build_trainer(cfg, Path(cfg.paths.root), callbacks))
+    trainer = build_trainer(cfg, Path(cfg.paths.root), callbacks)
+    check_trainer(trainer)
+    return trainer
 
 
 def check_nodes(node: Any, key: str = "") -> None:

@@ -15,7 +15,7 @@ from lagvae.ensemble import Ensemble
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
-from lagvae.experiment.own_code import check_targets, find_nodes
+from lagvae.experiment.own_code import check_targets, find_targets
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
 from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
@@ -163,7 +163,7 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
         raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
     left = {run.name: run for run in waiting}
     jobs: Jobs = []
-    trust = [str(node["_target_"]) for run in waiting for _, node in find_nodes(run.cfg)]
+    trust = [target for run in waiting for _, target in find_targets(run.cfg)]
     for job, runs, options in interrupted_jobs(folder, left):
         dropped = options["dropped"]
         for run in runs:

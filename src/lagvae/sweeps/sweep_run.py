@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.fit import read_content
-from lagvae.experiment.settings import deciding_settings, differences, stored_config
-from lagvae.io import write_atomically, write_json
+from lagvae.experiment.settings import deciding_settings, differences, stored_config, write_settings
+from lagvae.io import write_json
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.matching import match_config
 
@@ -76,7 +76,7 @@ class SweepRun:
 
     def create_folder(self) -> None:
         """Create the folder of the run with its config, and remove the record of an earlier failure."""
-        write_atomically(self.folder.config, lambda part: OmegaConf.save(self.cfg, part))
+        write_settings(self.cfg, self.folder.config)
         self.folder.failure.unlink(missing_ok=True)
 
     def record_failure(self, message: str) -> None:
