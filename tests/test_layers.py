@@ -78,6 +78,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "safetensors": frozenset({"experiment"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"io"}),
+    "pyarrow": frozenset({"data"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""
 
