@@ -65,7 +65,7 @@ class Standardization:
         mean = x.nanmean(0)
         scale = (x - mean).square().nanmean(0).sqrt()
         # Rounding leaves a trace of a deviation in a column of one value.
-        scale = torch.where(scale > 1e-12 * mean.abs(), scale, torch.ones_like(scale))
+        scale = torch.where(scale > 1e-14 * mean.abs(), scale, torch.ones_like(scale))
         if columns is not None:
             mean[columns:], scale[columns:] = 0.0, 1.0
         return cls(mean, scale)
@@ -222,9 +222,11 @@ def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def place(index: Tensor) -> str:
-    """Where in an array (N, …) a value is, in words; counted from 0."""
+def place(index: Tensor, names: Sequence[str] | None = None) -> str:
+    """Where in an array (N, …) a value is, in words; counted from 0 where columns have no `names`."""
     row, *rest = index.tolist()
+    if names is not None:
+        return f"row {row}, column {names[rest[0]]!r}"
     return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, position {tuple(rest)}"
 
 
@@ -251,7 +253,9 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
         finite = bool(given[tuple(index)].isfinite())
         what = "values that are too large for floats of 32 bits" if finite else "NaN or infinite values"
         cure = "rescale them, such as by their logarithm" if finite else "remove or replace them"
-        raise DataError(f"{named} has {what}, {count} of {x.numel()}, the first in {place(index)}, counted from 0; {cure}.")
+        raise DataError(
+            f"{named} has {what}, {count} of {x.numel()}, the first in {place(index, names)}, counted from 0; {cure}."
+        )
     rows = x.flatten(1)
     step = max(1, len(rows) // SOME_ROWS)
     most = torch.maximum(rows.amax(0), -rows.amin(0))
