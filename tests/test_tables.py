@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -673,6 +675,38 @@ class RowDecoder(torch.nn.Module):
 
     def forward(self, z: Tensor) -> RowDistribution:
         raise NotImplementedError
+
+
+def test_the_example_trains_scores_and_draws_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command runs in this process, with few steps, since a later word of a command line wins."""
+    reports: list[Outcome] = []
+
+    def run(command: list[str], check: bool) -> None:
+        small = [word for word in QUICK if not word.startswith(("data", "model", "training.steps"))]
+        reports.append(program(tmp_path, *command[4:], *small, "data.draws=40", "training.steps=300", "training.interval=300"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", run)
+    runpy.run_path(str(ROOT / "examples" / "table.py"))["main"]()
+    assert reports[0].status == 0, reports[0].err
+    out = capsys.readouterr().out
+    found = re.search(r"a median patient: (.*) nats; with a body mass index of 60: (.*) nats", out)
+    assert found is not None
+    assert float(found[2]) < float(found[1]) - 5
+    assert "where it is not known: " in out
+    assert out.count("a new patient: ") == 3
+
+
+def test_batches_of_the_data_are_predicted_as_their_rows(trained: Path) -> None:
+    model, data = lagvae.load(trained / "runs" / "one"), loaded(str(trained / "people.csv"), label="y")
+    assert model.table is not None
+    batch = next(iter(data.eval_loader("test", torch.device("cpu"))))
+    x = model.table.read(trained / "people.csv")[data.split["test"][: len(batch.x)]]
+    # Means and deviations in float64 come back, but for the rounding of standardised float32.
+    torch.testing.assert_close(model.predict_step(batch, 0), model.encode(x), rtol=1e-4, atol=1e-4)
 
 
 def test_settings_of_former_runs_have_no_standardize(tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def run_use(name: str, options: argparse.Namespace) -> None:
             print_line(escape(f"{options.input}: {'; '.join(said)}."))
         with progress(model, name, len(x)):
             if name == "encode":
-                column, rows = "z", model.encode(x)
+                column, rows = "z", model.encode(given)
             else:
-                column, rows = "log_prob", model.log_prob(x, options.draws, options.seed)
+                column, rows = "log_prob", model.log_prob(given, options.draws, options.seed)
         if model.table is None:
             note_scale(model, options.input, x if model.standardization is None else given)
     write_array(options.output, column, rows, model.table if name == "sample" else None)
