@@ -33,9 +33,9 @@ from lagvae.distributions import (
     JointModel,
     JointSamples,
     NormalDecoder,
+    RowDecoder,
     RowDistribution,
     StandardNormalPrior,
-    TableDecoder,
     with_gaps_of,
 )
 from lagvae.errors import DataError, SettingError
@@ -104,13 +104,13 @@ X = torch.tensor(
 )
 
 
-def mixed_decoder(**options: Any) -> TableDecoder:
+def mixed_decoder(**options: Any) -> RowDecoder:
     torch.manual_seed(0)
     columns = {"numbers": MIXED.numbers, "missing": MIXED.missing, "categories": MIXED.sizes}
-    return TableDecoder(partial(MLP, hidden=[8]), (MIXED.width,), 3, **columns, **options)
+    return RowDecoder(partial(MLP, hidden=[8]), (MIXED.width,), 3, **columns, **options)
 
 
-def mixed_model(decoder: TableDecoder) -> JointModel:
+def mixed_model(decoder: RowDecoder) -> JointModel:
     return JointModel(StandardNormalPrior(3), GaussianEncoder(partial(MLP, hidden=[8]), (MIXED.width,), 3), decoder)
 
 
@@ -188,14 +188,14 @@ def test_metrics_leave_out_what_is_missing() -> None:
 
 def test_a_row_has_numbers_alone_or_categories_alone() -> None:
     for numbers, sizes in ((2, []), (0, [2, 3])):
-        decoder = TableDecoder(MLP, (numbers + sum(sizes),), 2, numbers, 0, sizes)
+        decoder = RowDecoder(MLP, (numbers + sum(sizes),), 2, numbers, 0, sizes)
         assert decoder.differentiable_samples == (not sizes)
         p = decoder(torch.zeros(4, 2))
         x = decoder.sample(p, torch.zeros(4, numbers + len(sizes)))
         assert x.shape == p.mean.shape == (4, numbers + sum(sizes))
         assert p.log_prob(x).shape == (4,)
     with pytest.raises(SettingError, match="has not the shape"):
-        TableDecoder(MLP, (5,), 2, 2, 0, [])
+        RowDecoder(MLP, (5,), 2, 2, 0, [])
 
 
 # ---- rows and x
@@ -664,13 +664,13 @@ def test_a_decoder_of_ones_own_is_told_of_the_columns(trained: Path) -> None:
     assert table_columns(NormalDecoder, "Normal", None) == {}
     assert table_columns(NormalDecoder, "Normal", Table((Column("a"),))) == {}
     columns = {"numbers": 2, "missing": 1, "categories": [3, 2]}
-    assert table_columns(TableDecoder, "Table", MIXED) == columns
-    assert table_columns(RowDecoder, "Row", MIXED) == columns
+    assert table_columns(RowDecoder, "Table", MIXED) == columns
+    assert table_columns(OwnDecoder, "Row", MIXED) == columns
     with pytest.raises(SettingError, match="likelihood=table is for data=table"):
-        table_columns(TableDecoder, "Table", None)
+        table_columns(RowDecoder, "Table", None)
 
 
-class RowDecoder(torch.nn.Module):
+class OwnDecoder(torch.nn.Module):
     """A decoder of a user."""
 
     def forward(self, z: Tensor) -> RowDistribution:

@@ -9,8 +9,8 @@ from lagvae.distributions.decoders import (
     Generator,
     LaplaceDecoder,
     NormalDecoder,
+    RowDecoder,
     RowDistribution,
-    TableDecoder,
 )
 from lagvae.distributions.encoders import (
     CodesEncoder,
@@ -50,9 +50,9 @@ __all__ = [
     "NormalDecoder",
     "NormalEncoder",
     "Pushforward",
+    "RowDecoder",
     "RowDistribution",
     "StandardNormalPrior",
-    "TableDecoder",
     "TorchDecoder",
     "TorchEncoder",
     "TorchPrior",

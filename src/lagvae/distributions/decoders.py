@@ -238,7 +238,7 @@ class RowDistribution(Distribution):
         return torch.cat([numbers, categories, torch.ones_like(numbers[..., : self.missing])], -1)
 
 
-class TableDecoder(_LearnedScale):
+class RowDecoder(_LearnedScale):
     """p(x|z) of the row of a table: a Normal for each number, with a learned scale s, and a categorical for each other column.
 
     log p(x|z) is the sum over what is there of log N(x_i; μ_i(z), s_i²), and of log softmax(logits(z))_c for a category c.
@@ -262,7 +262,7 @@ class TableDecoder(_LearnedScale):
 
     Examples:
         >>> from lagvae.networks import MLP
-        >>> decoder = TableDecoder(MLP, shape=(6,), latent=2, numbers=2, missing=1, categories=[3])
+        >>> decoder = RowDecoder(MLP, shape=(6,), latent=2, numbers=2, missing=1, categories=[3])
         >>> x = decoder.sample(decoder(torch.zeros(1, 2)), torch.zeros(1, 3))
         >>> x.shape, x[:, 2:5].sum().item()  # one category of three
         (torch.Size([1, 6]), 1.0)

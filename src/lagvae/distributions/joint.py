@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, kl_divergence
 
 from lagvae.distributions.adapters import ROWS, TorchDecoder, TorchEncoder, TorchPart, TorchPrior, is_implemented
-from lagvae.distributions.decoders import TableDecoder
+from lagvae.distributions.decoders import RowDecoder
 from lagvae.distributions.encoders import GaussianEncoder
 from lagvae.errors import SettingError
 from lagvae.networks import device_of, evaluating
@@ -131,12 +131,12 @@ def with_gaps_of(data: Tensor, x: Tensor, joint: JointModel) -> Tensor:
     Examples:
         >>> from lagvae.distributions import StandardNormalPrior
         >>> from lagvae.networks import MLP
-        >>> decoder = TableDecoder(MLP, (2,), 2, numbers=1, missing=1, categories=[])
+        >>> decoder = RowDecoder(MLP, (2,), 2, numbers=1, missing=1, categories=[])
         >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (2,), 2), decoder)
         >>> with_gaps_of(torch.tensor([[0.0, 0.0], [5.0, 1.0]]), torch.ones(2, 2), joint).tolist()
         [[0.0, 0.0], [1.0, 1.0]]
     """
-    return joint.decoder.with_gaps(x, data) if isinstance(joint.decoder, TableDecoder) else x
+    return joint.decoder.with_gaps(x, data) if isinstance(joint.decoder, RowDecoder) else x
 
 
 def part_name(part: nn.Module) -> str:

@@ -34,7 +34,7 @@ from lagvae.distributions import (
     EmpiricalPrior,
     JointModel,
     NormalDecoder,
-    TableDecoder,
+    RowDecoder,
     TorchPrior,
     make_encoder,
 )
@@ -52,7 +52,7 @@ from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import is_silent, quiet_libraries
 
-DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": TableDecoder}
+DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
 
 SPREAD_SAMPLES = 500
 """Number of training samples whose spread a learned scale of the decoder starts from."""
@@ -165,7 +165,7 @@ def load_data(cfg: DictConfig) -> DataModule:
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
     """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed; the scale of p(x|z) from the data."""
     joint = assemble_joint(cfg, data.shape, data.likelihood, lambda: second_domain(data), data.arrays.table)
-    if isinstance(joint.decoder, NormalDecoder | TableDecoder):
+    if isinstance(joint.decoder, NormalDecoder | RowDecoder):
         joint.decoder.start_scale(data.first_samples("train", SPREAD_SAMPLES))
     return joint
 
@@ -207,7 +207,7 @@ def table_columns(kind: Any, name: str, table: Table | None) -> dict[str, Any]:
     Args:
         kind: its class, or a partial of it. name: what it is called.
     """
-    of_table = kind is TableDecoder or getattr(kind, "func", None) is TableDecoder
+    of_table = kind is RowDecoder or getattr(kind, "func", None) is RowDecoder
     if of_table and table is None:
         raise SettingError("model.likelihood=table is for data=table, whose columns have names; leave it out.")
     if table is None or (is_ours(kind) and not of_table and table.plain):
