@@ -313,7 +313,7 @@ def table(
 
     Examples:
         >>> from pathlib import Path
-        >>> _ = Path("people.csv").write_text("age,sex\\n30,m\\n,f\\n41,f\\n")
+        >>> _ = Path("people.csv").write_text("age,sex\\n30,m\\n,f\\n41,f\\n52,m\\n")
         >>> table("people.csv").table.describe()
         '2 columns (1 of numbers; 1 of categories: sex (2); values missing in age)'
     """
