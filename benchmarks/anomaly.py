@@ -100,9 +100,9 @@ def main() -> None:
         "rows are scored. AUC: the chance that a malignant row looks less probable than a benign one. A seed is that of the "
         "split, and of the method.",
         "",
-        f"VAE, and LagVAE with its default bounds: −log p(x) by 64 importance weights, as `lagvae score` writes log p(x); {runs[0]['steps']} steps, one "
-        f"hidden layer of 32 units, z of {latent} dimensions, chosen of {', '.join(map(str, LATENT))} by −ELBO on validation "
-        "rows ("
+        "VAE, and LagVAE with its default bounds: −log p(x) by 64 importance weights, as `lagvae score` writes log p(x); "
+        f"{runs[0]['steps']} steps, one hidden layer of 32 units, z of {latent} dimensions, chosen of "
+        f"{', '.join(map(str, LATENT))} by −ELBO on validation rows ("
         + ", ".join(f"{value:.1f} nats for {d}" for d, value in held_out.items())
         + "). IsolationForest: 100 trees, the default. PCA: −log p(x) of probabilistic PCA, or the squared error of the "
         "reconstruction, with the number of components that cross-validation of log p(x) chooses. The labels of the scored "
