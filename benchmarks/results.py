@@ -112,6 +112,12 @@ RESULTS: dict[str, Result] = {
         (*ENSEMBLES, *below("benchmarks", "alpha.py grid.py"), "sweeps/alpha.yaml"),
         10,
     ),
+    "anomaly": benchmark(
+        "anomaly",
+        "--root {root} --out results/anomaly.md",
+        (*TRAINING, "conf/data/table.yaml", *below("conf", "alpha family/vae.yaml"), "benchmarks/grid.py"),
+        5,
+    ),
     "continuous": benchmark(
         "continuous",
         "--root {root} --out results/continuous.md",

@@ -79,6 +79,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"io"}),
     "yaml": frozenset({"experiment"}),
+    "pyarrow": frozenset({"data"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""
 

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lagvae.data.conversion import FULL, as_tensor, fitted, largest, layout_words, type_name, value_words
+from lagvae.data.conversion import (
+    FULL,
+    Standardization,
+    as_tensor,
+    fitted,
+    largest,
+    layout_words,
+    type_name,
+    value_words,
+)
+from lagvae.data.tables import Table
 from lagvae.distributions import (
     BernoulliDecoder,
     EmpiricalPrior,
@@ -49,8 +59,9 @@ class Inference:
 
     x is an array (N, *shape) of real numbers; images may also have their channels last. Levels are divided as they were in
     training: uint8 by 255, uint16 by 65,535, and neither where they are zeros and ones. A Bernoulli p(x|z) needs values in
-    [0, 1]. Results come back as tensors or numpy arrays, whichever was given, on the device of the input. Random
-    numbers are a function of `seed` and `batch_size`.
+    [0, 1]. What was standardised in training is given, and comes back, in its own units; a model of a table (`table`) also
+    takes data frames and mappings of names to columns. Results come back as tensors, or as numpy arrays where no tensor was
+    given, on the device of the input. Random numbers are a function of `seed` and `batch_size`.
 
     Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
 
@@ -71,6 +82,24 @@ class Inference:
 
     origin: dict[str, Any] | None
     """What a checkpoint says of the model and of its data; None for a model that no config describes."""
+
+    @property
+    def table(self) -> Table | None:
+        """The columns of the table that the model was trained on, by which files become x; None for all other data.
+
+        Examples:
+            >>> import lagvae
+            >>> lagvae.load("latest").table is None  # of digits
+            True
+        """
+        plain = (self.origin or {}).get("table")
+        return None if plain is None else Table.from_dict(plain)
+
+    @property
+    def standardization(self) -> Standardization | None:
+        """How x is standardised, by the means and deviations of the training rows; None where it is not."""
+        plain = (self.origin or {}).get("standardization")
+        return None if plain is None else Standardization.from_dict(plain)
 
     @property
     def eval_model(self) -> JointModel:
@@ -103,7 +132,9 @@ class Inference:
             >>> model.decode(torch.zeros(2, 16)).shape
             torch.Size([2, 1, 8, 8])
         """
-        return self._in_batches(z, self._codes(z), lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size)
+        return self._in_batches(
+            z, self._codes(z), lambda rows, _: self._in_units(mean_of(self.eval_model.decoder(rows))), batch_size
+        )
 
     def reconstruct(self, x: A, batch_size: int = BATCH) -> A:
         """The means of p(x|z) at the means of q(z|x), (N, *shape)."""
@@ -133,7 +164,7 @@ class Inference:
 
         def draw(rows: Tensor, step: int) -> Tensor:
             samples = JointSamples(joint, rows, draw_noise(frozenset({"z_p", "x_p"}), joint, noise, step, rows))
-            return mean_of(samples.p_x_given_z_p) if means else samples.x_p
+            return self._in_units(mean_of(samples.p_x_given_z_p) if means else samples.x_p)
 
         return self._in_batches(like, like, draw, batch_size)
 
@@ -157,7 +188,8 @@ class Inference:
         weights = torch.linspace(0, 1, steps, device=start.device)[:, None]
         codes = torch.lerp(start[:, None], end.to(start.device)[:, None], weights).flatten(0, 1)
         shape = (len(start), steps, *self._shape)
-        return self._in_batches(a, codes, lambda rows, _: mean_of(self.eval_model.decoder(rows)), batch_size).reshape(shape)
+        path = self._in_batches(a, codes, lambda rows, _: self._in_units(mean_of(self.eval_model.decoder(rows))), batch_size)
+        return path.reshape(shape)
 
     def log_prob(self, x: A, draws: int = 64, seed: int = 0, batch_size: int = BATCH, common: bool = False) -> A:
         """log 1/S Σ_s p(x, z_s) / q(z_s|x) with z_s ∼ q(z|x), in nats, (N,).
@@ -279,11 +311,16 @@ class Inference:
         Args:
             shape: of one x, where it is known. values: whether to look at the values as well.
         """
+        table, units = self.table, self.standardization
+        if table is not None and not isinstance(x, Tensor | np.ndarray):
+            x = table.encode(x)
         t, shape = as_tensor(x, "x", ARRAY), self._shape if shape is None else shape
         t = fitted(t, shape)
+        if table is not None and t.is_floating_point():
+            t = table.filled(t, None if units is None else units.mean)
         by = self._divisor(t, values)
-        t = t.float() / by if by > 1 else t.float()
         self._check_rows(t, shape, "x", values)
+        t = t.float() / by if by > 1 else t.float() if units is None else units.apply(t)
         if (
             values
             and isinstance(self.eval_model.decoder, BernoulliDecoder)
@@ -295,6 +332,11 @@ class Inference:
                 "them in [0, 1]; rescale them, or pass grey levels 0 … 255 as uint8."
             )
         return t
+
+    def _in_units(self, x: Tensor) -> Tensor:
+        """x of the model in the units of the data."""
+        units = self.standardization
+        return x if units is None else units.undo(x)
 
     def _codes(self, z: Any) -> Tensor:
         t = self._tensor(z, "z")

@@ -279,7 +279,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """The codes of a batch: a tensor x, a tuple or list that starts with one, such as (x, label), or {"x": x}."""
-        return self.encode(observation_of(batch))
+        x = observation_of(batch)
+        return self.encode(self._in_units(x) if isinstance(batch, Batch) else x)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.origin is not None:

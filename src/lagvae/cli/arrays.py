@@ -13,7 +13,9 @@ from numpy.lib.npyio import NpzFile
 from PIL import Image
 
 from lagvae.cli.use import CURE
+from lagvae.data.cells import ENDINGS
 from lagvae.data.sources import IMAGE_ENDINGS, ImageFiles, image_files
+from lagvae.data.tables import Table
 from lagvae.errors import DataError
 from lagvae.experiment.figures import tile
 from lagvae.io import write_atomically
@@ -26,19 +28,24 @@ LARGEST = 2048
 """The size in pixels up to which a grid is enlarged."""
 
 
-def read_array(path: Path, key: str | None, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+def read_array(path: Path, key: str | None, shape: tuple[int, ...], table: Table | None = None) -> tuple[np.ndarray, list[str]]:
     """The rows x of a file for a model of x with `shape`: of the type that they have there; and what was done to images.
 
-    A row of a CSV file has the numbers of one x in row-major order. Images are resized as data=folder does it.
+    A row of a CSV file has the numbers of one x in row-major order, or the columns of the table by their names. Images are
+    resized as data=folder does it.
 
     Args:
-        key: of the array in an .npz; None for the only one, or the one that is named x.
+        key: of the array in an .npz; None for the only one, or the one that is named x. table: that the model was trained on.
 
     Raises: DataError for a file that cannot be read, or that does not hold rows of real numbers.
     """
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
         raise DataError(f"--key={key} is for an .npz file, which {path} is not; leave it out.")
+    if table is not None and suffix in ENDINGS:
+        return table.read(path, f"--input={path}").numpy(), []
+    if suffix == ".parquet":
+        raise DataError(f"--input={path} is for a model of a table (data=table), which this is not; give a .npy, .npz or .csv.")
     if path.is_dir() or suffix in IMAGE_ENDINGS:
         return _read_images(path, shape)
     x = _read_csv(path, shape) if suffix == ".csv" else _read_numpy(path, key)
@@ -132,19 +139,21 @@ def _read_images(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[s
     return images.numpy(), said
 
 
-def write_array(path: Path, name: str, x: np.ndarray) -> None:
+def write_array(path: Path, name: str, x: np.ndarray, table: Table | None = None) -> None:
     """Write rows (N, …) to a .npy, .npz or .csv file, or images (N, C, H, W) in [0, 1] as a grid to a .png.
 
     Each pixel of small images becomes a square of pixels, as large as the constants above say.
 
     Args:
-        name: of the array in an .npz, and of the columns of a .csv.
+        name: of the array in an .npz, and of the columns of a .csv. table: whose columns a .csv has instead.
 
     Raises: SettingError where the file cannot be written.
     """
     suffix = path.suffix.lower()
 
     def write(part: Path) -> None:
+        if table is not None and suffix == ".csv":
+            return table.write(part, x)
         with part.open("wb") as file:
             if suffix == ".npy":
                 np.save(file, x)

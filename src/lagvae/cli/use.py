@@ -39,7 +39,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=command(name), description=USES[name])
     parser.add_argument("run", metavar="RUN", help="run folder, name of one under runs/, latest, .ckpt file, or exported model")
     if name in ("encode", "score"):
-        what = "file of data (.npy, .npz, .csv), or an image or a folder of images"
+        what = "file of data (.npy, .npz, .csv; .parquet for a model of a table), or an image or a folder of images"
         parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=what)
         parser.add_argument("--key", help="name of the array in an .npz (default: the only one, or x)")
     if name == "sample":
@@ -94,7 +94,7 @@ def check_files(name: str, options: argparse.Namespace) -> None:
         return
     if not given.exists():
         raise DataError(f"--input={given}: there is no such file.")
-    if given.is_file() and given.suffix.lower() not in (*ARRAYS, *IMAGE_ENDINGS):
+    if given.is_file() and given.suffix.lower() not in (*ARRAYS, ".parquet", *IMAGE_ENDINGS):
         raise DataError(f"--input={given} has the unknown ending {given.suffix!r}; use {', '.join(ARRAYS)}, or images.")
     if output.exists() and output.samefile(given):
         raise SettingError(f"--output={output} is the input, which would be lost; name another file.")
@@ -128,17 +128,18 @@ def run_use(name: str, options: argparse.Namespace) -> None:
         with progress(model, name, options.n):
             column, rows = "x", model.sample(options.n, options.seed, options.means).cpu().numpy()
     else:
-        given, said = read_array(options.input, options.key, shape)
+        given, said = read_array(options.input, options.key, shape, model.table)
         x = model.observations(given).numpy()
         if said := [*said, *model.conversions(given)]:
             print_line(escape(f"{options.input}: {'; '.join(said)}."))
         with progress(model, name, len(x)):
             if name == "encode":
-                column, rows = "z", model.encode(x)
+                column, rows = "z", model.encode(given)
             else:
-                column, rows = "log_prob", model.log_prob(x, options.draws, options.seed)
-        note_scale(model, options.input, x)
-    write_array(options.output, column, rows)
+                column, rows = "log_prob", model.log_prob(given, options.draws, options.seed)
+        if model.table is None:
+            note_scale(model, options.input, x if model.standardization is None else given)
+    write_array(options.output, column, rows, model.table if name == "sample" else None)
     print_line(f"Written to {short_path(options.output)}: {column} of shape {rows.shape}.")
 
 

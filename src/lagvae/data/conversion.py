@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,54 @@ ALLOWED = ("extreme", "rounding")
 
 SOME_ROWS = 1000
 """Number of rows by which the typical size of a column is found."""
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Numbers less their mean, divided by their standard deviation, both found in the training rows; and back.
+
+    Attributes:
+        mean, scale: of the shape of one x, float64.
+
+    Examples:
+        >>> units = Standardization.of(torch.tensor([[1.0, 7.0], [3.0, 7.0], [torch.nan, 7.0]]))
+        >>> units.mean.tolist(), units.scale.tolist()  # a constant column has no scale of its own
+        ([2.0, 7.0], [1.0, 1.0])
+        >>> units.undo(units.apply(torch.tensor([[5.0, 8.0]]))).tolist()
+        [[5.0, 8.0]]
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, columns: int | None = None) -> Standardization:
+        """That of rows x, (N, *shape), without NaN; with `columns` all but so many first columns keep their values."""
+        x = x.double()
+        mean = x.nanmean(0)
+        scale = (x - mean).square().nanmean(0).sqrt()
+        # Rounding leaves a trace of a deviation in a column of one value.
+        scale = torch.where(scale > 1e-14 * mean.abs(), scale, torch.ones_like(scale))
+        if columns is not None:
+            mean[columns:], scale[columns:] = 0.0, 1.0
+        return cls(mean, scale)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x (N, *shape) in standard deviations from the mean, float32."""
+        return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).float()
+
+    def undo(self, x: Tensor) -> Tensor:
+        """x (N, *shape) in its own units, float64."""
+        return x.double() * self.scale.to(x.device) + self.mean.to(x.device)
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """The numbers as plain values, which a checkpoint holds."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Standardization:
+        """What `as_dict` described."""
+        return cls(*(torch.tensor(plain[name], dtype=torch.float64) for name in ("mean", "scale")))
 
 
 def as_tensor(x: Any, named: str, wanted: str = "a dense array of real numbers") -> Tensor:
@@ -173,26 +222,30 @@ def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def place(index: Tensor) -> str:
-    """Where in an array (N, …) a value is, in words; counted from 0."""
+def place(index: Tensor, names: Sequence[str] | None = None) -> str:
+    """Where in an array (N, …) a value is, in words; counted from 0 where columns have no `names`."""
     row, *rest = index.tolist()
+    if names is not None:
+        return f"row {row}, column {names[rest[0]]!r}"
     return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, position {tuple(rest)}"
 
 
-def column(k: int, shape: tuple[int, ...]) -> str:
-    """The k-th value of a sample of some shape, in words; counted from 0."""
+def column(k: int, shape: tuple[int, ...], names: Sequence[str] | None = None) -> str:
+    """The k-th value of a sample of some shape, in words; counted from 0 where columns have no `names`."""
+    if names is not None:
+        return f"column {names[k]!r}"
     where = tuple(map(int, np.unravel_index(k, shape)))
     return f"column {k}" if len(shape) == 1 else f"position {where}"
 
 
-def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = ()) -> None:
+def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (), names: Sequence[str] | None = None) -> None:
     """Raise DataError for an array (N, …) of numbers that cannot be used, or not without a change.
 
     That is NaN, infinite values, and, unless `allow` has them (see `ALLOWED`), values that are absurdly large and columns whose
     differences are lost in floats of 32 bits.
 
     Args:
-        x: the numbers as they are kept, float32. given: as they were given.
+        x: the numbers as they are kept, float32. given: as they were given. names: of the columns.
     """
     bad = ~x.isfinite()
     if count := int(bad.sum()):
@@ -200,7 +253,9 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
         finite = bool(given[tuple(index)].isfinite())
         what = "values that are too large for floats of 32 bits" if finite else "NaN or infinite values"
         cure = "rescale them, such as by their logarithm" if finite else "remove or replace them"
-        raise DataError(f"{named} has {what}, {count} of {x.numel()}, the first in {place(index)}, counted from 0; {cure}.")
+        raise DataError(
+            f"{named} has {what}, {count} of {x.numel()}, the first in {place(index, names)}, counted from 0; {cure}."
+        )
     rows = x.flatten(1)
     step = max(1, len(rows) // SOME_ROWS)
     most = torch.maximum(rows.amax(0), -rows.amin(0))
@@ -212,7 +267,7 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
             k = int(above.nonzero()[0])
             row = int(rows[:, k].abs().argmax())
             raise DataError(
-                f"{named} has an extreme value: row {row}, {column(k, tuple(x.shape[1:]))}, counted from 0, is "
+                f"{named} has an extreme value: row {row}, {column(k, tuple(x.shape[1:]), names)}, counted from 0, is "
                 f"{float(rows[row, k]):g}, where the typical size is {float(some[:, k].nanmedian()):.2g}. Correct or remove "
                 "it, or rescale the column, such as by its logarithm; data.allow=[extreme] takes such values as they are."
             )
@@ -223,8 +278,8 @@ def check_numbers(x: Tensor, given: Tensor, named: str, allow: Sequence[str] = (
     if (coarse := (spread > 0) & (apart > ROUNDED * spread)).any():
         k = int(coarse.nonzero()[0])
         raise DataError(
-            f"{named} would be rounded: {column(k, tuple(x.shape[1:]))}, counted from 0, has values up to "
+            f"{named} would be rounded: {column(k, tuple(x.shape[1:]), names)}, counted from 0, has values up to "
             f"{float(most[k]):g} with a standard deviation of {float(spread[k]):.3g}, and floats of 32 bits are "
-            f"{float(apart[k]):.3g} apart there. Subtract its mean and divide by its standard deviation; data.allow=[rounding] "
-            "takes rounded values."
+            f"{float(apart[k]):.3g} apart there. Set data.standardize=true, or subtract its mean and divide by its standard "
+            "deviation; data.allow=[rounding] takes rounded values."
         )

@@ -16,7 +16,9 @@ from torch import Tensor
 from lagvae.data.batches import Batch, EvalLoader, SplitOrder, StepDataset, StepLoader, Store, TrainOrder
 from lagvae.data.conversion import (
     ALLOWED,
+    FULL,
     LAYOUTS,
+    Standardization,
     arranged,
     as_float,
     check_numbers,
@@ -35,7 +37,7 @@ from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
 
-LIKELIHOODS = ("bernoulli", "normal")
+LIKELIHOODS = ("bernoulli", "normal", "table")
 
 SAMPLES_WHILE_TRAINING = 2000
 """Largest number of samples of a split that are evaluated after each interval of training."""
@@ -62,7 +64,8 @@ class DataModule(pl.LightningDataModule):
     Args:
         source: returns the arrays, or the tensor x alone, or raises a DataError.
         name: the name of the data.
-        likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are.
+        likelihood: "bernoulli" binarises every batch with new noise (pixel > uniform noise); "normal" uses values as they are;
+            "table" is for rows of named columns.
         batch: size of a global training batch.
         seed: of the order of batches and of the binarisation.
         split_seed: of the split, which does not depend on `seed`.
@@ -71,11 +74,13 @@ class DataModule(pl.LightningDataModule):
         workers: number of processes that load in advance, for a source that streams files.
         layout: of the source's arrays, one of `LAYOUTS`.
         allow: what is not refused, of `ALLOWED`.
+        standardize: whether numbers become standard deviations from their mean in the training rows, column by column.
 
     Attributes:
         conversions: what was done to the source's arrays, and hints: what in them is unusual; in words, once they are loaded.
         levels: what levels were divided by, 1 for numbers. value_range: least and largest value of x. kind: the type that the
-            source's array had.
+            source's array had. standardization: the means and deviations of the training rows; None where there is none.
+        column_names: of the values of x, where x is a table.
 
     Examples:
         >>> from lagvae.data.sources import digits
@@ -99,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         workers: int = 2,
         layout: str = "auto",
         allow: Sequence[str] = (),
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if unknown := [what for what in allow if what not in ALLOWED]:
@@ -119,6 +125,9 @@ class DataModule(pl.LightningDataModule):
         self.batch, self.seed, self.split_seed = batch, seed, split_seed
         self.val_share, self.test_share = val, test
         self.draws, self.workers, self.layout, self.allow = draws, workers, layout, tuple(allow)
+        self.standardize = standardize
+        self.standardization: Standardization | None = None
+        self.column_names: list[str] | None = None
         self.conversions: list[str] = []
         self.hints: list[str] = []
         self.levels, self.value_range, self.kind = 255, (0.0, 1.0), ""
@@ -173,12 +182,14 @@ class DataModule(pl.LightningDataModule):
         for part in (x, test, second):
             if isinstance(part, Tensor) and not (part.ndim and part.numel()):
                 raise DataError(f"{named} is empty: an array of shape {tuple(part.shape)}.")
+        self._check_columns(arrays)
         if isinstance(x, Tensor):
             # x and the test set are of one kind, so that zeros and ones in one of them alone are levels like the others.
             alike = [x] if test is None or test.dtype != kind else [x, test]
             self.levels = by = divisor(*alike)
             self._describe(x, by, max(map(largest, alike)))
             x = self._arranged(x, f"{named}: x")
+            x, test = self._fit_columns(arrays, x, test)
             x = self._checked(x, by, arrays.name_of("x"), self.likelihood)
             self.value_range = (float(as_float(x).min()), float(as_float(x).max())) if x.is_floating_point() else (0.0, 1.0)
         elif x.binary:
@@ -197,6 +208,38 @@ class DataModule(pl.LightningDataModule):
                 "alike."
             )
         return replace(arrays, x=x, test=test, second=second)
+
+    def _check_columns(self, arrays: Arrays) -> None:
+        """Raise SettingError for a likelihood or a standardisation that is not for these data."""
+        x, table = arrays.x, arrays.table
+        self.column_names = None if table is None else table.names
+        if table is None and self.likelihood == "table":
+            raise SettingError(
+                f"data.likelihood=table is for data=table, and data={self.name} has no named columns; use normal or bernoulli."
+            )
+        if table is not None and self.likelihood != "table" and not (self.likelihood == "normal" and table.plain):
+            raise SettingError(
+                f"data.likelihood={self.likelihood} does not fit data={self.name}, {table.describe()}; leave it out, so that "
+                "it is table."
+            )
+        if not self.standardize:
+            return
+        if not isinstance(x, Tensor) or x.dtype in FULL or self.likelihood == "bernoulli":
+            raise SettingError(f"data.standardize=true is for numbers, which data={self.name} does not have; leave it out.")
+        if arrays.partner is not None or arrays.second is not None:
+            raise SettingError(f"data.standardize=true is for data of one domain, and data={self.name} has two; leave it out.")
+
+    def _fit_columns(self, arrays: Arrays, x: Tensor, test: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Find the means and deviations of the training rows, and fill in what is missing in a table."""
+        table, train = arrays.table, self._split_of(arrays)["train"]
+        if table is not None:
+            self.hints += [*table.notes, *table.check_training(x, train, arrays.file or f"data={self.name}")]
+        if self.standardize:
+            self.standardization = Standardization.of(x[train], None if table is None else table.numbers)
+        if table is None:
+            return x, test
+        mean = None if self.standardization is None else self.standardization.mean
+        return table.filled(x, mean), None if test is None else table.filled(test, mean)
 
     def _describe(self, x: Tensor, by: int, high: float) -> None:
         """Note what becomes of the values of x."""
@@ -237,7 +280,11 @@ class DataModule(pl.LightningDataModule):
         x = stored(given, by)
         if not x.is_floating_point():
             return x
-        check_numbers(x, given, f"data={self.name}: {part}", self.allow)
+        units = self.standardization
+        allow = self.allow if units is None else (*self.allow, "rounding")
+        check_numbers(x, given, f"data={self.name}: {part}", allow, self.column_names)
+        if units is not None and given.shape[1:] == units.mean.shape:
+            x = units.apply(given)
         low, high = float(x.min()), float(x.max())
         if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
             raise DataError(
@@ -247,8 +294,8 @@ class DataModule(pl.LightningDataModule):
         if max(-low, high) > LARGE_SPREAD and (spread := float(x.std(0).max())) > LARGE_SPREAD:
             self.hints.append(
                 f"data={self.name} has values from {low:g} to {high:g}, with a standard deviation of up to {spread:.2g}; a "
-                "Normal p(x|z) is made for values of size 1. Standardise the columns of a table; save grey levels 0 … 255 as "
-                "uint8, which is divided by 255."
+                "Normal p(x|z) is made for values of size 1. Standardise the columns of a table with data.standardize=true; "
+                "save grey levels 0 … 255 as uint8, which is divided by 255."
             )
         return x
 
@@ -260,7 +307,9 @@ class DataModule(pl.LightningDataModule):
     @cached_property
     def _positions(self) -> dict[str, Tensor]:
         """The splits, and "second": the training samples that are used only for the second domain."""
-        arrays = self.arrays
+        return self._split_of(self.arrays)
+
+    def _split_of(self, arrays: Arrays) -> dict[str, Tensor]:
         n = len(arrays.x)
         generator = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(n, generator=generator)
@@ -431,7 +480,7 @@ def content_digest(data: DataModule, test: bool = True) -> str:
     """
     arrays = data.arrays
     if arrays.digest is None:
-        arrays.digest = _content_digest(arrays.x, arrays.second)
+        arrays.digest = _content_digest(arrays.x, arrays.second, None if arrays.table is None else arrays.table.text)
     return arrays.digest if arrays.test is None or not test else _content_digest(arrays.digest, arrays.test)
 
 

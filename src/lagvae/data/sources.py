@@ -15,7 +15,7 @@ from gzip import BadGzipFile
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -26,6 +26,9 @@ from lagvae.data.conversion import as_float, as_tensor, stored
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import file_digest, storage_error, write_json
 from lagvae.terminal import console
+
+if TYPE_CHECKING:
+    from lagvae.data.tables import Table
 
 OFFLINE = "data=digits and data=linear_gaussian work without a network; data=array and data=folder read your own files."
 
@@ -45,6 +48,7 @@ class Arrays:
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
         file: what x was read from, for messages.
+        table: what the columns of x are, where x is a table.
         partner: the true map to the second domain, (B, *shape) → (B, …), by which held-out samples become pairs. If `second` is
             not given, one half of the training samples is used for the first domain and the other half for the second, so that
             training never sees a pair.
@@ -63,6 +67,7 @@ class Arrays:
     partner: Callable[[Tensor], Tensor] | None = None
     conversions: tuple[str, ...] = ()
     file: str | None = None
+    table: Table | None = None
 
     def name_of(self, part: str) -> str:
         """How messages name x, "test" or "second"."""

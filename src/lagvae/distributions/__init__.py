@@ -4,7 +4,14 @@ The package imports `lagvae.networks`, `lagvae.noise` and `lagvae.errors` only.
 """
 
 from lagvae.distributions.adapters import TorchDecoder, TorchEncoder, TorchPrior
-from lagvae.distributions.decoders import BernoulliDecoder, Generator, LaplaceDecoder, NormalDecoder
+from lagvae.distributions.decoders import (
+    BernoulliDecoder,
+    Generator,
+    LaplaceDecoder,
+    NormalDecoder,
+    RowDecoder,
+    RowDistribution,
+)
 from lagvae.distributions.encoders import (
     CodesEncoder,
     CodesPosterior,
@@ -23,6 +30,7 @@ from lagvae.distributions.joint import (
     log_weights,
     mean_of,
     part_name,
+    with_gaps_of,
 )
 from lagvae.distributions.priors import CodesPrior, EmpiricalPrior, StandardNormalPrior
 
@@ -42,6 +50,8 @@ __all__ = [
     "NormalDecoder",
     "NormalEncoder",
     "Pushforward",
+    "RowDecoder",
+    "RowDistribution",
     "StandardNormalPrior",
     "TorchDecoder",
     "TorchEncoder",
@@ -52,4 +62,5 @@ __all__ = [
     "make_encoder",
     "mean_of",
     "part_name",
+    "with_gaps_of",
 ]

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Laplace, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
 from lagvae.distributions.encoders import Pushforward
+from lagvae.distributions.priors import one_hot
 from lagvae.errors import SettingError
 from lagvae.networks import Network, build_network
 
@@ -57,7 +58,40 @@ class BernoulliDecoder(nn.Module):
         return (noise < distribution.base_dist.probs).float()
 
 
-class NormalDecoder(nn.Module):
+class _LearnedScale(nn.Module):
+    """A scale s > 0 of coordinates of x, fixed or learned as `NormalDecoder` says."""
+
+    fixed: float | None
+    tiny: float
+    log_scale: nn.Parameter
+
+    def scale(self, loc: Tensor) -> Tensor:
+        """s for every coordinate of the means, (B, *shape)."""
+        if self.fixed is not None:
+            return torch.full_like(loc, self.fixed)
+        u = self.log_scale.float()
+        share = u.numel() / (loc[0].numel() * SPEED**2)
+        return (self.tiny + (SPEED * (u.detach() + share * (u - u.detach()))).exp()).expand_as(loc)
+
+    @torch.no_grad()
+    def set_scale(self, scale: Tensor | float) -> None:
+        """Set a learned s, () or of the shape of x; values below 2 · `tiny` are raised to it."""
+        above = (torch.as_tensor(scale) - self.tiny).clamp(min=self.tiny)
+        self.log_scale.copy_(above.log() / SPEED)
+
+    def start_scale(self, x: Tensor) -> None:
+        """Set a learned s to the spread of samples x, (N, *shape), around the mean of each coordinate. A fixed s stays."""
+        if self.fixed is None:
+            residual = x - x.mean(0)
+            self.set_scale(self.spread(residual if self.log_scale.dim() else residual.flatten()))
+
+    @staticmethod
+    def spread(residual: Tensor) -> Tensor:
+        """The s of the largest likelihood for residuals (N, …), over the first axis: the root mean square."""
+        return residual.square().mean(0).sqrt()
+
+
+class NormalDecoder(_LearnedScale):
     """p(x|z) = N(x; μ(z), diag s²).
 
     A learned s starts at the spread of the data (`start_scale`), and follows the reconstruction error down: it is
@@ -122,31 +156,6 @@ class NormalDecoder(nn.Module):
         loc = loc.sigmoid() if self.unit else loc
         return Independent(self.base(loc, self.scale(loc), validate_args=False), self.event_dims, validate_args=False)
 
-    def scale(self, loc: Tensor) -> Tensor:
-        """s for every coordinate of the means, (B, *shape)."""
-        if self.fixed is not None:
-            return torch.full_like(loc, self.fixed)
-        u = self.log_scale.float()
-        share = u.numel() / (loc[0].numel() * SPEED**2)
-        return (self.tiny + (SPEED * (u.detach() + share * (u - u.detach()))).exp()).expand_as(loc)
-
-    @torch.no_grad()
-    def set_scale(self, scale: Tensor | float) -> None:
-        """Set a learned s, () or of the shape of x; values below 2 · `tiny` are raised to it."""
-        above = (torch.as_tensor(scale) - self.tiny).clamp(min=self.tiny)
-        self.log_scale.copy_(above.log() / SPEED)
-
-    def start_scale(self, x: Tensor) -> None:
-        """Set a learned s to the spread of samples x, (N, *shape), around the mean of each coordinate. A fixed s stays."""
-        if self.fixed is None:
-            residual = x - x.mean(0)
-            self.set_scale(self.spread(residual if self.log_scale.dim() else residual.flatten()))
-
-    @staticmethod
-    def spread(residual: Tensor) -> Tensor:
-        """The s of the largest likelihood for residuals (N, …), over the first axis: the root mean square."""
-        return residual.square().mean(0).sqrt()
-
     def sample(self, distribution: Independent, noise: Tensor) -> Tensor:
         """x = μ + s · noise for standard normal noise, (B, *shape); or x = μ with `means`, for noise (B, 0)."""
         base = distribution.base_dist
@@ -180,6 +189,151 @@ class LaplaceDecoder(NormalDecoder):
             return loc
         u = (2 * noise - 1).clamp(-1 + 1e-6, 1 - 1e-6)
         return loc - base.scale * u.sign() * torch.log1p(-u.abs())
+
+
+class RowDistribution(Distribution):
+    """The distribution of a row of a table: independent Normal numbers and categories, some of which may be missing.
+
+    A row x is (numbers, categories one-hot, and for each of the last numbers 1 where it is there and 0 where it is missing). A
+    missing number, and a column of categories that are all 0, contribute nothing to log p(x).
+
+    Args:
+        loc, scale: of the numbers, (…, n). logits: of all categories, (…, k). sizes: the number of categories of each column.
+        missing: how many of the numbers may be missing, the last ones.
+
+    Examples:
+        >>> p = RowDistribution(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1, 4), sizes=[4], missing=1)
+        >>> x = torch.tensor([[0.0, 9.0, 0.0, 0.0, 1.0, 0.0, 0.0]])  # the second number is missing, whatever is in its place
+        >>> round(p.log_prob(x).item(), 4)  # −½ log 2π − log 4
+        -2.3052
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # as torch declares it
+    has_rsample = False
+
+    def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, sizes: Sequence[int], missing: int) -> None:
+        self.loc, self.scale, self.sizes, self.missing = loc, scale, list(sizes), missing
+        parts = [part.log_softmax(-1) for part in logits.split(self.sizes, -1)] if self.sizes else [logits]
+        self.log_probs = torch.cat(parts, -1)
+        event = loc.shape[-1] + logits.shape[-1] + missing
+        super().__init__(loc.shape[:-1], torch.Size([event]), validate_args=False)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of what is there, in nats, (…)."""
+        n, k = self.loc.shape[-1], self.log_probs.shape[-1]
+        numbers, categories, there = x.split([n, k, self.missing], -1)
+        each = Normal(self.loc, self.scale, validate_args=False).log_prob(numbers)
+        complete, partial = each.split([n - self.missing, self.missing], -1)
+        # A value that is missing may be anything, so that it is left out by a choice and not by a product with 0.
+        partial = torch.where(there > 0.5, partial, torch.zeros_like(partial))
+        return complete.sum(-1) + partial.sum(-1) + (categories * self.log_probs).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The means of the numbers and the probabilities of the categories, with nothing missing."""
+        return self.with_all(self.loc, self.log_probs.exp())
+
+    def with_all(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """The row of numbers and categories of which nothing is missing, (…, n + k + missing)."""
+        return torch.cat([numbers, categories, torch.ones_like(numbers[..., : self.missing])], -1)
+
+
+class RowDecoder(_LearnedScale):
+    """p(x|z) of the row of a table: a Normal for each number, with a learned scale s, and a categorical for each other column.
+
+    log p(x|z) is the sum over what is there of log N(x_i; μ_i(z), s_i²), and of log softmax(logits(z))_c for a category c.
+    Each column of numbers has its own s, which is learned as that of `NormalDecoder`; the numbers should be standardised.
+    Samples have nothing missing, and those of categories no gradient.
+
+    Args:
+        network: builds the network of μ and the logits from (shape_in, shape_out).
+        shape: of one x, (numbers + Σ categories + missing,).
+        latent: dimension d of z.
+        numbers: how many of the first values are numbers. missing: how many of these, the last, may be missing.
+        categories: the number of categories of each other column.
+        scale: a fixed s > 0, or None for learned ones.
+        tiny: lower limit of a learned s.
+
+    Shapes: z (B, d) → `RowDistribution` with batch shape (B,) and event shape `shape`; its log density is in nats.
+
+    Raises: SettingError for a fixed scale that is not positive, or another shape.
+
+    Reference: Nazábal et al., Handling Incomplete Heterogeneous Data using VAEs, Pattern Recognition 2020.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> decoder = RowDecoder(MLP, shape=(6,), latent=2, numbers=2, missing=1, categories=[3])
+        >>> x = decoder.sample(decoder(torch.zeros(1, 2)), torch.zeros(1, 3))
+        >>> x.shape, x[:, 2:5].sum().item()  # one category of three
+        (torch.Size([1, 6]), 1.0)
+    """
+
+    has_density = True
+    noise_kind = "normal"
+
+    def __init__(
+        self,
+        network: Network,
+        shape: Sequence[int],
+        latent: int,
+        numbers: int,
+        missing: int,
+        categories: Sequence[int],
+        scale: float | None = None,
+        tiny: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise SettingError(f"model.likelihood.scale={scale} must be positive, or null to learn it.")
+        self.numbers, self.missing, self.categories = numbers, missing, list(categories)
+        if tuple(shape) != (numbers + sum(self.categories) + missing,):
+            raise SettingError(
+                f"A row of {numbers} numbers, {sum(self.categories)} categories and {missing} signs of what is missing has not "
+                f"the shape {tuple(shape)}."
+            )
+        self.network = build_network(network, (latent,), (numbers + sum(self.categories),), "model.decoder")
+        self.fixed, self.tiny = scale, tiny
+        self.noise_shape = (numbers + len(self.categories),)
+        self.differentiable_samples = not self.categories
+        if scale is None and numbers:
+            self.log_scale = nn.Parameter(torch.empty(numbers))
+            self.set_scale(1.0)
+
+    def forward(self, z: Tensor) -> RowDistribution:
+        loc, logits = self.network(z).float().split([self.numbers, sum(self.categories)], -1)
+        return RowDistribution(loc, self.scale(loc) if self.numbers else loc, logits, self.categories, self.missing)
+
+    def start_scale(self, x: Tensor) -> None:
+        """Set learned s to the spread of the numbers of samples x, (N, *shape), that are there. A fixed s stays."""
+        if self.fixed is not None or not self.numbers:
+            return
+        numbers = x[:, : self.numbers]
+        there = torch.ones_like(numbers)
+        there[:, self.numbers - self.missing :] = x[:, x.shape[1] - self.missing :]
+        count = there.sum(0).clamp(min=1)
+        residual = (numbers - (numbers * there).sum(0) / count) * there
+        self.set_scale(((residual.square()).sum(0) / count).sqrt())
+
+    def sample(self, distribution: RowDistribution, noise: Tensor) -> Tensor:
+        """x for standard normal noise, (B, n + columns of categories): μ + s · noise, and a category for each number."""
+        numbers, rest = noise.split([self.numbers, len(self.categories)], -1)
+        x, categories = torch.addcmul(distribution.loc, distribution.scale, numbers), distribution.log_probs
+        if self.categories:
+            drawn = []
+            for k, part in enumerate(distribution.log_probs.exp().split(self.categories, -1)):
+                below = torch.special.ndtr(rest[..., k : k + 1]) >= part.cumsum(-1)[..., :-1]
+                drawn.append(one_hot(below.sum(-1), part.shape[-1]).to(x.dtype))
+            categories = torch.cat(drawn, -1)
+        return distribution.with_all(x, categories)
+
+    def with_gaps(self, x: Tensor, like: Tensor) -> Tensor:
+        """x with the values of `like` (both (B, *shape)) where these are missing, so that the two can be compared."""
+        n, k = self.numbers, sum(self.categories)
+        there = torch.ones_like(like[:, :n], dtype=torch.bool)
+        there[:, n - self.missing :] = like[:, n + k :] > 0.5
+        known = [part.any(-1, keepdim=True).expand(part.shape) for part in like[:, n : n + k].split(self.categories, -1)]
+        signs = torch.zeros_like(like[:, n + k :], dtype=torch.bool)
+        return torch.where(torch.cat([there, *(known if self.categories else []), signs], -1), x, like)
 
 
 class Generator(nn.Module):

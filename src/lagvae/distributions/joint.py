@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, TransformedDistribution, kl_divergence
 
 from lagvae.distributions.adapters import ROWS, TorchDecoder, TorchEncoder, TorchPart, TorchPrior, is_implemented
+from lagvae.distributions.decoders import RowDecoder
 from lagvae.distributions.encoders import GaussianEncoder
 from lagvae.errors import SettingError
 from lagvae.networks import device_of, evaluating
@@ -122,6 +123,20 @@ def mean_of(distribution: Any) -> Tensor:
         return value
     mean: Tensor = distribution.mean
     return mean
+
+
+def with_gaps_of(data: Tensor, x: Tensor, joint: JointModel) -> Tensor:
+    """Samples or means x of p(x|z), with the values of the rows of `data` (both (B, *shape)) where these are missing.
+
+    Examples:
+        >>> from lagvae.distributions import StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> decoder = RowDecoder(MLP, (2,), 2, numbers=1, missing=1, categories=[])
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (2,), 2), decoder)
+        >>> with_gaps_of(torch.tensor([[0.0, 0.0], [5.0, 1.0]]), torch.ones(2, 2), joint).tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
+    """
+    return joint.decoder.with_gaps(x, data) if isinstance(joint.decoder, RowDecoder) else x
 
 
 def part_name(part: nn.Module) -> str:

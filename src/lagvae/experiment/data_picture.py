@@ -88,9 +88,19 @@ def _series(data: DataModule, profile: DataProfile) -> Figure:
     return figure
 
 
+def shortened(name: str, most: int = 18) -> str:
+    """The name of a column as it fits above its panel."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _table(data: DataModule, profile: DataProfile) -> Figure:
-    """A histogram for each column, with a tick for each of eight rows."""
-    x, columns = _stored(data, ROWS), profile.columns
+    """A histogram for each column, with a tick for each of eight rows; numbers of a table in their own units."""
+    x, table, columns = _stored(data, ROWS), data.arrays.table, profile.columns
+    if data.standardization is not None:
+        x = data.standardization.undo(x)
+    places = [slice(k, k + 1) for k in range(columns)] if table is None else list(table.slices.values())
+    titles = [f"column {k}" for k in range(columns)] if table is None else list(table.slices)
+    signs = {} if table is None else {table.numbers - 1 - k: x.shape[1] - 1 - k for k in range(table.missing)}
     shown = min(columns, PANELS)
     across = min(shown, 6)
     down = ceil(shown / across)
@@ -102,9 +112,16 @@ def _table(data: DataModule, profile: DataProfile) -> Figure:
         if k >= shown:
             axis.set_axis_off()
             continue
-        axis.hist(x[:, k].double().numpy(), bins=30, color=BLUE)
-        axis.plot(x[:SAMPLES, k].numpy(), torch.zeros(min(SAMPLES, len(x))), "|", color=ORANGE, markersize=9, clip_on=False)
-        axis.set_title(f"column {k}", loc="left", fontsize=8)
+        axis.set_title(shortened(titles[k]), loc="left", fontsize=8)
+        rows = x[:, places[k]].double()
+        if table is not None and k >= table.numbers:
+            axis.bar(range(rows.shape[1]), rows.sum(0).numpy(), color=BLUE)
+            axis.set_xticks([])
+            axis.set_xlabel(f"{rows.shape[1]} categories", fontsize=7)
+            continue
+        drawn = rows[:SAMPLES][x[:SAMPLES, signs[k]] > 0.5] if k in signs else rows[:SAMPLES]
+        axis.hist((rows[x[:, signs[k]] > 0.5] if k in signs else rows)[:, 0].numpy(), bins=30, color=BLUE)
+        axis.plot(drawn[:, 0].numpy(), torch.zeros(len(drawn)), "|", color=ORANGE, markersize=9, clip_on=False)
     which = f", the first {shown} drawn" if columns > shown else ""
     figure.suptitle(
         f"{profile.name}: {columns} column{'s' if columns > 1 else ''}{which}; ticks: the first {SAMPLES} training rows",

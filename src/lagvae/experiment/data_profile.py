@@ -16,6 +16,7 @@ from lagvae.data import DataModule
 from lagvae.data.conversion import as_float, column
 from lagvae.data.datamodule import LARGE_SPREAD
 from lagvae.data.sources import ImageFiles
+from lagvae.data.tables import Table, column_statistics
 from lagvae.terminal import command, print_line, print_note, short_path
 
 MOST_VALUES = 2**26
@@ -39,6 +40,9 @@ FAR_APART = 100.0
 NEARLY_ALL = 0.998
 """Share of pixels that are all set, or all not set, from which on it is noted."""
 
+MOST_DETAILS = 40
+"""Number of columns of a table whose content is said."""
+
 NAMED = 5
 """Number of columns that a message names."""
 
@@ -61,6 +65,7 @@ class DataProfile:
         outliers: (row, column, value, distance from the quartiles in interquartile ranges), the furthest first; their number.
         spread: least and largest standard deviation of a column that is not constant, and these columns.
         counting: columns that number the rows.
+        names: of the values of a row, where it is one of a table. details: (column, what is in it in words), likewise.
     """
 
     name: str
@@ -82,6 +87,12 @@ class DataProfile:
     outlying: int = 0
     spread: tuple[float, float, int, int] | None = None
     counting: list[int] = field(default_factory=list)
+    names: list[str] | None = None
+    details: list[tuple[str, str]] = field(default_factory=list)
+
+    def column(self, k: int) -> str:
+        """The k-th value of a sample, in words."""
+        return column(k, self.shape, self.names)
 
     @property
     def in_unit(self) -> bool:
@@ -128,6 +139,9 @@ def profile_data(data: DataModule) -> DataProfile:
         every=every,
         classes=None if arrays.labels is None else len(arrays.labels.unique()),
     )
+    if arrays.table is not None:
+        _describe_table(profile, data, arrays.table, rows)
+        return profile
     if not streamed:
         profile.constant = (rows.amin(0) == rows.amax(0)).nonzero().flatten().tolist()
         _count_repeated(profile, data, _hashes(rows))
@@ -144,6 +158,24 @@ def profile_data(data: DataModule) -> DataProfile:
             candidates = (rows[1:3].double() - rows[0].double() == torch.tensor([[1.0], [2.0]])).all(0).nonzero().flatten()
             profile.counting = [k for k in candidates.tolist() if bool((rows[:, k].diff() == 1).all())]
     return profile
+
+
+def _describe_table(profile: DataProfile, data: DataModule, table: Table, rows: Tensor) -> None:
+    """Look at the rows of a table: at outliers among its numbers, and at what is constant in training."""
+    units, n = data.standardization, table.numbers
+    own = rows if units is None else units.undo(rows)
+    profile.kind, profile.names, profile.binary = f"rows of {table.describe()}, x", table.names, False
+    profile.columns, profile.details = len(table.columns), list(column_statistics(table, own))
+    assert isinstance(data.arrays.x, Tensor)
+    train = data.arrays.x[data.split["train"]]
+    profile.constant = (train[:, :n].amin(0) == train[:, :n].amax(0)).nonzero().flatten().tolist() if n else []
+    profile.constant += [at.start for at in table.slices.values() if at.start >= n and at.stop == at.start + 1]
+    _count_repeated(profile, data, _hashes(rows))
+    if n:
+        numbers = rows[:, :n]
+        _find_outliers(profile, numbers, numbers[:: max(1, ceil(numbers.numel() / SOME_VALUES))])
+        if units is not None:
+            profile.outliers = [(row, k, float(own[row // profile.every, k]), far) for row, k, _, far in profile.outliers]
 
 
 def _count_repeated(profile: DataProfile, data: DataModule, hashed: np.ndarray) -> None:
@@ -176,8 +208,8 @@ def _find_outliers(profile: DataProfile, rows: Tensor, some: Tensor) -> None:
     profile.outliers.sort(key=lambda found: -found[3])
 
 
-def _names(columns: Sequence[int], shape: tuple[int, ...]) -> str:
-    named = [column(k, shape) for k in columns[:NAMED]]
+def _names(columns: Sequence[int], profile: DataProfile) -> str:
+    named = [profile.column(k) for k in columns[:NAMED]]
     return ", ".join(named) + (f" and {len(columns) - NAMED} more" if len(columns) > NAMED else "")
 
 
@@ -212,25 +244,26 @@ def warnings_of(profile: DataProfile, likelihood: str) -> list[str]:
                 )
     if p.constant and not p.images:
         found.append(
-            f"{named}: {_names(p.constant, p.shape)} {'is' if len(p.constant) == 1 else 'are'} constant, which tells the "
-            "model nothing and lowers the scale that p(x|z) learns; leave constant columns out."
+            f"{named}: {_names(p.constant, p)} {'is' if len(p.constant) == 1 else 'are'} constant, which tells the "
+            "model nothing and lowers the scale that p(x|z) learns; leave constant columns out"
+            f"{'' if p.names is None else ' with data.source.drop'}."
         )
     if p.counting:
-        found.append(f"{named}: {_names(p.counting, p.shape)} numbers the rows; leave it out where it is an index.")
+        found.append(f"{named}: {_names(p.counting, p)} numbers the rows; leave it out where it is an index.")
     if p.outliers:
         row, k, value, distance = p.outliers[0]
         found.append(
             f"{named} has {p.outlying:,} outlier{'s' if p.outlying > 1 else ''}, more than {OUTLYING:g} interquartile ranges "
-            f"beyond the quartiles of a column: row {row}, {column(k, p.shape)}, counted from 0, is {value:g}, "
+            f"beyond the quartiles of a column: row {row}, {p.column(k)}, counted from 0, is {value:g}, "
             f"{distance:.3g} ranges away. They may outweigh all other rows; take the logarithm of such a "
             "column, or correct them."
         )
     if likelihood == "normal" and p.spread is not None and LARGE_SPREAD >= p.spread[1] > FAR_APART * p.spread[0]:
         least, most, low, high = p.spread
         found.append(
-            f"{named}: the standard deviation is {least:.2g} in {column(low, p.shape)} and {most:.2g} in "
-            f"{column(high, p.shape)}. A Normal p(x|z) has one scale for all, and so hardly sees the small ones; standardise "
-            "the columns."
+            f"{named}: the standard deviation is {least:.2g} in {p.column(low)} and {most:.2g} in "
+            f"{p.column(high)}. A Normal p(x|z) has one scale for all, and so hardly sees the small ones; standardise "
+            "the columns with data.standardize=true."
         )
     return found
 
@@ -247,6 +280,12 @@ def describe_likelihood(decoder: str, data: DataModule) -> str:
     """
     if data.is_stochastic:
         return f"{decoder} p(x|z) (data.likelihood=bernoulli: values are chances of 1, drawn anew in every batch)"
+    if data.likelihood == "table":
+        units = "standardised by the training rows" if data.standardize else "as they are"
+        own = "" if decoder == "Table" else f"{decoder} "
+        return f"{own}p(x|z) of a table (data.likelihood=table: Normal for numbers, {units}, and categorical for the others)"
+    if data.standardize:
+        return f"{decoder} p(x|z) (data.likelihood=normal: values are standardised by the training rows)"
     return f"{decoder} p(x|z) (data.likelihood=normal: values are used as they are)"
 
 
@@ -287,6 +326,9 @@ def describe_in_full(profile: DataProfile, data: DataModule, likelihood: str) ->
             f"{p.repeated['test']:,} test rows are also training rows{'' if data.streams else looked}",
         )
     )
+    lines += [(f"column {name}", words) for name, words in p.details[:MOST_DETAILS]]
+    if len(p.details) > MOST_DETAILS:
+        lines.append(("columns", f"{len(p.details) - MOST_DETAILS} more"))
     if p.spread is not None:
         lines.append(("spread", f"standard deviations of columns from {p.spread[0]:.3g} to {p.spread[1]:.3g}"))
     if not p.images:

@@ -29,7 +29,16 @@ from lagvae.algebra import classify, parse, total
 from lagvae.callbacks.checkpoints import AtomicCheckpointIO
 from lagvae.data import DataModule
 from lagvae.data.datamodule import content_digest
-from lagvae.distributions import BernoulliDecoder, EmpiricalPrior, JointModel, NormalDecoder, TorchPrior, make_encoder
+from lagvae.data.tables import Table
+from lagvae.distributions import (
+    BernoulliDecoder,
+    EmpiricalPrior,
+    JointModel,
+    NormalDecoder,
+    RowDecoder,
+    TorchPrior,
+    make_encoder,
+)
 from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
@@ -44,7 +53,7 @@ from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import is_silent, quiet_libraries
 
-DECODERS = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder}
+DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
 
 RICH_START = 0.2
 """Where a learned λ starts, in units of |α|, if information is maximised and no start is given (see docs/decisions.md)."""
@@ -166,23 +175,27 @@ def metric_nodes(cfg: DictConfig, part: str) -> dict[Any, Any]:
 
 def build_joint(cfg: DictConfig, data: DataModule) -> JointModel:
     """p(z), p(x|z) and q(z|x) for the shape of the data, initialised from the seed; the scale of p(x|z) from the data."""
-    joint = assemble_joint(cfg, data.shape, data.likelihood, lambda: second_domain(data))
-    if isinstance(joint.decoder, NormalDecoder):
+    joint = assemble_joint(cfg, data.shape, data.likelihood, lambda: second_domain(data), data.arrays.table)
+    if isinstance(joint.decoder, NormalDecoder | RowDecoder):
         joint.decoder.start_scale(data.first_samples("train", SPREAD_SAMPLES))
     return joint
 
 
-def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, rows: Callable[[], Tensor]) -> JointModel:
+def assemble_joint(
+    cfg: DictConfig, shape: tuple[int, ...], likelihood: str, rows: Callable[[], Tensor], table: Table | None = None
+) -> JointModel:
     """p(z), p(x|z) and q(z|x), initialised from the seed, without the data.
 
     Args:
         shape: of one x. likelihood: that of the data. rows: returns the samples of which an empirical prior consists.
+        table: what the columns of x are, where x is a row of a table.
     """
     torch.manual_seed(cfg.seed)
     model = cfg.model
     kind = decoder_class(model.likelihood)
     if kind is BernoulliDecoder and likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
+    columns = table_columns(kind, likelihood_name(cfg), table)
     prior = build_prior(instantiate(model.prior), model.latent, rows)
     posterior, encoder, decoder = instantiate(model.posterior), instantiate(model.encoder), instantiate(model.decoder)
     joint = JointModel(
@@ -190,13 +203,32 @@ def assemble_joint(cfg: DictConfig, shape: tuple[int, ...], likelihood: str, row
         make_encoder(posterior, encoder, shape, prior)
         if is_ours(posterior)
         else build_own("model.posterior", posterior, network=encoder, shape=shape, latent=prior.latent),
-        kind(decoder, shape, prior.latent)
+        kind(decoder, shape, prior.latent, **columns)
         if is_ours(kind)
-        else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent),
+        else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent, **columns),
         shape,
     )
     check_preference(cfg.alpha.q, cfg.alpha.p, joint)
     return joint
+
+
+def table_columns(kind: Any, name: str, table: Table | None) -> dict[str, Any]:
+    """What a decoder is told of the columns of a table. Raises SettingError for one of ours that is not made for them.
+
+    Args:
+        kind: its class, or a partial of it. name: what it is called.
+    """
+    of_table = kind is RowDecoder or getattr(kind, "func", None) is RowDecoder
+    if of_table and table is None:
+        raise SettingError("model.likelihood=table is for data=table, whose columns have names; leave it out.")
+    if table is None or (is_ours(kind) and not of_table and table.plain):
+        return {}
+    if is_ours(kind) and not of_table:
+        raise SettingError(
+            f"model.likelihood: a {name} p(x|z) knows neither categories nor missing values, and the data are "
+            f"{table.describe()}; use likelihood=auto."
+        )
+    return {"numbers": table.numbers, "missing": table.missing, "categories": table.sizes}
 
 
 def likelihood_name(cfg: DictConfig) -> str:
@@ -352,6 +384,8 @@ def build_model(
         "shape": list(data.shape),
         "likelihood": data.likelihood,
         "levels": data.levels,
+        "table": None if data.arrays.table is None else data.arrays.table.as_dict(),
+        "standardization": None if data.standardization is None else data.standardization.as_dict(),
         "range": list(data.value_range),
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
         "bounds": {c.name: c.bound for c in lagrangian.constraints},

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lagvae import __version__
+from lagvae.data.tables import Table
 from lagvae.errors import CheckpointError, LagvaeError
 from lagvae.experiment.export import DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
@@ -78,7 +79,8 @@ def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> Late
         # Building a model sets the seed of torch's generators, which the caller may be using.
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices):
-            joint = assemble_joint(cfg, shape, origin["likelihood"], lambda: torch.empty(0, *origin["second"]))
+            table = None if origin.get("table") is None else Table.from_dict(origin["table"])
+            joint = assemble_joint(cfg, shape, origin["likelihood"], lambda: torch.empty(0, *origin["second"]), table)
             return assemble_model(cfg, joint, build_lagrangian(cfg, None), shape)
     except LagvaeError as error:
         raise type(error)(f"{path}: {error}{written}") from error

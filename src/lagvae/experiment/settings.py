@@ -140,6 +140,8 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
         settings.pop("debug", None)  # the settings of an ordinary run are those that it had before there were debug runs
     if settings.get("data.layout") == "auto":
         del settings["data.layout"]  # what runs had before there was this setting
+    if settings.get("data.standardize") is False:
+        del settings["data.standardize"]  # likewise
     if "trainer.precision" in settings:
         settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
     content: dict[str, Any] = json.loads(json.dumps(settings, default=str))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, NormalDecoder, mean_of
+from lagvae.distributions import EmpiricalPrior, JointModel, JointSamples, NormalDecoder, mean_of, with_gaps_of
 from lagvae.divergences import Divergence
 from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 
@@ -161,6 +161,8 @@ class ActiveUnits(LatentMetric):
 class ReconstructionError(LatentMetric):
     """reconstruction = E_q (x − E[x|z])² with z ∼ q(z|x), the mean over coordinates, with its standard error over images.
 
+    What is missing of a row of a table has no error.
+
     If z is a second domain of data (`EmpiricalPrior`), also reconstruction_z = E_p (z − E[z|x])² with x ∼ p(x|z), with its
     standard error over the rows of the prior.
 
@@ -189,7 +191,8 @@ class ReconstructionError(LatentMetric):
 
     def update(self, samples: JointSamples, index: Tensor) -> None:
         self.index.append(index.to(samples.x_q.device))
-        self.value.append((samples.x_q - mean_of(samples.p_x_given_z_q)).flatten(1).square().mean(1))
+        means = with_gaps_of(samples.x_q, mean_of(samples.p_x_given_z_q), samples.joint)
+        self.value.append((samples.x_q - means).flatten(1).square().mean(1))
         if isinstance(prior := samples.joint.prior, EmpiricalPrior):
             self.row.append(prior.row(samples.noise["z_p"]))
             self.backward.append((samples.z_p - mean_of(samples.q_z_given_x_p)).square().mean(1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lagvae.distributions import EmpiricalPrior, JointSamples
+from lagvae.distributions import EmpiricalPrior, JointSamples, with_gaps_of
 from lagvae.divergences import Kernel, MedianRBF, squared_distances
 from lagvae.errors import SettingError
 from lagvae.metrics.base import KERNEL, LatentMetric, Sizes, share_of
@@ -62,7 +62,8 @@ class TwoSampleTest(LatentMetric):
     """two_sample_x: MMD² between x ∼ p and the data of the split; two_sample_x_p: its p-value. For z: between q(z) and p(z).
 
     The kernel is an RBF at the median distance. Each image, and each row of an `EmpiricalPrior`, is used once, because repeated
-    draws of it would not be independent. With a single sample nothing is reported.
+    draws of it would not be independent. With a single sample nothing is reported. Rows of a table are compared with samples
+    that lack what is missing in them.
 
     Args:
         variable: "x" or "z".
@@ -119,7 +120,10 @@ class TwoSampleTest(LatentMetric):
             rows = [object() for _ in index]  # all draws are distinct
         for state, side, once, keys in ((self.a, "q", self._images, index.tolist()), (self.b, "p", self._rows, rows)):
             if new := once(keys):
-                state.append(getattr(samples, f"{self.variable}_{side}")[new].flatten(1))
+                drawn = getattr(samples, f"{self.variable}_{side}")[new]
+                if (self.variable, side) == ("x", "p"):
+                    drawn = with_gaps_of(samples.x_q[new], drawn, samples.joint)
+                state.append(drawn.flatten(1))
 
     def reset(self) -> None:
         super().reset()

@@ -1,0 +1,716 @@
+"""Tables of numbers and categories with missing values: what is read, its likelihood, and a model from file to scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import QUICK, Outcome, program, settings
+from scipy import stats
+from scipy.special import log_softmax
+from small import ROOT
+from test_bad_input import refuses
+from torch import Tensor
+
+import lagvae
+from lagvae.cli.use import use_model
+from lagvae.data import Arrays, DataModule
+from lagvae.data.conversion import Standardization
+from lagvae.data.datamodule import content_digest
+from lagvae.data.tables import Column, Table, table
+from lagvae.distributions import (
+    GaussianEncoder,
+    JointModel,
+    JointSamples,
+    NormalDecoder,
+    RowDecoder,
+    RowDistribution,
+    StandardNormalPrior,
+    with_gaps_of,
+)
+from lagvae.errors import DataError, SettingError
+from lagvae.experiment.data_profile import profile_data, warnings_of
+from lagvae.metrics import ReconstructionError, TwoSampleTest
+from lagvae.model import LatentVariableModel
+from lagvae.networks import MLP
+from lagvae.runs.layout import RunFolder
+
+N = 120
+
+
+def made(n: int = N, seed: int = 0) -> dict[str, list[str]]:
+    """The columns of a table as texts: two complete numbers, one with gaps, categories with and without gaps, labels."""
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal(n)
+    age, income = 40 + 12 * z, 5e4 * np.exp(0.3 * z + 0.1 * rng.standard_normal(n))
+    kind = np.array(["north", "south", "west"])[np.digitize(z, [-0.5, 0.5])]
+    columns = {
+        "age": [f"{v:.2f}" for v in age],
+        "sex": list(np.where(rng.random(n) < 0.5, "f", "m")),
+        "income": [f"{v:.1f}" for v in income],
+        "kind": list(kind),
+        "height": [f"{v:.2f}" for v in rng.normal(1.7, 0.1, n)],
+        "y": list(np.where(z > 0, "yes", "no")),
+    }
+    for name, rows, missing in (("income", (1, 5, 7, 50), ""), ("kind", (5, 8), "NA")):
+        for row in rows:
+            columns[name][row : row + 1] = [missing] * (row < n)
+    return columns
+
+
+def write_csv(file: Path, columns: Mapping[str, Sequence[Any]], delimiter: str = ",") -> str:
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter=delimiter)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return str(file)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> str:
+    return write_csv(tmp_path / "people.csv", made())
+
+
+def loaded(path: str, standardize: bool = True, **options: Any) -> DataModule:
+    data = DataModule(partial(table, path, **options), "table", "table", batch=8, standardize=standardize)
+    data.check()
+    return data
+
+
+def x_of(data: DataModule) -> Tensor:
+    assert isinstance(data.arrays.x, Tensor)
+    return data.arrays.x
+
+
+MIXED = Table((Column("a", missing=True), Column("b"), Column("c", ("u", "v", "w")), Column("d", ("no", "yes"), missing=True)))
+"""Two numbers, of which one may be missing, and two of categories: x is (b, a, c=u, c=v, c=w, d=no, d=yes, a is there)."""
+
+X = torch.tensor(
+    [
+        [0.5, -1.0, 0, 1, 0, 1, 0, 1],  # complete
+        [0.5, 99.0, 0, 1, 0, 1, 0, 0],  # without a
+        [2.0, 1.5, 1, 0, 0, 0, 0, 1],  # without d
+    ]
+)
+
+
+def mixed_decoder(**options: Any) -> RowDecoder:
+    torch.manual_seed(0)
+    columns = {"numbers": MIXED.numbers, "missing": MIXED.missing, "categories": MIXED.sizes}
+    return RowDecoder(partial(MLP, hidden=[8]), (MIXED.width,), 3, **columns, **options)
+
+
+def mixed_model(decoder: RowDecoder) -> JointModel:
+    return JointModel(StandardNormalPrior(3), GaussianEncoder(partial(MLP, hidden=[8]), (MIXED.width,), 3), decoder)
+
+
+# ---- the likelihood
+
+
+def test_log_prob_is_the_sum_over_what_is_there() -> None:
+    decoder = mixed_decoder()
+    decoder.set_scale(torch.tensor([0.5, 2.0]))
+    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        raw, found = decoder.network(z).double().numpy(), decoder(z).log_prob(X).tolist()
+    for (b, a, *rest), x, log_p in zip(raw, X.double().numpy(), found, strict=True):
+        expected = stats.norm.logpdf(x[0], b, 0.5) + (stats.norm.logpdf(x[1], a, 2.0) if x[7] else 0.0)
+        expected += x[2:5] @ log_softmax(rest[:3]) + x[5:7] @ log_softmax(rest[3:])
+        # A sum of six float32 of size below 10, each of which is rounded by less than 1e-6.
+        assert log_p == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_missing_has_no_part_in_the_likelihood_and_its_gradient() -> None:
+    decoder, z = mixed_decoder(), torch.zeros(1, 3)
+    other = X[1:2].clone()
+    other[0, 1] = -7.0  # another value where one is missing
+    assert torch.equal(decoder(z).log_prob(X[1:2]), decoder(z).log_prob(other))
+    decoder(z).log_prob(other).sum().backward()
+    assert decoder.log_scale.grad is not None
+    assert decoder.log_scale.grad[1] == 0
+    assert decoder.log_scale.grad[0] != 0
+
+
+def test_samples_follow_the_distribution_and_are_complete() -> None:
+    n, decoder = 20_000, mixed_decoder()
+    decoder.set_scale(torch.tensor([0.5, 2.0]))
+    noise = torch.randn(n, 4, generator=torch.Generator().manual_seed(1))
+    p = decoder(torch.full((1, 3), 0.7).expand(n, 3))
+    x = decoder.sample(p, noise)
+    torch.testing.assert_close(x[:, :2], p.loc + p.scale * noise[:, :2])
+    assert (x[:, 2:5].sum(1) == 1).all()
+    assert (x[:, 5:7].sum(1) == 1).all()
+    assert (x[:, 7] == 1).all()
+    # The frequency of a category among n draws deviates by less than 5 · ½ / √n, but for a chance below 1e-5.
+    assert (x[:, 2:7].mean(0) - p.mean[0, 2:7]).abs().max() < 2.5 / n**0.5
+
+
+def test_the_scale_starts_at_the_spread_of_what_is_there() -> None:
+    decoder = mixed_decoder()
+    x = torch.tensor([[1.0, 5.0, 0, 0, 0, 0, 0, 1], [3.0, 9.0, 0, 0, 0, 0, 0, 1], [5.0, 77.0, 0, 0, 0, 0, 0, 0]])
+    decoder.start_scale(x)
+    scale = decoder(torch.zeros(1, 3)).scale[0]
+    torch.testing.assert_close(scale, torch.tensor([(8 / 3) ** 0.5, 2.0]))  # of (1, 3, 5) and of (5, 9)
+    fixed = mixed_decoder(scale=0.3)
+    fixed.start_scale(x)
+    assert fixed(torch.zeros(1, 3)).scale.flatten().tolist() == pytest.approx([0.3, 0.3])
+    with pytest.raises(SettingError, match=r"model\.likelihood\.scale=0 must be positive"):
+        mixed_decoder(scale=0)
+
+
+def test_metrics_leave_out_what_is_missing() -> None:
+    joint = mixed_model(mixed_decoder())
+    samples = JointSamples(joint, X, {"z_q": torch.zeros(3, 3), "z_p": torch.zeros(3, 3), "x_p": torch.zeros(3, 4)})
+    mean = samples.p_x_given_z_q.mean
+    same = with_gaps_of(X, mean, joint)
+    assert torch.equal(same[0, :7], mean[0, :7])
+    assert (same[1, 1], same[1, 7]) == (99.0, 0.0)
+    assert same[2, 5:7].tolist() == [0.0, 0.0]
+    error = ReconstructionError()
+    error.update(samples, torch.arange(3))
+    squared = (X - mean).square()
+    squared[:, 7] = squared[1, 1] = squared[2, 5:7] = 0
+    torch.testing.assert_close(error.compute()["reconstruction"], squared.mean().double())
+    test = TwoSampleTest("x")
+    test.update(samples, torch.arange(3))
+    assert [rows[:, 7].tolist() for rows in (test.a[0], test.b[0])] == [[1, 0, 1], [1, 0, 1]]
+
+
+def test_a_row_has_numbers_alone_or_categories_alone() -> None:
+    for numbers, sizes in ((2, []), (0, [2, 3])):
+        decoder = RowDecoder(MLP, (numbers + sum(sizes),), 2, numbers, 0, sizes)
+        assert decoder.differentiable_samples == (not sizes)
+        p = decoder(torch.zeros(4, 2))
+        x = decoder.sample(p, torch.zeros(4, numbers + len(sizes)))
+        assert x.shape == p.mean.shape == (4, numbers + sum(sizes))
+        assert p.log_prob(x).shape == (4,)
+    with pytest.raises(SettingError, match="has not the shape"):
+        RowDecoder(MLP, (5,), 2, 2, 0, [])
+
+
+# ---- rows and x
+
+
+def test_rows_become_x_and_x_becomes_rows() -> None:
+    rows = {"d": ["yes", None, "no"], "a": [1.5, 2.0, None], "c": ["u", "w", "v"], "b": [0.0, -1.0, 7.0], "more": [1, 2, 3]}
+    x = MIXED.encode(rows)
+    expected = [[0, 1.5, 1, 0, 0, 0, 1, 1], [-1, 2, 0, 0, 1, 0, 0, 1], [7, np.nan, 0, 1, 0, 1, 0, 0]]
+    np.testing.assert_array_equal(x, expected)
+    assert MIXED.decode(x) == {name: rows[name] for name in "abcd"}
+    assert MIXED.names == ["b", "a", "c=u", "c=v", "c=w", "d=no", "d=yes", "a is there"]
+    assert Table.from_dict(json.loads(MIXED.text)) == MIXED
+    filled = MIXED.filled(x, torch.arange(8.0))
+    assert filled[2, 1] == 1
+    assert MIXED.filled(x, None)[2, 1] == 0
+    assert torch.equal(filled[:2], x[:2])
+
+
+class Frame:
+    """What is used of a data frame of pandas."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns, self._values = list(columns), columns
+
+    def __getitem__(self, name: str) -> Any:
+        return np.asarray(self._values[name])
+
+
+def test_a_data_frame_is_the_mapping_of_its_columns() -> None:
+    rows: dict[str, Any] = {"a": [1.0, np.nan], "b": [3, 4], "c": ["u", "v"], "d": np.array([None, "no"], object)}
+    np.testing.assert_array_equal(MIXED.encode(Frame(**rows)), MIXED.encode({**rows, "a": [1.0, None]}))
+    codes = Table((Column("k", ("1", "2")), Column("t", ("False", "True"))))
+    for k, t in (([1, 2], [True, False]), ([1.0, 2.0], ["True", "False"]), (["01", "2.0"], np.array([True, False]))):
+        assert codes.encode({"k": k, "t": t}).tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def test_columns_are_found_in_a_file(people: str) -> None:
+    data = loaded(people, label="y", drop=["height"])
+    found = data.arrays.table
+    assert found is not None
+    kinds = {c.name: (c.categories, c.missing) for c in found.columns}
+    assert kinds == {
+        "age": (None, False),
+        "sex": (("f", "m"), False),
+        "income": (None, True),
+        "kind": (("north", "south", "west"), True),
+    }
+    assert data.shape == (2 + 2 + 3 + 1,)
+    assert x_of(data).dtype == torch.float32
+    texts = made()
+    assert data.arrays.labels is not None
+    assert data.arrays.labels.tolist() == [int(v == "yes") for v in texts["y"]]
+    assert (x_of(data)[:, 7] == 0).nonzero().flatten().tolist() == [1, 5, 7, 50]
+    assert (x_of(data)[:, 4:7].sum(1) == 0).nonzero().flatten().tolist() == [5, 8]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_other_delimiters_are_recognised(tmp_path: Path, people: str, delimiter: str) -> None:
+    other = write_csv(tmp_path / "other.csv", made(), delimiter)
+    assert torch.equal(x_of(loaded(other)), x_of(loaded(people)))
+
+
+def test_numbers_that_are_codes_are_categories(tmp_path: Path) -> None:
+    columns = {"n": np.arange(N) * 0.5, "two": np.arange(N) % 2, "few": np.arange(N) % 3, "half": np.arange(N) % 2 / 2}
+    file = write_csv(tmp_path / "codes.csv", columns)
+    data = loaded(file)
+    assert data.arrays.table is not None
+    assert data.arrays.table.describe() == "4 columns (3 of numbers; 1 of categories: two (2))"
+    assert data.conversions == ["two with two whole numbers is taken as categories"]
+    assert [hint.split(": ", 1)[1][:67] for hint in data.hints] == [
+        "column 'few' is taken as numbers, and has only 3 different whole on"
+    ]
+    other = loaded(file, categorical=["few"])
+    assert other.arrays.table is not None
+    assert other.arrays.table.sizes == [2, 3]
+    assert not other.hints
+
+
+def test_an_index_is_left_out_or_noted(tmp_path: Path) -> None:
+    rows = {"": range(N), "id": range(7, N + 7), "v": np.sin(np.arange(N))}
+    data = loaded(write_csv(tmp_path / "a.csv", rows))
+    assert data.arrays.table is not None
+    assert [c.name for c in data.arrays.table.columns] == ["id", "v"]
+    assert data.conversions == ["the first column, which has no name and numbers the rows, is left out"]
+    (hint,) = data.hints
+    assert "column 'id' numbers the rows; where it is an index, leave it out with data.source.drop=[id]" in hint
+
+
+def test_parquet_is_read_as_csv_is(tmp_path: Path, people: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra table")
+    from pyarrow import parquet
+
+    texts = made()
+    columns: dict[str, Any] = {name: [None if v in ("", "NA") else v for v in texts[name]] for name in texts}
+    for name in ("age", "income", "height"):
+        columns[name] = [None if v is None else float(v) for v in columns[name]]
+    columns["sex"] = pyarrow.array(columns["sex"]).dictionary_encode()
+    parquet.write_table(pyarrow.table(columns), tmp_path / "people.parquet")
+    assert torch.equal(x_of(loaded(str(tmp_path / "people.parquet"), label="y")), x_of(loaded(people, label="y")))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"a\.parquet is a Parquet file, which needs the package pyarrow .*pip install pyarrow"):
+        table(str(tmp_path / "a.parquet"))
+
+
+# ---- standardisation
+
+
+def test_numbers_are_standardised_by_the_training_rows(people: str) -> None:
+    data = loaded(people, label="y")
+    train, texts = data.split["train"], made()
+    for k, name in enumerate(("age", "height", "income")):
+        values = np.array([float(v or "nan") for v in texts[name]])
+        mean, scale = np.nanmean(values[train]), np.nanstd(values[train])
+        assert abs(mean - np.nanmean(values)) > 0.01 * scale, "the other rows would change the mean"
+        expected = np.nan_to_num((values - mean) / scale)  # a missing value is the mean, 0
+        np.testing.assert_allclose(x_of(data)[:, k], expected, rtol=0, atol=1e-5)  # float32 of size below 10
+    assert set(x_of(data)[:, 3:].unique().tolist()) == {0.0, 1.0}
+    raw = loaded(people, standardize=False, label="y")
+    assert raw.standardization is None
+    np.testing.assert_allclose(x_of(raw)[:, 0], [float(v) for v in texts["age"]], rtol=1e-6)
+    assert x_of(raw)[1, 2] == 0
+
+
+def test_standardising_is_undone() -> None:
+    x = torch.tensor([[1e9, 5.0], [1e9 + 2, 5.0], [1e9 + 4, 5.0]], dtype=torch.float64)
+    units = Standardization.of(x)
+    assert units.scale.tolist() == pytest.approx([(8 / 3) ** 0.5, 1.0])
+    back = units.undo(units.apply(x))
+    assert (back - x).abs().max() < 1e-6  # 1.2 standard deviations in float32, whose rounding is 1e-7
+    again = Standardization.from_dict(json.loads(json.dumps(units.as_dict())))
+    assert torch.equal(again.undo(units.apply(x)), back)
+
+
+def test_arrays_are_standardised_where_it_is_asked_for() -> None:
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([1e-3, 1, 1e6]) + 1e9
+    data = DataModule(lambda: Arrays(x), "own", "normal", batch=8, standardize=True)
+    data.check()
+    train = x_of(data)[data.split["train"]]
+    assert train.mean(0).abs().max() < 1e-3  # 1e9 in float64 resolves a thousandth of the first deviation
+    assert (train.std(0, correction=0) - 1).abs().max() < 1e-3
+    assert not data.hints
+    for source, likelihood in (
+        (lambda: torch.zeros(60, 3, dtype=torch.uint8), "normal"),
+        (lambda: torch.rand(60, 3), "bernoulli"),
+    ):
+        with pytest.raises(SettingError, match=r"data\.standardize=true is for numbers, which data=own does not have"):
+            DataModule(source, "own", likelihood, batch=8, standardize=True).check()
+    both = Arrays(torch.rand(60, 3), second=torch.rand(60, 3))
+    with pytest.raises(SettingError, match=r"data\.standardize=true is for data of one domain"):
+        DataModule(lambda: both, "own", "normal", batch=8, standardize=True).check()
+
+
+def test_a_digest_knows_the_categories(tmp_path: Path) -> None:
+    texts = made()
+    other = texts | {"kind": ["East" if v == "north" else v for v in texts["kind"]]}  # sorted where "north" was
+    one, two = (loaded(write_csv(tmp_path / f"{k}.csv", c)) for k, c in enumerate((texts, other)))
+    assert torch.equal(x_of(one), x_of(two))
+    assert content_digest(one) != content_digest(two)
+    assert content_digest(one) == content_digest(loaded(str(tmp_path / "0.csv")))
+
+
+# ---- what is unusual
+
+
+def test_a_constant_column_is_named(tmp_path: Path) -> None:
+    columns = made() | {"five": ["5"] * N, "all": ["same"] * N}
+    data = loaded(write_csv(tmp_path / "a.csv", columns))
+    (note,) = [text for text in warnings_of(profile_data(data), "table") if "constant" in text]
+    assert "column 'five', column 'all=same' are constant" in note
+    assert "leave constant columns out with data.source.drop." in note
+
+
+def test_a_category_without_training_rows_is_named(tmp_path: Path) -> None:
+    held_out = int(DataModule(lambda: torch.zeros(N, 1), "own", "normal", batch=8).split["test"][0])
+    columns = made()
+    columns["sex"][held_out] = "x"
+    (hint,) = loaded(write_csv(tmp_path / "a.csv", columns)).hints
+    assert f"a.csv: column 'sex' has the category 'x' (line {held_out + 2}) in no training row" in hint
+    assert "data.split_seed" in hint
+
+
+def test_outliers_are_named_in_the_units_of_the_file(tmp_path: Path) -> None:
+    columns = made()
+    columns["age"][9] = "4000"
+    data = loaded(write_csv(tmp_path / "a.csv", columns))
+    (note,) = [text for text in warnings_of(profile_data(data), "table") if "outlier" in text]
+    assert "row 9, column 'age', counted from 0, is 4000" in note
+    profile = profile_data(loaded(write_csv(tmp_path / "b.csv", made())))
+    assert warnings_of(profile, "table") == []
+    assert dict(profile.details)["kind"].endswith("; 2 missing")
+    assert dict(profile.details)["income"].endswith("; 4 missing")
+
+
+BAD: dict[str, tuple[Callable[[dict[str, list[str]]], object], list[str], list[str]]] = {
+    "empty column": (lambda c: c.update(age=[""] * N), [], ["column 'age' is empty: all 120 values", "drop=[age]"]),
+    "text among numbers": (
+        lambda c: c["age"].__setitem__(3, "unknown"),
+        [],
+        ["column 'age' has numbers, and 1 text, the first in line 5: 'unknown'", "data.source.missing", "categorical=[age]"],
+    ),
+    "many categories": (
+        lambda c: c.update(sex=[f"name {k}" for k in range(N)]),
+        [],
+        ["column 'sex' has 120 categories, such as 'name 0', ", "at most 50", "max_categories=120", "drop=[sex]"],
+    ),
+    "commas": (
+        lambda c: c.update(age=[v.replace(".", ",") for v in c["age"]]),
+        [],
+        ["column 'age' has", "Write numbers with a point, not with a comma."],
+    ),
+    "infinite": (lambda c: c["age"].__setitem__(3, "inf"), [], ["line 5, column 'age' is inf; correct it"]),
+    "too large": (lambda c: c["age"].__setitem__(3, "1e300"), [], ["too large for floats of 32 bits", "row 3, column 'age'"]),
+    "extreme": (
+        lambda c: c["age"].__setitem__(3, "1e30"),
+        [],
+        ["an extreme value: row 3, column 'age', counted from 0, is 1e+30"],
+    ),
+    "no such label": (lambda c: None, ["data.source.label=z"], ["has no column 'z', only age, sex", "data.source.label"]),
+    "label missing": (lambda c: c["y"].__setitem__(0, ""), ["data.source.label=y"], ["line 2, column 'y' has no label"]),
+    "no such column": (lambda c: None, ["data.source.drop=[a]"], ["has no column 'a', only age", "data.source.drop"]),
+    "nothing left": (lambda c: [c.pop(n) for n in list(c)[1:]], ["data.source.drop=[age]"], ["no column beside those"]),
+    "likelihood": (lambda c: None, ["data.likelihood=normal"], ["data.likelihood=normal does not fit data=table, 6 columns"]),
+    "decoder": (lambda c: None, ["likelihood=laplace"], ["a Laplace p(x|z) knows neither categories nor missing values"]),
+    "repeated name": (lambda c: c.update({"age ": c["age"]}), [], ["has two columns named 'age'"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_table_that_cannot_be_used_is_refused_before_training(tmp_path: Path, kind: str) -> None:
+    change, words, pieces = BAD[kind]
+    columns = made()
+    change(columns)
+    (tmp_path / "own").mkdir()
+    path = write_csv(tmp_path / "own" / "a.csv", columns)
+    refuses(program(tmp_path, "data=table", "data.batch=16", "family=vae", f"data.source.path={path}", *words), *pieces)
+
+
+FILES: dict[str, tuple[str, str | bytes, str]] = {
+    "ending": ("a.xlsx", "a", r"unknown ending '\.xlsx'; use \.csv or \.parquet"),
+    "empty": ("a.csv", "", "is an empty file"),
+    "no rows": ("a.csv", "a,b\n", "has names of columns, and no rows below them"),
+    "no names": ("a.csv", "1,2\n3,4\n", r"the first line has numbers \(1, 2\) where the names"),
+    "a name missing": ("a.csv", "a,,c\n1,2,3\n", "column 2 has no name"),
+    "ragged": ("a.csv", "a,b\n1,2\n3\n", "line 3 has 1 values, and the first line 2 names"),
+    "encoding": ("a.csv", "a,b\nMünchen,1\n".encode("latin-1"), "is not text in UTF-8"),
+    "no index": ("a.csv", ",b\n4,1\n2,1\n1,1\n", "its first column has no name, and does not number the rows"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, kind: str) -> None:
+    name, content, message = FILES[kind]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=rf"data\.source\.path=.*{name}.*{message}"):
+        table(str(tmp_path / name))
+
+
+def test_a_table_needs_a_file(tmp_path: Path) -> None:
+    refuses(program(tmp_path, "data=table"), "data=table needs data.source.path=FILE (.csv or .parquet).")
+    refuses(program(tmp_path, "data=table", "data.source.path=no.csv"), "data.source.path=no.csv: there is no such file.")
+    refuses(program(tmp_path, "data=digits", "data.likelihood=table"), "data.likelihood=table is for data=table")
+    with pytest.raises(DataError, match="is a folder"):
+        table(str(tmp_path))
+
+
+def test_a_column_without_a_value_in_the_training_rows_is_refused(tmp_path: Path) -> None:
+    split = DataModule(lambda: torch.zeros(N, 1), "own", "normal", batch=8).split
+    for name in ("age", "sex"):
+        columns = made()
+        for row in split["train"].tolist():
+            columns[name][row] = ""
+        with pytest.raises(DataError, match=f"column '{name}' has no value in any training row; .*drop=.{name}.*split_seed"):
+            loaded(write_csv(tmp_path / "a.csv", columns))
+
+
+UNKNOWN: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "column": ({"a": [1.0]}, "x has no column 'b', only a; give it all columns"),
+    "category": ({"c": ["u", "q", "q"]}, r"row 1, counted from 0, column 'c' has the unknown category 'q' \(and 1 more row\)"),
+    "text": ({"b": [1.0, "many", 2.0]}, "row 1, counted from 0, column 'b' is 'many', and this column has numbers"),
+    "gap": ({"b": [1.0, None, 2.0]}, "row 1, counted from 0, column 'b' has no value, and in training every row had one"),
+    "lengths": ({"b": [1.0]}, "columns of x have different lengths: a 3, b 1"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_rows_of_another_table_are_refused(kind: str) -> None:
+    columns, message = UNKNOWN[kind]
+    rows = {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0], "c": ["u", "v", "w"], "d": ["no", "yes", "no"]} | columns
+    with pytest.raises(DataError, match=message):
+        MIXED.encode(columns if kind == "column" else rows)
+    with pytest.raises(DataError, match="x is list; a model of a table takes a data frame"):
+        MIXED.encode([1])
+
+
+# ---- from a file to scores
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with people.csv and runs/one, a short run on it."""
+    root = tmp_path_factory.mktemp("table")
+    write_csv(root / "people.csv", made())
+    said = train(root, "name=one")
+    assert said.status == 0, said.err
+    return root
+
+
+def train(root: Path, *words: str) -> Outcome:
+    quick = [word for word in QUICK if not word.startswith(("data=", "data.source", "data.batch"))]
+    own = ["data=table", f"data.source.path={root}/people.csv", "data.source.label=y", "data.batch=16", "model.latent=2"]
+    return program(root, *quick, *own, *words)
+
+
+def test_a_run_says_what_columns_it_found(trained: Path) -> None:
+    said = train(trained, "name=two", "family=vae")
+    (line,) = [line for line in said.out.splitlines() if line.startswith("data=")]
+    assert line.startswith(
+        "data=table: rows of 5 columns (3 of numbers; 2 of categories: sex (2), kind (3); values missing in income, kind), x "
+        "of shape (9,), 96 for training, 12 for validation, 12 for test; x from "
+    )
+    assert "Normal for numbers, standardised by the training rows, and categorical for the others" in line
+    assert said.err.count("Note:") == 0
+    terms = RunFolder(trained / "runs" / "two").read_summary()["splits"]["test"]
+    assert np.isfinite([terms["neg_elbo"], terms["reconstruction"], terms["two_sample_x_p"]]).all()
+    assert "class_confidence" in terms, "labels are known to the evaluation"
+
+
+def test_a_model_takes_the_rows_of_a_file_in_their_own_units(trained: Path) -> None:
+    model = lagvae.load(trained / "runs" / "one")
+    assert model.table is not None
+    x = model.table.read(trained / "people.csv")
+    data = loaded(str(trained / "people.csv"), label="y")
+    torch.testing.assert_close(model.observations(x), x_of(data))
+    columns: dict[str, Any] = {name: [v or None for v in values] for name, values in made().items()}
+    np.testing.assert_allclose(model.log_prob(columns), model.log_prob(x), rtol=1e-4, atol=1e-4)
+    assert isinstance(model.encode(columns), np.ndarray)
+    # The same model on standardised rows: reconstructions are these in standard deviations, times them, plus the mean.
+    joint, units = model.eval_model, data.standardization
+    assert units is not None
+    with torch.no_grad():
+        inside = joint.decoder(joint.encoder(x_of(data)).mean).mean
+    torch.testing.assert_close(model.reconstruct(x), units.undo(inside))
+    assert model.reconstruct(x)[:, :3].mean(0).tolist() == pytest.approx(x[:, :3].nanmean(0).tolist(), rel=0.3)
+    sampled = model.sample(200, seed=1)
+    assert sampled.dtype == torch.float64
+    assert 20 < sampled[:, 0].mean() < 60, "years, not standard deviations"
+    assert torch.equal(model.observations(sampled)[:, 3:], sampled[:, 3:].float())
+    path = model.interpolate(x[:2], x[2:4], 3)
+    torch.testing.assert_close(path[:, 0], model.reconstruct(x[:2]))
+
+
+def test_scores_are_those_of_the_model(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAGVAE_ROOT", str(trained))
+    odd = made(3, seed=1) | {"age": ["41", "400", "40"], "income": ["", "60000", "50000"], "kind": ["north", "south", "?"]}
+    del odd["y"]
+    file = write_csv(tmp_path / "new.csv", odd)
+    use_model("score", ROOT, ["one", "--input", file, "--output", str(tmp_path / "scores.csv")])
+    header, *scores = (tmp_path / "scores.csv").read_text().split()
+    model = lagvae.load("one")
+    assert model.table is not None
+    assert header == "log_prob"
+    np.testing.assert_allclose(np.array(scores, float), model.log_prob(model.table.read(file)), rtol=1e-5)
+    assert float(scores[1]) < min(float(scores[0]), float(scores[2])) - 10, "a person of 400 years"
+
+
+def test_samples_are_written_as_rows_of_the_table(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAGVAE_ROOT", str(trained))
+    use_model("sample", ROOT, ["one", "-n", "20", "--output", str(tmp_path / "new.csv")])
+    with (tmp_path / "new.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["age", "sex", "income", "kind", "height"]
+    assert {row["sex"] for row in rows} <= {"f", "m"}
+    assert 20 < np.mean([float(row["age"]) for row in rows]) < 60
+    model = lagvae.load("one")
+    assert model.table is not None
+    x = model.table.read(tmp_path / "new.csv")
+    torch.testing.assert_close(x, model.sample(20), rtol=1e-6, atol=1e-6)  # nine digits
+    with pytest.raises(SystemExit):
+        use_model("score", ROOT, ["one", "--input", write_csv(tmp_path / "a.csv", {"age": [1]}), "--output", "s.csv"])
+    assert "--input=" in (said := capsys.readouterr().err)
+    assert "has no column 'height', only age" in said
+
+
+def test_an_export_keeps_the_columns(trained: Path, tmp_path: Path) -> None:
+    model = lagvae.load(trained / "runs" / "one")
+    lagvae.export(model, tmp_path / "exported")
+    other = lagvae.load(tmp_path / "exported")
+    assert model.table is not None
+    x = model.table.read(trained / "people.csv")
+    assert other.table == model.table
+    assert torch.equal(other.encode(x), model.encode(x))
+
+
+def test_a_run_goes_on_and_is_evaluated_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = LatentVariableModel.training_step
+
+    def interrupted(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
+        if batch.step == 25 and self.trainer.max_steps == 40:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentVariableModel, "training_step", interrupted)
+        assert train(trained, "name=stopped").status != 0
+    said = program(trained, "resume=stopped")
+    assert said.status == 0, said.err
+    one, two = (RunFolder(trained / "runs" / name) for name in ("one", "stopped"))
+    a, b = (torch.load(run.last, weights_only=True) for run in (one, two))
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    assert a["lagvae"]["table"] == b["lagvae"]["table"]
+    said = program(trained, "run=stopped", "trainer=cpu", script="evaluate")
+    assert said.status == 0, said.err
+    changed = made()
+    changed["age"][0] = "77"
+    write_csv(trained / "people.csv", changed)
+    said = program(trained, "run=stopped", "trainer=cpu", script="evaluate")
+    write_csv(trained / "people.csv", made())
+    assert said.status == 1
+    assert "was trained on other data than there are now" in said.err
+
+
+def test_an_ensemble_trains_as_its_members_would_alone(trained: Path) -> None:
+    said = train(trained, "-m", "alpha.q=-1,-2", "launcher.compile=false", "folder=pair")
+    assert said.status == 0, said.err
+    assert "1 job of 2 runs" in said.out
+    x = lagvae.load(trained / "runs" / "one").sample(20)
+    folders = sorted((trained / "runs" / "pair").glob("*/summary.json"))
+    (one,) = [f.parent for f in folders if json.loads(f.read_text())["alpha"]["q"] == -1]
+    # Sums over a batch are rounded in another order.
+    torch.testing.assert_close(
+        lagvae.load(one).encode(x), lagvae.load(trained / "runs" / "one").encode(x), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_every_column_has_a_panel(trained: Path) -> None:
+    said = program(trained, "data=table", f"data.source.path={trained}/people.csv", "data.batch=16", script="data")
+    assert said.status == 0, said.err
+    assert (trained / "runs" / "data-table.png").read_bytes()[:4] == b"\x89PNG"
+    assert "column income" in said.out
+    assert "f 5" in said.out or "f 4" in said.out, "the share of a category"
+
+
+def test_a_test_file_has_the_same_columns(tmp_path: Path, people: str) -> None:
+    other = write_csv(tmp_path / "test.csv", made(40, seed=2))
+    data = loaded(people, test=other, label="y")
+    assert data.size("test") == 40
+    assert data.arrays.test_labels is not None
+    assert data.arrays.test is not None
+    assert data.arrays.test[:, 0].mean().abs() < 1
+    wrong = made(40, seed=2)
+    wrong["sex"][3] = "x"
+    with pytest.raises(DataError, match=r"data\.source\.test=.*wrong\.csv: line 5, column 'sex' has the unknown category 'x'"):
+        loaded(people, test=write_csv(tmp_path / "wrong.csv", wrong))
+
+
+def test_a_decoder_of_ones_own_is_told_of_the_columns(trained: Path) -> None:
+    from lagvae.experiment.factory import table_columns
+
+    assert table_columns(NormalDecoder, "Normal", None) == {}
+    assert table_columns(NormalDecoder, "Normal", Table((Column("a"),))) == {}
+    columns = {"numbers": 2, "missing": 1, "categories": [3, 2]}
+    assert table_columns(RowDecoder, "Table", MIXED) == columns
+    assert table_columns(OwnDecoder, "Row", MIXED) == columns
+    with pytest.raises(SettingError, match="likelihood=table is for data=table"):
+        table_columns(RowDecoder, "Table", None)
+
+
+class OwnDecoder(torch.nn.Module):
+    """A decoder of a user."""
+
+    def forward(self, z: Tensor) -> RowDistribution:
+        raise NotImplementedError
+
+
+def test_the_example_trains_scores_and_draws_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command runs in this process, with few steps, since a later word of a command line wins."""
+    reports: list[Outcome] = []
+
+    def run(command: list[str], check: bool) -> None:
+        small = [word for word in QUICK if not word.startswith(("data", "model", "training.steps"))]
+        reports.append(program(tmp_path, *command[4:], *small, "data.draws=40", "training.steps=300", "training.interval=300"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", run)
+    runpy.run_path(str(ROOT / "examples" / "table.py"))["main"]()
+    assert reports[0].status == 0, reports[0].err
+    out = capsys.readouterr().out
+    found = re.search(r"a median patient: (.*) nats; with a body mass index of 60: (.*) nats", out)
+    assert found is not None
+    assert float(found[2]) < float(found[1]) - 5
+    assert "where it is not known: " in out
+    assert out.count("a new patient: ") == 3
+
+
+def test_batches_of_the_data_are_predicted_as_their_rows(trained: Path) -> None:
+    model, data = lagvae.load(trained / "runs" / "one"), loaded(str(trained / "people.csv"), label="y")
+    assert model.table is not None
+    batch = next(iter(data.eval_loader("test", torch.device("cpu"))))
+    x = model.table.read(trained / "people.csv")[data.split["test"][: len(batch.x)]]
+    # Means and deviations in float64 come back, but for the rounding of standardised float32.
+    torch.testing.assert_close(model.predict_step(batch, 0), model.encode(x), rtol=1e-4, atol=1e-4)
+
+
+def test_settings_of_former_runs_have_no_standardize(tmp_path: Path) -> None:
+    from lagvae.experiment.settings import deciding_settings
+
+    assert "data.standardize" not in deciding_settings(settings(tmp_path, "data=array"))
+    assert deciding_settings(settings(tmp_path, "data=table"))["data.standardize"] is True
