@@ -311,12 +311,15 @@ def vanishes(place: Place, where: str, moved: bool) -> Callable[[], None]:
     return do
 
 
+WRITING = ("open", "mkdir", "save", "symlink", "fsync")
+"""The file operations that fail on a full disk."""
+
+
 def storage_faults(every: bool) -> Iterator[Fault]:
-    writing = ("open", "mkdir", "save", "symlink", "fsync")
     plan = {"train": 4, "calibrate": 9, "evaluate": 4, "sweep": 16, "sweep on processes": 40}
     for name, step in plan.items():
         operations = rehearsed(HERE, name).operations
-        for label, code, only, offset in (("a full disk", FULL, writing, 0), ("a read-only disk", READ_ONLY, (), 2)):
+        for label, code, only, offset in (("a full disk", FULL, WRITING, 0), ("a read-only disk", READ_ONLY, (), 2)):
             for n, at in chosen(operations, 1 if every else step, offset):
                 yield Fault("storage", f"{label} for {name} from {at}", TASKS[name].state, denied(name, n, fails(code), only))
     operations = rehearsed(HERE, "train").operations
@@ -584,7 +587,7 @@ def trained_on(change: Callable[[np.ndarray], np.ndarray | None]) -> Callable[[P
     def try_out(place: Place) -> Outcome:
         place.put("empty")
         np.save(place.root / "x.npy", data_with(change))
-        words = [word for word in RUN if not word.startswith("data")]
+        words = [word for word in RUN if not word.startswith("data") or word.startswith("data.draws")]
         own = ("data=array", f"data.source.path={place.root}/x.npy", "data.batch=40", "data.likelihood=normal")
         return finite(place, place.run("train", *words, *own))
 

@@ -678,6 +678,12 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def rewrite_checkpoint(file: Path, **changed: Any) -> None:
+    """Change parts of a checkpoint, whose checksums are right afterwards, and leave out those that are None."""
+    content = torch.load(file, weights_only=True) | changed
+    torch.save({key: value for key, value in content.items() if value is not None}, file)
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or not a checkpoint"),
     "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
@@ -688,6 +694,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "joint.decoder.log_scale: missing there, shape () here.",
     ),
     "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
+    "no number of steps": (lambda file: rewrite_checkpoint(file, global_step="two"), "damaged or not a checkpoint"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
 
@@ -699,6 +706,20 @@ def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     damage(run.last)
     refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
     run.summary.unlink()  # as if it had been stopped
+    refuses(program(root, "resume=done"), str(run.last), piece)
+
+
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"optimizer_states": None, "loops": None}, "lacks optimizer_states, loops"),
+    ({"global_step": 41}, "is of step 41, after training.steps=40"),
+]
+
+
+@pytest.mark.parametrize(("changed", "piece"), UNUSABLE)
+def test_a_checkpoint_from_which_no_training_goes_on_is_named(root: Path, changed: dict[str, Any], piece: str) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    rewrite_checkpoint(run.last, **changed)
     refuses(program(root, "resume=done"), str(run.last), piece)
 
 

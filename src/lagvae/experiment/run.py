@@ -335,6 +335,11 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
 def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
     """`summarise_and_report` in the first process."""
     cfg, folder = fit.cfg, fit.folder
+    if not RunFolder(metrics.parent).config.is_file():
+        raise CheckpointError(
+            f"{metrics.parent} has vanished while its run was trained or measured. Put it back and resume the run, or train it "
+            "again."
+        )
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics) + fit.messages
@@ -486,6 +491,8 @@ def fit_calibration(
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
     with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)
+        for message in fit.messages:
+            print_note(message)
         fit.evaluate()
     return on_first(lambda: store_calibration(fit, cfg, settings)), folder.path
 
