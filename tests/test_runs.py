@@ -219,9 +219,14 @@ def test_a_disk_that_has_become_read_only_hides_no_error(tmp_path: Path, monkeyp
     def read_only(self: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    with pytest.raises(SettingError, match="first"), monkeypatch.context() as patch, owned(tmp_path):
-        patch.setattr(Path, "unlink", read_only)
-        raise SettingError("first")
+    def fail() -> None:
+        with owned(tmp_path):
+            monkeypatch.setattr(Path, "unlink", read_only)
+            raise SettingError("first")
+
+    with pytest.raises(SettingError, match="first"):
+        fail()
+    monkeypatch.undo()
     with owned(tmp_path):
         pass
 
