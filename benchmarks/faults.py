@@ -484,8 +484,8 @@ def told_or_like(place: Place, task: Task, use: str, said: Said, names: Sequence
         return odd
     if said.status != 0:
         return survived(f"refused: {said.message}")
-    expected = reference(use)
     there = found(place, task)
+    expected = reference(use)  # for which the task may run once more
     differs = [f"{folder}: {key}" for folder, picture in expected.items() for key in unlike(picture, there.get(folder, {}))]
     if use == "evaluate":  # which leaves the files of the run as they are
         differs = [key for key in differs if key.endswith("evaluation/summary.json")]
@@ -856,6 +856,7 @@ def combination_faults(every: bool) -> Iterator[Fault]:
 
 
 def moved_elsewhere(place: Place) -> Outcome:
+    expected = rehearsed(HERE, "train").expected["a"]
     place.put("half")
     shutil.copytree(place.root, place.base / "moved", symlinks=True)
     shutil.rmtree(place.root)
@@ -864,7 +865,6 @@ def moved_elsewhere(place: Place) -> Outcome:
         return Outcome("lost", said.message)
     if place.root.exists():
         return Outcome("silent", "files were made where the project was before")
-    expected = rehearsed(HERE, "train").expected["a"]
     differs = unlike(expected, pictures(place.base / "moved").get("a", {}))
     return Outcome("silent", f"{differs} unlike") if differs else survived()
 
@@ -888,6 +888,7 @@ def together(
     """Programs at once: each ends well or says who has the folder, and what is there is whole, after going on where needed."""
 
     def try_out(place: Place) -> Outcome:
+        normal = expected()
         place.put(state)
         ended = at_once(place, *commands)
         for said in ended:
@@ -896,13 +897,14 @@ def together(
         if all(said.status for said in ended):
             return Outcome("wrong", f"none of them went on: {ended[0].message}")
         said = go_on(place, task)
-        return judged(place, task, expected(), said)
+        return judged(place, task, normal, said)
 
     return try_out
 
 
 def agents(place: Place) -> Outcome:
     """Eight agents in two groups of processes on one sweep: every run once, and no row twice."""
+    normal = rehearsed(HERE, "sweep on processes").expected
     place.put("empty")
     seeds = "seed=0,1,2,3"
     log = place.base / "reported"
@@ -936,7 +938,7 @@ def agents(place: Place) -> Outcome:
     if twice := doubled_rows(place.root):
         return Outcome("silent", f"{twice} rows are there twice")
     there = pictures(place.root)
-    for name, picture in rehearsed(HERE, "sweep on processes").expected.items():
+    for name, picture in normal.items():
         if differs := unlike(picture, there.get(name, {})):
             return Outcome("silent", f"{name}: {', '.join(differs)} unlike")
     return survived("every run once")
@@ -944,8 +946,8 @@ def agents(place: Place) -> Outcome:
 
 def owner_dies(place: Place) -> Outcome:
     """The process that makes a calibration is killed while another one waits for it."""
-    place.put("empty")
     n = len(rehearsed(HERE, "calibrate").operations) // 2
+    place.put("empty")
 
     def slowly_dying() -> None:
         time.sleep(1.5)
@@ -1050,8 +1052,9 @@ def near(a: Any, b: Any) -> bool:
 
 def like_one(place: Place) -> Outcome:
     """Whether the run has the numbers of one process."""
-    expected = rehearsed(HERE, "train").expected["a"]
     there = pictures(place.root).get("a", {})
+    twice = doubled_rows(place.root)
+    expected = rehearsed(HERE, "train").expected["a"]
     kept = ("splits", "constraints", "steps", "verdict")
     for key in kept:
         if not near(expected["summary.json"].get(key), there.get("summary.json", {}).get(key)):
@@ -1060,7 +1063,7 @@ def like_one(place: Place) -> Outcome:
         {(row["step"], row["split"], row["name"]): float(row["value"]) for row in csv.DictReader(text.splitlines())}
         for text in (expected["metrics.csv"], there.get("metrics.csv", ""))
     ]
-    if not near(*tables) or doubled_rows(place.root):
+    if not near(*tables) or twice:
         return Outcome("silent", "metrics.csv is not that of one process")
     return survived("as one process")
 
@@ -1235,7 +1238,7 @@ def squeezed(
     """
 
     def try_out(place: Place) -> Outcome:
-        task = TASKS[name]
+        task, normal = TASKS[name], rehearsed(HERE, name)
         place.put(task.state)
         keys = {word.partition("=")[0] for word in words}
         kept = [word for word in task.words if word.partition("=")[0] not in keys]
@@ -1248,7 +1251,7 @@ def squeezed(
             return Outcome("wrong", "the fault did not happen")
         if words:
             return survived(f"refused: {said.message}")
-        return judged(place, task, rehearsed(HERE, name).expected, said if said.status == 0 else go_on(place, task))
+        return judged(place, task, normal.expected, said if said.status == 0 else go_on(place, task))
 
     return try_out
 
@@ -1570,20 +1573,23 @@ def stop_after(name: str, sign: str, count: int, state: str) -> None:
     place.keep(state)
 
 
-def prepare(place: Place) -> None:
-    """Make the states that faults start from."""
+def make_states(place: Place) -> None:
+    """Tell a place how the states are made that faults start from."""
 
-    place.put("empty")
-    if (said := place.run("train", *RUN)).status != 0:
-        raise SystemExit(f"A run does not work without a fault: {said.text[-2000:]}")
-    place.keep("done")
-    for name in ("train", "calibrate", "calibrate and train", "evaluate", "sweep"):
-        rehearsed(HERE, name)
-        if name == "calibrate":
-            place.keep("calibrated")
-    stop_after("train", "last.ckpt", 1, "half")
-    stop_after("calibrate", "last.ckpt", 1, "half calibrated")
-    stop_after("sweep", "ensemble.ckpt", 1, "half a sweep")
+    def run_and_keep(name: str, state: str) -> None:
+        task = TASKS[name]
+        place.put(task.state)
+        if (said := place.run(task.script, *task.words)).status != 0:
+            raise SystemExit(f"{name} does not work without a fault: {said.text[-2000:]}")
+        place.keep(state)
+
+    place.makers |= {
+        "done": lambda: run_and_keep("train", "done"),
+        "calibrated": lambda: run_and_keep("calibrate", "calibrated"),
+        "half": lambda: stop_after("train", "last.ckpt", 1, "half"),
+        "half calibrated": lambda: stop_after("calibrate", "last.ckpt", 1, "half calibrated"),
+        "half a sweep": lambda: stop_after("sweep", "ensemble.ckpt", 1, "half a sweep"),
+    }
 
 
 MAKERS: dict[str, Callable[[bool], Iterator[Fault]]] = dict(
@@ -1675,6 +1681,7 @@ def set_place(place: Place) -> None:
     global _here
     _here = place
     rehearsed.cache_clear()
+    make_states(place)
 
 
 def main() -> None:
@@ -1690,7 +1697,6 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="faults-") as name, loaded(Path(name).resolve()) as place:
         set_place(place)
-        prepare(place)
         faults = [fault for fault in all_faults(args.kind, args.every) if args.only in fault.name]
         if args.limit:
             of_kind = [[fault for fault in faults if fault.kind == kind] for kind in args.kind]

@@ -820,6 +820,16 @@ def test_a_damaged_summary_is_none(tmp_path: Path, content: str) -> None:
         run.read_summary()
 
 
+def test_a_summary_that_was_changed_is_made_again(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    before, text = run.read_summary(), run.summary.read_text()
+    run.summary.write_text(text.replace('"steps": 40', '"steps": 41'))
+    assert not run.finished
+    assert program(root, "resume=done").status == 0
+    again = run.read_summary()
+    assert {**again, "seconds": None} == {**before, "seconds": None}
+
+
 def test_a_run_that_another_process_has_is_not_resumed(root: Path) -> None:
     run = RunFolder(root / "runs" / "done")
     run.summary.unlink()

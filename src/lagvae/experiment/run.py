@@ -45,7 +45,7 @@ from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differ
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, owned, write_atomically, write_json
+from lagvae.io import check_writable, owned, write_atomically
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.ranks import launched_rank, on_first
@@ -372,7 +372,7 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
             logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
         close(logger)
-    write_json(folder.summary, summary)
+    folder.write_summary(summary)
     print_summary(summary, folder)
     return summary
 
