@@ -36,6 +36,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -1653,24 +1654,24 @@ def all_faults(kinds: Sequence[str], every: bool) -> list[Fault]:
 def campaign(
     place: Place, faults: Sequence[Fault], known: dict[str, dict[str, str]], file: Path | None, digest: str, keep: bool
 ) -> list[dict[str, str]]:
-    """Try faults that are not known yet. Returns the outcomes of all, in their order."""
+    """Try faults that are not known yet. Returns the outcomes of all, in their order; Ctrl-C ends it with those so far."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
     # The bar has no thread of its own, which a fork would not have.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar, suppress(KeyboardInterrupt):
         task = bar.add_task("Faults", total=len(faults))
         for fault in faults:
-            before = known.get(f"{fault.kind}: {fault.name}")
-            if before is None or not (before["digest"] == digest or (keep and before["state"] == "survived")):
+            found = known.get(f"{fault.kind}: {fault.name}")
+            if found is None or not (found["digest"] == digest or (keep and found["state"] == "survived")):
                 bar.update(task, description=f"{fault.kind}: {fault.name}"[:70], refresh=True)
                 start = time.perf_counter()
                 outcome = fault.try_out(place)
-                before = {"kind": fault.kind, "name": fault.name, "state": outcome.state, "message": outcome.message}
-                before |= {"digest": digest, "seconds": f"{time.perf_counter() - start:.1f}"}
+                found = {"kind": fault.kind, "name": fault.name, "state": outcome.state, "message": outcome.message}
+                found |= {"digest": digest, "seconds": f"{time.perf_counter() - start:.1f}"}
                 if file is not None:
                     with file.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps(before, ensure_ascii=False) + "\n")
-            outcomes.append(before)
+                        lines.write(json.dumps(found, ensure_ascii=False) + "\n")
+            outcomes.append(found)
             bar.advance(task)
             bar.refresh()
     return outcomes
