@@ -484,6 +484,12 @@ def test_a_file_where_runs_should_be_is_named(tmp_path: Path) -> None:
     refuses(said, f"{tmp_path}/file is a file, not a folder", "Set paths.root")
 
 
+def test_a_folder_that_hydra_cannot_make_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = program(tmp_path, *VAE, f"hydra.run.dir={tmp_path}/file/x")
+    refuses(said, f"{tmp_path}/file/x cannot be read or written (Not a directory)")
+
+
 def test_a_folder_for_runs_is_looked_at_before_a_calibration(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = program(tmp_path, *QUICK, f"paths.runs={tmp_path}/file")

@@ -104,7 +104,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
     Raises: CheckpointError where it is no file that can be read.
     """
-    rows = []
+    rows: list[dict[str, str]] = []
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
             for row in csv.DictReader(line.replace("\0", "") for line in file):
