@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly results mutants docs clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly results mutants faults docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -121,6 +121,9 @@ results: $(READY) ## List which results are stale; ARGS=remake makes these again
 
 mutants: $(READY) ## See what faults the tests notice: results/mutants.md (ARGS="--packages data metrics --count 20"; all packages: hours)
 	@$(PY) benchmarks/mutants.py $(ARGS)
+
+faults: $(READY) ## Do faults to runs and sweeps, and see what is lost: results/faults.md (ARGS="--kind damage --limit 20")
+	@$(PY) benchmarks/faults.py $(ARGS)
 
 docs: $(VENV)/.docs ## Build the documentation as a site; a warning is an error: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -484,6 +484,12 @@ def test_a_file_where_runs_should_be_is_named(tmp_path: Path) -> None:
     refuses(said, f"{tmp_path}/file is a file, not a folder", "Set paths.root")
 
 
+def test_a_folder_that_hydra_cannot_make_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = program(tmp_path, *VAE, f"hydra.run.dir={tmp_path}/file/x")
+    refuses(said, f"{tmp_path}/file/x cannot be read or written (Not a directory)")
+
+
 def test_a_folder_for_runs_is_looked_at_before_a_calibration(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = program(tmp_path, *QUICK, f"paths.runs={tmp_path}/file")
@@ -678,6 +684,12 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def rewrite_checkpoint(file: Path, **changed: Any) -> None:
+    """Change parts of a checkpoint, whose checksums are right afterwards, and leave out those that are None."""
+    content = torch.load(file, weights_only=True) | changed
+    torch.save({key: value for key, value in content.items() if value is not None}, file)
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or not a checkpoint"),
     "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
@@ -688,6 +700,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "joint.decoder.log_scale: missing there, shape () here.",
     ),
     "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
+    "no number of steps": (lambda file: rewrite_checkpoint(file, global_step="two"), "damaged or not a checkpoint"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
 
@@ -699,6 +712,20 @@ def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     damage(run.last)
     refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
     run.summary.unlink()  # as if it had been stopped
+    refuses(program(root, "resume=done"), str(run.last), piece)
+
+
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"optimizer_states": None, "loops": None}, "lacks optimizer_states, loops"),
+    ({"global_step": 41}, "is of step 41, after training.steps=40"),
+]
+
+
+@pytest.mark.parametrize(("changed", "piece"), UNUSABLE)
+def test_a_checkpoint_from_which_no_training_goes_on_is_named(root: Path, changed: dict[str, Any], piece: str) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    rewrite_checkpoint(run.last, **changed)
     refuses(program(root, "resume=done"), str(run.last), piece)
 
 
@@ -797,6 +824,16 @@ def test_a_damaged_summary_is_none(tmp_path: Path, content: str) -> None:
     assert not run.finished
     with pytest.raises(CheckpointError, match=r"summary\.json is missing or damaged\. Resume the run"):
         run.read_summary()
+
+
+def test_a_summary_that_was_changed_is_made_again(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    before, text = run.read_summary(), run.summary.read_text()
+    run.summary.write_text(text.replace('"steps": 40', '"steps": 41'))
+    assert not run.finished
+    assert program(root, "resume=done").status == 0
+    again = run.read_summary()
+    assert {**again, "seconds": None} == {**before, "seconds": None}
 
 
 def test_a_run_that_another_process_has_is_not_resumed(root: Path) -> None:

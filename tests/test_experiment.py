@@ -29,6 +29,7 @@ from lagvae.divergences import (
     VariationalFDivergence,
     Wasserstein,
 )
+from lagvae.errors import CheckpointError, Stopped
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_lagrangian
 from lagvae.experiment.fit import Fit
@@ -178,6 +179,47 @@ def test_a_table_that_is_not_the_one_that_was_written_is_told(one: RunFolder, da
     assert len(told) == (damage not in ("doubled", "none"))
     if damage in ("doubled", "none"):
         assert one.metrics.read_bytes().splitlines(keepends=True) == lines
+
+
+@pytest.mark.parametrize("when", ["trained", "measured"])
+def test_a_run_whose_folder_vanishes_says_so(root: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """It is no run that has finished, with only the rows and the files since then."""
+    folder, step, evaluate = root / "runs" / "gone", LatentVariableModel.training_step, Fit.evaluate
+
+    def vanishing(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
+        if batch.step == 25:  # after the interval of 20
+            shutil.rmtree(folder)
+        step(self, batch, batch_idx)
+
+    def vanished(self: Fit) -> None:
+        shutil.rmtree(folder)
+        evaluate(self)
+
+    if when == "trained":
+        monkeypatch.setattr(LatentVariableModel, "training_step", vanishing)
+    else:
+        monkeypatch.setattr(Fit, "evaluate", vanished)
+    with pytest.raises(CheckpointError, match="has vanished while"):
+        train(compose([*TINY, f"paths.root={root}", "name=gone"]))
+    assert not RunFolder(folder).finished
+
+
+def test_a_calibration_whose_table_was_changed_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = compose([*TINY, f"paths.root={root}", "calibration.seed=5"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "evaluate", interrupt)
+        with pytest.raises(Stopped):
+            calibrate(cfg)
+    (table,) = (file for file in root.rglob("metrics.csv") if not (file.parent / "theta.pt").exists())
+    table.write_text(table.read_text().replace("neg_elbo", "other", 1))
+    calibrate(cfg)
+    assert "metrics.csv is not what the run had written" in " ".join(capsys.readouterr().err.split())
+
+
+def interrupt(*args: object) -> None:
+    raise Stopped("Stopped.")
 
 
 def test_a_run_starts_from_the_calibrated_parameters() -> None:

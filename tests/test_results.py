@@ -122,8 +122,8 @@ def test_fresh_results_are_not_made_again(
 # ---- the table
 
 
-OWN_RECORD = ("results/mutants.md", "results/mutants.jsonl")
-"""benchmarks/mutants.py tries a fault again where its module has changed, and keeps that line by line itself."""
+OWN_RECORD = tuple(f"results/{name}.{ending}" for name in ("mutants", "faults") for ending in ("md", "jsonl"))
+"""benchmarks/mutants.py and faults.py try a fault again where the code has changed, and keep that line by line themselves."""
 
 
 def test_every_result_has_a_row_and_every_row_a_result(results: ModuleType) -> None:

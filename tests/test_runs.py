@@ -213,6 +213,24 @@ def test_a_folder_has_one_owner_until_it_ends_or_is_killed(tmp_path: Path) -> No
     assert files(tmp_path) == set()
 
 
+def test_a_disk_that_has_become_read_only_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of the owner then cannot be removed, and the folder is free again."""
+
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def fail() -> None:
+        with owned(tmp_path):
+            monkeypatch.setattr(Path, "unlink", read_only)
+            raise SettingError("first")
+
+    with pytest.raises(SettingError, match="first"):
+        fail()
+    monkeypatch.undo()
+    with owned(tmp_path):
+        pass
+
+
 def test_what_a_killed_process_left_half_written_is_removed_by_the_next_owner(tmp_path: Path) -> None:
     kept, left = {"config.yaml", ".mine", "checkpoints/last.ckpt", "evaluation/summary.json"}, []
     for name in kept:
@@ -293,13 +311,37 @@ def test_cut_drops_rows_that_are_there_twice(tmp_path: Path) -> None:
     assert logger.digest() == written
 
 
-@pytest.mark.parametrize("lost", ["30,3,train,a", "30,3", "30"])
+DAMAGED = [
+    *("30,3,train,a", "30,3", "30", "x30,3,train,a,1.0", "30,3,train,a,many", "30,3,train,a,1.0,1.0"),
+    *("\0\0\0", '"' + 2**18 * "a"),
+]
+
+
+@pytest.mark.parametrize("lost", DAMAGED)
 def test_an_incomplete_row_is_left_out(tmp_path: Path, lost: str) -> None:
     path = tmp_path / "metrics.csv"
     table(path, (10, "train/a", 1.0), (20, "train/a", 2.0)).save()
     with path.open("a") as file:
         file.write(lost)
     assert [row["step"] for row in read_rows(path)] == ["10", "20"]
+    table(path).cut(20)
+    assert [row["step"] for row in read_rows(path)] == ["10", "20"]
+
+
+def test_a_table_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\)"):
+        read_rows(tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\x00 noise" * 99)
+    assert read_rows(tmp_path / "metrics.csv") == []
+
+
+def test_a_table_that_has_vanished_is_not_begun_anew(tmp_path: Path) -> None:
+    logger = table(tmp_path / "metrics.csv", (10, "train/a", 1.0))
+    logger.save()
+    logger.path.unlink()
+    logger.log_metrics({"train/a": 2.0}, 20)
+    with pytest.raises(CheckpointError, match=r"metrics\.csv has vanished while the run wrote it"):
+        logger.save()
 
 
 def test_a_table_that_cannot_be_written_is_reported(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
         assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
 
 
-@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged"])
+@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged", "chunks damaged", "a row lost"])
 def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     root, words = tmp_path / "root", ("seed=0,1", "training.start=scratch", "epsilon=explicit", *BOUNDS)
 
@@ -83,8 +83,11 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatc
         root = root.rename(tmp_path / "elsewhere")
     elif what == "one removed":
         shutil.rmtree(gone)
+    elif what == "a row lost":
+        rows = (gone / "metrics.csv").read_text().splitlines(keepends=True)
+        (gone / "metrics.csv").write_text("".join(rows[:-1]))
     else:
-        (file.parents[1] / "task.json").write_text("{")
+        (file.parents[1] / f"{what.split()[0]}.json").write_text("{")
     cut, resumed_at = MetricsTable.cut, {}
 
     def spied(self: MetricsTable, step: int) -> None:
@@ -94,15 +97,18 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatc
     monkeypatch.setattr(MetricsTable, "cut", spied)
     outcome = sweep(root, *words)
     assert outcome.status == 0, outcome.err
-    at = {"moved": (30, 30), "one removed": (30, 0), "task damaged": (0, 0)}[what]
+    at = {"moved": (30, 30), "one removed": (30, 0), "a row lost": (30, 30)}.get(what, (0, 0))
     assert resumed_at == {"lagvae-seed0": at[0], "lagvae-seed1": at[1]}
     assert ("lagvae-seed1 are gone: these start anew" in outcome.out) == (what == "one removed")
-    assert ("task.json is damaged" in " ".join(outcome.out.split())) == (what == "task damaged")
+    for name in ("task", "chunks"):
+        assert (f"{name}.json is damaged" in " ".join(outcome.out.split())) == (what == f"{name} damaged")
     for seed in (0, 1):
         run = RunFolder(root / "runs" / "sweep" / f"lagvae-seed{seed}")
         rows = [(row["step"], row["split"], row["name"]) for row in read_rows(run.metrics)]
         assert len(rows) == len(set(rows))
         assert {int(step) for step, split, _ in rows if split == "val"} == {10, 20, 30, 40}
+        told = any("metrics.csv is not what the run had written" in message for message in run.read_summary()["messages"])
+        assert told == (what == "a row lost" and seed == 1)
         content = torch.load(run.last, weights_only=True)
         assert content["global_step"] == 40
         assert content["state_dict"]["joint.decoder.network.layers.0.weight"].abs().sum() > 1

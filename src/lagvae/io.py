@@ -13,7 +13,7 @@ import socket
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -119,7 +119,8 @@ def owned(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterato
         write_json(note, {"host": socket.gethostname(), "pid": os.getpid(), "since": since})
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):  # as on a disk that has become read-only, which is told by what failed to be written there
+            note.unlink(missing_ok=True)
         lock.release()
 
 

@@ -167,6 +167,11 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
     except (LagvaeError, HydraException, OmegaConfBaseException) as error:
         print_error(readable_message(error, root, sys.argv[1:]))
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print_error(f"{error.filename} cannot be read or written ({error.strerror}).")
+        sys.exit(1)
     except ValueError as error:
         if (message := group_message(error, root, sys.argv[1:])) is None:
             raise

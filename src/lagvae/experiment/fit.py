@@ -87,7 +87,7 @@ class Fit:
 
     def train(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint if one is given. Raises Stopped if the user interrupts it."""
-        content = read_checkpoint(checkpoint, self.model) if checkpoint is not None else {}
+        content = {} if checkpoint is None else read_training(checkpoint, self.model, self.cfg.training.steps)
         self.ensemble = content.get("ensemble")
         written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
         for logger in self.loggers:
@@ -165,6 +165,8 @@ def read_content(path: Path) -> dict[str, Any]:
         check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"]
+        if not isinstance(content["global_step"], int) or content["global_step"] < 0:
+            raise ValueError("its step is no number of steps")
     except Exception as error:  # unpickling can raise almost any exception
         raise CheckpointError(
             f"{path} is missing, damaged or not a checkpoint of this program. Use another checkpoint, or start a new run."
@@ -176,6 +178,30 @@ def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
     """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
     content = read_content(path)
     check_weights(path, content, model)
+    return content
+
+
+TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
+"""What Lightning needs of a checkpoint to go on with training."""
+
+
+def read_training(path: Path, model: LatentVariableModel, steps: int) -> dict[str, Any]:
+    """Read a checkpoint from which the training of a model can go on. Raises CheckpointError where it cannot.
+
+    Args:
+        steps: the number of steps to which the model is trained.
+    """
+    content = read_checkpoint(path, model)
+    if lacking := [key for key in TRAINING if key not in content]:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(lacking)}: it holds a model, and no training that can go on. Restore it, or start a new "
+            "run."
+        )
+    if content["global_step"] > steps:
+        raise CheckpointError(
+            f"{path} is of step {content['global_step']}, after training.steps={steps}. Restore config.yaml, or start a new "
+            "run."
+        )
     return content
 
 

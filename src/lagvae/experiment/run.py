@@ -46,7 +46,7 @@ from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differ
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, owned, write_json
+from lagvae.io import check_writable, owned, 
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.ranks import launched_rank, on_first
@@ -343,6 +343,11 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
 def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
     """`summarise_and_report` in the first process."""
     cfg, folder = fit.cfg, fit.folder
+    if not RunFolder(metrics.parent).config.is_file():
+        raise CheckpointError(
+            f"{metrics.parent} has vanished while its run was trained or measured. Put it back and resume the run, or train it "
+            "again."
+        )
     convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics) + fit.messages
@@ -380,7 +385,7 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
             logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
         close(logger)
-    write_json(folder.summary, summary)
+    folder.write_summary(summary)
     print_summary(summary, folder)
     return summary
 
@@ -499,6 +504,8 @@ def fit_calibration(
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
     with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)
+        for message in fit.messages:
+            print_note(message)
         fit.evaluate()
     return on_first(lambda: store_calibration(fit, cfg, settings)), folder.path
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lagvae.errors import CheckpointError, SettingError
-from lagvae.io import storage_error
+from lagvae.io import json_digest, storage_error, write_json
 from lagvae.terminal import command
 
 LATEST = "latest"
@@ -93,9 +93,15 @@ class RunFolder:
             content = json.loads(self.summary.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or not content:
                 raise ValueError("it holds no results")
+            if content.pop("digest", None) not in (None, summary_digest(content)):  # earlier versions wrote none
+                raise ValueError("it was changed after it was written")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.summary} is missing or damaged. Resume the run, which writes it.") from error
         return content
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, with a digest by which damage is noticed."""
+        write_json(self.summary, {**summary, "digest": summary_digest(summary)})
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -143,6 +149,11 @@ class RunFolder:
         names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
         hint = f"The newest there: {', '.join(names[-5:])}." if names else f"Make one with {command('train')}."
         raise CheckpointError(f"{which!r} is not a run: there is no {runs / which / 'config.yaml'}. {hint}")
+
+
+def summary_digest(summary: Mapping[str, Any]) -> str:
+    """A hash of what a summary says, apart from durations, so that a run that is repeated has the same."""
+    return json_digest({key: value for key, value in summary.items() if key not in ("seconds", "ensemble")})
 
 
 def runs_below(folder: Path, seen: set[Path]) -> Iterator[RunFolder]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
+from lagvae.errors import CheckpointError
 from lagvae.io import file_digest, storage_error, write_atomically
 
 COLUMNS = ("step", "epoch", "split", "name", "value")
@@ -29,6 +31,7 @@ class MetricsTable(Logger):
         super().__init__()
         self.path, self.per_epoch = path, per_epoch
         self._rows: list[tuple[int, str, str, str, str]] = []
+        self._written = False
 
     @property
     def name(self) -> str:
@@ -48,10 +51,14 @@ class MetricsTable(Logger):
             self._rows.append((at_step, epoch, split, name, repr(float(value))))
 
     def save(self) -> None:
-        """Append the rows logged since the last call to the file."""
+        """Append the rows logged since the last call to the file. Raises CheckpointError where the file has vanished."""
         if not self._rows:
             return
         new = not self.path.exists()
+        if new and self._written:
+            raise CheckpointError(
+                f"{self.path} has vanished while the run wrote it. Put its folder back and resume the run, or train it again."
+            )
         try:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
@@ -59,6 +66,7 @@ class MetricsTable(Logger):
                     writer.writerow(COLUMNS)
                 writer.writerows(self._rows)
                 file.flush()
+            self._written = True
         except OSError as error:
             raise storage_error(self.path, error) from error
         self._rows.clear()
@@ -88,12 +96,32 @@ class MetricsTable(Logger):
                 writer.writerows(rows)
 
         write_atomically(self.path, write)
+        self._written = True
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; incomplete rows, which an interrupted write leaves, are left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(c) not in (None, "") for c in COLUMNS)]
+    """Rows of a metrics.csv; those that an interrupted write, or damage, has left incomplete are left out.
+
+    Raises: CheckpointError where it is no file that can be read.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
+            for row in csv.DictReader(line.replace("\0", "") for line in file):
+                if is_complete(row):
+                    rows.append(row)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Remove it, or put back what it was.") from error
+    return rows
+
+
+def is_complete(row: Mapping[Any, Any]) -> bool:
+    """Whether a row has all columns, no others, and numbers where these must be."""
+    try:
+        int(row["step"]), float(row["value"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return set(row) == set(COLUMNS) and all(row[c] not in (None, "") for c in COLUMNS)
 
 
 def read_series(path: Path, split: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:

@@ -19,6 +19,7 @@ from lagvae.callbacks.checkpoints import evaluated_loss, exact_penalty
 from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
+from lagvae.errors import CheckpointError
 from lagvae.experiment.factory import build_data, build_trainer, choose_threads
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint, read_content
 from lagvae.experiment.run import build_start, check_origin
@@ -44,21 +45,28 @@ class EnsembleMember:
     evaluation: Evaluation
     watch: FeasibilityWatch
     best: float = float("inf")
+    table_is_whole: bool = True
+    """Whether metrics.csv was, wherever training went on, what had been written."""
     ended: str | None = None
     """None while it trains; afterwards "trained", or the message of the error that ended its training."""
 
     def state(self) -> dict[str, Any]:
         trained_on = {key: (self.model.origin or {}).get(key) for key in ("bounds", "digest")}
-        return {"best": self.best, "ended": self.ended, "watch": self.watch.state_dict(), "trained_on": trained_on}
+        table = {"digest": self.table.digest(), "whole": self.table_is_whole}
+        watch = self.watch.state_dict()
+        return {"best": self.best, "ended": self.ended, "watch": watch, "trained_on": trained_on, "table": table}
 
     def load(self, state: dict[str, Any]) -> None:
         check_origin(state.get("trained_on", {}), self.model.origin or {}, f"The ensemble that {self.run.name} is part of")
         self.best, self.ended = state["best"], state["ended"]
+        written = state.get("table", {"digest": self.table.digest(), "whole": True})  # earlier versions wrote none
+        self.table_is_whole = written["whole"] and written["digest"] == self.table.digest()
         self.watch.load_state_dict(state["watch"])
 
     def callbacks(self) -> dict[str, Any]:
         """The callback states that a checkpoint of the run has if it trains alone."""
-        checkpoints = {"best": self.best, "table": self.table.digest()}
+        # Where the table is not whole, the digest is that of no table, by which `Fit.train` tells it.
+        checkpoints = {"best": self.best, "table": self.table.digest() if self.table_is_whole else "not whole"}
         return {Checkpoints.__qualname__: checkpoints, FeasibilityWatch.__qualname__: self.watch.state_dict()}
 
 
@@ -225,7 +233,7 @@ def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: Progre
     data_of_seed = {m.data.seed: m.data for m in members}
     file = folder / "ensemble.ckpt"
     checkpoint = file if file.is_file() else None
-    step = read_checkpoint(file, ensemble)["global_step"] if checkpoint else 0
+    step = checkpoint_step(file, ensemble) if checkpoint else 0
     for m in members:
         if not m.run.dropped:
             m.table.cut(step)
@@ -238,6 +246,14 @@ def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: Progre
     failed = {m.run.name: m.ended for m in members if m.ended not in (None, "trained")}
     file.unlink(missing_ok=True)
     return {name: message for name, message in failed.items() if message is not None}
+
+
+def checkpoint_step(file: Path, ensemble: Ensemble) -> int:
+    """The step of the checkpoint of an ensemble. Raises CheckpointError, which says what to do, where it is damaged."""
+    try:
+        return int(read_checkpoint(file, ensemble)["global_step"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Or remove {file}: the runs of this ensemble then start anew.") from error
 
 
 MEMORY_FRACTION = 0.6
@@ -273,6 +289,14 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def read_size(file: Path) -> int | None:
+    """The number of runs in an ensemble that a file holds; None where it is missing or damaged."""
+    try:
+        return max(1, int(json.loads(file.read_text(encoding="utf-8"))["size"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def train_in_chunks(
     runs: Sequence[SweepRun], folder: Path, size: int | None, report_progress: ProgressCallback, compile: bool = False
 ) -> dict[str, str]:
@@ -286,9 +310,8 @@ def train_in_chunks(
     """
     size_file = folder / "chunks.json"
     note = ""
-    if size_file.is_file():
-        size = int(json.loads(size_file.read_text(encoding="utf-8"))["size"])
-    elif size is None:
+    size = read_size(size_file) or size
+    if size is None:
         device = build_trainer(runs[0].cfg, folder).strategy.root_device
         needed, free = memory_per_run(make_member(runs[0], build_data(runs[0].cfg))), free_memory(device)
         size = max(1, min(len(runs), int(MEMORY_FRACTION * free / needed)))

@@ -192,12 +192,14 @@ def interrupted_jobs(
     """
     for file in sorted(folder.glob("*/*/ensemble.ckpt")):
         job = SweepJob(file.parent.parent)
+        reading = job.task
         try:
             _, stored, options = job.read()
+            reading = job.chunks
             start, size = int(file.parent.name.removeprefix("from")), job.chunk_size()
             same = {run.name for run in stored if run.name in waiting and run.settings == waiting[run.name].settings}
         except Exception as error:  # a damaged file can raise almost any exception
-            print_line(f"{job.task} is damaged ({first_line(error)}): the runs of its interrupted ensemble start anew.")
+            print_line(f"{reading} is damaged ({first_line(error)}): the runs of its interrupted ensemble start anew.")
             file.unlink()
             continue
         if not same:
