@@ -46,7 +46,7 @@ from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differ
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, owned, 
+from lagvae.io import check_writable, owned
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
 from lagvae.ranks import launched_rank, on_first
