@@ -49,7 +49,7 @@ def main(steps: int = 2000) -> None:
         Preference(alpha_q=-1.0),  # as much information I_q(x;z) as the bounds allow
         [
             Constraint("neg_elbo", NegElbo(), bound=26.0, learned=True),  # nats
-            Constraint("mmd", MMD(MixtureRBF()), bound=1e-3, multiplier=10.0, scale=1e-3, learned=True),
+            Constraint("mmd", MMD(MixtureRBF()), bound=1e-3, scale=1e-3, learned=True),
         ],
     )
     train(joint, lagrangian, x, steps)
