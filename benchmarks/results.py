@@ -54,7 +54,11 @@ SETTINGS = (
 
 TRAINING = (
     *ESTIMATES,
-    *below("src/lagvae", "callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py nupi.py"),
+    *below(
+        "src/lagvae",
+        "callbacks/budget.py callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py",
+    ),
+    "src/lagvae/nupi.py",
     *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py run.py"),
     *SETTINGS,
 )

@@ -98,7 +98,7 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "beta_vae": lambda a: a.bce() + 4 * a.rate(),
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
     "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
-    "lagvae": lambda a: 2 * a.bce() + a.rate() + 10 * a.mmd(),
+    "lagvae": lambda a: 2 * a.bce() + a.rate() + a.mmd(),
     "aae": lambda a: a.bce() + 10 * a.js("js_z"),
     "wae_gan": lambda a: a.bce() + 10 * a.js("js_z"),
     "wae_mmd": lambda a: a.bce() + 100 * a.mmd(),

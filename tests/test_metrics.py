@@ -543,7 +543,7 @@ def test_the_reconstruction_of_a_second_domain_counts_its_rows_once(generator: t
         row = torch.arange(6)
         z = prior.rows[row]
         samples = SimpleNamespace(
-            joint=SimpleNamespace(prior=prior),
+            joint=SimpleNamespace(prior=prior, decoder=None),
             noise={"z_p": (row + 0.5) / 6},
             x_q=2 * z,
             p_x_given_z_q=SimpleNamespace(mean=2 * z + 3),

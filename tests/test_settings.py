@@ -58,6 +58,7 @@ CALIBRATED = {
     "data.val",
     "data.test",
     "data.draws",
+    "data.standardize",
     "debug",
 } | OF_CRITICS
 """What θ* and ε̂ follow from, beside the samples themselves."""
@@ -131,6 +132,7 @@ SHARED = {
     "data.val",
     "data.test",
     "data.draws",
+    "data.standardize",
     "callbacks.final.terms",
     "callbacks.final.information",
     "callbacks.lightning",

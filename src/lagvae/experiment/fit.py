@@ -165,7 +165,7 @@ def read_content(path: Path) -> dict[str, Any]:
         check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"]
-        if not isinstance(content["global_step"], int) or content["global_step"] < 0:
+        if not isinstance(step := content.get("global_step", 0), int) or step < 0:  # weights alone need none
             raise ValueError("its step is no number of steps")
     except Exception as error:  # unpickling can raise almost any exception
         raise CheckpointError(

@@ -131,9 +131,9 @@ def spec_lines(spec: ObjectiveSpec) -> list[Line]:
     stated = joined([(spec.alpha[0], "I_q"), (spec.alpha[1], "I_p")])
     lines = [("preference", stated if stated != "0" else "none (f = 0)")]
     for p in spec.penalties:
-        how = f"λ learned, from {number(p.multiplier)}" if p.learned else f"λ = {number(p.multiplier)}"
+        how = f"λ learned, here {number(p.multiplier)}" if p.learned else f"λ = {number(p.multiplier)}"
         lines.append((p.name, f"{p.text.replace('||', '‖')}, {how}"))
-    lines.append(("", "the objective, as stated" + (" and with λ where it starts" if learned_divergences(spec) else "")))
+    lines.append(("", "the objective, as stated" + (" and with these λ" if learned_divergences(spec) else "")))
     lines += objective_lines(spec.stated)
     overall = preference(spec.stated.plain)
     if overall not in (None, spec.alpha):

@@ -37,7 +37,7 @@ HEAD = """# Table 1, from the presets
 
 Made by `make table1` from `conf/family/`. A row is what a member *prefers by the algebra*: α₁ and α₂ of its whole
 objective, which are unique, whatever its parts are called. A column is the least class whose terms give what is
-*trained* (the preference by its bounds, multipliers as they start). A star marks a member whose preference comes from
+*trained* (the preference by its bounds, learned multipliers as 1). A star marks a member whose preference comes from
 a penalty and not from α.
 
 A bound on information is the information and a KL divergence: −E_q[log p(x|z)] = −I_q + KL(q(x|z)‖p(x|z)), and the rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -98,7 +98,9 @@ def objective_spec(cfg: DictConfig) -> ObjectiveSpec:
     zeros = {str(name): 0.0 for name in cfg.constraints}
     constraints = build_constraints(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
     alpha = (exact_fraction(cfg.alpha.q), exact_fraction(cfg.alpha.p))
-    return ObjectiveSpec(cfg.family, alpha, tuple(map(penalty, constraints)), preset_comment(cfg.family))
+    # A learned λ for which no start is stated counts as 1: where it starts says nothing about the objective.
+    stated = [replace(c, multiplier=1.0) if cfg.constraints[c.name].multiplier is None else c for c in constraints]
+    return ObjectiveSpec(cfg.family, alpha, tuple(map(penalty, stated)), preset_comment(cfg.family))
 
 
 def penalty(constraint: Constraint) -> Penalty:
