@@ -198,7 +198,7 @@ RESULTS: dict[str, Result] = {
     "matched-digits": Result(
         "results/matched-digits/pareto.md",
         (
-            "python src/train.py -m sweep=pareto folder=infovae family=infovae seed=0,1",
+            "python src/train.py -m sweep=pareto folder=infovae family=infovae seed=2",
             "python src/train.py -m sweep=matched folder=matched match=infovae",
             "python src/pareto.py infovae matched --out results/matched-digits",
         ),
