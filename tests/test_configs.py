@@ -284,6 +284,23 @@ def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
     assert [(c.learned, c.multiplier) for c in build_lagrangian(cfg, made_up(cfg)).constraints] == [(True, 0.2), (False, 500.0)]
 
 
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (("alpha=maximize",), 0.2),
+        (("alpha=minimize",), 1.0),
+        (("alpha=maximize", "multiplier=fixed", "epsilon=none"), 1.0),
+        (("alpha=maximize", "constraints.neg_elbo.multiplier=3"), 3.0),
+    ],
+)
+def test_a_learned_multiplier_starts_low_where_information_is_maximised(
+    tmp_path: Path, words: tuple[str, ...], start: float
+) -> None:
+    cfg = settings(tmp_path, *words)
+    calibration = None if "epsilon=none" in words else made_up(cfg)
+    assert {c.name: c.multiplier for c in build_lagrangian(cfg, calibration).constraints}["neg_elbo"] == start
+
+
 # ---- sweeps
 
 

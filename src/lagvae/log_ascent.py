@@ -36,8 +36,7 @@ class LogAscent(Optimizer):
     would be left at T; in the second it is λ that makes D fall, and the trend says nothing more.
 
     So a small λ at the start acts as a warm-up of the weight of the rate, where information is maximised: the model has the
-    time to use more latent units than the bound allows in the end, and gives up the least useful as λ rises. Units that a large
-    λ has switched off seldom come back.
+    time to use more latent units than the bound allows in the end, and gives up the least useful as λ rises.
 
     Args:
         params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.

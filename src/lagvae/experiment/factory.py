@@ -55,7 +55,7 @@ from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
 
-RICH_START = 0.2
+WARM_UP_START = 0.2
 """Where a learned λ starts, in units of |α|, if information is maximised and no start is given (see docs/decisions.md)."""
 
 SPREAD_SAMPLES = 500
@@ -320,7 +320,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 name=str(name),
                 divergence=divergence,
                 bound=bound,
-                multiplier=first_multiplier(cfg, c) if c.multiplier is None else c.multiplier,
+                multiplier=initial_multiplier(cfg, c) if c.multiplier is None else c.multiplier,
                 learned=c.learned,
                 scale=c.scale,
                 max_multiplier=c.max_multiplier,
@@ -329,9 +329,9 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
     return constraints
 
 
-def first_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
+def initial_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
     """λ where `multiplier` is null: 1, but 0.2 where it is learned and information is maximised (see docs/decisions.md)."""
-    return RICH_START if constraint.learned and cfg.alpha.q < 0 else 1.0
+    return WARM_UP_START if constraint.learned and cfg.alpha.q < 0 else 1.0
 
 
 def merge_symbolic_penalties(
