@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import made_up, settings
 from small import ROOT, TINY
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lagvae
@@ -193,12 +193,6 @@ def test_a_name_is_looked_for_where_the_programs_of_a_clone_write(monkeypatch: p
         lagvae.load("a-run-that-nobody-makes")
 
 
-@pytest.mark.parametrize("n", [0, -1])
-def test_fewer_samples_than_one_are_refused(trained: Trained, n: int) -> None:
-    with pytest.raises(SettingError, match=f"sample n={n} must be at least 1"):
-        trained[0].sample(n)
-
-
 # ---- what is refused
 
 
@@ -245,7 +239,7 @@ def test_a_checkpoint_of_an_earlier_version_takes_its_run_and_data(tmp_path: Pat
     torch.save({"state_dict": model.state_dict()}, folder.last)
     torch.testing.assert_close(lagvae.load(folder.path).encode(x), model.encode(x))
     alone = shutil.copy(folder.last, tmp_path / "alone.ckpt")
-    with pytest.raises(CheckpointError, match=r"an earlier version wrote it.*folder of its run"):
+    with pytest.raises(CheckpointError, match=r"If an earlier version wrote it.*folder of its run"):
         lagvae.load(alone)
     (tmp_path / "data.npz").unlink()
     with pytest.raises(CheckpointError, match=r"An earlier version.*the data are needed.*no such file.*train the run again"):
@@ -364,8 +358,52 @@ def test_results_do_not_depend_on_batches_but_for_their_noise(trained: Trained, 
     torch.testing.assert_close(model.posterior(x).mean, codes)
     torch.testing.assert_close(model(x), codes)
     assert model.log_prob(x, batch_size=2).shape == model.elbo(x, batch_size=2).shape == (7,)
-    assert model.encode(x[:0]).shape == (0, 4)
     assert not model.encode(x.requires_grad_()).requires_grad
+
+
+def test_no_rows_have_results_without_rows(trained: Trained, x: Tensor) -> None:
+    model, none = trained[0], x[:0]
+    shapes = [result.shape for result in (model.encode(none), model.reconstruct(none), model.interpolate(none, none, 3))]
+    assert shapes == [(0, 4), (0, *SHAPE), (0, 3, *SHAPE)]
+    assert model.log_prob(none).shape == model.elbo(none).shape == model.log_prob(none.numpy()).shape == (0,)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Dropout(0.5), lambda: nn.BatchNorm1d(8)], ids=["dropout", "batch norm"])
+def test_a_model_is_used_in_eval_mode_also_while_it_trains(x: Tensor, layer: Callable[[], nn.Module]) -> None:
+    """Lightning leaves a model in train mode after a fit."""
+
+    def network(shape_in: Any, shape_out: Any) -> nn.Module:
+        return nn.Sequential(MLP(shape_in, (8,), hidden=()), layer(), MLP((8,), shape_out, hidden=()))
+
+    def results() -> list[Tensor]:
+        rows = (x > 0.5).float()
+        found = [model.encode(rows), model.reconstruct(rows), model.posterior(rows).stddev, model.sample(3, means=True)]
+        return [*found, model.interpolate(rows, rows, 2), model.log_prob(rows), model.elbo(rows)]
+
+    model = of_joint(
+        JointModel(StandardNormalPrior(3), GaussianEncoder(network, SHAPE, 3), BernoulliDecoder(network, SHAPE, 3))
+    )
+    expected = results()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    for found, value in zip(results(), expected, strict=True):
+        torch.testing.assert_close(found, value)
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_of_another_precision_is_used(trained: Trained, x: Tensor) -> None:
+    """A fit with precision=64-true leaves its model in double precision."""
+    model, double = trained[0], lagvae.load(trained[1].last).double()
+    for method in ("encode", "reconstruct", "log_prob", "elbo"):
+        found = getattr(double, method)(x).float()
+        torch.testing.assert_close(found, getattr(model, method)(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(double.sample(3, means=True).float(), model.sample(3, means=True), rtol=1e-4, atol=1e-4)
+    trainer = pl.Trainer(
+        accelerator="cpu", precision="64-true", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    codes = trainer.predict(double, DataLoader(x, batch_size=4))  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.cat(codes).float(), model.encode(x), rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
 
 
 def test_samples_are_a_function_of_the_seed(trained: Trained) -> None:
@@ -443,7 +481,7 @@ def test_an_x_that_the_model_cannot_take_is_refused(
 
 
 def test_other_arguments_are_checked(trained: Trained, x: Tensor) -> None:
-    model, _ = trained
+    model, run = trained
     with pytest.raises(DataError, match=r"z has shape \(2, 3\); this model takes \(N, 4\)"):
         model.decode(torch.zeros(2, 3))
     with pytest.raises(DataError, match="z has NaN"):
@@ -451,13 +489,27 @@ def test_other_arguments_are_checked(trained: Trained, x: Tensor) -> None:
     with pytest.raises(DataError, match="not 3 and 4"):
         model.interpolate(x[:3], x[3:], 4)
     for call, message in {
-        lambda: model.interpolate(x, x, 1): "steps=1 must be at least 2",
-        lambda: model.log_prob(x, draws=0): "draws=0 must be",
+        lambda: model.interpolate(x, x, 1): "steps=1 must be a whole number of at least 2",
+        lambda: model.log_prob(x, draws=0): "draws=0 must be a whole number of at least 1",
         lambda: model.elbo(x, draws=0): "draws=0 must be",
+        lambda: model.elbo(x, draws=1.5): r"draws=1\.5 must be",  # type: ignore[arg-type]
         lambda: model.encode(x, batch_size=0): "batch_size=0 must be",
+        lambda: model.sample(0): "n=0 must be",
+        lambda: model.sample("3"): "n='3' must be",  # type: ignore[arg-type]
+        lambda: model.sample(True): "n=True must be",
+        lambda: LatentVariableModel.load_from_checkpoint(run.last, seed=3): "takes no seed for a model that the checkpoint",
     }.items():
         with pytest.raises(SettingError, match=message):
             call()
+    assert model.sample(np.int64(2)).shape == (2, *SHAPE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("where", ["gpu", {"cuda:0": "cpu"}, lambda storage, place: storage], ids=["name", "dict", "function"])
+@pytest.mark.parametrize("load", [lagvae.load, LatentVariableModel.load_from_checkpoint], ids=["lagvae", "Lightning"])
+def test_a_device_that_is_not_there_is_named(trained: Trained, load: Any, where: Any) -> None:
+    with pytest.raises(SettingError, match=r"map_location=.* cannot be used .*Name one device of this machine"):
+        load(trained[1].last, map_location=where)
+    assert load(trained[1].last, map_location=torch.device("meta"))._parameter.is_meta
 
 
 NET = partial(MLP, hidden=[4])
@@ -503,7 +555,7 @@ def test_a_model_that_no_config_describes_is_loaded_as_lightning_does(tmp_path: 
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    with pytest.raises(CheckpointError, match=r"does not hold the settings of its model.*build the model in Python"):
+    with pytest.raises(CheckpointError, match=r"does not hold the settings of its model.*in Python.*joint=joint"):
         lagvae.load(tmp_path / "own.ckpt")
     loaded = LatentVariableModel.load_from_checkpoint(tmp_path / "own.ckpt", **build(), primal=primal)
     torch.testing.assert_close(loaded.encode(x), model.encode(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from lagvae.distributions import (
 )
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.information import marginal_bounds
+from lagvae.networks import evaluating
 from lagvae.noise import Noise
 
 A = TypeVar("A", Tensor, np.ndarray)
@@ -54,8 +56,14 @@ class CommonNoise(Noise):
         return super().normal(stream, 0, (draws, 1, *rest), device).expand(shape)
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise SettingError for anything but a whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise SettingError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+
 class Inference:
-    """The methods of a trained model, all of which use its `eval_model`, in batches and without gradients.
+    """The methods of a trained model, all of which use its `eval_model` in eval mode, in batches and without gradients.
 
     x is an array (N, *shape) of real numbers; images may also have their channels last. Levels are divided as they were in
     training: uint8 by 255, uint16 by 65,535, and neither where they are zeros and ones. A Bernoulli p(x|z) needs values in
@@ -63,7 +71,8 @@ class Inference:
     takes data frames and mappings of names to columns. Results come back as tensors, or as numpy arrays where no tensor was
     given, on the device of the input. Random numbers are a function of `seed` and `batch_size`.
 
-    Raises: DataError for arrays of another shape, type or range; LagvaeError where the model does not define the result.
+    Raises: DataError for arrays of another shape, type or range; SettingError for another argument that is out of range;
+        LagvaeError where the model does not define the result.
 
     Examples:
         >>> import lagvae
@@ -106,10 +115,10 @@ class Inference:
         """The joint model that is used."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def posterior(self, x: Tensor | np.ndarray) -> Any:
         """q(z|x) for all rows of x at once: a distribution with batch shape (N,) and event shape (d,)."""
-        return self.eval_model.encoder(self.observations(x).to(self._parameter_device))
+        with evaluating(self.eval_model):
+            return self.eval_model.encoder(self.observations(x).to(self._parameter))
 
     def encode(self, x: A, batch_size: int = BATCH) -> A:
         """The means of q(z|x), (N, d); of an implicit encoder its values at noise 0.
@@ -140,7 +149,6 @@ class Inference:
         """The means of p(x|z) at the means of q(z|x), (N, *shape)."""
         return self.decode(self.encode(x, batch_size), batch_size)
 
-    @torch.no_grad()
     def sample(self, n: int, seed: int = 0, means: bool = False, batch_size: int = BATCH) -> Tensor:
         """n samples x ∼ p(x), (n, *shape); with `means` the means of p(x|z) for z ∼ p(z), which images usually show.
 
@@ -152,15 +160,14 @@ class Inference:
             >>> torch.equal(model.sample(3, seed=1), model.sample(3, seed=1))
             True
         """
-        if n < 1:
-            raise SettingError(f"sample n={n} must be at least 1.")
+        check_whole("n", n)
         joint = self.eval_model
         if isinstance(joint.prior, EmpiricalPrior) and not len(joint.prior.rows):
             raise LagvaeError(
                 "sample is not possible: p(z) is the second domain of the training data, which a checkpoint does not hold. "
                 "Pass samples of it to decode."
             )
-        noise, like = Noise(seed, "sample"), torch.zeros(n, *self._shape, device=self._parameter_device)
+        noise, like = Noise(seed, "sample"), self._parameter.new_zeros(n, *self._shape)
 
         def draw(rows: Tensor, step: int) -> Tensor:
             samples = JointSamples(joint, rows, draw_noise(frozenset({"z_p", "x_p"}), joint, noise, step, rows))
@@ -180,8 +187,7 @@ class Inference:
             >>> model.interpolate(a, b, steps=5).shape
             torch.Size([2, 5, 1, 8, 8])
         """
-        if steps < 2:
-            raise SettingError(f"steps={steps} must be at least 2, the two ends.")
+        check_whole("steps", steps, 2)  # the two ends
         start, end = (self._tensor(self.encode(rows, batch_size), "z") for rows in (a, b))
         if start.shape != end.shape:
             raise DataError(f"interpolate takes as many rows to start from as to end at, not {len(start)} and {len(end)}.")
@@ -242,27 +248,28 @@ class Inference:
     # ---- checks, and the way from an array to batches and back
 
     @property
-    def _parameter_device(self) -> torch.device:
-        return next(self.eval_model.parameters()).device
+    def _parameter(self) -> Tensor:
+        """A tensor of the type and on the device of the parameters."""
+        return next(self.eval_model.parameters())
 
     @property
     def _shape(self) -> tuple[int, ...]:
         """The shape of one x."""
         joint = self.eval_model
-        with torch.no_grad():
-            return tuple(mean_of(joint.decoder(torch.zeros(1, joint.latent, device=self._parameter_device))).shape[1:])
+        with evaluating(joint):
+            return tuple(mean_of(joint.decoder(self._parameter.new_zeros(1, joint.latent))).shape[1:])
 
-    @torch.no_grad()
     def _in_batches(self, given: A, rows: Tensor, function: Callable[[Tensor, int], Tensor], batch_size: int) -> A:
         """`function` of each batch of rows and its number, concatenated, as the kind of array that was given."""
-        if batch_size < 1:
-            raise SettingError(f"batch_size={batch_size} must be at least 1.")
+        check_whole("batch_size", batch_size)
         home = given.device if isinstance(given, Tensor) else "cpu"
         results = []
-        for step, batch in enumerate(rows.split(batch_size)):
-            results.append(function(batch.to(self._parameter_device), step).to(home))
-            if self.on_batch is not None:
-                self.on_batch(step * batch_size + len(batch))
+        with evaluating(self.eval_model):
+            # Without a row to compute, the result has the shape of one row, less that row.
+            for step, batch in enumerate(rows.split(batch_size) if len(rows) else [rows.new_zeros(1, *rows.shape[1:])]):
+                results.append(function(batch.to(self._parameter), step)[: len(rows)].to(home))
+                if self.on_batch is not None:
+                    self.on_batch(step * batch_size + len(batch))
         result: Any = torch.cat(results)
         return result if isinstance(given, Tensor) else result.numpy()
 
@@ -358,8 +365,7 @@ class Inference:
 
     def _require_densities(self, method: str, draws: int) -> None:
         """Raise LagvaeError unless log p(x, z) − log q(z|x) can be evaluated at samples of q(z|x)."""
-        if draws < 1:
-            raise SettingError(f"draws={draws} must be at least 1.")
+        check_whole("draws", draws)
         joint = self.eval_model
         if has_weights(joint):
             return

@@ -141,21 +141,12 @@ class LatentVariableModel(Inference, pl.LightningModule):
         # A look at the values of a tensor on an accelerator waits for it: in training only the first batch is worth that.
         values = not (training and self._values_checked and on_accelerator(x))
         if self._batch_shape is None:
-            self._batch_shape = self._shape_in_eval_mode()
+            self._batch_shape = self._shape
         dtype: Any = self.dtype
         x = self.observations(x, self._batch_shape, values).to(self.device, dtype)
         self._values_checked |= training
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
         return Batch(x, torch.arange(len(x)), step)
-
-    def _shape_in_eval_mode(self) -> tuple[int, ...]:
-        """The shape of one x, found without an effect on layers that behave differently in training."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        shape = self._shape
-        for module, mode in modes:
-            module.training = mode
-        return shape
 
     def samples(self, batch: Batch, purpose: str) -> JointSamples:
         """Lazy samples of both joints for an observed batch, with the noise of its step.
@@ -290,9 +281,17 @@ class LatentVariableModel(Inference, pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: Any, map_location: Any = None, trust: Sequence[str] = (), **arguments: Any
     ) -> LatentVariableModel:
-        """`lagvae.load`; with arguments of the constructor, Lightning's own method, for a model that no config describes."""
+        """`lagvae.load`; with arguments of the constructor, Lightning's own method, for a model that no config describes.
+
+        Raises: as `lagvae.load`; SettingError for arguments of the constructor without `joint`.
+        """
         if "joint" in arguments:
             return super().load_from_checkpoint(checkpoint_path, map_location, **arguments)
+        if unused := arguments.keys() - {"hparams_file", "strict", "weights_only"}:  # of Lightning, and of no effect here
+            raise SettingError(
+                f"load_from_checkpoint takes no {', '.join(sorted(unused))} for a model that the checkpoint describes; leave "
+                "it out. For a model that was built in Python, pass joint, lagrangian and primal."
+            )
         import lagvae
 
         return lagvae.load(checkpoint_path, map_location or "cpu", trust)

@@ -178,7 +178,7 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
         joint: the joint model, whose parts determine kinds and shapes.
         noise: the source of random numbers.
         step: the step to draw for.
-        x: a batch of data, (B, *shape), which determines batch size and device.
+        x: a batch of data, (B, *shape), which determines batch size, type and device.
 
     Returns: name → tensor, with B as its first axis.
 
@@ -201,7 +201,7 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
         else:
             kind, shape = ("uniform", ()) if name == "mix" else ("normal", (sizes[name.removeprefix("slices_")],))
         draw = noise.normal if kind == "normal" else noise.uniform
-        drawn[name] = draw(name, step, (n, *shape), x.device)
+        drawn[name] = draw(name, step, (n, *shape), x.device).to(x.dtype)
     return drawn
 
 
@@ -314,7 +314,7 @@ def log_weights(joint: JointModel, x: Tensor, draws: int, noise: Noise, step: in
     """
     posterior, prior = joint.encoder(x), joint.prior()
     weights = []
-    normal = noise.normal("z", step, (draws, len(x), *joint.encoder.noise_shape), x.device)
+    normal = noise.normal("z", step, (draws, len(x), *joint.encoder.noise_shape), x.device).to(x.dtype)
     for chunk in normal.split(max(1, min(AT_ONCE, COORDINATES // x[0].numel()) // len(x))):
         z = joint.encoder.sample(posterior, chunk)
         log_p = joint.decoder(z.flatten(0, 1)).log_prob(x.expand(len(z), *x.shape).flatten(0, 1)).unflatten(0, z.shape[:2])

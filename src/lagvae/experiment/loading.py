@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lagvae import __version__
 from lagvae.data.tables import Table
-from lagvae.errors import CheckpointError, LagvaeError
+from lagvae.errors import CheckpointError, LagvaeError, SettingError
 from lagvae.experiment.export import DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
@@ -39,7 +39,7 @@ def load(
         trust: prefixes of further names that `_target_` may have, such as ("mypackage.",) for a network of your own.
 
     Raises: CheckpointError for a run without a checkpoint, and for one that is damaged, of another model, or without settings;
-        SettingError for a `_target_` that is not trusted.
+        SettingError for a `_target_` that is not trusted, and for a device that is not there.
 
     Examples:
         >>> import lagvae
@@ -55,7 +55,13 @@ def load(
     check_weights(path, content, model)
     model.load_state_dict(content["state_dict"])
     model.origin = origin
-    return model.to(map_location).eval()
+    try:
+        return model.to(map_location).eval()
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA raises the second
+        reason = (str(error).splitlines() or [repr(error)])[0].rstrip(".:")
+        raise SettingError(
+            f"map_location={map_location} cannot be used ({reason}). Name one device of this machine; leave it out for the CPU."
+        ) from error
 
 
 def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> LatentVariableModel:
@@ -112,8 +118,9 @@ def origin_of_run(path: Path, content: Mapping[str, Any], trust: Sequence[str]) 
         raise CheckpointError(f"{path} holds a whole ensemble that is still training. Load the folder of one of its runs.")
     if not folder.config.is_file():
         raise CheckpointError(
-            f"{path} does not hold the settings of its model: an earlier version wrote it, or no config describes the model. "
-            "Load it where it was written, in the folder of its run, or build the model in Python and load its state_dict."
+            f"{path} does not hold the settings of its model. If an earlier version wrote it, load it in the folder of its "
+            "run. If the model was built in Python, build its parts again and pass them, as in "
+            "LatentVariableModel.load_from_checkpoint(file, joint=joint, lagrangian=lagrangian, primal=primal)."
         )
     config: Any = OmegaConf.to_container(read_config(folder), resolve=True)
     check_targets({"data": config.get("data")}, trust, whole=True)
