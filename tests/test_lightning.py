@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import QUICK, files, program, settings
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from small import ROOT
@@ -29,7 +30,7 @@ from lagvae.errors import ComparisonError, DataError, DivergedError, SettingErro
 from lagvae.experiment import factory
 from lagvae.experiment.calibration import calibration_config, calibration_folder, calibration_settings
 from lagvae.experiment.factory import build_data, build_loggers, build_model
-from lagvae.experiment.fit import Fit
+from lagvae.experiment.fit import Fit, unknown_monitors
 from lagvae.experiment.run import train
 from lagvae.experiment.validate import validate
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
@@ -377,6 +378,21 @@ def test_a_run_takes_callbacks(tmp_path: Path) -> None:
     assert short == [row for row in whole if int(dict(row)["step"]) <= 20]
     assert set(Counter((dict(row)["step"], dict(row)["split"], dict(row)["name"]) for row in short).values()) == {1}
     assert len(files(runs[1].checkpoints / "keep")) == 1
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_value_that_a_callback_cannot_monitor_is_named(tmp_path: Path, kind: str) -> None:
+    words = (*QUICK, "family=vae", CALLBACK.format("mine", f"{kind}, monitor: val/elbo"))
+    with pytest.raises(
+        SettingError, match=r"callbacks\.lightning\.mine\.monitor=val/elbo is no value of this run; did you mean val/neg_elbo\?"
+    ):
+        train(settings(tmp_path, *words, "name=run"))
+
+
+def test_an_error_of_other_code_is_not_taken_for_one_of_a_callback() -> None:
+    cfg = OmegaConf.create({"callbacks": {"lightning": {"stop": {"monitor": "val/rate"}}}})
+    with pytest.raises(RuntimeError, match="out of memory"), unknown_monitors(cfg, trainer()):
+        raise RuntimeError("out of memory")
 
 
 def test_a_calibration_has_no_callbacks_of_the_run_that_it_is_for(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from lagvae.distributions.joint import mean_of
 from lagvae.divergences import AdversarialRate
 from lagvae.errors import DataError, SettingError
 from lagvae.experiment.calibration import calibration_settings
-from lagvae.experiment.factory import build_data
+from lagvae.experiment.factory import build_data, build_prior
 from lagvae.lagrangian import Lagrangian, Preference
 from lagvae.metrics import Information, InformationOfModel, as_latent_metric
 from lagvae.model import LatentVariableModel
@@ -678,6 +678,9 @@ REFUSED = {
     "model.likelihood._target_=OWN.Longer": "model.likelihood: own_parts_of_a_user.Longer.forward returns a distribution of "
     "shape (2, 9) for a batch of shape (2, 16); it must return a distribution of shape (2, 8), one x for each z.",
     "constraints.mmd.divergence._target_=OWN.Needs": "constraints.mmd.divergence: own_parts_of_a_user.Needs cannot be built",
+    "constraints.mine.divergence._target_=OWN.Norm": "constraints.mine is unknown; to add a constraint of your own, write +con",
+    "model.encoder._target_=OWN.Net model.encoder.width=3": "if own_parts_of_a_user.Net takes it, write +model.encoder.width=3",
+    "model.prior._target_=OWN.Mixture model.prior.scale=3": "own_parts_of_a_user.Mixture takes it, write +model.prior.scale=3",
     "callbacks.final.spread._target_=OWN.Spread": "To add one, write +callbacks.final.spread._target_=own_parts_of_a_user.",
     "callbacks.final.spread=OWN.Spread": "To add one, write +callbacks.final.spread._target_=own_parts_of_a_user.Spread.",
     "+callbacks.final.spread=OWN.Spread": "write +callbacks.final.spread._target_=own_parts_of_a_user.Spread.",
@@ -698,6 +701,21 @@ def test_what_does_not_fit_is_refused_before_training(folder: Path, word: str) -
     assert "Traceback" not in done.err
     assert REFUSED[word].replace("OWN", NAME) in done.err.replace("\n", " ")
     assert not any("runs/" in file or "calibrations/" in file for file in done.new)
+
+
+def test_a_class_without_arguments_of_its_own_is_given_none() -> None:
+    """The __init__ that it has from torch.nn.Module says that it takes all, and refuses them."""
+
+    class Constant(nn.Module):
+        def forward(self) -> Distribution:
+            return Normal(torch.zeros(LATENT), 2.0)
+
+    prior = build_prior(partial(Constant), LATENT, lambda: torch.empty(0))
+    assert prior().stddev.tolist() == [2.0] * LATENT
+    with pytest.raises(SettingError, match=r"Constant has z of 3 dimensions, and model\.latent=5; set model\.latent=3"):
+        build_prior(partial(Constant), 5, lambda: torch.empty(0))
+    with pytest.raises(SettingError, match=r"Constant cannot be built .*'scale'.*It gets what its __init__ names of latent"):
+        build_prior(partial(Constant, scale=3), LATENT, lambda: torch.empty(0))
 
 
 def test_a_data_set_may_be_a_function_that_returns_a_tensor(folder: Path) -> None:

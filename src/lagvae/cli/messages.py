@@ -85,6 +85,11 @@ def _unknown_key(error: OmegaConfBaseException, root: Path | None, words: Sequen
     if new := new_name(unknown):
         return f"{unknown} is now {new}" + (f"; write {new_name(typed)}{value}." if value else ".")
     parent, dot, name = unknown.rpartition(".")
+    own, named = _typed(f"{parent}._target_", words)
+    if named and own == f"{parent}._target_":
+        return f"{unknown} is unknown; if {named[1:]} takes it, write +{typed}{value}."
+    if parent == "constraints" and typed == f"{unknown}.divergence._target_":
+        return f"{unknown} is unknown; to add a constraint of your own, write +{typed}{value}."
     if name == "beta" and (preference := _preference_of_beta(value)):
         return f"{typed} is unknown; did you mean family=beta_vae {preference}? (β = 1 + alpha.q)"
     there = [str(key) for key in error.parent_node if key != "hydra"]  # type: ignore[union-attr]

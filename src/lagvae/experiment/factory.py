@@ -47,7 +47,7 @@ from lagvae.experiment.settings import flatten, stored_settings
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
-from lagvae.networks import first_line, full_name, is_ours
+from lagvae.networks import class_of, first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
@@ -270,7 +270,9 @@ def build_own(key: str, kind: Any, **known: Any) -> nn.Module:
     Raises: SettingError, with the class and what is known, if it cannot be built.
     """
     parameters = inspect.signature(kind).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # A class without an __init__ of its own has that of nn.Module, which says that it takes all names and refuses them.
+    plain = getattr(class_of(kind), "__init__", None) is nn.Module.__init__
+    takes_all = not plain and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = {name: value for name, value in known.items() if takes_all or name in parameters}
     try:
         part = kind(**given)
@@ -278,8 +280,8 @@ def build_own(key: str, kind: Any, **known: Any) -> nn.Module:
         raise
     except Exception as error:  # user code can raise anything
         raise SettingError(
-            f"{key}: {full_name(kind)} cannot be built ({first_line(error)}). It may take {', '.join(known)} by these names, "
-            f"and settings beside {key}._target_."
+            f"{key}: {full_name(kind)} cannot be built ({first_line(error)}). It gets what its __init__ names of "
+            f"{', '.join(known)}, and the settings beside {key}._target_."
         ) from error
     if not isinstance(part, nn.Module):
         raise SettingError(f"{key}: {full_name(kind)} is not a torch.nn.Module, but a {type(part).__name__}.")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, StopOnSigterm, TrainingProgress
 from lagvae.data import DataModule
-from lagvae.errors import CheckpointError, LagvaeError, Stopped
+from lagvae.errors import CheckpointError, LagvaeError, SettingError, Stopped
 from lagvae.experiment.diagnostics import stationarity
 from lagvae.experiment.factory import (
     build_callbacks,
@@ -45,6 +47,24 @@ def interrupted(trainer: pl.Trainer) -> Iterator[None]:
         if isinstance(stop, SystemExit) and trainer.state.status != "interrupted":
             raise
         raise Stopped(f"Stopped at step {trainer.global_step} of {trainer.max_steps}.") from None
+
+
+@contextmanager
+def unknown_monitors(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
+    """Raise SettingError where a callback of callbacks.lightning ends training because there is no value that it monitors."""
+    try:
+        yield
+    except (RuntimeError, MisconfigurationException) as error:  # which EarlyStopping and ModelCheckpoint raise
+        known = [str(name) for name in trainer.callback_metrics]
+        for name, node in (cfg.callbacks.get("lightning") or {}).items():
+            monitor = str(node.get("monitor"))
+            if monitor in str(error) and monitor not in known:
+                near = get_close_matches(monitor, known, 1)
+                hint = f"did you mean {near[0]}? It has" if near else "it has"
+                raise SettingError(
+                    f"callbacks.lightning.{name}.monitor={monitor} is no value of this run; {hint} {', '.join(sorted(known))}."
+                ) from error
+        raise
 
 
 class Fit:
@@ -98,7 +118,7 @@ class Fit:
                         f"{logger.path.name} is not what the run had written up to step {content['global_step']}: rows are "
                         "lost or changed, and so may be what is said of convergence."
                     )
-        with interrupted(self.trainer):
+        with interrupted(self.trainer), unknown_monitors(self.cfg, self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
         if self.ensemble is not None:  # an ensemble writes metrics.csv alone; the other loggers receive its rows now
