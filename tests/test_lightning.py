@@ -30,7 +30,7 @@ from lagvae.errors import ComparisonError, DataError, DivergedError, SettingErro
 from lagvae.experiment import factory
 from lagvae.experiment.calibration import calibration_config, calibration_folder, calibration_settings
 from lagvae.experiment.factory import build_data, build_loggers, build_model
-from lagvae.experiment.fit import Fit, unknown_monitors
+from lagvae.experiment.fit import Fit, refused_callbacks
 from lagvae.experiment.run import train
 from lagvae.experiment.validate import validate
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
@@ -389,9 +389,16 @@ def test_a_value_that_a_callback_cannot_monitor_is_named(tmp_path: Path, kind: s
         train(settings(tmp_path, *words, "name=run"))
 
 
+def test_what_a_callback_says_of_the_trainer_is_one_message(tmp_path: Path) -> None:
+    """Lightning's average of weights is for one optimizer and a known number of epochs."""
+    average = CALLBACK.format("average", "StochasticWeightAveraging, swa_lrs: 0.1")
+    with pytest.raises(SettingError, match=r"Lightning refuses what callbacks\.lightning adds \(average\): SWA "):
+        train(settings(tmp_path, *QUICK, "family=vae", "name=run", average))
+
+
 def test_an_error_of_other_code_is_not_taken_for_one_of_a_callback() -> None:
     cfg = OmegaConf.create({"callbacks": {"lightning": {"stop": {"monitor": "val/rate"}}}})
-    with pytest.raises(RuntimeError, match="out of memory"), unknown_monitors(cfg, trainer()):
+    with pytest.raises(RuntimeError, match="out of memory"), refused_callbacks(cfg, trainer()):
         raise RuntimeError("out of memory")
 
 

@@ -50,13 +50,14 @@ def interrupted(trainer: pl.Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def unknown_monitors(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
-    """Raise SettingError where a callback of callbacks.lightning ends training because there is no value that it monitors."""
+def refused_callbacks(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
+    """Raise SettingError where a callback of callbacks.lightning refuses the trainer, or lacks the value that it monitors."""
     try:
         yield
     except (RuntimeError, MisconfigurationException) as error:  # which EarlyStopping and ModelCheckpoint raise
         known = [str(name) for name in trainer.callback_metrics]
-        for name, node in (cfg.callbacks.get("lightning") or {}).items():
+        nodes = cfg.callbacks.get("lightning") or {}
+        for name, node in nodes.items():
             monitor = str(node.get("monitor"))
             if monitor in str(error) and monitor not in known:
                 near = get_close_matches(monitor, known, 1)
@@ -64,6 +65,11 @@ def unknown_monitors(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
                 raise SettingError(
                     f"callbacks.lightning.{name}.monitor={monitor} is no value of this run; {hint} {', '.join(sorted(known))}."
                 ) from error
+        if nodes and isinstance(error, MisconfigurationException):
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise SettingError(
+                f"Lightning refuses what callbacks.lightning adds ({', '.join(map(str, nodes))}): {reason}."
+            ) from error
         raise
 
 
@@ -118,7 +124,7 @@ class Fit:
                         f"{logger.path.name} is not what the run had written up to step {content['global_step']}: rows are "
                         "lost or changed, and so may be what is said of convergence."
                     )
-        with interrupted(self.trainer), unknown_monitors(self.cfg, self.trainer):
+        with interrupted(self.trainer), refused_callbacks(self.cfg, self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
         if self.ensemble is not None:  # an ensemble writes metrics.csv alone; the other loggers receive its rows now
