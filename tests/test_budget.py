@@ -129,13 +129,14 @@ def test_bounds_from_fewer_draws_keep_their_sides() -> None:
 def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
     out = StringIO()
     bar = MeasuringProgress("Measuring", 10.0, Console(file=out, force_terminal=False, width=200))
-    for name in ("terms on train", "information on val"):
-        bar.begin(name, 5.0)
+    work = {"terms on train": 0.01, "mmd on train": 4.99, "information on val": 5.0}
+    for name, amount in work.items():
+        bar.begin(name, amount)
     bar.stop()
     lines = out.getvalue().splitlines()
-    assert [line.split("  ")[-1] for line in lines] == ["terms on train", "information on val"]
-    assert "50%" in lines[1]
-    assert "s left" in lines[1]
+    assert [line.split("  ")[-1] for line in lines] == [*work]
+    assert ["s left" in line for line in lines] == [False, False, True], "a thousandth of the work says nothing of the rest"
+    assert "50%" in lines[2]
 
 
 def test_a_short_run_says_what_was_cut_and_shows_a_bar(

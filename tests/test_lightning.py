@@ -380,6 +380,14 @@ def test_a_run_takes_callbacks(tmp_path: Path) -> None:
     assert len(files(runs[1].checkpoints / "keep")) == 1
 
 
+def test_the_rows_of_a_callback_that_knows_no_splits_have_their_name(tmp_path: Path) -> None:
+    word = CALLBACK.format("rate", "LearningRateMonitor, logging_interval: step")
+    train(settings(tmp_path, *QUICK, "family=vae", "training.log_every=10", "name=run", word))
+    run = RunFolder(tmp_path / "runs" / "run")
+    rows = [row for row in read_rows(run.metrics) if row["split"] == "callback"]
+    assert [(row["name"], float(row["value"]) < 0.01) for row in rows] == [("lr-Adam", True)] * 4
+
+
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
 def test_a_value_that_a_callback_cannot_monitor_is_named(tmp_path: Path, kind: str) -> None:
     words = (*QUICK, "family=vae", CALLBACK.format("mine", f"{kind}, monitor: val/elbo"))

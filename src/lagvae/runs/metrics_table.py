@@ -19,8 +19,8 @@ COLUMNS = ("step", "epoch", "split", "name", "value")
 class MetricsTable(Logger):
     """A Lightning logger that appends rows (step, epoch, split, name, value) to metrics.csv.
 
-    Names are given as "split/name". Rows are saved before a checkpoint is. When a run is resumed, the rows after the step of
-    its checkpoint are dropped and written again.
+    Names are given as "split/name"; those without a split are filed under "callback". Rows are saved before a checkpoint is.
+    When a run is resumed, the rows after the step of its checkpoint are dropped and written again.
 
     Args:
         path: of metrics.csv.
@@ -47,7 +47,9 @@ class MetricsTable(Logger):
         at_step = step or 0
         epoch = f"{at_step / self.per_epoch:.4g}"
         for key, value in metrics.items():
-            split, _, name = key.partition("/")
+            split, slash, name = key.partition("/")
+            if not slash:  # a callback such as LearningRateMonitor knows no splits
+                split, name = "callback", key
             self._rows.append((at_step, epoch, split, name, repr(float(value))))
 
     def save(self) -> None:
