@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import files
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from small import ROOT, compose
 
@@ -265,6 +265,14 @@ def test_data_that_cannot_be_used_are_refused(fitted: LagVAE) -> None:
         fitted.transform(rows()[:, :3])
     with pytest.raises(DataError, match=r"z has shape \(60, 4\); this model takes \(N, 2\)"):
         fitted.inverse_transform(rows())
+
+
+@pytest.mark.parametrize("method", ["transform", "inverse_transform", "score_samples", "score"])
+def test_a_model_that_is_not_fitted_is_said(method: str) -> None:
+    with pytest.raises(NotFittedError, match="This LagVAE instance is not fitted yet"):
+        getattr(LagVAE(), method)(rows())
+    with pytest.raises(NotFittedError):
+        LagVAE().sample()
 
 
 def test_the_module_is_imported_when_it_is_first_used() -> None:

@@ -168,7 +168,8 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def transform(self, X: Any) -> np.ndarray:
         """The codes of rows: the means of q(z|x), (N, d)."""
-        return self.model_.encode(self._rows(X))
+        rows = self._rows(X)  # which checks first that there is a model
+        return self.model_.encode(rows)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The rows of codes (N, d): the means of p(x|z), (N, n_features)."""
@@ -177,7 +178,8 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def score_samples(self, X: Any) -> np.ndarray:
         """A lower bound on log p(x) in nats, (N,), by importance sampling with 64 draws of q(z|x) that all rows share."""
-        return self.model_.log_prob(self._rows(X), common=True)
+        rows = self._rows(X)
+        return self.model_.log_prob(rows, common=True)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples` over the rows of X, in nats."""
