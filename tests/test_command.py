@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +27,32 @@ Lagvae = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this clone, built without a network and outside of the clone, where a build would leave its files."""
-    pytest.importorskip("setuptools", "70.1", reason="a wheel is built with setuptools 70.1 or newer")
+    """A wheel of this clone by way of its sdist, built without a network and outside of the clone, where files would stay."""
+    pytest.importorskip("setuptools", "77", reason="packages are built with setuptools 77 or newer")
     clone = tmp_path_factory.mktemp("clone")
     for name in ("src", "conf", "sweeps"):
         leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=leave)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, clone)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", build, str(clone / "dist")], cwd=clone, capture_output=True, text=True, timeout=120
-    )
+    (clone / "tests").mkdir()
+    (clone / "tests" / "test_one.py").touch()
+    built = build("sdist", clone)
+    with tarfile.open(built) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+        content.extractall(unpacked := tmp_path_factory.mktemp("unpacked"), filter="data")
+    assert {"LICENSE", "README.md", "pyproject.toml", "src/lagvae/py.typed"} <= names
+    assert not [name for name in names if name.startswith("tests")], "tests need what lies beside them"
+    return build("wheel", unpacked / built.name.removesuffix(".tar.gz"))
+
+
+def build(kind: str, folder: Path) -> Path:
+    """The sdist or the wheel of a source tree, in its folder dist."""
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, "dist"], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    (built,) = (clone / "dist").glob("*.whl")
+    assert "Deprecat" not in done.stderr
+    (built,) = (folder / "dist").iterdir()
     return built
 
 
