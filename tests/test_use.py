@@ -218,6 +218,17 @@ def test_data_of_another_scale_are_noted(capsys: pytest.CaptureFixture[str]) -> 
     assert "Note: dark.npy has values from 0 to 0.00392157, samples of this model from 0 to 1. If the training" in err
 
 
+@pytest.mark.parametrize("factor", [50, -50])
+def test_data_far_beyond_the_samples_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float) -> None:
+    """Samples of an untrained Normal decoder lie within a few standard deviations of 1 from 0."""
+    own = save(tmp_path / "own.ckpt", "family=vae", "likelihood=normal")
+    for scale, noted in ((factor, True), (factor / 50, False)):
+        np.save("far.npy", scale * X)
+        status, _, err = start(capsys, f"encode {own} --input far.npy --output z.npy")
+        assert status == 0
+        assert ("Note: far.npy has values from" in err) is noted
+
+
 def test_the_command_starts_and_its_help_imports_no_torch(model: LatentVariableModel) -> None:
     command = [sys.executable, "-m", "lagvae", "encode", "latest", "--input", "x.npy", "--output", "z.npy"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
