@@ -143,6 +143,13 @@ def test_training_ends_with_the_epochs_where_no_number_of_steps_is_given(tmp_pat
     assert [int(row[step]) for row in rows[1:] if row[rate]] == [4, 6, 8, 12]
 
 
+def test_the_last_of_a_number_of_steps_is_logged(tmp_path: Path) -> None:
+    """Also where it ends neither an epoch nor an interval of `log_every` steps; here both have four."""
+    heard = Heard()
+    trainer(max_steps=6, logger=heard, log_every_n_steps=1).fit(tiny(), loader())
+    assert [step for step, row in heard.rows if "train/rate" in row] == [4, 6]
+
+
 def test_our_data_train_in_a_plain_trainer_and_an_epoch_is_a_pass() -> None:
     data = DataModule(lambda: Arrays(X), "own", "bernoulli", 8, val=0.2, test=0.2)
     model, lightning = tiny(), trainer(max_steps=7)
