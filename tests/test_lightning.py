@@ -215,6 +215,7 @@ def test_validation_logs_the_mean_over_all_rows() -> None:
         assert found[f"val/{name}"] == pytest.approx(total / ROWS, rel=1e-5)
     assert found["val/neg_elbo"] == pytest.approx((sums["rate"] + sums["distortion"]) / ROWS, rel=1e-5)
     assert found["val/violation/neg_elbo"] == pytest.approx(found["val/neg_elbo"] - 2.0, rel=1e-5)
+    assert found["val/violation/mmd"] == pytest.approx(found["val/mmd"] - 1e-3, rel=1e-4), "in the unit of D, not of its scale"
     assert found["val/objective"] == pytest.approx(found["val/distortion"], rel=1e-5)
     (tested,) = trainer().test(model, loader(batch=15), verbose=False)
     assert {name.partition("/")[0] for name in tested} == {"test"}
