@@ -17,11 +17,13 @@ from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 LONGEST = [
-    "own_parts",
+    "own_examples",
     "launch",
     "configs",
     "family",
-    "bad_input",
+    "own_parts",
+    "bad_settings",
+    "bad_runs",
     "experiment",
     "stopping",
     "resume",

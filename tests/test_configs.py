@@ -17,8 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small import ROOT
+from yaml import YAMLError
 
 from lagvae.cli.entry import expand_word, register
+from lagvae.cli.hydra_speed import yaml_loader
 from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment import factory
@@ -449,6 +451,24 @@ def test_what_a_word_has_stored_is_merged_anew() -> None:
         words = expand_word(f"+constraints.mine.divergence._target_={target}")
         assert composed(*words).constraints.mine.divergence._target_ == target
     del ConfigStore.instance().repo["own_mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: 1e-3\nb: .5\nc: 1_000\nd: 1:30", {"a": 1e-3, "b": 0.5, "c": 1000, "d": 90}),
+        ("a: 2018-01-01\nb: yes\nc: null\nd: 'ε ≤ 3'", {"a": "2018-01-01", "b": True, "c": None, "d": "ε ≤ 3"}),
+        ("[1, {a: ${b}}]", [1, {"a": "${b}"}]),
+    ],
+)
+def test_files_are_read_by_the_rules_of_omegaconf(text: str, value: object, tmp_path: Path) -> None:
+    """Numbers such as 1e-3 and dates are not what YAML says, and a key that is there twice is an error."""
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    assert "CParser" in {kind.__name__ for kind in yaml_loader().__mro__}
+    assert OmegaConf.load(tmp_path / "a.yaml") == value
+    (tmp_path / "a.yaml").write_text("a: 1\nb: 2\na: 3", encoding="utf-8")
+    with pytest.raises(YAMLError, match="found duplicate key a"):
+        OmegaConf.load(tmp_path / "a.yaml")
 
 
 # ---- paths

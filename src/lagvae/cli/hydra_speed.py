@@ -104,12 +104,13 @@ class Copies:
 
 def merge(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
     """The config that these parts make, before the command line sets values. It is merged once for the same parts."""
+    copies: Any = Copies(repo)
     versions = [getattr(repo.load_config(default.config_path), "version", None) for default in defaults]
     if None in versions:
-        return _merge(loader, defaults, Copies(repo))
+        return _merge(loader, defaults, copies)
     key = tuple((d.config_path, d.package, d.primary, version) for d, version in zip(defaults, versions, strict=True))
     if key not in _merged:
-        _merged[key] = pickle.dumps(_merge(loader, defaults, Copies(repo)))
+        _merged[key] = pickle.dumps(_merge(loader, defaults, copies))
     merged: DictConfig = pickle.loads(_merged[key])
     return merged
 
