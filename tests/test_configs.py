@@ -117,7 +117,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(root / "own.npy", generator.random((300, 1, 8, 8), dtype="f4"))
     np.savetxt(root / "own.csv", generator.random((300, 5)), delimiter=",", header="a,b,c,d,e", comments="")
     (root / "images").mkdir()
-    for i in range(60):
+    for i in range(200):
         pixels = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{i}.png")
     return root
