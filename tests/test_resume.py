@@ -61,10 +61,6 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Settings, and the run of them that was never stopped; a run that is stopped is kept beside it."""
     root = tmp_path_factory.mktemp(request.param)
     settings = [f"paths.root={root}", f"family={request.param}", "training.start=scratch", *RUN]
-    if request.param != "lagvae":  # one family is measured in full
-        settings += [
-            f"~callbacks.final.{name}" for name in ("information", "likelihood", "two_sample_x", "two_sample_z", "classifier")
-        ]
     train(compose([*settings, "name=whole"]))
     return settings, RunFolder(root / "runs" / "whole")
 
