@@ -461,14 +461,14 @@ def test_what_a_word_has_stored_is_merged_anew() -> None:
     [
         ("a: 1e-3\nb: .5\nc: 1_000\nd: 1:30", {"a": 1e-3, "b": 0.5, "c": 1000, "d": 90}),
         ("a: 2018-01-01\nb: yes\nc: null\nd: 'ε ≤ 3'", {"a": "2018-01-01", "b": True, "c": None, "d": "ε ≤ 3"}),
-        ("[1, {a: ${b}}]", [1, {"a": "${b}"}]),
+        ("- 1\n- a: ${b}", [1, {"a": "${b}"}]),
     ],
 )
 def test_files_are_read_by_the_rules_of_omegaconf(text: str, value: object, tmp_path: Path) -> None:
     """Numbers such as 1e-3 and dates are not what YAML says, and a key that is there twice is an error."""
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     assert "CParser" in {kind.__name__ for kind in yaml_loader().__mro__}
-    assert OmegaConf.load(tmp_path / "a.yaml") == value
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "a.yaml")) == value
     (tmp_path / "a.yaml").write_text("a: 1\nb: 2\na: 3", encoding="utf-8")
     with pytest.raises(YAMLError, match="found duplicate key a"):
         OmegaConf.load(tmp_path / "a.yaml")
