@@ -448,6 +448,15 @@ def test_a_file_of_a_config_is_parsed_once_and_again_when_it_has_changed(
     assert own().network.width == 8
 
 
+def test_a_part_of_a_config_is_as_it_was_read_however_often_it_was_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(ROOT)
+    monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
+    first = OmegaConf.to_container(composed("family=vae"))
+    composed("family=cyclegan", "data=digits_pairs", "model=conv", "alpha=minimize", "trainer=ddp")
+    monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
+    assert OmegaConf.to_container(composed("family=vae")) == first
+
+
 def test_what_a_word_has_stored_is_merged_anew() -> None:
     """A class for a new constraint is stored as an option of a group of its own, whose name may return with another class."""
     for target in ("lagvae.divergences.Rate", "lagvae.divergences.MMD"):
