@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import entry_points
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 LONGEST = [
-    "own_parts",
+    "own_examples",
     "launch",
     "configs",
     "family",
-    "bad_input",
+    "own_parts",
+    "bad_settings",
+    "bad_runs",
     "experiment",
     "stopping",
     "resume",
@@ -53,6 +56,14 @@ def _no_fsync() -> Iterator[None]:
     """No test waits until its files are on the disk, which takes longer than to write them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _entry_points_once() -> Iterator[None]:
+    """What installed packages offer to others is read from the disk once, and not whenever Lightning makes a trainer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_fabric.utilities.registry.entry_points", cache(entry_points))
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import runpy
@@ -89,6 +90,31 @@ def program(root: Path, *words: str, script: str = "train") -> Outcome:
         for group in [name for name in repo if name.startswith("own_")]:
             del repo[group]  # what these words added to the groups of this process
     return Outcome(status, out.getvalue(), err.getvalue(), files(root) - there)
+
+
+def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None:
+    """Asserts that a program ended with status 1 and one line on stderr that holds the pieces, and that it left no file."""
+    assert said.status == 1, said
+    assert said.err.startswith("Error: "), said.err
+    assert said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.err + said.out
+    for piece in pieces:
+        assert piece in said.err, said.err
+    assert {path for path in said.new if not path.startswith("data/.images")} == (
+        leaves or set()
+    )  # what was read is remembered
+
+
+class Bomb:
+    """An object whose unpickling makes the folder that BOMB names."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+def no_space(*args: Any, **kwargs: Any) -> None:
+    """In place of what writes a file, on a disk that is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def made_up(cfg: DictConfig, value: float = 1.0) -> Calibration:

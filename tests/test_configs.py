@@ -17,9 +17,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small import ROOT
+from yaml import YAMLError
 
 from lagvae.cli.entry import expand_word, register
+from lagvae.cli.hydra_speed import yaml_loader
+from lagvae.data import DataModule
 from lagvae.errors import SettingError
+from lagvae.experiment import factory
 from lagvae.experiment.factory import build_data, build_lagrangian, build_model
 from lagvae.experiment.validate import validate
 from lagvae.sweeps.composer import Composer
@@ -119,6 +123,21 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{i}.png")
     return root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _data_read_once() -> Iterator[None]:
+    """Data with the same settings are read once for all rows."""
+    load, read = factory.load_data, dict[str, DataModule]()
+
+    def load_once(cfg: DictConfig) -> DataModule:
+        key = OmegaConf.to_yaml(cfg.data, resolve=True)
+        read[key] = read.get(key) or load(cfg)
+        return read[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factory, "load_data", load_once)
+        yield
 
 
 def spelled(row: Row, root: Path) -> list[str]:
@@ -327,7 +346,7 @@ def test_every_run_of_a_sweep_composes_from_any_folder(tmp_path: Path, monkeypat
 
 def test_a_sweep_is_known_to_the_program_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in SWEEPS:
+    for name in (SWEEPS[0], SWEEPS[-1]):
         said = program(tmp_path, f"sweep={name}")
         assert (said.status, said.err) == (1, f"Error: sweep={name} is many runs: add -m.\n")
     assert files(tmp_path) == set()
@@ -429,12 +448,39 @@ def test_a_file_of_a_config_is_parsed_once_and_again_when_it_has_changed(
     assert own().network.width == 8
 
 
+def test_a_part_of_a_config_is_as_it_was_read_however_often_it_was_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(ROOT)
+    monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
+    first = OmegaConf.to_container(composed("family=vae"))
+    composed("family=cyclegan", "data=digits_pairs", "model=conv", "alpha=minimize", "trainer=ddp")
+    monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
+    assert OmegaConf.to_container(composed("family=vae")) == first
+
+
 def test_what_a_word_has_stored_is_merged_anew() -> None:
     """A class for a new constraint is stored as an option of a group of its own, whose name may return with another class."""
     for target in ("lagvae.divergences.Rate", "lagvae.divergences.MMD"):
         words = expand_word(f"+constraints.mine.divergence._target_={target}")
         assert composed(*words).constraints.mine.divergence._target_ == target
     del ConfigStore.instance().repo["own_mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: 1e-3\nb: .5\nc: 1_000\nd: 1:30", {"a": 1e-3, "b": 0.5, "c": 1000, "d": 90}),
+        ("a: 2018-01-01\nb: yes\nc: null\nd: 'ε ≤ 3'", {"a": "2018-01-01", "b": True, "c": None, "d": "ε ≤ 3"}),
+        ("- 1\n- a: ${b}", [1, {"a": "${b}"}]),
+    ],
+)
+def test_files_are_read_by_the_rules_of_omegaconf(text: str, value: object, tmp_path: Path) -> None:
+    """Numbers such as 1e-3 and dates are not what YAML says, and a key that is there twice is an error."""
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    assert "CParser" in {kind.__name__ for kind in yaml_loader().__mro__}
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "a.yaml")) == value
+    (tmp_path / "a.yaml").write_text("a: 1\nb: 2\na: 3", encoding="utf-8")
+    with pytest.raises(YAMLError, match="found duplicate key a"):
+        OmegaConf.load(tmp_path / "a.yaml")
 
 
 # ---- paths

@@ -205,7 +205,7 @@ def recipe(target: str) -> re.Match[str] | None:
 
 
 OWN_PARTS = "docs/extending.md"
-"""The page whose commands need the files that it shows: tests/test_own_parts.py runs them."""
+"""The page whose commands need the files that it shows: tests/test_own_examples.py runs them."""
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != OWN_PARTS and list(commands(read(page)))])

@@ -66,22 +66,34 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
         assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
 
 
-@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged", "chunks damaged", "a row lost"])
-def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    root, words = tmp_path / "root", ("seed=0,1", "training.start=scratch", "epsilon=explicit", *BOUNDS)
+ENSEMBLE = ("seed=0,1", "training.start=scratch", "epsilon=explicit", *BOUNDS)
 
-    def interrupted(self: EnsembleCheckpoint, trainer: Any, *_: Any) -> None:
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an ensemble of two runs that was interrupted after 35 of its 40 steps, moved to another place."""
+
+    def interrupt(self: EnsembleCheckpoint, trainer: Any, *_: Any) -> None:
         if trainer.global_step == 35:
             raise KeyboardInterrupt
 
+    root = tmp_path_factory.mktemp("interrupted") / "made"
+    root.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnsembleCheckpoint, "on_train_batch_end", interrupted)
-        assert sweep(root, *words).status == 130
+        patch.setattr(EnsembleCheckpoint, "on_train_batch_end", interrupt)
+        assert sweep(root, *ENSEMBLE).status == 130
+    return root.rename(root.with_name("moved"))
+
+
+@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged", "chunks damaged", "a row lost"])
+def test_an_interrupted_ensemble_goes_on_where_it_can(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In a copy of the folder, to which the row "moved" does nothing else."""
+    root = shutil.copytree(interrupted, tmp_path / "root", symlinks=True)
     (file,) = root.rglob("ensemble.ckpt")
     gone = root / "runs" / "sweep" / "lagvae-seed1"
-    if what == "moved":
-        root = root.rename(tmp_path / "elsewhere")
-    elif what == "one removed":
+    if what == "one removed":
         shutil.rmtree(gone)
     elif what == "a row lost":
         rows = (gone / "metrics.csv").read_text().splitlines(keepends=True)
@@ -95,7 +107,7 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(tmp_path: Path, monkeypatc
         cut(self, step)
 
     monkeypatch.setattr(MetricsTable, "cut", spied)
-    outcome = sweep(root, *words)
+    outcome = sweep(root, *ENSEMBLE)
     assert outcome.status == 0, outcome.err
     at = {"moved": (30, 30), "one removed": (30, 0), "a row lost": (30, 30)}.get(what, (0, 0))
     assert resumed_at == {"lagvae-seed0": at[0], "lagvae-seed1": at[1]}

@@ -81,15 +81,20 @@ def settle_nodes(cfg: DictConfig, words: Sequence[str]) -> None:
         cfg: a composed config. words: the overrides that were typed.
     """
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
+    unsettled = [
+        (key, later, is_own(target))
+        for key, target in find_targets(cfg)
+        if (later := BUILT_LATER.fullmatch(key) is not None) or is_own(target)
+    ]
+    unsettled = [each for each in unsettled if each[2] or "_partial_" not in OmegaConf.select(cfg, each[0])]
+    if not unsettled:  # as it mostly is; to set the flags takes longer than to look
+        return
     with flag_override(cfg, ["struct", "readonly"], False):
-        for key, target in find_targets(cfg):
-            later = BUILT_LATER.fullmatch(key) is not None
-            if not later and not is_own(target):
-                continue
+        for key, later, own in unsettled:
             node = OmegaConf.select(cfg, key)
             if later and "_partial_" not in node:
                 node["_partial_"] = True
-            if is_own(target):
+            if own:
                 for name in leftovers(node):
                     if not any(word == f"{key}.{name}" or word.startswith(f"{key}.{name}.") for word in typed):
                         del node[name]

@@ -1,0 +1,440 @@
+"""Runs, checkpoints and calibrations that are damaged, missing or of others, and runs that are stopped: what is said then."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import QUICK, Bomb, no_space, program, refuses, settings
+from omegaconf import OmegaConf
+
+from lagvae.callbacks import evaluation
+from lagvae.errors import CheckpointError
+from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.experiment.fit import read_checkpoint
+from lagvae.experiment.validate import validate
+from lagvae.io import file_digest, json_digest, owned
+from lagvae.runs.layout import RunFolder
+from lagvae.terminal import make_printable, print_line
+
+VAE = (*QUICK, "family=vae")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a finished run `done` that was calibrated, and one of another model, `other`."""
+    root = tmp_path_factory.mktemp("trained")
+    for words in (["name=other", "family=vae", "model.latent=3"], ["name=done"]):
+        assert program(root, *QUICK, *words).status == 0
+    return root
+
+
+@pytest.fixture
+def root(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` that a test may damage."""
+    shutil.copytree(trained, tmp_path / "root", symlinks=True)
+    for config in (tmp_path / "root").rglob("config.yaml"):
+        config.write_text(config.read_text().replace(str(trained), str(tmp_path / "root")))
+    return tmp_path / "root"
+
+
+def test_a_finished_run_is_not_resumed(root: Path) -> None:
+    said = program(root, "resume=done")
+    assert (said.status, said.err, said.new) == (0, "", set())
+    assert "has finished; there is nothing to resume" in said.out
+
+
+def test_resume_takes_no_other_settings(root: Path) -> None:
+    said = program(root, "resume=done", "training.steps=80", "seed=1")
+    refuses(said, "resume=done continues with the run's own settings; leave out training.steps=80, seed=1")
+
+
+def test_resume_and_evaluate_need_a_run(tmp_path: Path) -> None:
+    for script, words in (("train", "resume=latest"), ("evaluate", "run=latest"), ("evaluate", "run=a/b")):
+        said = program(tmp_path, words, script=script)
+        refuses(said, f"'{words.partition('=')[2]}' is not a run", "Make one with python src/train.py")
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(root: Path) -> None:
+    said = program(root, "run=dome", script="evaluate")
+    refuses(said, "'dome' is not a run", "The newest there: ")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def rewrite_checkpoint(file: Path, **changed: Any) -> None:
+    """Change parts of a checkpoint, whose checksums are right afterwards, and leave out those that are None."""
+    content = torch.load(file, weights_only=True) | changed
+    torch.save({key: value for key, value in content.items() if value is not None}, file)
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "cut short": (cut, "damaged or not a checkpoint"),
+    "empty": (lambda file: file.write_bytes(b""), "damaged or not a checkpoint"),
+    "another model": (lambda file: shutil.copy(file.parents[2] / "other/checkpoints/last.ckpt", file), "is of another model: "),
+    "a bit": (flip, "damaged or not a checkpoint"),
+    "foreign weights": (
+        lambda file: torch.save({"state_dict": {"net.weight": torch.zeros(3)}, "global_step": 1}, file),
+        "joint.decoder.log_scale: missing there, shape () here.",
+    ),
+    "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
+    "no number of steps": (lambda file: rewrite_checkpoint(file, global_step="two"), "damaged or not a checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
+    damage, piece = CHECKPOINTS[kind]
+    run = RunFolder(root / "runs" / "done")
+    damage(run.last)
+    refuses(program(root, "run=done", script="evaluate"), str(run.last), piece)
+    run.summary.unlink()  # as if it had been stopped
+    refuses(program(root, "resume=done"), str(run.last), piece)
+
+
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"optimizer_states": None, "loops": None}, "lacks optimizer_states, loops"),
+    ({"global_step": 41}, "is of step 41, after training.steps=40"),
+]
+
+
+@pytest.mark.parametrize(("changed", "piece"), UNUSABLE)
+def test_a_checkpoint_from_which_no_training_goes_on_is_named(root: Path, changed: dict[str, Any], piece: str) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    rewrite_checkpoint(run.last, **changed)
+    refuses(program(root, "resume=done"), str(run.last), piece)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(root: Path) -> None:
+    said = program(root, "run=done", "checkpoint=first", script="evaluate")
+    refuses(said, "checkpoint=first: there is no file", "The run has best, last; name one of these.")
+    shutil.rmtree(root / "runs" / "done" / "checkpoints")
+    said = program(root, "run=done", script="evaluate")
+    refuses(said, "last.ckpt. The run has finished, and its checkpoints are gone: train it again under another name.")
+
+
+def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOMB", str(tmp_path / "went off"))
+    torch.save({"state_dict": Bomb()}, tmp_path / "a.ckpt")
+    cfg = settings(tmp_path, *VAE)
+    validate(cfg)
+    model = build_model(cfg, build_data(cfg))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(tmp_path / "a.ckpt", model)
+    assert not (tmp_path / "went off").exists()
+
+
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+def test_a_run_has_its_own_bounds(root: Path, way: str) -> None:
+    """Moved, and without its calibration, of which nothing is made again: evaluate writes into its run alone."""
+    root = root.rename(root.with_name("moved"))
+    run = RunFolder(root / "runs" / "done")
+    before = run.read_summary()
+    shutil.rmtree(root / "calibrations")
+    if way == "resume":
+        run.summary.write_text("{}")
+        assert program(root, "resume=done").status == 0
+        after = run.read_summary()
+    else:
+        said = program(root, "run=done", script="evaluate")
+        assert said.status == 0, said.err
+        assert {Path(name).parts[:3] for name in said.new} == {("runs", "done", "evaluation")}
+        after = RunFolder(run.path / "evaluation").read_summary()
+    assert not (root / "calibrations").exists()
+    assert not root.with_name("root").exists()
+    assert after["constraints"] == before["constraints"]
+    assert after["verdict"] == before["verdict"]
+
+
+def on_a_gpu(root: Path) -> RunFolder:
+    """The run `done`, as trainer=gpu would have written it elsewhere, without its summary."""
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.trainer.accelerator = "cuda"
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    return run
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_run_of_a_gpu_goes_on_without_one(root: Path) -> None:
+    run = on_a_gpu(root)
+    said = program(root, "run=done", script="evaluate")
+    assert said.status == 0, said.err
+    assert "This machine has no cuda, on which the run was trained" in " ".join(said.err.split())
+    said = program(root, "resume=done", "trainer.accelerator=cpu")
+    assert said.status == 0, said.err
+    assert "This machine" not in said.err
+    assert run.finished
+
+
+def test_a_setting_of_the_trainer_that_decides_about_numbers_stays_that_of_the_run(root: Path) -> None:
+    said = program(root, "run=done", "trainer.precision=bf16-mixed", script="evaluate")
+    refuses(said, "trainer.precision=bf16-mixed: the run has 32-true, which decides about its numbers. Leave it out.")
+
+
+OTHERS: dict[str, tuple[str, Any, str]] = {
+    "data": ("data.source.n", 401, "was trained on other data than there are now"),
+    "preference": ("alpha.q", 2.0, "its settings are not those of config.yaml (checkpoint → config.yaml: alpha.q: -1 → 2)"),
+    "slack": ("constraints.neg_elbo.gamma", 9.0, "constraints.neg_elbo.gamma: 1.5 → 9"),
+}
+
+
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_checkpoint_of_other_data_or_settings_is_refused(root: Path, kind: str, way: str) -> None:
+    key, value, piece = OTHERS[kind]
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    OmegaConf.update(cfg, key, value)
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    words = {"resume": ("train", "resume=done"), "evaluate": ("evaluate", "run=done")}[way]
+    refuses(program(root, words[1], script=words[0]), str(run.last), piece)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", "3"])
+def test_a_damaged_summary_is_none(tmp_path: Path, content: str) -> None:
+    run = RunFolder(tmp_path)
+    run.summary.write_text(content)
+    assert not run.finished
+    with pytest.raises(CheckpointError, match=r"summary\.json is missing or damaged\. Resume the run"):
+        run.read_summary()
+
+
+def test_a_summary_that_was_changed_is_made_again(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    before, text = run.read_summary(), run.summary.read_text()
+    run.summary.write_text(text.replace('"steps": 40', '"steps": 41'))
+    assert not run.finished
+    assert program(root, "resume=done").status == 0
+    again = run.read_summary()
+    assert {**again, "seconds": None} == {**before, "seconds": None}
+
+
+def test_a_run_that_another_process_has_is_not_resumed(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    owner = f"belongs to process {os.getpid()} on {socket.gethostname()}, since 20"
+    with owned(run.path):
+        refuses(program(root, "resume=done"), f"{run.path} {owner}", "Wait until that has ended, or stop it")
+    with owned(run.path / "evaluation"):
+        refuses(program(root, "run=done", script="evaluate"), f"{run.path}/evaluation {owner}")
+
+
+CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
+    "cut short": (lambda text: text[:500].rsplit(":", 1)[0], "config.yaml is damaged"),
+    "a list": (lambda text: "[1, 2]", "config.yaml is damaged: it holds no settings"),
+    "empty": (lambda text: "", "Missing mandatory value"),
+    "foreign": (lambda text: "colour: red\n" + text, "Key 'colour' not in 'Config'"),
+    "a word for a number": (lambda text: text.replace("  steps: 40", "  steps: many"), "Value 'many' of type 'str'"),
+    "too large a batch": (lambda text: text.replace("  batch: 50", "  batch: 5000"), "data.batch=5000 is larger than"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_damaged_config_of_a_run_is_named(root: Path, kind: str) -> None:
+    damage, piece = CONFIGS[kind]
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    run.config.write_text(damage(run.config.read_text()))
+    said = program(root, "resume=done")
+    assert said.status == 1
+    assert said.err.startswith("Error: ")
+    assert "Traceback" not in said.err
+    assert piece in said.err
+    assert not run.finished
+
+
+HARMFUL: dict[str, dict[str, Any]] = {
+    "callbacks.final.terms": {"_target_": "os.mkdir", "path": "HARM"},
+    "data.source": {"_target_": "torch.load", "f": "HARM", "weights_only": False},
+    "constraints.mmd.divergence.kernel": {"_target_": "lagvae.io.os.mkdir", "path": "HARM"},
+    "callbacks.lightning": {
+        "mine": {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["HARM"]}}
+    },
+    "model.schedule": {"_target_": "torch.os.mkdir", "path": "HARM"},
+    "model.optimizer": "${oc.create:'{_target_: os.mkdir, path: HARM}'}",
+}
+
+
+@pytest.mark.parametrize("way", ["resume", "evaluate"])
+@pytest.mark.parametrize("key", HARMFUL)
+def test_a_stored_config_runs_no_code(root: Path, key: str, way: str) -> None:
+    run, harm = RunFolder(root / "runs" / "done"), root / "harm"
+    cfg = OmegaConf.load(run.config)
+    node = json.loads(json.dumps(HARMFUL[key]).replace("HARM", str(harm)))
+    OmegaConf.update(cfg, key, node, force_add=True, merge=False)
+    OmegaConf.save(cfg, run.config)
+    run.summary.unlink()
+    words = {"resume": ("train", "resume=done"), "evaluate": ("evaluate", "run=done")}[way]
+    refuses(program(root, words[1], script=words[0]), f"{run.config}: {key}", "is not loaded")
+    assert not harm.exists()
+
+
+def test_a_function_that_reads_objects_from_a_file_is_never_trusted(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.data.source = {"_target_": "torch.load", "f": "x.pt", "weights_only": False}
+    OmegaConf.save(cfg, run.config)
+    said = program(root, "run=done", "trust=[torch.]", script="evaluate")
+    refuses(said, "data.source._target_=torch.load is not loaded, trusted or not")
+
+
+# ---- calibrations
+
+
+def calibration_of(root: Path) -> Path:
+    (folder,) = (root / "calibrations").iterdir()
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any], sign: bool = True) -> None:
+    """Change a calibration, and write the hashes of what is there now, unless it should not be signed."""
+    file = folder / "calibration.json"
+    content = json.loads(file.read_text())
+    change(content)
+    if sign:
+        content |= {"theta": file_digest(folder / "theta.pt")}
+        content["digest"] = json_digest({key: value for key, value in content.items() if key != "digest"})
+    file.write_text(json.dumps(content))
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda folder: cut_text(folder / "calibration.json"),
+    "empty": lambda folder: (folder / "calibration.json").write_text(""),
+    "null": lambda folder: (folder / "calibration.json").write_text("null"),
+    "a list": lambda folder: (folder / "calibration.json").write_text("[]"),
+    "no numbers": lambda folder: rewrite(folder, lambda c: c.pop("calibrated")),
+    "a number that was NaN": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=None)),
+    "an error is missing": lambda folder: rewrite(folder, lambda c: c["stderr"].pop("mmd")),
+    "settings changed by hand": lambda folder: rewrite(folder, lambda c: c["settings"].update({"data.batch": 1})),
+    "a number changed by hand": lambda folder: rewrite(folder, lambda c: c["calibrated"].update(mmd=0.1), sign=False),
+    "a bit of a theta": lambda folder: flip(folder / "theta.pt"),
+    "another theta": lambda folder: torch.save(
+        {name: 2 * value for name, value in torch.load(folder / "theta.pt", weights_only=True).items()}, folder / "theta.pt"
+    ),
+    "no theta": lambda folder: (folder / "theta.pt").unlink(),
+    "half a theta": lambda folder: cut(folder / "theta.pt"),
+    "a tensor for a theta": lambda folder: torch.save(torch.zeros(3), folder / "theta.pt"),
+}
+
+
+def cut_text(file: Path) -> None:
+    file.write_text(file.read_text()[:300])
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_calibration_is_named(root: Path, kind: str) -> None:
+    folder = calibration_of(root)
+    DAMAGES[kind](folder)
+    refuses(program(root, *QUICK, "name=a"), str(folder), f"Remove {folder} and calibrate again")
+
+
+def test_a_theta_of_another_model_is_named(root: Path) -> None:
+    folder = calibration_of(root)
+    state = torch.load(folder / "theta.pt", weights_only=True)
+    torch.save({name: torch.zeros(7) for name in state}, folder / "theta.pt")
+    rewrite(folder, lambda c: None)
+    refuses(program(root, *QUICK, "name=a"), str(folder), "calibrate again")
+
+
+def test_a_standard_error_that_is_not_known_is_no_damage(root: Path) -> None:
+    folder = calibration_of(root)
+    rewrite(folder, lambda c: c["stderr"].update(mmd=None))
+    found = Calibration.load(folder)
+    found.calibrated["mmd"] = 2e-4
+    assert found.bound("mmd", 0.5, relative=True, smallest=0.0) == pytest.approx(3e-4)
+
+
+def test_a_calibration_that_does_not_fit_is_told_what_differs(root: Path) -> None:
+    folder = calibration_of(root)
+    words = [*QUICK, "model.latent=3", "data.batch=40", "divergence=[neg_elbo,mmd,rate]", f"epsilon.calibration={folder}"]
+    said = program(root, *words)
+    differ = "calibration → this run: data.batch: 50 → 40; model.latent: 16 → 3; constraints.rate.divergence._target_: none → "
+    refuses(said, f"The calibration in {folder} was made with other settings", differ.strip())
+
+
+def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:
+    said = program(tmp_path, *QUICK, f"epsilon.calibration={tmp_path}/none")
+    refuses(said, f"{tmp_path}/none holds no calibration", "python src/calibrate.py")
+
+
+# ---- stopped, and shown
+
+
+def test_a_disk_that_fills_up_while_figures_are_drawn_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(root / "runs" / "done")
+    cfg = OmegaConf.load(run.config)
+    cfg.callbacks.figures = True
+    OmegaConf.save(cfg, run.config)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_space)
+    said = program(root, "run=done", script="evaluate")
+    assert said.status == 1
+    assert "Error: The disk is full: " in said.err
+    assert "Traceback" not in said.err
+
+
+def test_sigterm_while_metrics_are_computed_stops_a_run_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, compute = [], evaluation.compute_all
+
+    def terminated(metrics: Any, *begin: Any) -> Any:
+        calls.append(metrics)
+        if len(calls) == 3:  # after two intervals: the final evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return compute(metrics, *begin)
+
+    monkeypatch.setattr(evaluation, "compute_all", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    said = program(tmp_path, *VAE, "name=a")
+    assert said.status == 130, said
+    assert "Resume with: python src/train.py resume=a" in " ".join(said.err.split())
+    assert not RunFolder(tmp_path / "runs" / "a").finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert program(tmp_path, "resume=a").status == 0
+
+
+def test_ctrl_c_stops_a_comparison_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lagvae.pareto.report.compare", interrupted)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    said = program(tmp_path, "a", script="pareto")
+    assert (said.status, said.err) == (130, "Error: Stopped.\n")
+
+
+def test_a_terminal_that_lacks_a_sign_shows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    make_printable()
+    print_line("λ ≤ 3")
+    shown.flush()
+    assert shown.buffer.getvalue() == b"? ? 3\n"  # type: ignore[attr-defined]
