@@ -56,8 +56,9 @@ from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
 
-WARM_UP_START = 0.2
-"""Where a learned λ starts, in units of |α|, if information is maximised and no start is given (see docs/decisions.md)."""
+WARM_UP_START, WARM_UP = 0.2, 1 / 3
+"""Where a learned λ starts, in units of |α|, and the share of a run in which it does not rise, if information is maximised and
+these are not given (see docs/decisions.md)."""
 
 SPREAD_SAMPLES = 500
 """Number of training samples whose spread a learned scale of the decoder starts from."""
@@ -330,6 +331,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 learned=c.learned,
                 scale=c.scale,
                 max_multiplier=c.max_multiplier,
+                warm_up=round(warm_up(cfg, c) * cfg.training.steps),
             )
         )
     return constraints
@@ -338,6 +340,12 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
 def initial_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
     """λ where `multiplier` is null: 1, but 0.2 where it is learned and information is maximised (see docs/decisions.md)."""
     return WARM_UP_START if constraint.learned and cfg.alpha.q < 0 else 1.0
+
+
+def warm_up(cfg: DictConfig, constraint: DictConfig) -> float:
+    """The share of a run in which λ does not rise; where `warm_up` is null a third, if λ is learned to maximise information."""
+    share: float | None = constraint.get("warm_up", 0.0)  # runs of earlier versions do not have the setting
+    return share if share is not None else WARM_UP * (constraint.learned and cfg.alpha.q < 0)
 
 
 def merge_symbolic_penalties(
