@@ -295,6 +295,7 @@ def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
         (("alpha=maximize", "multiplier=fixed", "epsilon=none"), 1.0, 0),
         (("alpha=maximize", "constraints.neg_elbo.multiplier=3", "constraints.neg_elbo.warm_up=0.1"), 3.0, 300),
         (("alpha=minimize", "constraints.neg_elbo.warm_up=0.1"), 1.0, 300),
+        (("alpha=maximize", "constraints.neg_elbo.epsilon=-1e3"), WARM_UP_START, 0),  # below ε̂: there is no time to lose
     ],
 )
 def test_a_learned_multiplier_starts_low_and_stays_low_for_a_while_where_information_is_maximised(
