@@ -118,6 +118,7 @@ WRONG = {
     ],
     "constraints.mmd.multiplier=-1": ["constraints.mmd.multiplier=-1.0 must be a number ≥ 0; a multiplier is never negative"],
     "constraints.mmd.scale=0": ["constraints.mmd.scale=0.0 must be a positive number"],
+    "constraints.neg_elbo.warm_up=1": ["constraints.neg_elbo.warm_up=1.0 must be a share of the run, at least 0 and below 1"],
     "constraints.mmd.calibration_weight=-1": ["constraints.mmd.calibration_weight=-1.0 must be a number ≥ 0"],
     "alpha.q=nan": ["alpha.q=nan must be a finite number"],
     "training.steps=0": ["training.steps=0 must be a whole number of at least 1"],

@@ -24,7 +24,7 @@ from lagvae.cli.hydra_speed import yaml_loader
 from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment import factory
-from lagvae.experiment.factory import build_data, build_lagrangian, build_model
+from lagvae.experiment.factory import WARM_UP, WARM_UP_START, build_data, build_lagrangian, build_model
 from lagvae.experiment.validate import validate
 from lagvae.sweeps.composer import Composer
 from lagvae.sweeps.grid import expand as sweep_cells
@@ -307,20 +307,23 @@ def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "start"),
+    ("words", "start", "warm_up"),
     [
-        (("alpha=maximize",), 0.2),
-        (("alpha=minimize",), 1.0),
-        (("alpha=maximize", "multiplier=fixed", "epsilon=none"), 1.0),
-        (("alpha=maximize", "constraints.neg_elbo.multiplier=3"), 3.0),
+        (("alpha=maximize",), WARM_UP_START, round(WARM_UP * 3000)),
+        (("alpha=minimize",), 1.0, 0),
+        (("alpha=maximize", "multiplier=fixed", "epsilon=none"), 1.0, 0),
+        (("alpha=maximize", "constraints.neg_elbo.multiplier=3", "constraints.neg_elbo.warm_up=0.1"), 3.0, 300),
+        (("alpha=minimize", "constraints.neg_elbo.warm_up=0.1"), 1.0, 300),
+        (("alpha=maximize", "constraints.neg_elbo.epsilon=-1e3"), WARM_UP_START, 0),  # below ε̂: there is no time to lose
     ],
 )
-def test_a_learned_multiplier_starts_low_where_information_is_maximised(
-    tmp_path: Path, words: tuple[str, ...], start: float
+def test_a_learned_multiplier_starts_low_and_stays_low_for_a_while_where_information_is_maximised(
+    tmp_path: Path, words: tuple[str, ...], start: float, warm_up: int
 ) -> None:
-    cfg = settings(tmp_path, *words)
+    cfg = settings(tmp_path, "training.steps=3000", *words)
     calibration = None if "epsilon=none" in words else made_up(cfg)
-    assert {c.name: c.multiplier for c in build_lagrangian(cfg, calibration).constraints}["neg_elbo"] == start
+    (c, *_) = (c for c in build_lagrangian(cfg, calibration).constraints if c.name == "neg_elbo")
+    assert (c.multiplier, c.warm_up) == (start, warm_up)
 
 
 # ---- sweeps

@@ -397,6 +397,26 @@ def test_multipliers_stay_between_zero_and_their_limit(dual: str, generator: tor
     assert lagrangian.multiplier.tolist() == pytest.approx((lagrangian.scaled / torch.tensor([1.0, 1.0, 0.1])).tolist())
 
 
+@each_dual
+def test_a_multiplier_in_its_warm_up_falls_but_does_not_rise(dual: str) -> None:
+    make, _ = DUALS[dual]
+    lagrangian = Lagrangian(Preference(0), [learned("late", torch.sum, warm_up=6), learned("now", torch.sum)])
+    optimizer, path = make([lagrangian.scaled]), [lagrangian.scaled.clone()]
+    for violation in (*[1.0] * 4, *[-8.0] * 2, *[8.0] * 12):
+        lagrangian.ascend(torch.full((2,), violation), optimizer)
+        path.append(lagrangian.scaled.clone())
+    late, now = torch.stack(path).T
+    assert (late[:5] == 1).all()
+    assert (now[:5].diff() > 0).all()
+    assert late[6] < late[4]
+    assert late[-1] > late[6], "it rises once the warm-up is over"
+
+
+def test_a_warm_up_is_no_negative_number_of_steps() -> None:
+    with pytest.raises(SettingError, match=r"constraints\.a\.warm_up=-1 must be at least 0"):
+        learned("a", torch.sum, warm_up=-1)
+
+
 @pytest.mark.parametrize(
     "dual",
     [

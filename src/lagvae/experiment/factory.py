@@ -10,6 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -56,8 +57,9 @@ from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
 
-WARM_UP_START = 0.2
-"""Where a learned λ starts, in units of |α|, if information is maximised and no start is given (see docs/decisions.md)."""
+WARM_UP_START, WARM_UP = 0.15, 0.2
+"""Where a learned λ starts, in units of |α|, and the share of a run in which it does not rise, if information is maximised and
+these are not given (see docs/decisions.md)."""
 
 SPREAD_SAMPLES = 500
 """Number of training samples whose spread a learned scale of the decoder starts from."""
@@ -332,6 +334,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 learned=c.learned,
                 scale=c.scale,
                 max_multiplier=c.max_multiplier,
+                warm_up=round(warm_up(cfg, str(name), bound, calibration) * cfg.training.steps),
             )
         )
     return constraints
@@ -340,6 +343,20 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
 def initial_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
     """λ where `multiplier` is null: 1, but 0.2 where it is learned and information is maximised (see docs/decisions.md)."""
     return WARM_UP_START if constraint.learned and cfg.alpha.q < 0 else 1.0
+
+
+def warm_up(cfg: DictConfig, name: str, bound: float | None, calibration: Calibration | None) -> float:
+    """The share of a run in which the λ of a constraint does not rise.
+
+    Where the setting is null it is `WARM_UP`, if λ is learned to maximise information under a bound that the calibrated model
+    meets, and otherwise 0: a bound below ε̂ takes all of the run to be met.
+    """
+    constraint = cfg.constraints[name]
+    share: float | None = constraint.get("warm_up", 0.0)  # runs of earlier versions do not have the setting
+    if share is not None:
+        return share
+    is_met = calibration is not None and bound is not None and bound >= calibration.calibrated.get(name, inf)
+    return WARM_UP if constraint.learned and cfg.alpha.q < 0 and is_met else 0.0
 
 
 def merge_symbolic_penalties(

@@ -102,6 +102,7 @@ class ConstraintConfig:
     learned: bool = "${multiplier.learned}"  # type: ignore[assignment]
     scale: float = 1.0
     max_multiplier: float = 100.0
+    warm_up: float | None = 0.0
     calibration_weight: float = 1.0
 
 

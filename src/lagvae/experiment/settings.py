@@ -62,6 +62,7 @@ RULES: dict[str, Rule] = {
     "constraints.*.learned": Rule(False, "differs", "varies"),
     "constraints.*.scale": Rule(False, "differs", "same"),
     "constraints.*.max_multiplier": Rule(False, "differs", "same"),
+    "constraints.*.warm_up": Rule(False, "differs", "method"),
     "constraints.*.calibration_weight": Rule(True, "differs", "same"),
     "kernel": Rule(False, "same", "ignored"),  # it appears in the settings of the divergences that use it
     # the optimizer of the multipliers; an ensemble has a single one, see lagvae.sweeps.plan

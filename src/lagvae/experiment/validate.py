@@ -164,6 +164,8 @@ def validate(cfg: DictConfig) -> pl.Trainer:
             raise SettingError(f"{key}.gamma={c.gamma} must be a finite number ≥ 0: a slack is added to the attainable value.")
         if not (isfinite(c.calibration_weight) and c.calibration_weight >= 0):
             raise SettingError(f"{key}.calibration_weight={c.calibration_weight} must be a number ≥ 0.")
+        if (share := c.get("warm_up")) is not None and not 0 <= share < 1:
+            raise SettingError(f"{key}.warm_up={share} must be a share of the run, at least 0 and below 1.")
         if cfg.epsilon.source == "explicit" and c.epsilon is None:
             raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
     if needs_calibration(cfg):
