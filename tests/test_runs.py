@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -133,6 +134,21 @@ def test_a_failure_of_torchs_writer_is_a_full_disk_only_if_the_disk_is_full(
     with pytest.raises(SettingError if full else RuntimeError, match="disk is full" if full else "Pytorch"):
         write_atomically(tmp_path / "theta.pt", write)
     assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("limit", [600, 9000])
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, limit: int) -> None:
+    """torch's writer only says that it failed."""
+    (tmp_path / "theta.pt").write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(SettingError, match=r"so large here \(see ulimit -f\): .*theta\.pt could not be written\. Raise"):
+            write_atomically(tmp_path / "theta.pt", lambda part: torch.save({"x": torch.zeros(10_000)}, part))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(tmp_path) == {"theta.pt"}
+    assert (tmp_path / "theta.pt").read_text() == "old"
 
 
 def test_ctrl_c_while_torch_writes_is_ctrl_c(tmp_path: Path) -> None:

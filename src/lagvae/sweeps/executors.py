@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lagvae.errors import LagvaeError, SettingError, Stopped
-from lagvae.sweeps.job import SweepJob, cores, run_job
+from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
+from lagvae.sweeps.job import TAKEN, SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
 
@@ -156,6 +156,8 @@ def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
             stderr=log,
             check=False,
         )
+    if done.returncode == TAKEN:
+        return OwnedError(f"Another process trains the runs of {folder}.")
     return Stopped("Stopped.") if done.returncode == 130 else job_outcome(job)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
+from lagvae.errors import FailedRunsError, LagvaeError, OwnedError, SettingError, Stopped
 from lagvae.experiment.factory import enough_memory, instantiate
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
-from lagvae.io import check_writable, write_json
+from lagvae.io import check_writable, wait_for_owner, write_json
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
@@ -56,16 +56,26 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
             "launcher.executor=null: null is not allowed here; use launcher=ensemble, gpus, processes, ray or slurm."
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
-    waiting = [run for run in runs if not run.finished]
-    already = len(runs) - len(waiting)
-    if waiting:
+    already = sum(run.finished for run in runs)
+    failed: dict[str, str] = {}
+    while waiting := [run for run in runs if not run.finished and run.name not in failed]:
         missing = missing_calibrations(waiting)
-        jobs = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
-        print_sweep_plan(runs, already, jobs, missing)
-        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers))
-    else:
-        failed = {}
+        jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
+        if jobs:
+            print_sweep_plan(runs, already, jobs, missing)
+            failed |= run_all(
+                executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers)[0]
+            )
+        wait_for_others([*jobs, *taken])
     print_outcome(runs, already, failed, time.perf_counter() - started)
+
+
+def wait_for_others(jobs: Jobs) -> None:
+    """Wait for other processes that are at work on runs of these jobs, as those are that were given the same sweep."""
+    for job, runs in jobs:
+        for folder in (job.folder, *(run.folder.path for run in runs if not run.finished)):
+            if not all(run.finished for run in runs):
+                wait_for_owner(folder, lambda owner: print_line(f"{owner} does the same sweep now: waiting for its runs."))
 
 
 def run_all(
@@ -114,6 +124,8 @@ def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
     for (_, runs), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Stopped):
             raise outcome
+        if isinstance(outcome, OwnedError):
+            continue  # another process has its runs, and is waited for
         if isinstance(outcome, Exception):
             for run in runs:
                 if not run.finished:
