@@ -905,7 +905,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "no settings": (lambda text: "{}", "config.yaml is damaged: it holds no settings. Put back what it was"),
     "foreign": (lambda text: "colour: red\n" + text, "Key 'colour' not in 'Config'"),
     "a word for a number": (lambda text: text.replace("  steps: 40", "  steps: many"), "Value 'many' of type 'str'"),
-    "too large a batch": (lambda text: text.replace("  batch: 50", "  batch: 5000"), "data.batch=5000 is larger than"),
+    "too large a batch": (lambda text: text.replace("  batch: 50", "  batch: 5000"), "data.batch: 50 → 5000"),
 }
 
 

@@ -88,7 +88,11 @@ class MetricsTable(Logger):
         if not self.path.exists():
             return
         text = text_up_to(self.path, step)
-        write_atomically(self.path, lambda part: part.write_bytes(text) and None)
+
+        def write(part: Path) -> None:
+            part.write_bytes(text)
+
+        write_atomically(self.path, write)
         self._written = True
 
 

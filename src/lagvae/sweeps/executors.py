@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
+from lagvae.io import storage_error
 from lagvae.sweeps.job import TAKEN, SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
@@ -148,7 +149,11 @@ class ProcessExecutor(SubprocessExecutor):
 def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
     """Run a job in a process of its own."""
     job = SweepJob(folder)
-    with job.log.open("a", encoding="utf-8") as log:
+    try:
+        opened = job.log.open("a", encoding="utf-8")
+    except OSError as error:
+        return storage_error(job.log, error)
+    with opened as log:
         done = subprocess.run(
             [sys.executable, "-m", "lagvae.sweeps.job", str(folder)],
             env=os.environ | environment | {"PYTHONPATH": search_path()},
