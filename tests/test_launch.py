@@ -355,7 +355,9 @@ def test_a_job_that_another_process_has_is_waited_for_and_no_failure(tmp_path: P
     monkeypatch.setattr(subprocess, "run", lambda *given, **kw: subprocess.CompletedProcess(given, TAKEN))
     outcome = run_in_subprocess(job.folder, {})
     assert isinstance(outcome, OwnedError)
-    assert failures_by_run([(job, [])], [outcome]) == {}
+    run: Any = SimpleNamespace(name="a", finished=False)
+    assert failures_by_run([(job, [run])], [outcome]) == {}
+    assert failures_by_run([(job, [run])], [SettingError("no")]) == {"a": "no"}
 
 
 def test_only_its_owner_writes_the_task_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
