@@ -230,17 +230,31 @@ STOPPED = {SIGKILL: (-9,), SIGTERM: (-15, 130), SIGINT: (130,)}
 """The exit statuses with which a signal ends a program."""
 
 
-def signalled(place: Place, name: str, n: int, number: Signals) -> Outcome:
-    """Send a signal to a task before its n-th file operation, and go on."""
+def disturbed(
+    place: Place, name: str, n: int, do: Callable[[], None], ended: Callable[[Said], Outcome | None], **how: Any
+) -> Outcome:
+    """Let something happen to a task at its n-th file operation, and go on.
+
+    Args:
+        ended: what is wrong with its end, if anything. how: see `at_operation`.
+    """
     task, normal = TASKS[name], rehearsed(place, name)
     place.put(task.state)
-    said = place.run(task.script, *task.words, before=at_operation(place.root, n, signals(number)))
-    of_job = name in ("sweep on processes", "sweep on devices") and said.refused  # and not of the process that waits for it
-    if said.status == 0 and number != SIGKILL:
-        return judged(place, task, normal.expected, said)
-    if said.broken or not (said.status in STOPPED[number] or of_job):
-        return wrong(f"at the signal: {said.message}")
+    said = place.run(task.script, *task.words, before=at_operation(place.root, n, do, **how))
+    if (odd := ended(said)) is not None or said.status == 0:
+        return odd or judged(place, task, normal.expected, said)
     return judged(place, task, normal.expected, go_on(place, task), saved_steps(normal.operations[:n]))
+
+
+def signalled(place: Place, name: str, n: int, number: Signals) -> Outcome:
+    """Send a signal to a task before its n-th file operation, and go on."""
+
+    def ended(said: Said) -> Outcome | None:
+        of_job = name in ("sweep on processes", "sweep on devices") and said.refused  # and not of the process that waits for it
+        stopped = said.status in STOPPED[number] or of_job or (said.status == 0 and number != SIGKILL)
+        return wrong(f"at the signal: {said.message}") if said.broken or not stopped else None
+
+    return disturbed(place, name, n, signals(number), ended)
 
 
 EVERY = {  # task → every how many file operations: SIGKILL; SIGTERM and SIGINT; errors of the disk
@@ -266,13 +280,7 @@ UNWRITABLE = ("full", "cannot be written", "could not be written", "cannot be re
 
 def denied(place: Place, name: str, n: int, do: Callable[[], None], only: Sequence[str], lasting: bool = True) -> Outcome:
     """Let file operations of a task fail from the n-th on, and go on when they no longer do."""
-    task, normal = TASKS[name], rehearsed(place, name)
-    place.put(task.state)
-    said = place.run(task.script, *task.words, before=at_operation(place.root, n, do, lasting, only))
-    if (odd := odd_end(said, UNWRITABLE)) is not None:
-        return odd
-    saved = saved_steps(normal.operations[:n]) if said.status else None
-    return judged(place, task, normal.expected, go_on(place, task) if said.status else said, saved)
+    return disturbed(place, name, n, do, lambda said: odd_end(said, UNWRITABLE), lasting=lasting, only=only)
 
 
 def writer_fails() -> None:
@@ -378,33 +386,23 @@ ROWS: dict[str, Damage] = {
 }
 TELLING = ("damaged", "not what the run had written", "are gone", "start anew", "is another one", "not the one")
 
-NEW_RUN = Task("calibrated", "train", (*QUICK, "name=b"), ("b",))
-UNFINISHED = Task("half calibrated", "calibrate", QUICK, ("calibrations",))
 CONFIG = BYTES | TEXTS
-USES: dict[str, tuple[str, Task, str, dict[str, dict[str, Damage]]]] = {
-    # what is done with a damaged file: the state, the program that needs it, the task that leaves the same, the damages
-    "resume": (
-        *("half", TASKS["train"], "train"),
-        {"last.ckpt": BYTES, "best.ckpt": BYTES, "metrics.csv": ROWS | BYTES, "config.yaml": CONFIG},
-    ),
-    "resume of a finished run": ("done", TASKS["train"], "train", {"summary.json": CONFIG}),
-    "evaluate": (
-        *("done", TASKS["evaluate"], "evaluate"),
-        {"last.ckpt": BYTES, "config.yaml": CONFIG, "metrics.csv": ROWS, "summary.json": TEXTS},
-    ),
-    "train with a calibration": (
-        *("calibrated", NEW_RUN, "calibrate and train"),
-        {"calibration.json": CONFIG, "theta.pt": BYTES},
-    ),
-    "calibrate": (
-        *("half calibrated", UNFINISHED, "calibrate"),
-        {"last.ckpt": BYTES, "metrics.csv": ROWS, "config.yaml": TEXTS},
-    ),
-    "sweep": (
-        *("half a sweep", TASKS["sweep"], "sweep"),
-        {"ensemble.ckpt": BYTES, "task.json": CONFIG, "chunks.json": TEXTS, "progress.json": TEXTS}
-        | {"metrics.csv": ROWS, "config.yaml": TEXTS},
-    ),
+USES = {  # what is done with a damaged file: the state, the program that needs it, and the task that leaves the same
+    "resume": ("half", TASKS["train"], "train"),
+    "resume of a finished run": ("done", TASKS["train"], "train"),
+    "evaluate": ("done", TASKS["evaluate"], "evaluate"),
+    "train with a calibration": ("calibrated", Task("", "train", (*QUICK, "name=b"), ("b",)), "calibrate and train"),
+    "calibrate": ("half calibrated", TASKS["calibrate"], "calibrate"),
+    "sweep": ("half a sweep", TASKS["sweep"], "sweep"),
+}
+FILES: dict[str, dict[str, dict[str, Damage]]] = {
+    "resume": {"last.ckpt": BYTES, "best.ckpt": BYTES, "metrics.csv": ROWS | BYTES, "config.yaml": CONFIG},
+    "resume of a finished run": {"summary.json": CONFIG},
+    "evaluate": {"last.ckpt": BYTES, "config.yaml": CONFIG, "metrics.csv": ROWS, "summary.json": TEXTS},
+    "train with a calibration": {"calibration.json": CONFIG, "theta.pt": BYTES},
+    "calibrate": {"last.ckpt": BYTES, "metrics.csv": ROWS, "config.yaml": TEXTS},
+    "sweep": {"ensemble.ckpt": BYTES, "task.json": CONFIG, "metrics.csv": ROWS}
+    | dict.fromkeys(("chunks.json", "progress.json", "config.yaml"), TEXTS),
 }
 
 
@@ -419,7 +417,7 @@ def told_or_like(place: Place, use: str, said: Said, names: Sequence[str]) -> Ou
     """Judge what a program does with a damaged file: go on as if it were whole, go on and say so, or refuse and name it."""
     if (outcome := not_done(said, names)) is not None:
         return outcome
-    _, task, like, _ = USES[use]
+    _, task, like = USES[use]
     there = found(place, task)
     differs = [
         f"{folder}: {key}"
@@ -434,7 +432,7 @@ def told_or_like(place: Place, use: str, said: Said, names: Sequence[str]) -> Ou
 
 
 def damage_faults(place: Place, every: bool) -> Found:
-    for use, (*_, files) in USES.items():
+    for use, files in FILES.items():
         for file, damages in files.items():
             for k, (label, damage) in enumerate(damages.items()):
                 if every or use != "sweep" or k % 2 == 0:  # a sweep takes some seconds
@@ -500,13 +498,12 @@ def without(base: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def trained_on(place: Place, change: Callable[[np.ndarray], Any]) -> Outcome:
-    place.put("empty")
     x = np.random.default_rng(0).standard_normal((200, 4)).astype("f4")
     changed = change(x)
+    place.put("empty")
     np.save(place.root / "x.npy", x if changed is None else changed)
-    kept = [word for word in RUN if not word.startswith("data") or word.startswith("data.draws")]
-    own = ("data=array", f"data.source.path={place.root}/x.npy", "data.batch=40", "data.likelihood=normal")
-    return not_done(place.run("train", *kept, *own)) or finite(place)
+    own = ("data=array", f"data.source.path={place.root}/x.npy", "data.batch=40", "data.draws=40", "data.likelihood=normal")
+    return not_done(place.run("train", *without(RUN, own), *own)) or finite(place)
 
 
 def trained_with(place: Place, word: str) -> Outcome:
@@ -557,7 +554,7 @@ def edited(place: Place, change: Edit) -> Outcome:
     return told_or_like(place, "resume", go_on(place, TASKS["train"]), ())
 
 
-def number_faults(place: Place, every: bool) -> Found:
+def numbers_faults(place: Place, every: bool) -> Found:
     yield from ((label, trained_on, change) for label, change in DATA.items())
     for key, *values in map(str.split, NUMBERS.strip().splitlines()):
         yield from ((word, trained_with, word) for word in (f"{key}={value}" for value in values))
@@ -606,7 +603,7 @@ def setting(place: Place, words: Sequence[str]) -> Outcome:
     return not_done(said, names) or (finite(place) if (place.run_a / "summary.json").exists() else survived("no run a"))
 
 
-def setting_faults(place: Place, every: bool) -> Found:
+def settings_faults(place: Place, every: bool) -> Found:
     for words in SETTINGS.strip().replace("\n", "|").split("|"):
         yield words, setting, words.replace("\\n", "\n").split(" ")
 
@@ -1009,6 +1006,7 @@ def squeezed(
     place: Place, name: str, before: Before = None, quiet: bool = False, words: Sequence[str] = (), env: Any = None
 ) -> Outcome:
     """A task with less than it may expect: the usual result, or a message and the usual result when there is enough again.
+
     Args:
         quiet: whether it may end without a message, where nobody could read it, or where the signal ends it.
         words: with which it must be refused.
@@ -1023,7 +1021,7 @@ def squeezed(
     return judged(place, task, rehearsed(place, name).expected, go_on(place, task) if said.status else said)
 
 
-def resource_faults(place: Place, every: bool) -> Found:
+def resources_faults(place: Place, every: bool) -> Found:
     for label, env in ENVIRONMENTS.items():
         yield f"train with {label}", squeezed, "train", None, False, (), env
     for label, happening in HAPPENINGS.items():
@@ -1068,7 +1066,7 @@ def private(place: Place, state: str, script: str, *words: str) -> Outcome:
     return survived("all private")
 
 
-def secret_faults(place: Place, every: bool) -> Found:
+def secrets_faults(place: Place, every: bool) -> Found:
     own = ("logger=[tensorboard]", "+logger.tensorboard.comment='${oc.env:SECRET}'")
     evaluate, programs = ("evaluate", "run=a"), (("train", RUN), ("sweep", SWEEP), ("calibrate and train", (*QUICK, "name=b")))
     for name, words in programs[:2]:
@@ -1170,7 +1168,7 @@ PICKLES = (
 )
 
 
-def code_faults(place: Place, every: bool) -> Found:
+def stored_code_faults(place: Place, every: bool) -> Found:
     for key, node in NODES.items():
         yield f"{key} in a config, resume", stored, key, node, "half", "train", "resume=a"
         yield f"{key} in a config, evaluate", stored, key, node, "done", "evaluate", "run=a"
@@ -1183,18 +1181,12 @@ def code_faults(place: Place, every: bool) -> Found:
 
 # ---- the campaign
 
-MAKERS: dict[str, Callable[[Place, bool], Found]] = {
-    "signal": signal_faults,
-    "storage": storage_faults,
-    "damage": damage_faults,
-    "numbers": number_faults,
-    "settings": setting_faults,
-    "combination": combination_faults,
-    "concurrency": concurrency_faults,
-    "ddp": ddp_faults,
-    "resources": resource_faults,
-    "secrets": secret_faults,
-    "stored code": code_faults,
+MAKERS = {
+    made.__name__.removesuffix("_faults").replace("_", " "): made
+    for made in (
+        *(signal_faults, storage_faults, damage_faults, numbers_faults, settings_faults, combination_faults),
+        *(concurrency_faults, ddp_faults, resources_faults, secrets_faults, stored_code_faults),
+    )
 }
 KINDS = tuple(MAKERS)
 

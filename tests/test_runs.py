@@ -169,6 +169,12 @@ def test_ctrl_c_while_torch_writes_is_ctrl_c(tmp_path: Path) -> None:
     assert files(tmp_path) == set()
 
 
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(SettingError, match=r"/summary\.json is a folder where a file should be\. Remove it\."):
+        write_json(tmp_path / "summary.json", {})
+
+
 def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(SettingError, match=rf"{tmp_path}/runs is a file, not a folder\). Set paths\.root"):

@@ -102,6 +102,8 @@ def storage_error(path: Path, error: OSError, cure: str = CURE) -> SettingError:
     if error.errno in NO_SPACE:
         cure = "Raise the limit" if error.errno == errno.EFBIG else "Free some space"
         return SettingError(f"{NO_SPACE[error.errno]}: {path} could not be written. {cure}; a stopped run can be resumed.")
+    if error.errno == errno.EISDIR:
+        return SettingError(f"{path} is a folder where a file should be. Remove it.")
     files = [parent for parent in path.parents if os.path.isfile(parent)]
     reason = f"{files[0]} is a file, not a folder" if files else error.strerror or error
     if cure == CURE and (runs := [parent for parent in path.parents if (parent / "config.yaml").is_file()]):
