@@ -360,6 +360,14 @@ def test_a_job_that_another_process_has_is_waited_for_and_no_failure(tmp_path: P
     assert failures_by_run([(job, [run])], [SettingError("no")]) == {"a": "no"}
 
 
+def test_a_sweep_of_which_nothing_gets_done_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lagvae.sweeps.runner.run_all", lambda *given: {})
+    outcome = sweep(tmp_path, "seed=0,1", "family=infovae")
+    assert outcome.status == 1
+    assert "2 of the runs failed, the others finished" in outcome.err
+    assert "It has no summary" in outcome.err
+
+
 def test_only_its_owner_writes_the_task_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process has half written in a folder is removed by the owner of that."""
 

@@ -124,9 +124,9 @@ def test_a_second_process_with_the_same_sweep_waits_and_has_the_results(
     first.send_signal(signal.SIGSTOP)
     wait = runner.wait_for_owner
 
-    def wait_while_it_goes_on(*given: Any) -> None:
+    def wait_while_it_goes_on(*given: Any) -> bool:
         first.send_signal(signal.SIGCONT)
-        wait(*given)
+        return bool(wait(*given))
 
     monkeypatch.setattr(runner, "wait_for_owner", wait_while_it_goes_on)
     try:

@@ -118,23 +118,26 @@ def check_writable(folder: Path, cure: str = CURE) -> None:
         raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{existing} is not writable"), cure)
 
 
-def wait_for_owner(folder: Path, waiting: Callable[[str], None]) -> None:
-    """Wait until no other process owns a folder. Nothing is written there.
+def wait_for_owner(folder: Path, waiting: Callable[[str], None]) -> bool:
+    """Wait until no other process owns a folder. Returns whether one did. Nothing is written there.
 
     Args:
         waiting: called with the owner where there is one.
     """
     lock = FileLock(folder / "lock")
     if not Path(lock.lock_file).is_file():
-        return
+        return False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         waiting(describe_owner(folder / ".owner.json"))
         lock.acquire()
+        lock.release()
+        return True
     except OSError:  # as in a folder that cannot be written
-        return
+        return False
     lock.release()
+    return False
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from lagvae.sweeps.progress import show_progress
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
 
+MOST_IDLE = 3
+"""How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
+
 MANY = 10
 """A sweep of more runs than this takes some seconds until its plan can be told, and says so."""
 
@@ -58,7 +61,8 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
     executor: Executor = instantiate(settings.executor, _convert_="all")
     already = sum(run.finished for run in runs)
     failed: dict[str, str] = {}
-    while waiting := [run for run in runs if not run.finished and run.name not in failed]:
+    idle = 0
+    while idle < MOST_IDLE and (waiting := [run for run in runs if not run.finished and run.name not in failed]):
         missing = missing_calibrations(waiting)
         jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
         if jobs:
@@ -66,16 +70,27 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
             failed |= run_all(
                 executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers)[0]
             )
-        wait_for_others([*jobs, *taken])
+        waited = wait_for_others([*jobs, *taken])
+        left = [run for run in waiting if not run.finished and run.name not in failed]
+        idle = 0 if waited or len(left) < len(waiting) else idle + 1
     print_outcome(runs, already, failed, time.perf_counter() - started)
 
 
-def wait_for_others(jobs: Jobs) -> None:
-    """Wait for other processes that are at work on runs of these jobs, as those are that were given the same sweep."""
+def wait_for_others(jobs: Jobs) -> bool:
+    """Wait for other processes that are at work on runs of these jobs, as those are that were given the same sweep.
+
+    Returns: whether there were any.
+    """
+
+    def say(owner: str) -> None:
+        print_line(f"{owner} does the same sweep now: waiting for its runs.")
+
+    waited = False
     for job, runs in jobs:
-        for folder in (job.folder, *(run.folder.path for run in runs if not run.finished)):
+        for folder in (job.folder, *(run.folder.path for run in runs)):
             if not all(run.finished for run in runs):
-                wait_for_owner(folder, lambda owner: print_line(f"{owner} does the same sweep now: waiting for its runs."))
+                waited |= wait_for_owner(folder, say)
+    return waited
 
 
 def run_all(
