@@ -85,12 +85,12 @@ def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, A
         return folder.read_summary()
     cfg = read_trusted_config(folder, trust)
     settle_machine(cfg, trainer or {})
-    if folder.last_checkpoint is None:
-        print_note(f"{folder.path} has no checkpoint to go on from: the run starts from its first step.")
     adopt_launcher(cfg, stored=True)
     with all_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
             raise CheckpointError(f"The processes do not resume the same run: {first} and {folder.path}. Name one of them.")
+        if folder.last_checkpoint is None:
+            print_note(f"{folder.path} has no checkpoint to go on from: the run starts from its first step.")
         with owned_by_first(folder.path):
             return proceed(cfg, folder)
 
