@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import csv
 import ctypes
-import errno
 import gc
 import hashlib
 import json
 import mmap
 import os
-import re
 import runpy
 import shutil
 import signal
@@ -22,6 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,49 +29,31 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from lagvae.io import LEFTOVER
 
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = ("information", "likelihood", "information_of_model", "two_sample_x", "two_sample_z", "classifier")
 QUICK = (
-    "data=linear_gaussian",
-    "data.source.n=200",
-    "data.batch=40",
-    "data.draws=40",
-    "trainer=cpu",
-    "training.threads=1",
-    "training.steps=6",
-    "training.interval=2",
-    "training.log_every=1",
-    "calibration.steps=6",
-    "model.latent=2",
-    "model.encoder.hidden=[4]",
-    "model.decoder.hidden=[4]",
-    "callbacks.figures=false",
-    "launcher.compile=false",
-    "~callbacks.training.information",
-    *(
-        f"~callbacks.final.{name}"
-        for name in ("information", "likelihood", "information_of_model", "two_sample_x", "two_sample_z", "classifier")
-    ),
+    *("data=linear_gaussian", "data.source.n=200", "data.batch=40", "data.draws=40", "trainer=cpu", "training.threads=1"),
+    *("training.steps=6", "training.interval=2", "training.log_every=1", "calibration.steps=6", "model.latent=2"),
+    *("model.encoder.hidden=[4]", "model.decoder.hidden=[4]", "callbacks.figures=false", "launcher.compile=false"),
+    *("~callbacks.training.information", *(f"~callbacks.final.{name}" for name in LEFT_OUT)),
 )
 """Settings of a run that takes half a second of one core, and writes three checkpoints."""
 
-BOUNDS = (
-    "epsilon=explicit",
-    "training.start=scratch",
-    "constraints.neg_elbo.epsilon=16",
-    "constraints.mmd.epsilon=0.05",
-)
+BOUNDS = ("epsilon=explicit", "training.start=scratch", "constraints.neg_elbo.epsilon=16", "constraints.mmd.epsilon=0.05")
 """Bounds in place of a calibration."""
 
 INTERVAL = 2
 """Steps between two checkpoints of `QUICK`."""
 
-
 # ---- what happens to a process
-
 
 Deed = Callable[[str, str], None]
 """Called before a file operation with its name, such as open, and the path."""
+
+Before = Callable[[], Any] | None
+"""What is called in a new process before its program."""
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 RENAMES = {"os.rename", "os.link", "os.symlink"}
@@ -83,10 +65,8 @@ def watch(root: Path, deed: Deed) -> None:
     inside, busy = str(root), []
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = given
-            if not (isinstance(flags, int) and flags & WRITES):
-                return
+        if event == "open" and isinstance(given[2], int) and given[2] & WRITES:
+            path = given[0]
         elif event in EVENTS:
             path = given[1] if event in RENAMES else given[0]
         else:
@@ -114,40 +94,28 @@ def watch(root: Path, deed: Deed) -> None:
     torch.save, os.fsync = saving, syncing
 
 
-class Counter:
-    """A number that all processes share which are forked from this one."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 8)
-
-    def next(self) -> int:
-        """How often it was asked before."""
-        value = int.from_bytes(self._memory[:8], "little")
-        self._memory[:8] = (value + 1).to_bytes(8, "little")
-        return value
-
-
 def at_operation(
-    root: Path, n: int, do: Callable[[], None], lasting: bool = False, only: Sequence[str] = ()
+    root: Path, n: int, do: Callable[[], object], lasting: bool = False, only: Sequence[str] = ()
 ) -> Callable[[], None]:
-    """What to do in a new process so that something happens before its n-th file operation.
+    """What to do in a new process so that something happens before its n-th file operation, or that of a process it forks.
 
     Args:
         lasting: whether it happens at all later operations too. only: the operations that it can happen to; all by default.
     """
-    counter = Counter()
+    shared = mmap.mmap(-1, 8)  # with the processes that are forked from this one
 
     def deed(operation: str, path: str) -> None:
-        k = counter.next()
+        k = int.from_bytes(shared[:8], "little")
+        shared[:8] = (k + 1).to_bytes(8, "little")
         if (k == n or (lasting and k > n)) and (not only or operation in only):
             do()
 
     return lambda: watch(root, deed)
 
 
-def signals(number: int, pid: int | None = None) -> Callable[[], None]:
-    """Send a signal to the process in which this is called, or to another one."""
-    return lambda: os.kill(pid or os.getpid(), number)
+def signals(number: int) -> Callable[[], None]:
+    """Send a signal to the process in which this is called."""
+    return lambda: os.kill(os.getpid(), number)
 
 
 def fails(code: int) -> Callable[[], None]:
@@ -159,14 +127,14 @@ def fails(code: int) -> Callable[[], None]:
     return fail
 
 
+def appends(file: Path, line: str) -> None:
+    with file.open("a") as log:
+        log.write(f"{line}\n")
+
+
 def records(root: Path, file: Path) -> Callable[[], None]:
     """Append each file operation of a process, and of those that it forks, to a file outside `root`."""
-
-    def deed(operation: str, path: str) -> None:
-        with file.open("a") as log:
-            log.write(f"{operation} {os.path.relpath(path, root)}\n")
-
-    return lambda: watch(root, deed)
+    return lambda: watch(root, lambda operation, path: appends(file, f"{operation} {os.path.relpath(path, root)}"))
 
 
 # ---- programs
@@ -181,8 +149,8 @@ class Said:
 
     @property
     def broken(self) -> bool:
-        """Whether it showed a traceback."""
-        return "Traceback (most recent call last)" in self.text or "Fatal Python error" in self.text
+        """Whether it showed a traceback, or did not end."""
+        return self.status == 124 or any(s in self.text for s in ("Traceback (most recent call last)", "Fatal Python error"))
 
     @property
     def refused(self) -> bool:
@@ -196,6 +164,24 @@ class Said:
         errors = [k for k, line in enumerate(lines) if "Error: " in line]
         told = " ".join(lines[errors[0] :]) if errors and not self.broken else (lines or [""])[-1]
         return f"status {self.status}: {told[:300]}"
+
+
+def ends(run: Callable[[], object]) -> None:
+    """Run something and end this process with the exit status that it has as a program."""
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()  # type: ignore[attr-defined]
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 class Program:
@@ -212,7 +198,7 @@ class Program:
         words: Sequence[str],
         root: Path,
         said: Path,
-        before: Callable[[], None] | None = None,
+        before: Before = None,
         env: dict[str, str | None] | None = None,
         group: int = 0,
     ) -> None:
@@ -221,47 +207,35 @@ class Program:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(script, list(words), root, before, env or {}, group)
+            ends(lambda: self._become(script, list(words), root, before, env or {}, group))
         with contextlib.suppress(OSError):
             os.setpgid(self.pid, group)
 
-    def _become(self, script: str, words: list[str], root: Path, before: Any, env: dict[str, str | None], group: int) -> None:
-        status = 1
-        try:
-            with contextlib.suppress(OSError):
-                os.setpgid(0, group)
-            end_with_parent()
-            gc.disable()
-            atexit._clear()  # type: ignore[attr-defined]
-            out = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            for given, to in ((nothing, 0), (out, 1), (out, 2)):
-                os.dup2(given, to)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.environ["LAGVAE_ROOT"] = str(root)
-            for key, value in env.items():
-                os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
-            signs = os.environ.get("PYTHONIOENCODING", "utf-8")  # streams as a Python makes them that starts anew
-            sys.stdout = open(1, "w", encoding=signs, closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", encoding=signs, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-            os.chdir(root.parent)
-            sys.argv[:] = [f"src/{script}.py", *words]
-            fork_jobs()
-            if before is not None:
-                before()
-            runpy.run_path(str(ROOT / "src" / f"{script}.py"), run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(BaseException):
-                atexit._run_exitfuncs()  # type: ignore[attr-defined]
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+    def _become(
+        self, script: str, words: list[str], root: Path, before: Before, env: dict[str, str | None], group: int
+    ) -> None:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, group)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # the kernel kills it when the process that started it ends
+        gc.disable()
+        atexit._clear()  # type: ignore[attr-defined]
+        out, nothing = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
+        for given, to in ((nothing, 0), (out, 1), (out, 2)):
+            os.dup2(given, to)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for key, value in {**env, "LAGVAE_ROOT": str(root)}.items():
+            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+        signs = os.environ.get("PYTHONIOENCODING", "utf-8")  # streams as a Python makes them that starts anew
+        sys.stdout = open(1, "w", encoding=signs, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding=signs, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+        os.chdir(root.parent)
+        sys.argv[:] = [f"src/{script}.py", *words]
+        fork_jobs()
+        if before is not None:
+            before()
+        runpy.run_path(str(ROOT / "src" / f"{script}.py"), run_name="__main__")
 
     def wait(self, seconds: float = 240.0) -> Said:
         """How it ends; it is killed, and status 124, where that takes too long. What it started, and left, is killed too."""
@@ -284,42 +258,27 @@ class Program:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def end_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def fork_jobs() -> None:
     """Let launcher=processes fork its jobs from this process, where it would start Python anew and import for seconds."""
     from lagvae.sweeps import executors
 
     def run(command: Sequence[str], env: dict[str, str], stdout: Any, **_: Any) -> Any:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                os.dup2(stdout.fileno(), 1)
-                os.dup2(stdout.fileno(), 2)
-                os.environ.update(env)
-                sys.argv[:] = ["lagvae.sweeps.job", command[-1]]
-                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-                runpy.run_module("lagvae.sweeps.job", run_name="__main__")
-                status = 0
-            except SystemExit as stop:
-                status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
+        def job() -> None:
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stdout.fileno(), 2)
+            os.environ.update(env)
+            sys.argv[:] = ["lagvae.sweeps.job", command[-1]]
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            runpy.run_module("lagvae.sweeps.job", run_name="__main__")
+
+        if (pid := os.fork()) == 0:
+            ends(job)
         return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     executors.subprocess = type("Forked", (), {"run": staticmethod(run)})
 
 
-@dataclass
+@dataclass(eq=False)
 class Place:
     """Where faults happen, one after another: the same folder `root` for all, which is put into a prepared state each time."""
 
@@ -332,13 +291,16 @@ class Place:
         return self.base / "root"
 
     @property
+    def run_a(self) -> Path:
+        """The folder of the run that most faults happen to."""
+        return self.root / "runs" / "a"
+
+    @property
     def cuts(self) -> Path:
         """A file with the folder and the step of each training that began."""
         return self.base / "cuts"
 
-    def start(
-        self, script: str, *words: str, before: Callable[[], None] | None = None, label: str = "said", **kw: Any
-    ) -> Program:
+    def start(self, script: str, *words: str, before: Before = None, label: str = "said", **kw: Any) -> Program:
         """Start a program on the root."""
 
         def first() -> None:
@@ -381,6 +343,10 @@ class Place:
             found.setdefault(folder, []).append(int(step))
         return found
 
+    def file(self, name: str) -> Path:
+        """The first file of a name below the root."""
+        return min(path for path in self.root.rglob(name) if "latest" not in path.parts)
+
 
 def note_beginnings(file: Path) -> None:
     """Append the folder and the step of each training that begins or goes on in this process to a file."""
@@ -389,8 +355,7 @@ def note_beginnings(file: Path) -> None:
     cut = MetricsTable.cut
 
     def noting(self: MetricsTable, step: int) -> None:
-        with file.open("a") as log:
-            log.write(f"{self.path.parent.name} {step}\n")
+        appends(file, f"{self.path.parent.name} {step}")
         cut(self, step)
 
     MetricsTable.cut = noting  # type: ignore[method-assign]
@@ -407,9 +372,7 @@ def tensors_digest(content: Any) -> str:
         if isinstance(value, torch.Tensor):
             found.update(str((value.dtype, tuple(value.shape))).encode() + value.contiguous().numpy().tobytes())
         elif isinstance(value, dict):
-            for key in sorted(value, key=str):
-                found.update(str(key).encode())
-                add(value[key])
+            add([[str(key), value[key]] for key in sorted(value, key=str)])
         elif isinstance(value, list | tuple):
             for each in value:
                 add(each)
@@ -424,51 +387,52 @@ TIMED = ("seconds", "ensemble", "made")
 """What a clock says of a run."""
 
 
-def plain_json(path: Path) -> Any:
+def seen(look: Callable[[Path], Any], path: Path) -> Any:
+    """What a look at a file shows; the kind of its error where it cannot be read."""
     try:
-        content = json.loads(path.read_text())
-        return {k: v for k, v in content.items() if k not in TIMED}
-    except (OSError, ValueError, AttributeError) as error:
-        return type(error).__name__
-
-
-def checkpoint_numbers(path: Path) -> str:
-    try:
-        content = torch.load(path, weights_only=True)
-        return tensors_digest({key: content.get(key) for key in ("state_dict", "optimizer_states", "global_step")})
+        return look(path)
     except Exception as error:
         return type(error).__name__
 
 
+def plain_json(path: Path) -> Any:
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in TIMED}
+
+
+def numbers(path: Path) -> str:
+    content = torch.load(path, weights_only=True)
+    kept = ("state_dict", "optimizer_states", "global_step") if "state_dict" in content else tuple(content)
+    return tensors_digest({key: content.get(key) for key in kept})
+
+
+def of_calibration(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    return {key: content.get(key) for key in ("calibrated", "stderr")}
+
+
+LOOKS: dict[str, Callable[[Path], Any]] = {
+    "summary.json": plain_json,
+    "evaluation/summary.json": plain_json,
+    "metrics.csv": lambda path: path.read_text(errors="replace"),
+    "checkpoints/last.ckpt": numbers,
+    "checkpoints/best.ckpt": numbers,
+    "calibration.json": of_calibration,
+    "theta.pt": numbers,
+}
+"""A file of a run or a calibration → what is promised to be the same to the bit after a disturbance."""
+
+
 def picture(folder: Path) -> dict[str, Any]:
-    """All that is promised to be the same to the bit after a disturbance, of one folder of a run or calibration."""
-    found: dict[str, Any] = {}
-    for name in ("summary.json", "evaluation/summary.json"):
-        if (folder / name).exists():
-            found[name] = plain_json(folder / name)
-    if (folder / "metrics.csv").exists():
-        found["metrics.csv"] = (folder / "metrics.csv").read_text(errors="replace")
-    for name in ("last", "best"):
-        if (folder / "checkpoints" / f"{name}.ckpt").exists():
-            found[f"{name}.ckpt"] = checkpoint_numbers(folder / "checkpoints" / f"{name}.ckpt")
-    if (folder / "calibration.json").exists():
-        content = plain_json(folder / "calibration.json")
-        found["calibration"] = content if isinstance(content, str) else {k: content.get(k) for k in ("calibrated", "stderr")}
-        try:
-            found["theta"] = tensors_digest(torch.load(folder / "theta.pt", weights_only=True))
-        except Exception as error:
-            found["theta"] = type(error).__name__
-    return found
+    """What `LOOKS` shows of one folder."""
+    return {name: seen(look, folder / name) for name, look in LOOKS.items() if (folder / name).exists()}
 
 
 def pictures(root: Path) -> dict[str, dict[str, Any]]:
-    """The folder of each run, relative to runs/, and calibrations/ for the only calibration → its picture."""
-    found = {
-        str(file.parent.relative_to(root / "runs")): picture(file.parent)
-        for file in sorted((root / "runs").rglob("config.yaml"))
-        if not {"latest", ".jobs"} & set(file.relative_to(root / "runs").parts)
-    }
-    return found | {f"calibrations/{file.name}": picture(file) for file in sorted((root / "calibrations").glob("*"))}
+    """The folder of each run, relative to runs/, and calibrations/NAME of each calibration → its picture."""
+    runs = root / "runs"
+    configs = [file for file in sorted(runs.rglob("config.yaml")) if not {"latest", ".jobs"} & set(file.parts)]
+    found = {str(file.parent.relative_to(runs)): picture(file.parent) for file in configs}
+    return found | {f"calibrations/{folder.name}": picture(folder) for folder in sorted((root / "calibrations").glob("*"))}
 
 
 def unlike(expected: dict[str, Any], there: dict[str, Any]) -> list[str]:
@@ -480,21 +444,14 @@ def doubled_rows(root: Path) -> int:
     """How many rows of the tables of metrics below a folder are there twice."""
     twice = 0
     for file in root.rglob("metrics.csv"):
-        keys = [
-            tuple(line.split(",")[i] for i in (0, 2, 3))
-            for line in file.read_text(errors="replace").splitlines()
-            if line.count(",") == 4
-        ]
-        twice += len(keys) - len(set(keys))
+        rows = [row for row in csv.reader(file.read_text(errors="replace").splitlines()) if len(row) == 5]
+        twice += sum(count - 1 for count in Counter((row[0], row[2], row[3]) for row in rows).values())
     return twice
-
-
-LEFT = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
 
 
 def leftovers(root: Path) -> list[str]:
     """Temporary files that nobody has removed."""
-    return [str(path.relative_to(root)) for path in root.rglob(".*") if path.is_file() and LEFT.fullmatch(path.name)]
+    return [str(path.relative_to(root)) for path in root.rglob(".*") if path.is_file() and LEFTOVER.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
@@ -502,15 +459,13 @@ def loaded(base: Path) -> Iterator[Place]:
     """A place for faults in a process that has run each program once, so that all it needs is there when it forks."""
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     torch.set_num_threads(1)
-    place = Place(base)
     root = base / "warm"
-    words = ("family=vae", "name=warm")
-    for script, given in (("train", (*QUICK, *words)), ("evaluate", ("run=warm",))):
+    for script, given in (("train", (*QUICK, "family=vae", "name=warm")), ("evaluate", ("run=warm",))):
         run_here(script, given, root)
     shutil.rmtree(root)
     gc.collect()
     gc.freeze()
-    yield place
+    yield Place(base)
 
 
 def run_here(script: str, words: Sequence[str], root: Path) -> None:
@@ -528,6 +483,3 @@ def run_here(script: str, words: Sequence[str], root: Path) -> None:
         os.environ.clear()
         os.environ.update(environment)
         GlobalHydra.instance().clear()
-
-
-FULL, READ_ONLY, NO_ACCESS, BROKEN = errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO

@@ -21,6 +21,7 @@ from helpers import QUICK, Bomb, no_space, program, refuses, settings
 from omegaconf import OmegaConf
 
 from lagvae.callbacks import evaluation
+from lagvae.cli.programs import ending_with_reader
 from lagvae.errors import CheckpointError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data, build_model
@@ -200,6 +201,9 @@ def test_a_setting_of_the_trainer_that_decides_about_numbers_stays_that_of_the_r
 OTHERS: dict[str, tuple[str, Any, str]] = {
     "data": ("data.source.n", 401, "was trained on other data than there are now"),
     "preference": ("alpha.q", 2.0, "its settings are not those of config.yaml (checkpoint → config.yaml: alpha.q: -1 → 2)"),
+    "seed of the data": ("data.seed", 5, "data.seed: 0 → 5"),
+    "batch": ("data.batch", 40, "data.batch: 50 → 40"),
+    "family": ("family", "vae", "family: lagvae → vae"),
     "slack": ("constraints.neg_elbo.gamma", 9.0, "constraints.neg_elbo.gamma: 1.5 → 9"),
 }
 
@@ -215,6 +219,27 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(root: Path, kind: str
     run.summary.unlink()
     words = {"resume": ("train", "resume=done"), "evaluate": ("evaluate", "run=done")}[way]
     refuses(program(root, words[1], script=words[0]), str(run.last), piece)
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_anew(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    run.summary.unlink()
+    shutil.rmtree(run.checkpoints)
+    said = program(root, "resume=done")
+    assert said.status == 0
+    assert "has no checkpoint to go on from: the run starts from its first step" in " ".join(said.err.split())
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_an_evaluation_says_that_rows_are_lost(root: Path, checkpoint: str) -> None:
+    run = RunFolder(root / "runs" / "done")
+    words = ("run=done", f"checkpoint={checkpoint}")
+    told = "metrics.csv is not what the run had written up to step"
+    assert told not in program(root, *words, script="evaluate").out
+    lines = run.metrics.read_bytes().splitlines(keepends=True)
+    run.metrics.write_bytes(b"".join(lines[1:]))  # without its head
+    assert told in " ".join(program(root, *words, script="evaluate").out.split())
+    assert run.metrics.read_bytes() == b"".join(lines[1:]), "an evaluation changes nothing"
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "null", "[]", "3"])
@@ -249,10 +274,11 @@ def test_a_run_that_another_process_has_is_not_resumed(root: Path) -> None:
 CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:500].rsplit(":", 1)[0], "config.yaml is damaged"),
     "a list": (lambda text: "[1, 2]", "config.yaml is damaged: it holds no settings"),
-    "empty": (lambda text: "", "Missing mandatory value"),
+    "empty": (lambda text: "", "config.yaml is damaged: it holds no settings. Put back what it was"),
+    "no settings": (lambda text: "{}", "config.yaml is damaged: it holds no settings. Put back what it was"),
     "foreign": (lambda text: "colour: red\n" + text, "Key 'colour' not in 'Config'"),
     "a word for a number": (lambda text: text.replace("  steps: 40", "  steps: many"), "Value 'many' of type 'str'"),
-    "too large a batch": (lambda text: text.replace("  batch: 50", "  batch: 5000"), "data.batch=5000 is larger than"),
+    "too large a batch": (lambda text: text.replace("  batch: 50", "  batch: 5000"), "data.batch: 50 → 5000"),
 }
 
 
@@ -419,6 +445,33 @@ def test_sigterm_while_metrics_are_computed_stops_a_run_that_can_be_resumed(
     assert not RunFolder(tmp_path / "runs" / "a").finished
     assert signal.getsignal(signal.SIGTERM) == before
     assert program(tmp_path, "resume=a").status == 0
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    refuses(program(tmp_path, *VAE), "The working directory was removed. Change to one that exists (cd)")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], buffered: bool
+) -> None:
+    @ending_with_reader()
+    def say() -> None:
+        print("a line", flush=not buffered)
+
+    with open(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            say()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "Error: Standard output cannot be written (No space left on device). Send it elsewhere; a stopped run can be resumed.\n"
+    )
 
 
 def test_ctrl_c_stops_a_comparison_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

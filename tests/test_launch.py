@@ -19,9 +19,11 @@ import torch
 from helpers import QUICK, SHORT, Outcome, files, program
 from omegaconf import OmegaConf
 
-from lagvae.errors import LagvaeError, SettingError
+from lagvae.errors import LagvaeError, OwnedError, SettingError
+from lagvae.io import owned
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
-from lagvae.sweeps.job import MAX_EVALUATED_HERE, SweepJob, evaluate_all
+from lagvae.sweeps.job import MAX_EVALUATED_HERE, TAKEN, SweepJob, evaluate_all
+from lagvae.sweeps.runner import failures_by_run
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 
 SMALL = ("launcher.compile=false", "training.interval=10")
@@ -339,6 +341,42 @@ def test_a_job_that_is_killed_is_said_to_be_lost(tmp_path: Path, monkeypatch: py
     error = run_in_subprocess(tmp_path / "job", {})
     assert isinstance(error, LagvaeError)
     assert "ended without a result" in str(error)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    error = run_in_subprocess(tmp_path / "nowhere", {})
+    assert isinstance(error, SettingError)
+    assert f"{tmp_path / 'nowhere' / 'log.txt'} cannot be written (No such file or directory)" in str(error)
+
+
+def test_a_job_that_another_process_has_is_waited_for_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = SweepJob(tmp_path / "job")
+    job.folder.mkdir()
+    monkeypatch.setattr(subprocess, "run", lambda *given, **kw: subprocess.CompletedProcess(given, TAKEN))
+    outcome = run_in_subprocess(job.folder, {})
+    assert isinstance(outcome, OwnedError)
+    run: Any = SimpleNamespace(name="a", finished=False)
+    assert failures_by_run([(job, [run])], [outcome]) == {}
+    assert failures_by_run([(job, [run])], [SettingError("no")]) == {"a": "no"}
+
+
+def test_a_sweep_of_which_nothing_gets_done_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lagvae.sweeps.runner.run_all", lambda *given: {})
+    outcome = sweep(tmp_path, "seed=0,1", "family=infovae")
+    assert outcome.status == 1
+    assert "2 of the runs failed, the others finished" in outcome.err
+    assert "It has no summary" in outcome.err
+
+
+def test_only_its_owner_writes_the_task_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process has half written in a folder is removed by the owner of that."""
+
+    def write(path: Path, content: Any) -> None:
+        with pytest.raises(OwnedError), owned(path.parent):
+            pass
+
+    monkeypatch.setattr("lagvae.sweeps.job.write_json", write)
+    SweepJob.create(tmp_path / "job", "train", [], {})
 
 
 def test_a_run_that_a_wandb_agent_names_is_the_run_of_the_sweep(tmp_path: Path) -> None:

@@ -146,6 +146,12 @@ def test_members_of_an_ensemble_are_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.encode(x), model.encode(x))
         torch.testing.assert_close(loaded.log_prob(x), model.log_prob(x))
     assert (lagvae.load(runs[0].folder.path).encode(x) - loaded.encode(x)).abs().max() > 1e-6
+    shutil.copy(runs[1].folder.last, runs[0].folder.last)
+    for which in (runs[0].folder.path, runs[0].folder.last):
+        with pytest.raises(CheckpointError, match=r"of another model: .*alpha\.q: 1 → -1"):
+            lagvae.load(which)
+    runs[0].folder.config.write_text("")  # a checkpoint says all that is needed
+    assert lagvae.load(runs[0].folder.path).lagrangian.bound.tolist() == pytest.approx([40, 0.1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -135,6 +136,21 @@ def test_a_failure_of_torchs_writer_is_a_full_disk_only_if_the_disk_is_full(
     assert files(tmp_path) == set()
 
 
+@pytest.mark.parametrize("limit", [600, 9000])
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, limit: int) -> None:
+    """torch's writer only says that it failed."""
+    (tmp_path / "theta.pt").write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(SettingError, match=r"so large here \(see ulimit -f\): .*theta\.pt could not be written\. Raise"):
+            write_atomically(tmp_path / "theta.pt", lambda part: torch.save({"x": torch.zeros(10_000)}, part))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(tmp_path) == {"theta.pt"}
+    assert (tmp_path / "theta.pt").read_text() == "old"
+
+
 def test_ctrl_c_while_torch_writes_is_ctrl_c(tmp_path: Path) -> None:
     class Interrupted:
         left = 2
@@ -151,6 +167,12 @@ def test_ctrl_c_while_torch_writes_is_ctrl_c(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "theta.pt", lambda part: torch.save({"a": torch.zeros(1000)}, Interrupted()))  # type: ignore[arg-type]
     assert files(tmp_path) == set()
+
+
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(SettingError, match=r"/summary\.json is a folder where a file should be\. Remove it\."):
+        write_json(tmp_path / "summary.json", {})
 
 
 def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:

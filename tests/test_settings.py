@@ -33,9 +33,22 @@ from lagvae.experiment.settings import (
     fingerprint,
     flatten,
     stored_config,
+    stored_settings,
 )
 from lagvae.sweeps.plan import ensemble_key, group_runs
 from lagvae.sweeps.sweep_run import SweepRun
+
+
+@pytest.mark.parametrize("store", [stored_settings, lambda cfg: OmegaConf.to_container(stored_config(cfg))])
+def test_paths_are_stored_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Callable[[Any], Any]) -> None:
+    """So that a stored run works from any working directory; a name that one's own source calls path is no file."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.npy").touch()
+    for given, stored in {"mine.npy": f"{tmp_path}/mine.npy", "some/name": "some/name", "": ""}.items():
+        cfg = settings(Path("there"), "data=array", f"data.source.path={given}")
+        assert store(cfg)["data"]["source"]["path"] == stored
+        assert store(cfg)["paths"]["runs"] == f"{tmp_path}/there/runs"
+
 
 NOWHERE = Path("/nowhere")
 

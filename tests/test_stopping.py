@@ -20,6 +20,7 @@ from test_launch import SMALL, summaries, sweep
 
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.sweeps import runner
 from lagvae.sweeps.ensemble_training import EnsembleCheckpoint
 
 BOUNDS = ("constraints.neg_elbo.epsilon=20", "constraints.mmd.epsilon=1e-3")
@@ -124,6 +125,34 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(
         content = torch.load(run.last, weights_only=True)
         assert content["global_step"] == 40
         assert content["state_dict"]["joint.decoder.network.layers.0.weight"].abs().sum() > 1
+
+
+def test_a_second_process_with_the_same_sweep_waits_and_has_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("seed=0,1", "training.steps=200", "training.interval=50")
+    first = start(tmp_path, *words)
+    until(lambda: any(tmp_path.rglob("ensemble.ckpt")), first)
+    first.send_signal(signal.SIGSTOP)
+    wait = runner.wait_for_owner
+
+    def wait_while_it_goes_on(*given: Any) -> bool:
+        first.send_signal(signal.SIGCONT)
+        return bool(wait(*given))
+
+    monkeypatch.setattr(runner, "wait_for_owner", wait_while_it_goes_on)
+    try:
+        second = sweep(tmp_path, *words)
+    finally:
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(60) == 0, (tmp_path / "said").read_text()
+    assert second.status == 0, second.err
+    assert f"process {first.pid} on" in second.out
+    assert "does the same sweep now: waiting for its runs" in " ".join(second.out.split())
+    assert "2 of 2 runs finished" in second.out
+    for seed in (0, 1):
+        rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
+        assert len(rows) == len({(row["step"], row["split"], row["name"]) for row in rows})
 
 
 def until(happened: object, process: forked.Program, patience: float = 120.0) -> None:

@@ -29,6 +29,20 @@ ALMOST_FULL = 2**24
 """If a writer fails without a stated reason and fewer bytes than this are free, the disk is assumed to be full."""
 
 
+MOMENT = 0.2
+"""Seconds for which another process may have a folder without being its owner, as one does that looks whether it has one."""
+
+MORE = 2**16
+"""Bytes by which a file can grow where neither a limit nor a quota forbids it."""
+
+NO_SPACE = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The quota of the disk is used up",
+    errno.EFBIG: "Files may not become so large here (see ulimit -f)",
+}
+"""Errors of the operating system that a user ends by making room."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], None], cure: str = CURE) -> None:
     """Let `write` create a temporary file in the folder of `path`, then move it to `path` atomically.
 
@@ -50,13 +64,25 @@ def write_atomically(path: Path, write: Callable[[Path], None], cure: str = CURE
         except RuntimeError as error:  # torch's file writer reports a full disk, and an interruption, as a RuntimeError
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
-            if shutil.disk_usage(part.parent).free < ALMOST_FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            if (reason := why_not_longer(part)) is not None:
+                raise reason from error
             raise
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(path, error, cure) from error
+
+
+def why_not_longer(part: Path) -> OSError | None:
+    """The error of the operating system for a file of which a writer says only that it failed; None where it may grow."""
+    if shutil.disk_usage(part.parent).free < ALMOST_FULL:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        with part.open("ab") as file:
+            file.write(bytes(MORE))
+    except OSError as error:
+        return error
+    return None
 
 
 def sync(path: Path) -> None:
@@ -73,8 +99,11 @@ def sync(path: Path) -> None:
 
 def storage_error(path: Path, error: OSError, cure: str = CURE) -> SettingError:
     """The error for the user when `path` cannot be written."""
-    if error.errno == errno.ENOSPC:
-        return SettingError(f"The disk is full: {path} could not be written. Free some space; a stopped run can be resumed.")
+    if error.errno in NO_SPACE:
+        cure = "Raise the limit" if error.errno == errno.EFBIG else "Free some space"
+        return SettingError(f"{NO_SPACE[error.errno]}: {path} could not be written. {cure}; a stopped run can be resumed.")
+    if error.errno == errno.EISDIR:
+        return SettingError(f"{path} is a folder where a file should be. Remove it.")
     files = [parent for parent in path.parents if os.path.isfile(parent)]
     reason = f"{files[0]} is a file, not a folder" if files else error.strerror or error
     if cure == CURE and (runs := [parent for parent in path.parents if (parent / "config.yaml").is_file()]):
@@ -87,6 +116,28 @@ def check_writable(folder: Path, cure: str = CURE) -> None:
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise storage_error(folder / "NAME", OSError(errno.EACCES, f"{existing} is not writable"), cure)
+
+
+def wait_for_owner(folder: Path, waiting: Callable[[str], None]) -> bool:
+    """Wait until no other process owns a folder. Returns whether one did. Nothing is written there.
+
+    Args:
+        waiting: called with the owner where there is one.
+    """
+    lock = FileLock(folder / "lock")
+    if not Path(lock.lock_file).is_file():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting(describe_owner(folder / ".owner.json"))
+        lock.acquire()
+        lock.release()
+        return True
+    except OSError:  # as in a folder that cannot be written
+        return False
+    lock.release()
+    return False
 
 
 @contextmanager
@@ -104,7 +155,7 @@ def owned(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterato
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=MOMENT)
         except Timeout:
             owner = describe_owner(note)
             if waiting is None:
@@ -156,6 +207,11 @@ def file_digest(path: Path) -> str:
     """A hash of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def bytes_digest(content: bytes) -> str:
+    """The `file_digest` of a file with this content."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def json_values(value: Any) -> Any:

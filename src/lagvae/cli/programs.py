@@ -122,14 +122,41 @@ PROGRAMS = {
 
 @contextmanager
 def ending_with_reader() -> Iterator[None]:
-    """A context that ends the process without a message where what reads its output has ended, as `head` does."""
+    """A context that ends the process where its output cannot be written: without a message where what reads it has ended, as
+    `head` does.
+    """
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and (error.filename is not None or not stdout_fails()):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+        if not isinstance(error, BrokenPipeError):
+            print_error(
+                f"Standard output cannot be written ({error.strerror}). Send it elsewhere; a stopped run can be resumed."
+            )
+        sys.exit(1)
+
+
+def stdout_fails() -> bool:
+    """Whether standard output still holds text that it cannot write."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def check_working_directory() -> None:
+    """End the process with a message where its working directory was removed, which libraries cannot do without."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print_error("The working directory was removed. Change to one that exists (cd), and start again.")
         sys.exit(1)
 
 
@@ -141,6 +168,7 @@ def run(name: str, root: Path) -> None:
         root: the folder of conf/ and sweeps/, and of what the program writes, where LAGVAE_ROOT does not name another.
     """
     make_printable()
+    check_working_directory()
     if name == "pareto":
         from lagvae.cli import compare
 

@@ -31,7 +31,7 @@ from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, replay
-from lagvae.runs.metrics_table import MetricsTable
+from lagvae.runs.metrics_table import MetricsTable, digest_up_to
 
 STATIONARITY_BATCHES = 20
 
@@ -115,15 +115,10 @@ class Fit:
         """Train, from a checkpoint if one is given. Raises Stopped if the user interrupts it."""
         content = {} if checkpoint is None else read_training(checkpoint, self.model, self.cfg.training.steps)
         self.ensemble = content.get("ensemble")
-        written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
         for logger in self.loggers:
             if isinstance(logger, MetricsTable) and self.first_process:
                 logger.cut(content.get("global_step", 0))
-                if written and logger.digest() != written:
-                    self.messages.append(
-                        f"{logger.path.name} is not what the run had written up to step {content['global_step']}: rows are "
-                        "lost or changed, and so may be what is said of convergence."
-                    )
+                self._compare_table(content, logger.path)
         with interrupted(self.trainer), refused_callbacks(self.cfg, self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
@@ -131,9 +126,24 @@ class Fit:
             for logger in self.loggers:
                 replay(self.folder.metrics, logger)
 
-    def load(self, checkpoint: Path) -> None:
-        """Load the weights of a checkpoint. Raises CheckpointError if it is damaged or of another model."""
+    def _compare_table(self, content: dict[str, Any], metrics: Path) -> None:
+        """Note where a metrics.csv does not have the rows that it had when the checkpoint with this content was written."""
+        written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
+        if written and digest_up_to(metrics, content["global_step"]) != written:
+            self.messages.append(
+                f"{metrics.name} is not what the run had written up to step {content['global_step']}: rows are lost or "
+                "changed, and so may be what is said of convergence."
+            )
+
+    def load(self, checkpoint: Path, metrics: Path | None = None) -> None:
+        """Load the weights of a checkpoint. Raises CheckpointError if it is damaged or of another model.
+
+        Args:
+            metrics: the metrics.csv of the run, which is compared with what the checkpoint says of it.
+        """
         content = read_checkpoint(checkpoint, self.model)
+        if metrics is not None:
+            self._compare_table(content, metrics)
         self.model.load_state_dict(content["state_dict"])
         self.step = content["global_step"]
 

@@ -17,9 +17,9 @@ from lagvae.experiment.export import DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
 from lagvae.experiment.own_code import check_targets
-from lagvae.experiment.run import read_config
+from lagvae.experiment.run import check_settings, read_config
 from lagvae.experiment.schema import check_moved
-from lagvae.experiment.settings import BUILT
+from lagvae.experiment.settings import BUILT, changed_settings
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder, clone_root
 
@@ -51,6 +51,7 @@ def load(
     path = find_checkpoint(os.fspath(run_or_checkpoint))
     content = read_export(path.parent) if path.name == DESCRIPTION else read_content(path)
     origin = content["lagvae"] if "lagvae" in content else origin_of_run(path, content, trust)
+    check_own_run(path, origin)
     model = rebuild(path, origin, trust)
     check_weights(path, content, model)
     model.load_state_dict(content["state_dict"])
@@ -62,6 +63,19 @@ def load(
         raise SettingError(
             f"map_location={map_location} cannot be used ({reason}). Name one device of this machine; leave it out for the CPU."
         ) from error
+
+
+def check_own_run(path: Path, origin: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a checkpoint in the folder of a run with other settings, as another run of a sweep has."""
+    folder = RunFolder(path.absolute().parent.parent)
+    if path.absolute().parent != folder.checkpoints or not folder.config.is_file():
+        return
+    try:
+        config: Any = OmegaConf.to_container(read_config(folder))
+        differing = changed_settings(origin["config"], config, more=False)
+    except (CheckpointError, KeyError, TypeError, AttributeError):  # a checkpoint says all that is needed, if it is whole
+        return
+    check_settings(path, differing)
 
 
 def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> LatentVariableModel:

@@ -42,7 +42,7 @@ from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_proce
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
-from lagvae.experiment.settings import BUILT, UNKNOWN, deciding_settings, differences, find_rule, write_settings
+from lagvae.experiment.settings import UNKNOWN, changed_settings, differences, find_rule, write_settings
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
@@ -89,6 +89,8 @@ def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, A
     with all_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
             raise CheckpointError(f"The processes do not resume the same run: {first} and {folder.path}. Name one of them.")
+        if folder.last_checkpoint is None:
+            print_note(f"{folder.path} has no checkpoint to go on from: the run starts from its first step.")
         with owned_by_first(folder.path):
             return proceed(cfg, folder)
 
@@ -126,7 +128,7 @@ def evaluate(
     to = RunFolder(folder.path / "evaluation")
     with owned_by_first(to.path):
         fit = Fit(cfg, data, model, to, "Evaluating")
-        fit.load(checkpoint)
+        fit.load(checkpoint, folder.metrics)
         fit.evaluate()
         return summarise_and_report(fit, calibration, folder.metrics)
 
@@ -192,15 +194,8 @@ def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariab
     """
     origin = read_content(checkpoint).get("lagvae", {})
     if "config" in origin:
-        then, now = (
-            {k: v for k, v in deciding_settings(each).items() if k.split(".")[0] in BUILT and k not in AT_INTERVALS}
-            for each in (OmegaConf.create(origin["config"]), cfg)
-        )
-        if differing := differences(then, now):
-            raise CheckpointError(
-                f"{checkpoint} is of another model: its settings are not those of config.yaml (checkpoint → config.yaml: "
-                f"{'; '.join(differing[:3])}). Restore config.yaml, or start a new run."
-            )
+        now: Any = OmegaConf.to_container(cfg, resolve=True)
+        check_settings(checkpoint, changed_settings(origin["config"], now))
     data = build_data(cfg)
     calibration = None
     if needs_calibration(cfg):
@@ -249,8 +244,13 @@ def has_accelerator(name: str) -> bool:
     return name not in AcceleratorRegistry or AcceleratorRegistry[name]["accelerator"].is_available()
 
 
-AT_INTERVALS = ("training.interval", "training.log_every")
-"""Settings of training that decide what is written and when."""
+def check_settings(checkpoint: Path, differing: Sequence[str]) -> None:
+    """Raise CheckpointError where settings of a checkpoint differ from those in the config of its run."""
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint} is of another model: its settings are not those of config.yaml (checkpoint → config.yaml: "
+            f"{'; '.join(differing[:3])}). Restore config.yaml, or start a new run."
+        )
 
 
 def check_origin(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
@@ -296,8 +296,11 @@ def read_config(folder: RunFolder) -> DictConfig:
         cfg = OmegaConf.load(folder.config)
     except Exception as error:  # YAML and OmegaConf raise many kinds of exception
         raise CheckpointError(f"{folder.config} is damaged: {error}") from error
-    if not isinstance(cfg, DictConfig):
-        raise CheckpointError(f"{folder.config} is damaged: it holds no settings.")
+    if not isinstance(cfg, DictConfig) or not cfg:
+        raise CheckpointError(
+            f"{folder.config} is damaged: it holds no settings. Put back what it was, or train the run again under another "
+            "name."
+        )
     check_moved(cfg, str(folder.config))
     return cfg
 

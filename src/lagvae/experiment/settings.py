@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -152,11 +153,36 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
 BUILT = ("alpha", "constraints", "critic", "epsilon", "model", "multiplier", "seed", "training")
 """The settings from which a model is built, whose checkpoint holds them. `lagvae.load` uses nothing else of a stored config."""
 
+GOES_WITH = ("family", "data.batch", "data.draws", "data.seed")
+"""Settings beside `BUILT` that decide about a run whose model and data are given; its checkpoint holds them too."""
+
+AT_INTERVALS = ("training.interval", "training.log_every")
+"""Settings of training that decide what is written and when."""
+
 NAMES = ("name", "folder", "label", "match", "resume", "trust")
 """Settings that are names of folders and of runs."""
 
 PLAIN_INTERPOLATION = re.compile(r"\$\{(oc\.env:[^{}]*|[\w.]+)\}")
 """A reference to the environment or to another setting, which makes no settings of a text."""
+
+
+PATHS = (
+    *("data.source.path", "data.source.root", "data.source.remembered", "epsilon.calibration"),
+    *("paths.root", "paths.data", "paths.runs", "paths.calibrations"),
+)
+"""Settings that are files and folders. They are stored in full, so that a stored run works from any working directory."""
+
+
+def full_paths(settings: Any) -> dict[str, str]:
+    """The dotted key and the absolute path of every setting that is a path relative to the working directory or to the home."""
+    found = {}
+    for key in PATHS:
+        value = select(settings, key)
+        if isinstance(value, str) and value and "${" not in value and not os.path.isabs(value):
+            full = os.path.abspath(os.path.expanduser(value))
+            if key.startswith("paths.") or os.path.exists(full):  # one's own source may have another kind of path
+                found[key] = full
+    return found
 
 
 def stored_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -166,7 +192,7 @@ def stored_settings(cfg: DictConfig) -> dict[str, Any]:
     ${oc.env:NAME} is then in no file. What decides about numbers is stored as it was.
     """
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    for key, value in kept_references(cfg).items():
+    for key, value in (full_paths(settings) | kept_references(cfg)).items():
         *path, name = key.split(".")
         node = settings
         for part in path:
@@ -197,7 +223,7 @@ def stored_config(cfg: DictConfig) -> DictConfig:
     stored: DictConfig = pickle.loads(pickle.dumps(cfg))  # several times faster than copy.deepcopy
     OmegaConf.resolve(stored)
     with flag_override(stored, ["struct", "readonly"], False):
-        for key, value in kept_references(cfg).items():
+        for key, value in (full_paths(OmegaConf.to_container(stored)) | kept_references(cfg)).items():
             OmegaConf.update(stored, key, value)
     return stored
 
@@ -256,6 +282,21 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     values = {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
     own = [key for key in values if values.get(FOLLOWS.get(key, "")) != values[key]]
     return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in own]
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], more: bool = True) -> list[str]:
+    """What differs between the settings in a checkpoint and those in the config of its run; see `differences`.
+
+    Args:
+        more: whether to compare `GOES_WITH` too, and not only the settings from which the model is built.
+    """
+
+    def chosen(config: Mapping[str, Any]) -> dict[str, Any]:
+        built = settings_where({key: config[key] for key in BUILT if key in config}, lambda rule: not rule.machine)
+        found = {key: value for key, value in built.items() if key not in AT_INTERVALS}
+        return found | ({key: select(config, key) for key in GOES_WITH} if more else {})
+
+    return differences(chosen(then), chosen(now))
 
 
 # ---- comparisons of runs

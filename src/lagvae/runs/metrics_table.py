@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from lagvae.errors import CheckpointError
-from lagvae.io import file_digest, storage_error, write_atomically
+from lagvae.io import bytes_digest, file_digest, storage_error, write_atomically
 
 COLUMNS = ("step", "epoch", "split", "name", "value")
 
@@ -88,17 +89,28 @@ class MetricsTable(Logger):
         """Remove all rows after a step, and rows that are there twice, before a run is resumed from there."""
         if not self.path.exists():
             return
-        of_name = {(row["step"], row["split"], row["name"]): row for row in reversed(read_rows(self.path))}
-        rows = [row for row in reversed(of_name.values()) if int(row["step"]) <= step]
+        text = text_up_to(self.path, step)
 
         def write(part: Path) -> None:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+            part.write_bytes(text)
 
         write_atomically(self.path, write)
         self._written = True
+
+
+def text_up_to(path: Path, step: int) -> bytes:
+    """The content of a metrics.csv without rows after a step, and without rows that are there twice."""
+    of_name = {(row["step"], row["split"], row["name"]): row for row in reversed(read_rows(path))}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(row for row in reversed(of_name.values()) if int(row["step"]) <= step)
+    return text.getvalue().encode()
+
+
+def digest_up_to(path: Path, step: int) -> str:
+    """`MetricsTable.digest` of a file after `MetricsTable.cut`, which it leaves as it is; empty where there is none."""
+    return bytes_digest(text_up_to(path, step)) if path.exists() else ""
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

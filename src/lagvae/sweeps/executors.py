@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lagvae.errors import LagvaeError, SettingError, Stopped
-from lagvae.sweeps.job import SweepJob, cores, run_job
+from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
+from lagvae.io import storage_error
+from lagvae.sweeps.job import TAKEN, SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
 
@@ -148,7 +149,11 @@ class ProcessExecutor(SubprocessExecutor):
 def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
     """Run a job in a process of its own."""
     job = SweepJob(folder)
-    with job.log.open("a", encoding="utf-8") as log:
+    try:
+        opened = job.log.open("a", encoding="utf-8")
+    except OSError as error:
+        return storage_error(job.log, error)
+    with opened as log:
         done = subprocess.run(
             [sys.executable, "-m", "lagvae.sweeps.job", str(folder)],
             env=os.environ | environment | {"PYTHONPATH": search_path()},
@@ -156,6 +161,8 @@ def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
             stderr=log,
             check=False,
         )
+    if done.returncode == TAKEN:
+        return OwnedError(f"Another process trains the runs of {folder}.")
     return Stopped("Stopped.") if done.returncode == 130 else job_outcome(job)
 
 

@@ -30,10 +30,13 @@ from lagvae.experiment.run import calibrate, owned_by_first, proceed
 from lagvae.io import owned, write_json
 from lagvae.ranks import on_first
 from lagvae.sweeps.sweep_run import SweepRun, to_config
-from lagvae.terminal import quiet_libraries
+from lagvae.terminal import print_line, quiet_libraries
 
 MAX_EVALUATED_HERE = 4
 """Up to this many runs are evaluated in the job's own process, because starting other processes would take longer."""
+
+TAKEN = 75
+"""The exit status of the process of a job that another process has (EX_TEMPFAIL)."""
 
 PROGRESS_INTERVAL = 0.5
 """The least number of seconds between two updates of progress.json."""
@@ -56,18 +59,18 @@ class SweepJob:
 
     @classmethod
     def create(cls, folder: Path, kind: str, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> SweepJob:
-        """Create the folder of a job with its task. kind: "train" or "calibrate"."""
-        job = cls(folder)
-        job.clear_results()
-        configs = [OmegaConf.to_container(run.cfg) for run in runs]
-        write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
-        return job
+        """Create the folder of a job with its task. Raises OwnedError where another process is at work on it.
 
-    def clear_results(self) -> None:
-        """Remove the result and the progress of an earlier attempt. Raises LagvaeError if that is still running."""
-        with self.locked():
-            self.result.unlink(missing_ok=True)
-            (self.folder / "progress.json").unlink(missing_ok=True)
+        Args:
+            kind: "train" or "calibrate".
+        """
+        job = cls(folder)
+        configs = [OmegaConf.to_container(run.cfg) for run in runs]
+        with job.locked(kind):
+            job.result.unlink(missing_ok=True)  # of an earlier attempt
+            (folder / "progress.json").unlink(missing_ok=True)
+            write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
+        return job
 
     def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
         content = json.loads(self.task.read_text(encoding="utf-8"))
@@ -115,11 +118,16 @@ class SweepJob:
         return LagvaeError(content["error"]) if "error" in content else failed
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the job. Raises OwnedError, which says who does, if another process owns it; see `lagvae.io.owned`."""
+    def locked(self, kind: str = "train") -> Iterator[None]:
+        """Own the job. Raises OwnedError, which says who does, if another process trains its runs; see `lagvae.io.owned`.
+
+        Args:
+            kind: "train" or "calibrate"; a calibration that another process makes is waited for.
+        """
+        waiting = (lambda owner: print_line(f"Waiting for a calibration by {owner}.")) if kind == "calibrate" else None
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(owned(self.folder))
+                stack.enter_context(owned(self.folder, waiting))
             except OwnedError as error:
                 raise OwnedError(f"Another process trains these runs now. {error}") from error
             yield
@@ -133,7 +141,7 @@ def run_job(folder: str) -> dict[str, str]:
     """
     job = SweepJob(Path(folder))
     quiet_libraries()
-    with job.locked():
+    with job.locked(job.read()[0]):
         kind, runs, options = job.read()
         try:
             with redirect_output(job.log):
@@ -172,14 +180,17 @@ def calibrate_all(runs: Sequence[SweepRun]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def record_failure(run: SweepRun, failed: dict[str, str]) -> Iterator[None]:
-    """Add an error that is raised inside to `failed` and to the run's folder. An interruption by the user is not caught."""
+    """Add an error that is raised inside to `failed` and to the run's folder, unless another process has the run.
+
+    An interruption by the user is not caught.
+    """
     try:
         with enough_memory(run.cfg):
             yield
     except Stopped:
         raise
     except OwnedError as error:
-        failed[run.name] = str(error)  # what happens in the folder is for its owner to say
+        print_line(str(error))  # what becomes of the run is for its owner to say; the sweep waits for that
         return
     except LagvaeError as error:
         failed[run.name] = str(error)
@@ -315,5 +326,7 @@ if __name__ == "__main__":
         run_job(sys.argv[1])
     except (KeyboardInterrupt, Stopped):
         sys.exit(130)
+    except OwnedError:
+        sys.exit(TAKEN)
     except LagvaeError:
         sys.exit(1)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lagvae.data import Batch, DataModule
 from lagvae.ensemble import Ensemble
-from lagvae.errors import SettingError
+from lagvae.errors import OwnedError, SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_targets
@@ -156,13 +156,25 @@ def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     return list(missing.values())
 
 
-def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers: int) -> Jobs:
-    """The jobs with their runs: interrupted ensembles resume as they were, all other runs are grouped into new jobs."""
+def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers: int) -> tuple[Jobs, Jobs]:
+    """The jobs with their runs, and those that another process is at work on.
+
+    Interrupted ensembles resume as they were, all other runs are grouped into new jobs.
+    """
     size = settings.runs_per_job
     if size != "auto" and (not isinstance(size, int) or size < 1):
         raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
     left = {run.name: run for run in waiting}
     jobs: Jobs = []
+    taken: Jobs = []
+
+    def add(to: Path, runs: Sequence[SweepRun], options: Mapping[str, Any]) -> None:
+        part = [run for run in runs if run.name not in options.get("dropped", ())]
+        try:
+            jobs.append((SweepJob.create(to, "train", runs, options), part))
+        except OwnedError:
+            taken.append((SweepJob(to), part))
+
     trust = [target for run in waiting for _, target in find_targets(run.cfg)]
     for job, runs, options in interrupted_jobs(folder, left):
         dropped = options["dropped"]
@@ -171,15 +183,15 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
                 check_targets(OmegaConf.to_container(run.cfg), trust, whole=True)
             elif run.name not in dropped:
                 del left[run.name]
-        jobs.append((SweepJob.create(job.folder, "train", runs, options), [run for run in runs if run.name not in dropped]))
+        add(job.folder, runs, options)
     options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
     for group in group_runs(list(left.values())):
         most = -(-len(group) // workers) if size == "auto" else size
         for start in range(0, len(group), most):
             part = group[start : start + most]
             name = fingerprint({run.name: run.settings for run in part})
-            jobs.append((SweepJob.create(folder / name, "train", part, options), part))
-    return jobs
+            add(folder / name, part, options)
+    return jobs, taken
 
 
 def interrupted_jobs(

@@ -8,17 +8,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lagvae.errors import FailedRunsError, LagvaeError, SettingError, Stopped
+from lagvae.errors import FailedRunsError, LagvaeError, OwnedError, SettingError, Stopped
 from lagvae.experiment.factory import enough_memory, instantiate
 from lagvae.experiment.settings import fingerprint
 from lagvae.experiment.validate import validate
-from lagvae.io import check_writable, write_json
+from lagvae.io import check_writable, wait_for_owner, write_json
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
 from lagvae.sweeps.progress import show_progress
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
 from lagvae.terminal import print_line, short_path
+
+MOST_IDLE = 3
+"""How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
 
 MANY = 10
 """A sweep of more runs than this takes some seconds until its plan can be told, and says so."""
@@ -56,16 +59,38 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
             "launcher.executor=null: null is not allowed here; use launcher=ensemble, gpus, processes, ray or slurm."
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
-    waiting = [run for run in runs if not run.finished]
-    already = len(runs) - len(waiting)
-    if waiting:
+    already = sum(run.finished for run in runs)
+    failed: dict[str, str] = {}
+    idle = 0
+    while idle < MOST_IDLE and (waiting := [run for run in runs if not run.finished and run.name not in failed]):
         missing = missing_calibrations(waiting)
-        jobs = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
-        print_sweep_plan(runs, already, jobs, missing)
-        failed = run_all(executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers))
-    else:
-        failed = {}
+        jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
+        if jobs:
+            print_sweep_plan(runs, already, jobs, missing)
+            failed |= run_all(
+                executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers)[0]
+            )
+        waited = wait_for_others([*jobs, *taken])
+        left = [run for run in waiting if not run.finished and run.name not in failed]
+        idle = 0 if waited or len(left) < len(waiting) else idle + 1
     print_outcome(runs, already, failed, time.perf_counter() - started)
+
+
+def wait_for_others(jobs: Jobs) -> bool:
+    """Wait for other processes that are at work on runs of these jobs, as those are that were given the same sweep.
+
+    Returns: whether there were any.
+    """
+
+    def say(owner: str) -> None:
+        print_line(f"{owner} does the same sweep now: waiting for its runs.")
+
+    waited = False
+    for job, runs in jobs:
+        for folder in (job.folder, *(run.folder.path for run in runs)):
+            if not all(run.finished for run in runs):
+                waited |= wait_for_owner(folder, say)
+    return waited
 
 
 def run_all(
@@ -114,6 +139,8 @@ def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
     for (_, runs), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Stopped):
             raise outcome
+        if isinstance(outcome, OwnedError):
+            continue  # another process has its runs, and is waited for
         if isinstance(outcome, Exception):
             for run in runs:
                 if not run.finished:

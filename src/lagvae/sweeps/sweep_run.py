@@ -62,7 +62,8 @@ class SweepRun:
             return
         try:
             stored = OmegaConf.load(self.folder.config)
-            assert isinstance(stored, DictConfig)
+            if not isinstance(stored, DictConfig) or not stored:
+                raise ValueError("it holds no settings")
             differing = differences(deciding_settings(stored), self.settings)
         except Exception as error:  # YAML and OmegaConf raise many kinds of exception
             raise CheckpointError(
