@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from lagvae.errors import SettingError
 from lagvae.io import check_writable
+from lagvae.pages.page import try_page
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
 from lagvae.pareto.points import SPLITS, collect
@@ -95,7 +96,7 @@ def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def compare(folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0) -> Analysis:
-    """Compare the runs below some folders: write pareto.csv, pareto.md and the figures, and print a summary.
+    """Compare the runs below some folders: write pareto.csv, pareto.md, pareto.html and the figures, and print a summary.
 
     Args:
         out: the folder of these files; by default `pareto-analysis` in the given folder, or in the common parent of several.
@@ -110,8 +111,16 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
     figures = draw_pareto(out, analysis)
     table, text = out / "pareto.csv", out / "pareto.md"
     write_csv(analysis, table)
-    write_markdown(analysis, text, [file.name for file in figures if file.suffix == ".png"])
-    print_comparison(analysis, [text, table, *figures])
+    pictures = [file for file in figures if file.suffix == ".png"]
+    write_markdown(analysis, text, [file.name for file in pictures])
+
+    def draw_page(path: Path) -> None:
+        from lagvae.pareto.page import write_comparison_page  # imports Altair, which takes half a second
+
+        write_comparison_page(path, analysis, pictures)
+
+    page = try_page(out / "pareto.html", draw_page)
+    print_comparison(analysis, [text, *page, table, *figures])
     return analysis
 
 
