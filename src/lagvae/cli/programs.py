@@ -115,6 +115,7 @@ Examples:
 PROGRAMS = {
     **{name: program.about.partition("\n")[0] for name, program in HYDRA_PROGRAMS.items()},
     "pareto": "Compare finished runs: who dominates whom, tables and figures.",
+    "compare": "Show finished runs side by side: settings that differ, results with errors.",
     **USES,
 }
 """Name → what it does, in a line."""
@@ -141,10 +142,10 @@ def run(name: str, root: Path) -> None:
         root: the folder of conf/ and sweeps/, and of what the program writes, where LAGVAE_ROOT does not name another.
     """
     make_printable()
-    if name == "pareto":
+    if name in ("pareto", "compare"):
         from lagvae.cli import compare
 
-        return compare.main(root)
+        return compare.main(root) if name == "pareto" else compare.compare_runs(root)
     if name in USES:
         return use_model(name, root)
 

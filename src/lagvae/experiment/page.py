@@ -195,7 +195,9 @@ def curves(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
     common = ("neg_elbo", "rate", "distortion")
     batch = read_series(metrics, "train", [*common, *constraints, *kinds])
     probed = {
-        name: read_series(metrics, split, [*common, *(f"constraint/{c}" for c in constraints), "i_q_lower", "i_q_upper", *kinds])
+        name: read_series(
+            metrics, split, [*common, *(f"constraint/{c}" for c in constraints), "i_q_lower", "i_q_upper", *kinds]
+        )
         for name, split in ((PROBE, "train_probe"), (VALIDATION, "val"))
     }
 
@@ -246,9 +248,15 @@ def plane(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
     ]
     tooltip = [alt.Tooltip("of:N"), *(alt.Tooltip(f"{key}:Q", format=".2f") for key in AXES)]
     base = alt.Chart(alt.NamedData("ends"))
-    shape = alt.Shape("of:N", legend=alt.Legend(orient="bottom", title=None), scale=alt.Scale(domain=list(splits), range=["square", "circle", "triangle-up"]))
+    shape = alt.Shape(
+        "of:N",
+        legend=alt.Legend(orient="bottom", title=None),
+        scale=alt.Scale(domain=list(splits), range=["square", "circle", "triangle-up"]),
+    )
     colours = [SERIES[PROBE], SERIES[VALIDATION], TEST]
-    colour = alt.Color("of:N", legend=alt.Legend(orient="bottom", title=None), scale=alt.Scale(domain=list(splits), range=colours))
+    colour = alt.Color(
+        "of:N", legend=alt.Legend(orient="bottom", title=None), scale=alt.Scale(domain=list(splits), range=colours)
+    )
     layers = [
         alt.Chart(alt.NamedData("path"))
         .mark_line(clip=True, color="#8a93a3", point=alt.OverlayMarkDef(color="#8a93a3", size=25))

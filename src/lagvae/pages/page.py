@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from base64 import b64decode, b64encode
+import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lagvae.errors import LagvaeError
-from lagvae.io import write_atomically
+from lagvae.io import write_text
 from lagvae.terminal import print_note
 
 LARGEST = 2_900_000
@@ -37,7 +38,8 @@ def unchecked_charts() -> Iterator[None]:
     """A context in which Altair does not check charts against its schema, which takes most of its time; tests check them."""
     from altair.utils.schemapi import debug_mode
 
-    with debug_mode(False):
+    with debug_mode(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Automatically deduplicated")  # one selection in several views is meant
         yield
 
 
@@ -76,8 +78,7 @@ def write_page(path: Path, template: str, charts: Mapping[str, Drawing], picture
         embedded = data_address(file.read_bytes())
         if len(embedded) <= left:
             linked[name], left = embedded, left - len(embedded)
-    text = render(linked)
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+    write_text(path, render(linked))
 
 
 def data_address(png: bytes) -> str:
@@ -118,18 +119,13 @@ def vega_scripts() -> str:
     """
     name = f"vega-{version('vl-convert-python')}.js"
     file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lagvae" / name
-    try:
-        text = file.read_text(encoding="utf-8")
-        digest, _, script = text.partition("\n")
+    with suppress(OSError, ValueError):
+        digest, _, script = file.read_text(encoding="utf-8").partition("\n")
         if digest == f"//{sha256(script.encode()).hexdigest()}":
             return script
-    except (OSError, ValueError):
-        pass
     import vl_convert
 
     script = vl_convert.javascript_bundle().replace("</script", r"<\/script")  # which would end the element that holds it
-    try:
-        write_atomically(file, lambda part: part.write_text(f"//{sha256(script.encode()).hexdigest()}\n{script}", "utf-8") and None)
-    except LagvaeError:
-        pass  # it is bundled again for the next page
+    with suppress(LagvaeError):  # it is bundled again for the next page
+        write_text(file, f"//{sha256(script.encode()).hexdigest()}\n{script}")
     return script

@@ -20,6 +20,9 @@ from lagvae.terminal import command
 SPLITS = ("train", "test")
 """The splits that are compared: the data on which the constraints are imposed, and held-out data."""
 
+DATA = {"train": "training data", "test": "test data"}
+"""Split → its name."""
+
 INFORMATION = {
     "interval": "the interval that I_q lies in, each end with its standard error",
     "i_q_lower": "the lower end of the interval that I_q lies in",
@@ -55,7 +58,8 @@ class RunPoint:
         multipliers: the fixed λ, constraint → nats per unit of D. points: split → the estimates.
         breaks_bound: whether its estimate of information violates the bounds on information.
         stored_name: its name in config.yaml. match: the stored name of the run that it is matched with, if any.
-        folder: of the run. steps: of training. seconds: of its training; of the time of an ensemble, an equal share. None where they are unknown.
+        steps: of training. seconds: of its training; of the time of an ensemble, an equal share. None where they are unknown.
+        folder: of the run.
     """
 
     name: str

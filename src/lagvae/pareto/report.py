@@ -40,7 +40,7 @@ MAX_PRINTED = 20
 def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
     """Print the summary of each method, the dominated runs, the matched pairs, and the runs that were not compared."""
     out, collection = console(), analysis.collection
-    _rows(f"Information ({collection.information}) against −ELBO", SUMMARY, summary_rows(analysis))
+    print_rows(f"Information ({collection.information}) against −ELBO", SUMMARY, summary_rows(analysis))
     dominated = dominated_rows(analysis)
     if dominated:
         out.print("[bold]Dominated runs[/]")
@@ -54,9 +54,9 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
         out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both objectives.")
     if analysis.pairs:
         _print_matched(analysis)
-        _rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
+        print_rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
     if analysis.curves:
-        _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
+        print_rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
     out.print(escape(training_line(analysis)))
     for note in notes(analysis):
         out.print(escape(note))
@@ -80,12 +80,12 @@ def _print_matched(analysis: Analysis) -> None:
             shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, gain))
         if shown:
             head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats)")
-            _rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
+            print_rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
         if len(rows) > MAX_PRINTED:
             console().print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
 
 
-def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of formatted texts."""
     table = plain_table(name, head[0])
     for column in head[1:]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lagvae.io import write_atomically
+from lagvae.io import write_atomically, write_text
 from lagvae.pareto.comparison import Analysis, SlackCurve
 from lagvae.pareto.fronts import Estimate, Point
 from lagvae.pareto.points import INFORMATION, SPLITS, RunPoint, method_title
@@ -361,9 +361,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write_markdown(analysis: Analysis, path: Path, figures: Sequence[str] = ()) -> None:
     """Write the report atomically."""
-    text = comparison_markdown(analysis, figures)
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_text(path, comparison_markdown(analysis, figures))
