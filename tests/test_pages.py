@@ -315,7 +315,7 @@ def dom(page: Path, *options: str) -> str:
     done = subprocess.run(
         [CHROMIUM, *words, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    return done.stdout
+    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
 
 
 def with_reader(page: Path, copy: Path, script: str) -> Path:
@@ -323,7 +323,8 @@ def with_reader(page: Path, copy: Path, script: str) -> Path:
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     wait = "const wait = (ms) => new Promise((done) => setTimeout(done, ms));"
     act = f"<script>{wait} setTimeout(async () => {{ {script} }}, 6000);</script></body>"
-    copy.write_text(text.replace("</body>", act), encoding="utf-8")
+    head, _, tail = text.rpartition("</body>")
+    copy.write_text(head + act + tail, encoding="utf-8")
     return copy
 
 
