@@ -118,6 +118,28 @@ def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20
     return found[0], found[1]
 
 
+def write_cifar10(root: Path, n: int = 7) -> dict[str, np.ndarray]:
+    """Write records of images in the binary format of CIFAR-10, n to a file; returns them, (n, 3073), by file."""
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    generator, written = np.random.default_rng(0), {}
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        labels = generator.integers(0, 10, (n, 1), dtype=np.uint8)
+        written[name] = np.concatenate([labels, generator.integers(0, 256, (n, 3072), dtype=np.uint8)], 1)
+        (folder / f"{name}.bin").write_bytes(written[name].tobytes())
+    return written
+
+
+def write_dsprites(file: Path, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Write binary images and the classes of their factors in the format of dSprites; returns both."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 2, (n, 64, 64), dtype=np.uint8)
+    classes = np.stack([generator.integers(0, k, n) for k in (1, 3, 6, 40, 32, 32)], 1)
+    metadata = np.array({"title": "dSprites"}, dtype=object)  # a pickle in the published file, which is never loaded
+    np.savez(file, imgs=images, latents_classes=classes, metadata=metadata)
+    return images, classes
+
+
 def follow(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, errors: torch.Tensor) -> torch.Tensor:
     """The values of a parameter after each step of an optimizer, whose gradients are the rows of `errors`."""
     path = []

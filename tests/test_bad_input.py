@@ -62,7 +62,10 @@ def refuses(said: Outcome, *pieces: str, leaves: set[str] | None = None) -> None
 UNKNOWN = {
     "family=infogann": ["family=infogann is unknown; did you mean infogan?", "infogan, infovae, lagvae, vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
-    "data=cifar": ["data=cifar is unknown", "digits, digits_pairs, fashion_mnist, folder, linear_gaussian, mnist"],
+    "data=imagenet": [
+        "data=imagenet is unknown",
+        "array, cifar10, digits, digits_pairs, dsprites, fashion_mnist, folder, linear_gaussian, mnist",
+    ],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
     "divergence=[neg_elbo,kl]": ["divergence=kl is unknown", "mmd, neg_elbo, rate"],
     "logger=mlflow": ["logger=mlflow is unknown", "csv, tensorboard, wandb"],
@@ -115,7 +118,7 @@ SLIPS = {
     "modle.latent=3": ["modle is unknown; did you mean model.latent=3?"],
     "mmd.gamma=1": ["mmd is unknown; did you mean constraints.mmd.gamma=1?"],
     "training.lr=1": ["training.lr is unknown; did you mean model.optimizer.lr=1"],
-    "samples=3": ["samples is unknown; 5 settings end so, such as callbacks.training.information.samples=3, "],
+    "samples=3": ["samples is unknown; 6 settings end so, such as callbacks.training.information.samples=3, "],
 }
 """What users type who know the name of a setting but not its place, or the reverse."""
 

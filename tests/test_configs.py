@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import files, made_up, program, settings, write_mnist
+from helpers import files, made_up, program, settings, write_cifar10, write_dsprites, write_mnist
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -112,6 +112,8 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_mnist(root / "data", name, train=400, test=40)
     np.save(root / "own.npy", generator.random((300, 1, 8, 8), dtype="f4"))
     np.savetxt(root / "own.csv", generator.random((300, 5)), delimiter=",", header="a,b,c,d,e", comments="")
+    write_cifar10(root / "data", n=70)
+    write_dsprites(root / "sprites.npz", n=300)
     (root / "images").mkdir()
     for i in range(200):
         pixels = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
@@ -127,6 +129,7 @@ def spelled(row: Row, root: Path) -> list[str]:
         "array": [f"data.source.path={root}/own.npy"],
         "folder": [f"data.source.path={root}/images", "data.source.size=8"],
         "table": [f"data.source.path={root}/own.csv"],
+        "dsprites": [f"data.source.path={root}/sprites.npz"],
     }.get(row["data"], [])
     if row["epsilon"] == "explicit":
         words += [f"constraints.{name}.epsilon=1.5" for name in FAMILIES[row["family"]][0]]
@@ -166,11 +169,11 @@ def test_the_rows_hold_all_pairs() -> None:
     assert all(refused(base) is None for base in BASES)
     building = [row for row in ROWS if refused(row) is None]
     built = {pair for row in building for pair in with_option({}, "", "", row)}
-    # One domain with model=square: 15 families and 7 data sets; model=conv without images: 2. A critic on several devices: 11.
-    # Two domains with other data: 2 × 7. A preference that the model has not: 8 families to minimise, 3 to maximise.
+    # One domain with model=square: 15 families and 9 data sets; model=conv without images: 2. A critic on several devices: 11.
+    # Two domains with other data: 2 × 9. A preference that the model has not: 8 families to minimise, 3 to maximise.
     # model=square, which only two domains take, with several devices, or with a preference to minimise: 2. And AVB, whose 64
     # draws are too few for 64 latent dimensions: 1.
-    assert len(pairs - built) == 15 + 7 + 2 + 11 + 2 * 7 + 8 + 3 + 2 + 1
+    assert len(pairs - built) == 15 + 9 + 2 + 11 + 2 * 9 + 8 + 3 + 2 + 1
     assert len(building) > 0.8 * len(ROWS)
 
 

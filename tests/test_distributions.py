@@ -14,6 +14,8 @@ from torch.func import functional_call, stack_module_state
 
 from lagvae.distributions import (
     BernoulliDecoder,
+    DiscretizedLogistic,
+    DiscretizedLogisticDecoder,
     GaussianEncoder,
     Generator,
     JointModel,
@@ -25,8 +27,8 @@ from lagvae.distributions import (
     mean_of,
 )
 from lagvae.distributions.decoders import SPEED
-from lagvae.errors import SettingError
-from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, SquareMotion
+from lagvae.errors import DataError, SettingError
+from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, SquareMotion, default_channels
 from lagvae.noise import Noise
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
@@ -207,6 +209,40 @@ def test_samples_of_the_laplace_decoder_are_the_quantiles_of_its_uniform_noise(g
     np.testing.assert_allclose(found, expected, atol=0.05)
 
 
+@pytest.mark.parametrize(("loc", "scale", "levels"), [(0.3, 0.05, 256), (1.4, 0.02, 256), (-0.2, 0.5, 4), (0.5, 2.0, 2)])
+def test_a_discretized_logistic_against_scipy(loc: float, scale: float, levels: int) -> None:
+    p = DiscretizedLogistic(*torch.tensor([loc, scale], dtype=torch.float64), levels=levels)
+    grid, half = np.arange(levels) / (levels - 1), 0.5 / (levels - 1)
+    edges = np.concatenate([[-np.inf], grid[1:] - half, [np.inf]])
+    # Differences of a survival function keep their digits in the upper tail, those of a distribution function in the lower.
+    logistic = stats.logistic(loc, scale)
+    upper, lower = -np.diff(logistic.sf(edges)), np.diff(logistic.cdf(edges))
+    expected = np.where(grid > loc, upper, lower)
+    found = p.log_prob(torch.from_numpy(grid))
+    np.testing.assert_allclose(found.exp(), expected, rtol=1e-9, atol=1e-300)
+    assert found.isfinite().all()
+    # Rounding moves each value by at most h, and so the mean.
+    assert abs(float(p.mean) - float((torch.from_numpy(expected) * torch.from_numpy(grid)).sum())) <= half
+    # The value at quantile u is the first of the grid up to which the probability is at least u.
+    u = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
+    np.testing.assert_allclose(p.quantile(u), grid[np.searchsorted(np.cumsum(expected), u.numpy())], atol=1e-12)
+
+
+def test_a_discretized_logistic_decoder_takes_the_levels_of_pixels_only(generator: torch.Generator) -> None:
+    decoder = DiscretizedLogisticDecoder(partial(MLP, hidden=()), (1, 4, 4), LATENT)
+    x = torch.randint(256, (500, 1, 4, 4), generator=generator) / 255
+    decoder.start_scale(x)
+    deviation = (x - x.mean(0)).square().mean().sqrt()
+    distribution = decoder(torch.randn(5, LATENT, generator=generator))
+    assert float(distribution.base_dist.scale.mean().detach()) == pytest.approx(float(deviation) * 3**0.5 / np.pi, rel=1e-4)
+    samples = decoder.sample(distribution, torch.rand(5, 1, 4, 4, generator=generator))
+    torch.testing.assert_close(255 * samples, (255 * samples).round(), atol=1e-4, rtol=0)
+    assert not decoder.differentiable_samples
+    for value in (0.5, -1.0, 2.0):  # 127.5/255, and levels beyond black and white
+        with pytest.raises(DataError, match=f"the value {value:g}, which is none of the 256 levels .* model.likelihood.levels"):
+            decoder.start_scale(torch.full((2, 1, 4, 4), value))
+
+
 def test_noise_for_the_decoder_is_of_the_kind_it_takes(generator: torch.Generator) -> None:
     x = torch.zeros(2000, *SHAPE)
     uniform = draw_noise(ALL, make_joint("bernoulli"), Noise(0), 3, x)["x_p"]
@@ -339,6 +375,28 @@ def test_convolutions_fit_the_image(shape: tuple[int, ...], channels: tuple[int,
     decoder = ConvDecoder((5,), shape, channels=channels, hidden=8)
     assert encoder(x).shape == (2, 2, 5)
     assert decoder(torch.randn(2, 5, generator=generator)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("side", [4, 8, 9, 28, 31, 32, 63, 64, 100])
+def test_default_channels_leave_an_image_of_four_to_seven_pixels(side: int, generator: torch.Generator) -> None:
+    assert side < 8 or 4 <= side // 2 ** len(default_channels((1, side, side + 3))) < 8
+    encoder = ConvEncoder((1, side, side), (3,), channels=None, hidden=8, blocks=1)
+    decoder = ConvDecoder((3,), (1, side, side), channels=None, hidden=8, blocks=1)
+    assert decoder(encoder(torch.randn(2, 1, side, side, generator=generator))).shape == (2, 1, side, side)
+
+
+def test_residual_blocks_start_as_the_identity_and_learn(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    encoder = ConvEncoder((1, 8, 8), (3,), channels=(4, 6), hidden=8, blocks=2)
+    plain = ConvEncoder((1, 8, 8), (3,), channels=(4, 6), hidden=8)
+    kept = [p for name, p in encoder.named_parameters() if ".branch." not in name and ".factor" not in name]
+    plain.load_state_dict(dict(zip(plain.state_dict(), kept, strict=True)))
+    x = torch.randn(5, 1, 8, 8, generator=generator)
+    torch.testing.assert_close(encoder(x), plain(x))
+    encoder(x).square().sum().backward()
+    factors = [p for name, p in encoder.named_parameters() if ".factor" in name]
+    assert len(factors) == 4
+    assert all(float(p.grad.abs()) > 0 for p in factors if p.grad is not None)
 
 
 def test_the_default_decoder_has_the_channels_of_the_default_encoder_in_reverse() -> None:

@@ -162,7 +162,7 @@ def test_what_a_page_needs_is_said_once(
 def test_scripts_are_bundled_once_for_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: made.append(1) or "a = '</script>'")
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda snippet: made.append(1) or "a = '</script>'")
 
     def scripts() -> str:
         pages.vega_scripts.cache_clear()

@@ -125,6 +125,7 @@ SHARED = {
     "data.source.path",
     "data.source.key",
     "data.source.labels",
+    "data.source.factors",
     "data.likelihood",
     "data.batch",
     "data.split_seed",

@@ -158,6 +158,13 @@ def _check_widths(name: str, widths: Sequence[int], least: int = 0) -> None:
         raise SettingError(f"{name}={list(widths)} must be widths of layers, each at least 1{count}.")
 
 
+def _check_convolutions(channels: Sequence[int], hidden: int, blocks: int) -> None:
+    _check_widths("channels", channels, least=1)
+    _check_widths("hidden", [hidden])
+    if blocks < 0:
+        raise SettingError(f"blocks={blocks} must be a number of residual blocks, at least 0.")
+
+
 class MLP(nn.Module):
     """A multilayer perceptron that maps inputs of one shape to outputs of another.
 
@@ -200,22 +207,55 @@ class MLP(nn.Module):
         return out if len(self.shape_out) == 1 else out.unflatten(1, self.shape_out)
 
 
+class ResidualBlock(nn.Module):
+    """x + g · conv₁ₓ₁(act(conv₃ₓ₃(act(x)))), with half as many channels in between, and a learned factor g that starts at 0.
+
+    Without normalisation, since a block starts as the identity (SkipInit).
+
+    Args:
+        channels: C, of input and output.
+        act: class of the activation.
+
+    Shapes: (B, C, H, W) → (B, C, H, W).
+
+    Reference: van den Oord, Vinyals, Kavukcuoglu, Neural Discrete Representation Learning, NeurIPS 2017 (the block); De, Smith,
+        Batch Normalization Biases Residual Blocks Towards the Identity Function, NeurIPS 2020 (the factor).
+
+    Examples:
+        >>> x = torch.randn(5, 8, 4, 4)
+        >>> bool((ResidualBlock(8, nn.GELU)(x) == x).all())
+        True
+    """
+
+    def __init__(self, channels: int, act: type[nn.Module]) -> None:
+        super().__init__()
+        inner = max(channels // 2, 1)
+        self.branch = nn.Sequential(act(), nn.Conv2d(channels, inner, 3, padding=1), act(), nn.Conv2d(inner, channels, 1))
+        self.factor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.factor * self.branch(x)
+
+
 class ConvEncoder(nn.Module):
-    """Strided convolutions, each of which halves height and width, followed by a perceptron with one hidden layer.
+    """A residual network: strided convolutions, each of which halves height and width and is followed by residual blocks.
+
+    A perceptron with one hidden layer comes last.
 
     Args:
         shape_in: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
         shape_out: shape of one output, without the batch axis.
-        channels: output channels of each convolution.
+        channels: output channels of each strided convolution; None for `default_channels`.
         hidden: width of the hidden layer.
         activation: a key of `ACTIVATIONS`.
+        blocks: number of residual blocks after each strided convolution.
 
     Shapes: (B, C, H, W) → (B, *shape_out).
 
     Raises: SettingError for inputs that are not images or are too small, or an unknown activation.
 
     Examples:
-        >>> ConvEncoder((1, 28, 28), (2, 16))(torch.zeros(5, 1, 28, 28)).shape
+        >>> ConvEncoder((3, 32, 32), (2, 16), blocks=1)(torch.zeros(5, 3, 32, 32)).shape
         torch.Size([5, 2, 16])
     """
 
@@ -223,18 +263,19 @@ class ConvEncoder(nn.Module):
         self,
         shape_in: Sequence[int],
         shape_out: Sequence[int],
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] | None = (32, 64),
         hidden: int = 256,
         activation: str = "gelu",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
+        channels = default_channels(shape_in) if channels is None else channels
         c, h, w = _image_shape(shape_in, len(channels))
         act = activation_named(activation)
-        _check_widths("channels", channels, least=1)
-        _check_widths("hidden", [hidden])
+        _check_convolutions(channels, hidden, blocks)
         layers: list[nn.Module] = []
         for width in channels:
-            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), act()]
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), *(ResidualBlock(width, act) for _ in range(blocks)), act()]
             c, h, w = width, h // 2, w // 2
         layers += [nn.Flatten(), nn.Linear(c * h * w, hidden), act(), nn.Linear(hidden, prod(shape_out))]
         self.layers = nn.Sequential(*layers)
@@ -246,58 +287,65 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A perceptron with one hidden layer, followed by transposed convolutions, each of which doubles height and width.
+    """A residual network: a perceptron with one hidden layer, then residual blocks before each of some transposed convolutions.
 
-    The result is cropped to H × W.
+    Each transposed convolution doubles height and width. The result is cropped to H × W.
 
     Args:
         shape_in: shape of one input, without the batch axis.
         shape_out: (C, H, W), shape of one image; H and W must be at least 2 ** len(channels).
-        channels: input channels of each transposed convolution.
+        channels: input channels of each transposed convolution; None for `default_channels` in the reverse order.
         hidden: width of the hidden layer.
         activation: a key of `ACTIVATIONS`.
+        blocks: number of residual blocks before each transposed convolution.
 
     Shapes: (B, *shape_in) → (B, C, H, W).
 
     Raises: SettingError for outputs that are not images or are too small, or an unknown activation.
 
     Examples:
-        >>> ConvDecoder((16,), (1, 28, 28))(torch.zeros(5, 16)).shape
-        torch.Size([5, 1, 28, 28])
+        >>> ConvDecoder((16,), (3, 32, 32), blocks=1)(torch.zeros(5, 16)).shape
+        torch.Size([5, 3, 32, 32])
     """
 
     def __init__(
         self,
         shape_in: Sequence[int],
         shape_out: Sequence[int],
-        channels: Sequence[int] = (64, 32),
+        channels: Sequence[int] | None = (64, 32),
         hidden: int = 256,
         activation: str = "gelu",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
+        channels = default_channels(shape_out)[::-1] if channels is None else channels
         out, h, w = _image_shape(shape_out, len(channels))
         act = activation_named(activation)
-        _check_widths("channels", channels, least=1)
-        _check_widths("hidden", [hidden])
+        _check_convolutions(channels, hidden, blocks)
         factor = 2 ** len(channels)
         start = (channels[0], -(-h // factor), -(-w // factor))
-        layers: list[nn.Module] = [
-            nn.Flatten(),
-            nn.Linear(prod(shape_in), hidden),
-            act(),
-            nn.Linear(hidden, prod(start)),
-            act(),
-            nn.Unflatten(1, start),
-        ]
-        for a, b in pairwise(channels):
-            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), act()]
-        layers.append(nn.ConvTranspose2d(channels[-1], out, 4, stride=2, padding=1))
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(prod(shape_in), hidden), act(), nn.Linear(hidden, prod(start))]
+        layers.append(nn.Unflatten(1, start))
+        for a, b in pairwise([*channels, out]):
+            layers += [*(ResidualBlock(a, act) for _ in range(blocks)), act()]
+            layers.append(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
         self.size = (h, w)
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.layers(z)
         return out[..., : self.size[0], : self.size[1]]
+
+
+def default_channels(shape: Sequence[int]) -> tuple[int, ...]:
+    """The channels of a convolutional network for images (C, H, W): so many halvings that the shorter side becomes 4 to 7.
+
+    Examples:
+        >>> default_channels((1, 28, 28)), default_channels((3, 64, 64))
+        ((32, 64), (32, 64, 128, 128))
+    """
+    halvings = max((min(shape[-2:]) // 4).bit_length() - 1, 1) if len(shape) == 3 else 1
+    return tuple(min(32 * 2**k, 128) for k in range(halvings))
 
 
 class SquareMotion(nn.Module):

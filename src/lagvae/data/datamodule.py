@@ -268,12 +268,16 @@ class DataModule(pl.LightningDataModule):
         return found
 
     def _check_labels(self, arrays: Arrays) -> None:
-        for part, samples, labels in (("", arrays.x, arrays.labels), ("test ", arrays.test, arrays.test_labels)):
-            if samples is not None and labels is not None and len(labels) != len(samples):
-                raise DataError(
-                    f"data={self.name} has {len(labels)} {part}labels for {len(samples)} {part}samples; there must be one for "
-                    "each."
-                )
+        for part, samples, labels, factors in (
+            ("", arrays.x, arrays.labels, arrays.factors),
+            ("test ", arrays.test, arrays.test_labels, arrays.test_factors),
+        ):
+            for kind, values in (("labels", labels), ("factors", factors)):
+                if samples is not None and values is not None and len(values) != len(samples):
+                    raise DataError(
+                        f"data={self.name} has {len(values)} {part}{kind} for {len(samples)} {part}samples; there must be one "
+                        "for each."
+                    )
 
     def _checked(self, given: Tensor, by: int, part: str, likelihood: str) -> Tensor:
         """Samples, divided by `by`, as they are kept; DataError for values that cannot be used."""
@@ -327,6 +331,13 @@ class DataModule(pl.LightningDataModule):
         from_test_set = split == "test" and arrays.test is not None
         labels = arrays.test_labels if from_test_set else arrays.labels
         return None if labels is None else labels[self.split[split]]
+
+    def factors(self, split: str) -> Tensor | None:
+        """The factors that the samples of a split were made from, (n, F), or None if unknown; only evaluation uses them."""
+        arrays = self.arrays
+        from_test_set = split == "test" and arrays.test is not None
+        factors = arrays.test_factors if from_test_set else arrays.factors
+        return None if factors is None else factors[self.split[split]]
 
     def second(self, split: str) -> Tensor | None:
         """The second domain: unpaired samples for "train", else the true partners of a split in its order; None if unknown."""

@@ -7,9 +7,9 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from http.client import HTTPException
@@ -45,6 +45,7 @@ class Arrays:
         test: a separate test set; None if a part of x serves as one.
         digest: a hash of the content, once it has been computed.
         labels, test_labels: (N,), integers that only evaluation uses.
+        factors, test_factors: (N, F), integers that the samples were made from, which only evaluation uses.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
         file: what x was read from, for messages.
@@ -63,6 +64,8 @@ class Arrays:
     digest: str | None = None
     labels: Tensor | None = None
     test_labels: Tensor | None = None
+    factors: Tensor | None = None
+    test_factors: Tensor | None = None
     second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
     conversions: tuple[str, ...] = ()
@@ -111,14 +114,8 @@ def _torchvision(name: str, root: str) -> Arrays:
     from torchvision import datasets
 
     cls = getattr(datasets, name)
-    default_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)  # torchvision would wait for an unresponsive server without limit
-    try:
+    with downloading(name, root, f"{root}/{name}/raw"):
         parts = [cls(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # servers, archives and files raise many kinds of errors
-        raise _torchvision_error(error, name, root) from error
-    finally:
-        socket.setdefaulttimeout(default_timeout)
     for part, kind in zip(parts, ("train", "t10k"), strict=True):
         if len(part.data) != len(part.targets):
             raise DataError(
@@ -129,8 +126,21 @@ def _torchvision(name: str, root: str) -> Arrays:
     return Arrays(x, test, labels=labels, test_labels=test_labels)
 
 
-def _torchvision_error(error: Exception, name: str, root: str) -> LagvaeError:
-    raw, reason = f"{root}/{name}/raw", (str(error).splitlines() or [repr(error)])[-1].strip("<>")
+@contextmanager
+def downloading(name: str, root: str, raw: str) -> Iterator[None]:
+    """Within it, torchvision waits for a server for a limited time, and errors say what to do about the files in `raw`."""
+    default_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)  # torchvision would wait for an unresponsive server without limit
+    try:
+        yield
+    except Exception as error:  # servers, archives and files raise many kinds of errors
+        raise _torchvision_error(error, name, root, raw) from error
+    finally:
+        socket.setdefaulttimeout(default_timeout)
+
+
+def _torchvision_error(error: Exception, name: str, root: str, raw: str) -> LagvaeError:
+    reason = (str(error).splitlines() or [repr(error)])[-1].strip("<>")
     network_error = isinstance(error, URLError | TimeoutError | ConnectionError | HTTPException)
     if network_error or str(error).startswith(("Error downloading", "File not found")):  # messages of torchvision
         return DataError(
@@ -151,7 +161,7 @@ def fashion_mnist(root: str) -> Arrays:
     return _torchvision("FashionMNIST", root)
 
 
-def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
+def array(path: str, key: str = "x", labels: str | None = "y", factors: str | None = "factors") -> Arrays:
     """A user's own array, (N, …), from an .npz or .npy file of numpy, or a .pt file with a tensor or a dict of tensors.
 
     Args:
@@ -160,6 +170,7 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
             samples of a second domain.
         labels: the name of the array with the labels of the samples, (N,), if there is one; "test_" is prepended for those of
             the test set. None for no labels.
+        factors: the name of the array with the factors that the samples were made from, whole numbers, (N, F), as for labels.
 
     Files are read without executing any code in them (no pickle).
 
@@ -176,8 +187,9 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
         raise DataError(f"{named} has the unknown ending {file.suffix!r}; use .npz, .npy or .pt.")
     if file.stat().st_size == 0:
         raise DataError(f"{named} is an empty file; write it again.")
+    extra = [f"{part}{name}" for name in (labels, factors) if name is not None for part in ("", "test_")]
     try:
-        arrays_of_file = READERS[file.suffix](file, (key, "test", "second", labels, f"test_{labels}"))
+        arrays_of_file = READERS[file.suffix](file, (key, "test", "second", *extra))
     except Exception as error:  # unzipping and unpickling raise many kinds of errors
         if isinstance(error, UnpicklingError) or "pickle" in str(error):
             reason = f"is no {file.suffix} file, or holds Python objects, which are never loaded; save plain arrays"
@@ -198,6 +210,9 @@ def array(path: str, key: str = "x", labels: str | None = "y") -> Arrays:
     if labels is not None:
         arrays.labels = optional(labels, _labels, len(x))
         arrays.test_labels = None if test is None else optional(f"test_{labels}", _labels, len(test))
+    if factors is not None:
+        arrays.factors = optional(factors, _factors, len(x))
+        arrays.test_factors = None if test is None else optional(f"test_{factors}", _factors, len(test))
     return arrays
 
 
@@ -232,17 +247,33 @@ def _plain(x: Any, named: str) -> Tensor:
     return x
 
 
+def _whole_numbers(y: Any, n: int, axes: int) -> Tensor | None:
+    """Whole numbers for n samples, of so many axes, as integers; None for anything else."""
+    y = torch.from_numpy(y) if isinstance(y, np.ndarray) and y.dtype.kind in "iufb" else y
+    valid = isinstance(y, Tensor) and not y.is_complex() and y.ndim == axes and len(y) == n
+    return y.long() if valid and bool((y == y.double().round()).all()) else None
+
+
+def _factors(v: Any, named: str, n: int) -> Tensor:
+    """Factors as integers, (N, F); DataError for anything else."""
+    if (factors := _whole_numbers(v, n, axes=2)) is None:
+        raise DataError(
+            f"{named} must be whole numbers of shape ({n}, F), F factors of each of the {n} samples. Name another array with "
+            "data.source.factors, or set data.source.factors=null to use none."
+        )
+    return factors
+
+
 def _labels(y: Any, named: str, n: int) -> Tensor:
     """Labels as integers, (N,); DataError for anything else."""
-    y = torch.from_numpy(y) if isinstance(y, np.ndarray) and y.dtype.kind in "iufb" else y
-    valid = isinstance(y, Tensor) and not y.is_complex() and y.shape == (n,) and bool((y == y.double().round()).all())
-    if not valid:
+    labels = _whole_numbers(y, n, axes=1)
+    if labels is None:
         kind = f"{y.dtype} of shape {tuple(y.shape)}" if hasattr(y, "shape") else type(y).__name__
         raise DataError(
             f"{named} is {kind}; labels are whole numbers, one for each of the {n} samples. Name another array with "
             "data.source.labels, or set data.source.labels=null to use no labels."
         )
-    return y.long()
+    return labels
 
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}

@@ -6,6 +6,8 @@ The package imports `lagvae.networks`, `lagvae.noise` and `lagvae.errors` only.
 from lagvae.distributions.adapters import TorchDecoder, TorchEncoder, TorchPrior
 from lagvae.distributions.decoders import (
     BernoulliDecoder,
+    DiscretizedLogistic,
+    DiscretizedLogisticDecoder,
     Generator,
     LaplaceDecoder,
     NormalDecoder,
@@ -39,6 +41,8 @@ __all__ = [
     "CodesEncoder",
     "CodesPosterior",
     "CodesPrior",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticDecoder",
     "EmpiricalPrior",
     "GaussianEncoder",
     "Generator",

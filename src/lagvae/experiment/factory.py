@@ -32,6 +32,7 @@ from lagvae.data.datamodule import content_digest
 from lagvae.data.tables import Table
 from lagvae.distributions import (
     BernoulliDecoder,
+    DiscretizedLogisticDecoder,
     EmpiricalPrior,
     JointModel,
     NormalDecoder,
@@ -47,7 +48,7 @@ from lagvae.experiment.settings import flatten, stored_settings
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
-from lagvae.networks import first_line, full_name, is_ours
+from lagvae.networks import class_of, first_line, full_name, is_ours
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
@@ -195,6 +196,11 @@ def assemble_joint(
     kind = decoder_class(model.likelihood)
     if kind is BernoulliDecoder and likelihood != "bernoulli":
         raise SettingError("model.likelihood=bernoulli needs data.likelihood=bernoulli, which makes the data binary.")
+    if class_of(kind) is DiscretizedLogisticDecoder and likelihood == "bernoulli":
+        raise SettingError(
+            "likelihood=discretized_logistic needs the levels of pixels, and data.likelihood=bernoulli draws 0 or 1 for each; "
+            "set data.likelihood=normal, which takes them as they are."
+        )
     columns = table_columns(kind, likelihood_name(cfg), table)
     prior = build_prior(instantiate(model.prior), model.latent, rows)
     posterior, encoder, decoder = instantiate(model.posterior), instantiate(model.encoder), instantiate(model.decoder)

@@ -135,7 +135,7 @@ def in_a_sentence(summary: Mapping[str, Any]) -> str:
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
     """At most `MOST_POINTS` of the points of a curve, the last one among them; those that are no numbers are left out."""
-    found = [(step, value) for step, value in zip(steps, values, strict=True) if isfinite(value)]
+    found = [(float(step), value) for step, value in zip(steps, values, strict=True) if isfinite(value)]
     every = ceil(len(found) / MOST_POINTS) or 1
     return found[len(found) - 1 :: -every][::-1] if found else []
 
@@ -158,7 +158,7 @@ class Panel:
         return [{"step": s, "value": v, "series": name} for name, points in self.lines.items() for s, v in points]
 
 
-def panel_chart(panel: Panel, name: str) -> alt.LayerChart:
+def panel_chart(panel: Panel, name: str) -> alt.LayerChart | alt.FacetChart:
     """The chart of a panel, whose rows are the data of this name."""
     title, bound = panel.title, panel.bound
     low, high = shown_range([value for points in panel.lines.values() for _, value in points], bound)

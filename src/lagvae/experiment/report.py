@@ -98,6 +98,10 @@ ROWS = (  # label, key in the summary, whether to format it as nats
     ("partner z → x", "pairing_x", True),
     ("confidence", "class_confidence", True),
     ("class coverage", "class_coverage", True),
+    ("MIG", "mig", True),
+    ("disentanglement", "dci_disentanglement", True),
+    ("completeness", "dci_completeness", True),
+    ("informativeness", "dci_informativeness", True),
 )
 
 

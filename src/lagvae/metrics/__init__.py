@@ -6,6 +6,7 @@ only through the protocol `EvaluationData`, and knows nothing of training or con
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
 from lagvae.metrics.base import EvaluationData, LatentMetric, OwnMetric, as_latent_metric, mean_and_stderr
+from lagvae.metrics.factors import FactorScores, dci_scores, mutual_information_gap
 from lagvae.metrics.information import Information, PosteriorSamples, tightest
 from lagvae.metrics.likelihood import InformationOfModel, MarginalLikelihood
 from lagvae.metrics.terms import ActiveUnits, DivergenceValues, ReconstructionError, Terms
@@ -17,6 +18,7 @@ __all__ = [
     "CodeAgreement",
     "DivergenceValues",
     "EvaluationData",
+    "FactorScores",
     "Information",
     "InformationOfModel",
     "LatentMetric",
@@ -28,7 +30,9 @@ __all__ = [
     "Terms",
     "TwoSampleTest",
     "as_latent_metric",
+    "dci_scores",
     "mean_and_stderr",
+    "mutual_information_gap",
     "permutation_p_value",
     "tightest",
 ]

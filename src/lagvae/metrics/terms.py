@@ -16,7 +16,8 @@ from lagvae.metrics.base import EvaluationData, LatentMetric, mean_and_stderr
 class Terms(LatentMetric):
     """rate, distortion and neg_elbo (nats), as far as the joint model defines them, each a mean with a standard error.
 
-    Also neg_elbo_per_dim, −ELBO divided by the number of coordinates of x, where p(x|z) is a density (`NormalDecoder`).
+    Also neg_elbo_per_dim, −ELBO divided by the number of coordinates of x, where p(x|z) is a density or a
+    probability of levels (`NormalDecoder` and its subclasses).
 
     Examples:
         >>> from torch import nn
@@ -38,7 +39,7 @@ class Terms(LatentMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.coordinates = 0  # of x; 0 for a p(x|z) that is not a density
+        self.coordinates = 0  # of x; 0 for another p(x|z)
         for name in ("index", "rate", "distortion"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
