@@ -66,7 +66,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "wandb": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),
-    "altair": frozenset({"experiment", "pareto"}),
+    "altair": frozenset({"experiment", "pages", "pareto"}),
     "jinja2": frozenset({"pages"}),
     "vl_convert": frozenset({"pages"}),
     "rich": frozenset({"callbacks", "cli", "data", "experiment", "explain", "pareto", "sweeps", "terminal"}),

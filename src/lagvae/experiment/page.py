@@ -133,7 +133,7 @@ def in_a_sentence(summary: Mapping[str, Any]) -> str:
 # ---- charts
 
 
-def thinned(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
+def curve_points(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
     """At most `MOST_POINTS` of the points of a curve, the last one among them; those that are no numbers are left out."""
     found = [(float(step), value) for step, value in zip(steps, values, strict=True) if isfinite(value)]
     every = ceil(len(found) / MOST_POINTS) or 1
@@ -204,7 +204,7 @@ def curves(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
     def lines(name: str) -> dict[str, list[tuple[float, float]]]:
         key = f"constraint/{name}" if name in constraints else name
         found = {BATCH: batch.get(name, ([], []))} | {of: series[key] for of, series in probed.items()}
-        return {of: points for of, series in found.items() if (points := thinned(*series))}
+        return {of: points for of, series in found.items() if (points := curve_points(*series))}
 
     panels: list[Panel] = []
     for name in dict.fromkeys(("neg_elbo", *constraints, "rate", "distortion")):
@@ -215,9 +215,12 @@ def curves(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
     for name in learned:
         units = ("nats per nat", "nats") if constraints[name]["nats"] else ("nats per unit of D", "no unit")
         steps, violation = batch[f"violation/{name}"]
-        driven = {BATCH: thinned(steps, violation), MEAN: thinned(steps, running_mean(violation, 10)) if steps else []}
+        driven = {
+            BATCH: curve_points(steps, violation),
+            MEAN: curve_points(steps, running_mean(violation, 10)) if steps else [],
+        }
         panels += [
-            Panel(f"λ of {name}", units[0], {MULTIPLIER: thinned(*batch[f"multiplier/{name}"])}),
+            Panel(f"λ of {name}", units[0], {MULTIPLIER: curve_points(*batch[f"multiplier/{name}"])}),
             Panel(f"{name} − bound", units[1], driven, 0.0),
         ]
     shown = {f"panel{k}": each for k, each in enumerate(panels) if each.rows}

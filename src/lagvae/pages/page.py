@@ -125,7 +125,8 @@ def vega_scripts() -> str:
             return script
     import vl_convert
 
-    script = vl_convert.javascript_bundle(None).replace("</script", r"<\/script")  # which would end the element that holds it
+    script = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # None: all of the three
+    script = script.replace("</script", r"<\/script")  # which would end the element that holds it
     with suppress(LagvaeError):  # it is bundled again for the next page
         write_text(file, f"//{sha256(script.encode()).hexdigest()}\n{script}")
     return script

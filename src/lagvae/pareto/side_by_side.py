@@ -22,7 +22,7 @@ from lagvae.terminal import command, print_line, print_note, short_path
 
 
 @dataclass(frozen=True)
-class Column:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -34,7 +34,7 @@ class Column:
     summary: dict[str, Any]
 
 
-def read_columns(folders: Sequence[Path]) -> list[Column]:
+def read_columns(folders: Sequence[Path]) -> list[FinishedRun]:
     """The finished runs in some folders and below them; those that are not finished are named in a note.
 
     Raises: ComparisonError where fewer than two are finished.
@@ -47,7 +47,7 @@ def read_columns(folders: Sequence[Path]) -> list[Column]:
         name = os.path.relpath(run.path, start)
         try:
             plain: Any = OmegaConf.to_container(read_config(run))
-            columns.append(Column(name, settings_where(plain, lambda rule: not rule.machine), run.read_summary()))
+            columns.append(FinishedRun(name, settings_where(plain, lambda rule: not rule.machine), run.read_summary()))
         except CheckpointError as error:
             left_out.append(f"{name}: {error}" if run.summary.is_file() else f"{name} has not finished")
     if left_out:
@@ -61,7 +61,7 @@ def read_columns(folders: Sequence[Path]) -> list[Column]:
     return columns
 
 
-def setting_rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
+def setting_rows(columns: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """A row for each setting that differs, with its value in each run; "–" where a run has no such setting.
 
     A setting that differs only because it follows another one is left out.
@@ -72,7 +72,7 @@ def setting_rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
     return [(key, *texts[key]) for key in own if len(set(texts[key])) > 1]
 
 
-def result_rows(columns: Sequence[Column], split: str) -> list[tuple[str, ...]]:
+def result_rows(columns: Sequence[FinishedRun], split: str) -> list[tuple[str, ...]]:
     """A row for each measurement that a run has, with its value and standard error on a split in each run."""
     found: dict[str, dict[str, str]] = {}
     for column in columns:
@@ -81,7 +81,7 @@ def result_rows(columns: Sequence[Column], split: str) -> list[tuple[str, ...]]:
     return [(label, *(of.get(column.name, "–") for column in columns)) for label, of in found.items()]
 
 
-def problem_rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
+def problem_rows(columns: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """Rows with what was asked of each run and its verdict, and of each constraint the bound, the value, λ and the verdict."""
     found: dict[str, dict[str, str]] = {}
     for column in columns:
