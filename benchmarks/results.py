@@ -240,16 +240,17 @@ RESULTS: dict[str, Result] = {
 UNDECIDING = (
     *below(
         "src/lagvae",
-        "__init__.py __main__.py algebra cli errors.py explain inference.py io.py ranks.py runs sklearn.py terminal.py",
+        "__init__.py __main__.py algebra cli errors.py explain inference.py io.py pages ranks.py runs sklearn.py terminal.py",
     ),
     *below(
-        "src/lagvae", "callbacks/feasibility.py callbacks/progress.py callbacks/stopping.py pareto/figures.py pareto/report.py"
+        "src/lagvae",
+        "callbacks/feasibility.py callbacks/progress.py callbacks/stopping.py pareto/figures.py pareto/page.py "
+        "pareto/report.py pareto/side_by_side.py",
     ),
     *below(
         "src/lagvae/experiment",
-        "data_picture.py data_profile.py export.py feasibility.py figures.py launch.py loading.py own_code.py report.py "
-        "schema.py settings.py signatures.py style.py "
-        "summary.py trial.py validate.py",
+        "data_picture.py data_profile.py export.py feasibility.py figures.py launch.py loading.py own_code.py page.py "
+        "report.py schema.py settings.py signatures.py style.py summary.py trial.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",

@@ -86,6 +86,7 @@ def test_a_wheel_holds_settings_sweeps_types_plugin_and_command(wheel: Path) -> 
     assert {name for name in names if name.endswith(".yaml")} == settings | sweeps
     assert {"lagvae/py.typed", "hydra_plugins/lagvae_sweep.py", "lagvae/__main__.py"} <= names
     assert {f"lagvae/{file.relative_to(ROOT / 'src/lagvae')}" for file in (ROOT / "src/lagvae").rglob("*.py")} <= names
+    assert {f"lagvae/pages/templates/{file.name}" for file in (ROOT / "src/lagvae/pages/templates").iterdir()} <= names
     assert {name.partition("/")[0] for name in names} == {"lagvae", "hydra_plugins", f"lagvae-{__version__}.dist-info"}
     module, _, function = entry_points.partition("lagvae = ")[2].strip().partition(":")
     assert (module, function) == (programs.__name__, programs.run_command.__name__)

@@ -107,7 +107,7 @@ CALLED = (
 )
 """The packages and modules whose functions and classes a user calls from Python."""
 
-PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io ranks runs sweeps terminal"
+PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io pages ranks runs sweeps terminal"
 """What runs, sweeps and programs consist of: used by commands, and by `lagvae.load`, which has an example."""
 
 WITHOUT_EXAMPLE = {
@@ -182,7 +182,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def accept(program: str, words: list[str]) -> None:
     """Compose the config that a program of lagvae would get."""
     assert program in PROGRAMS, f"{program} is not a program of lagvae"
-    if program == "pareto" or "--config-dir" in words or any(word in ("--help", "--version") for word in words):
+    if program in ("pareto", "compare") or "--config-dir" in words or any(word in ("--help", "--version") for word in words):
         return
     if program in USES:
         parser_of(program).parse_args(words)

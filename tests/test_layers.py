@@ -27,8 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweeps",),
     # one run: from a config to objects, through its life, to a report
     ("experiment",),
-    # the folder that a run leaves
-    ("runs",),
+    # the folder that a run leaves, and pages for a browser
+    ("runs", "pages"),
     # what is measured of a model, and when
     ("callbacks",),
     ("metrics",),
@@ -66,6 +66,9 @@ TOOLS: dict[str, frozenset[str]] = {
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "wandb": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),
+    "altair": frozenset({"experiment", "pages", "pareto"}),
+    "jinja2": frozenset({"pages"}),
+    "vl_convert": frozenset({"pages"}),
     "rich": frozenset({"callbacks", "cli", "data", "experiment", "explain", "pareto", "sweeps", "terminal"}),
     "torchmetrics": frozenset({"metrics"}),
     "scipy": frozenset({"experiment", "metrics", "oracles"}),

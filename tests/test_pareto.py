@@ -492,7 +492,11 @@ def test_the_program_writes_all_files_and_prints_dominated_runs(sweep: Path) -> 
     sweep.rename(root / "runs")
     outcome = program(root, str(root / "runs"), script="pareto")
     assert outcome.status == 0, outcome.err
-    names = {f"{name}.{kind}" for name in ("figure1", "figure2") for kind in ("png", "svg")} | {"pareto.csv", "pareto.md"}
+    names = {f"{name}.{kind}" for name in ("figure1", "figure2") for kind in ("png", "svg")} | {
+        "pareto.csv",
+        "pareto.md",
+        "pareto.html",
+    }
     assert outcome.new == {f"runs/{ANALYSIS}/{name}" for name in names}
     assert "1 of 2" in outcome.out
     assert "info-max-s0" in outcome.out
@@ -524,7 +528,7 @@ def test_a_single_slack_gives_no_figure_of_slack(tmp_path: Path) -> None:
     out = tmp_path / "elsewhere"
     outcome = program(tmp_path, "s", "--out", str(out), script="pareto")  # a name under runs/
     assert outcome.status == 0, outcome.err
-    assert {path.name for path in out.iterdir()} == {"pareto.csv", "pareto.md", "figure2.png", "figure2.svg"}
+    assert {path.name for path in out.iterdir()} == {"pareto.csv", "pareto.md", "pareto.html", "figure2.png", "figure2.svg"}
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,11 @@ def json_digest(content: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. NaN and infinite numbers become null."""
-    text = json.dumps(json_values(content), indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(json_values(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically."""
 
     def write(part: Path) -> None:
         part.write_text(text, encoding="utf-8")

@@ -1,15 +1,17 @@
-"""Compare finished runs: what `pareto` does."""
+"""Compare finished runs: what `pareto` and `compare` do."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError
+from lagvae.io import check_writable
 from lagvae.pareto import INFORMATION
 from lagvae.runs.layout import ANALYSIS, find_runs, runs_below
 from lagvae.terminal import command, print_error
@@ -30,13 +32,46 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--z", type=float, default=2.0, help="standard errors that count as a difference (default: 2)")
     parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
     options = parser.parse_args(words)
-    try:
+    with told():
         from lagvae.pareto.report import compare  # imports torch, which is needed only to compare
 
-        runs = Path(os.environ.get("LAGVAE_ROOT", root)) / "runs"
+        runs = runs_folder(root)
         compare(
             [find_runs(runs, name) for name in named_folders(runs, options.runs)], options.out, options.information, options.z
         )
+
+
+def compare_runs(root: Path, words: Sequence[str] | None = None) -> None:
+    """As `main`, for runs of any family and data, side by side."""
+    parser = argparse.ArgumentParser(
+        prog=command("compare"), description="Finished runs side by side: the settings that differ, and results with errors."
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="runs, or folders of runs: folders, names under runs/, or latest"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the tables as a page for a browser, too")
+    parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
+    options = parser.parse_args(words)
+    with told():
+        if options.html is not None:
+            if options.html.suffix.lower() not in (".html", ".htm"):
+                raise SettingError(f"--html={options.html} has the unknown ending {options.html.suffix!r}; use .html.")
+            check_writable(options.html.parent, "Name another file with --html.")
+        from lagvae.pareto.side_by_side import side_by_side
+
+        side_by_side([find_runs(runs_folder(root), name) for name in options.runs], options.html)
+
+
+def runs_folder(root: Path) -> Path:
+    """The folder of runs of a project, where LAGVAE_ROOT does not name another project."""
+    return Path(os.environ.get("LAGVAE_ROOT", root)) / "runs"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A context in which an error that a user can act on ends the program, as one paragraph with exit status 1."""
+    try:
+        yield
     except KeyboardInterrupt:
         print_error("Stopped.")
         sys.exit(130)

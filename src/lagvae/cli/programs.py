@@ -115,6 +115,7 @@ Examples:
 PROGRAMS = {
     **{name: program.about.partition("\n")[0] for name, program in HYDRA_PROGRAMS.items()},
     "pareto": "Compare finished runs: who dominates whom, tables and figures.",
+    "compare": "Show finished runs side by side: settings that differ, results with errors.",
     **USES,
 }
 """Name → what it does, in a line."""
@@ -169,10 +170,10 @@ def run(name: str, root: Path) -> None:
     """
     make_printable()
     check_working_directory()
-    if name == "pareto":
+    if name in ("pareto", "compare"):
         from lagvae.cli import compare
 
-        return compare.main(root)
+        return compare.main(root) if name == "pareto" else compare.compare_runs(root)
     if name in USES:
         return use_model(name, root)
 

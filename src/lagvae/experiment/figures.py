@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,7 @@ def draw_run(
     figures: dict[str, Figure] = {}
     with matplotlib.rc_context(STYLE), torch.no_grad():
         x = data.first_samples("test", 20, model.device)
-        images = len(data.shape) == 3 and data.shape[0] in (1, 3)
-        if images:
+        if are_images(data):
             figures["samples"] = samples(model, x, summary["alpha"]["q"])
             figures["reconstructions"] = reconstructions(model, x)
             if isinstance(model.eval_model.encoder, GaussianEncoder):
@@ -60,6 +60,11 @@ def draw_run(
             write_atomically(path, lambda part, figure=figure: figure.savefig(part, bbox_inches="tight"))  # type: ignore[misc]
             files.append(path)
     return files
+
+
+def are_images(data: DataModule) -> bool:
+    """Whether samples are images, grey or coloured."""
+    return len(data.shape) == 3 and data.shape[0] in (1, 3)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -141,38 +146,93 @@ def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, column
     return figure
 
 
-def traversal(model: LatentVariableModel, x: Tensor, rows: int = 8, steps: int = 9, span: float = 2.5) -> Figure:
-    """The decoded images of one latent code as a single coordinate varies over ±`span`, the coordinates ordered by rate."""
+@dataclass(frozen=True)
+class Traversal:
+    """What becomes of samples when one coordinate of their codes is set to other values.
+
+    Attributes:
+        units: coordinate → its rate in nats, the largest first. values: what it is set to, (T,).
+        images: the means of p(x|z), (units, T, samples, C, H, W).
+    """
+
+    units: dict[int, float]
+    values: Tensor
+    images: Tensor
+
+    @property
+    def labels(self) -> list[str]:
+        """The units with their shares of the rate."""
+        return [f"z[{k}]: {rate:.1f} nats" for k, rate in self.units.items()]
+
+
+def traverse(model: LatentVariableModel, x: Tensor, n: int, most: int = 8, steps: int = 9, span: float = 2.5) -> Traversal:
+    """The decoded images of the codes of the first n samples as single coordinates vary over ±`span`.
+
+    Args:
+        x: samples, over which the rate of each coordinate is averaged. most: the largest number of coordinates.
+    """
     base = model.eval_model.encoder(x).base_dist
     rate = (base.loc.square() + base.scale.square() - 1 - 2 * base.scale.log()).mean(0) / 2
-    order = rate.argsort(descending=True)[: min(rows, model.eval_model.latent)]
+    order = rate.argsort(descending=True)[: min(most, model.eval_model.latent)]
     grid = torch.linspace(-span, span, steps, device=x.device)
-    z = base.loc[:1].repeat(len(order) * steps, 1)
-    for r, k in enumerate(order.tolist()):
-        z[r * steps : (r + 1) * steps, k] = grid
-    pictures = tile(mean_of(model.eval_model.decoder(z)), steps)
-    figure, axes = _figure(5.2, 0.55 * len(order) + 0.9)
+    z = base.loc[:n].repeat(len(order), steps, 1, 1)
+    for row, k in enumerate(order.tolist()):
+        z[row, :, :, k] = grid[:, None]
+    images = mean_of(model.eval_model.decoder(z.flatten(0, 2)))
+    return Traversal({k: float(rate[k]) for k in order.tolist()}, grid, images.reshape(*z.shape[:3], *images.shape[1:]))
+
+
+def traversal(model: LatentVariableModel, x: Tensor) -> Figure:
+    """The decoded images of one latent code as a single coordinate varies, the coordinates ordered by rate."""
+    found = traverse(model, x, 1)
+    rows, steps = len(found.units), len(found.values)
+    figure, axes = _figure(5.2, 0.55 * rows + 0.9)
     axis = axes[0, 0]
-    _show(axis, pictures)
+    _show(axis, tile(found.images.flatten(0, 2), steps))
     axis.set_axis_on()
     axis.grid(False)
     axis.spines[:].set_visible(False)
     height, width = x.shape[-2] + 1, x.shape[-1] + 1
-    axis.set_yticks(
-        [(r + 0.5) * height - 1 for r in range(len(order))], [f"z[{k}]: {rate[k]:.1f} nats" for k in order.tolist()]
-    )
-    axis.set_xticks([(k + 0.5) * width - 1 for k in range(steps)], [f"{v:+.1f}" for v in grid.tolist()])
+    axis.set_yticks([(r + 0.5) * height - 1 for r in range(rows)], found.labels)
+    axis.set_xticks([(k + 0.5) * width - 1 for k in range(steps)], [f"{v:+.1f}" for v in found.values.tolist()])
     axis.tick_params(length=0)
     axis.set_title("Traversal: one coordinate at a time, with its share of the rate", loc="left")
     return figure
 
 
-def _running_mean(values: list[float], window: int) -> list[float]:
+def running_mean(values: list[float], window: int) -> list[float]:
+    """The mean of the last `window` values, at every place."""
     padded = torch.tensor(values, dtype=torch.float64).reshape(1, 1, -1)
     window = max(1, min(window, len(values)))
     padded = torch.nn.functional.pad(padded, (window - 1, 0), mode="replicate")
     mean: list[float] = torch.nn.functional.avg_pool1d(padded, window, stride=1).flatten().tolist()
     return mean
+
+
+def _margined(values: Sequence[float], share: float, least: float = 0.0) -> tuple[float, float]:
+    """The range of some values, wider on both sides by a share of it, or of `least`."""
+    margin = share * (max(max(values) - min(values), least) or 1.0)
+    return min(values) - margin, max(values) + margin
+
+
+def shown_range(values: Sequence[float], bound: float | None) -> tuple[float, float]:
+    """The range of an axis for a divergence over the steps, without the outliers of single batches and of the start."""
+    ordered = sorted(values)
+    ends = [ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 20]]
+    return _margined([*ends, *([] if bound is None else [bound])], 0.15)
+
+
+def plane_ranges(
+    splits: Mapping[str, Mapping[str, float]], path: Sequence[tuple[float, float]]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The ranges of the axes of rate and of distortion, which hold the path of training but for its start.
+
+    Args:
+        splits: the values at the end. path: (rate, distortion) during training.
+    """
+    shown = [(v["rate"], v["distortion"]) for v in splits.values()] + [*path[len(path) // EARLY :]]
+    rates, distortions = zip(*shown, strict=True)
+    return _margined(rates, 0.12, 0.5), _margined(distortions, 0.12, 0.5)
 
 
 def _unit(constraint: Mapping[str, Any]) -> str:
@@ -192,11 +252,7 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
             axis.plot(
                 *evaluated[f"constraint/{name}"], color=BLUE, linewidth=1.6, marker="o", markersize=2.5, label="training data"
             )
-            ordered = sorted(values)
-            low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 20]
-            edges = [low, high, *([c["bound"]] if c["bound"] is not None else [])]
-            margin = 0.15 * (max(edges) - min(edges) or 1.0)
-            axis.set_ylim(min(edges) - margin, max(edges) + margin)
+            axis.set_ylim(*shown_range(values, c["bound"]))
         if c["bound"] is not None:
             axis.axhline(c["bound"], color=RED, linestyle="--", linewidth=1.2, label="bound")
         axis.set_title(f"{name}: {c['verdict']}", loc="left")
@@ -221,7 +277,7 @@ def multipliers_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
         steps, values = series[f"violation/{name}"]
         if values:
             below.plot(steps, values, color=GREY, alpha=0.25, linewidth=0.7, label="one batch")
-            below.plot(steps, _running_mean(values, 10), color=GREY, linewidth=1.6, label="running mean")
+            below.plot(steps, running_mean(values, 10), color=GREY, linewidth=1.6, label="running mean")
         below.axhline(0, color=RED, linestyle="--", linewidth=1.2)
         below.set_ylabel(f"D − bound ({_unit(c)})")
         below.set_xlabel("step")
@@ -233,19 +289,17 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     """The path of training in the rate–distortion plane, where a bound on −ELBO is a line of slope −1."""
     figure, axes = _figure(4.2, 3.6)
     axis = axes[0, 0]
-    splits = summary["splits"]
-    shown = [(v["rate"], v["distortion"]) for v in splits.values()]
+    splits, path = summary["splits"], []
     if metrics.is_file():
-        path = read_series(metrics, "train_probe", ["rate", "distortion"])
-        axis.plot(path["rate"][1], path["distortion"][1], color=GREY, linewidth=1, marker=".", markersize=4, label="training")
-        steps = list(zip(path["rate"][1], path["distortion"][1], strict=True))
-        shown += steps[len(steps) // EARLY :]
+        series = read_series(metrics, "train_probe", ["rate", "distortion"])
+        rates, distortions = series["rate"][1], series["distortion"][1]
+        axis.plot(rates, distortions, color=GREY, linewidth=1, marker=".", markersize=4, label="training")
+        path = list(zip(rates, distortions, strict=True))
     for (name, v), marker, colour in zip(splits.items(), "os^", (BLUE, ORANGE, GREY), strict=False):
         errors = {"xerr": v.get("rate_stderr"), "yerr": v.get("distortion_stderr")}
         axis.errorbar(v["rate"], v["distortion"], **errors, fmt=marker, color=colour, markersize=6, label=name, zorder=3)
-    for limit, values in zip((axis.set_xlim, axis.set_ylim), zip(*shown, strict=True), strict=True):
-        margin = 0.12 * max(max(values) - min(values), 0.5)
-        limit(min(values) - margin, max(values) + margin)
+    for limit, ends in zip((axis.set_xlim, axis.set_ylim), plane_ranges(splits, path), strict=True):
+        limit(*ends)
     for name, c in summary["constraints"].items():
         if name == "neg_elbo" and c["bound"] is not None:
             low, high = axis.get_xlim()

@@ -47,11 +47,14 @@ def preference_in_words(alpha: float) -> str:
     return "maximise" if alpha < 0 else "minimise" if alpha > 0 else "no preference on"
 
 
+def goals_in_words(alpha: Mapping[str, float]) -> str:
+    """What a run prefers, from α of the sides q and p: maximise I_q (α = -1)."""
+    goals = [f"{preference_in_words(a)} I_{side} (α = {a:+g})" for side, a in alpha.items() if a != 0]
+    return " and ".join(goals) or "no preference on information"
+
+
 def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibration | None, run: RunFolder) -> None:
     """Print what a run is about to do: the constrained problem, the number of steps and the folder."""
-    goals = [
-        f"{preference_in_words(a)} I_{side} (α = {a:+g})" for side, a in (("q", cfg.alpha.q), ("p", cfg.alpha.p)) if a != 0
-    ]
     bounds = []
     for c in model.lagrangian.constraints:
         if c.bound is None:
@@ -65,7 +68,7 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
         bounds.append(f"{c.name} ≤ {format_number(c.bound, c.divergence.nats)} ({origin})")
     sense = "subject to" if any(c.bound is not None for c in model.lagrangian.constraints) else "with penalties"
     print_line(
-        f"{cfg.family}: {' and '.join(goals) or 'no preference on information'}, {sense} {', '.join(bounds) or 'nothing'}"
+        f"{cfg.family}: {goals_in_words({'q': cfg.alpha.q, 'p': cfg.alpha.p})}, {sense} {', '.join(bounds) or 'nothing'}"
     )
     if model.joint.has_rate and not model.joint.rate_is_exact:
         print_line(f"rate: {RATES[False]}")
@@ -108,66 +111,92 @@ def bound_names(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
     return ", ".join(names if len(set(names)) > 1 else names[:1])
 
 
-def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
-    """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
-    out = console()
-    splits = summary["splits"]
-    table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
-    for name in ("bound", "train", "val", "test", "λ"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name, c in summary["constraints"].items():
-        cells = [format_number(c[key], c["nats"]) for key in ("bound", *splits)]
-        colour = COLOURS.get(c["verdict"], "default")
-        table.add_row(name, *cells, f"{c['multiplier']:.3g}", f"[{colour}]{c['verdict']}[/]")
-    if summary["constraints"]:
-        out.print(table)
-    table = plain_table(f"Measured (± standard error){' (*)' if summary.get('cut') else ''}", "")
-    for split in splits:
-        table.add_column(split, justify="right", no_wrap=True)
-    any_outside = False
+def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each constraint: its name, bound, values on the splits, λ and verdict."""
+    return [
+        (
+            name,
+            *(format_number(c[key], c["nats"]) for key in ("bound", *summary["splits"])),
+            f"{c['multiplier']:.3g}",
+            c["verdict"],
+        )
+        for name, c in summary["constraints"].items()
+    ]
+
+
+def measured_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each metric: its label and its values with standard errors on the splits."""
+    splits, rows = summary["splits"].values(), []
     for label, key, nats in ROWS:
-        if not any(key in values for values in splits.values()):
+        if not any(key in values for values in splits):
             continue  # the model or the data do not define this metric
-        cells = []
-        for values in splits.values():
-            outside = key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound"))
-            any_outside |= outside
-            cells.append(format_number(values.get(key), nats, values.get(f"{key}_stderr")) + (" (!)" if outside else ""))
-        table.add_row(label, *cells)
+        outside = [key == "i_q_kde" and bool(values.get("i_q_kde_breaks_bound")) for values in splits]
+        cells = [format_number(values.get(key), nats, values.get(f"{key}_stderr")) for values in splits]
+        rows.append((label, *(cell + (" (!)" if out else "") for cell, out in zip(cells, outside, strict=True))))
     for key, label in summary.get("labels", {}).items():
-        found = [values.get(key) for values in splits.values()]
-        errors = [values.get(f"{key}_stderr") for values in splits.values()]
+        found = [values.get(key) for values in splits]
+        errors = [values.get(f"{key}_stderr") for values in splits]
         large = all(value is None or abs(value) >= 0.1 for value in found)
-        table.add_row(escape(label), *(format_number(value, large, error) for value, error in zip(found, errors, strict=True)))
-    if all("active_units" in values for values in splits.values()):
-        table.add_row("active units", *(f"{values['active_units']:.0f}" for values in splits.values()))
-    out.print(table)
+        rows.append((label, *(format_number(value, large, error) for value, error in zip(found, errors, strict=True))))
+    if all("active_units" in values for values in splits):
+        rows.append(("active units", *(f"{values['active_units']:.0f}" for values in splits)))
+    return rows
+
+
+def measured_title(summary: Mapping[str, Any]) -> str:
+    """The title of the table of `measured_rows`."""
+    return f"Measured (± standard error){' (*)' if summary.get('cut') else ''}"
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers of a run has to know, and what follows from them."""
+    splits, lines = summary["splits"], []
     if summary.get("cut"):
         cut = "; ".join(f"{key} {asked:,} → {used:,}" for key, (asked, used) in summary["cut"].items())
-        out.print(
+        lines.append(
             f"(*) measured with fewer draws, because training was short (callbacks.final.budget; null for all of them): {cut}."
         )
     if lower := bound_names(splits, "i_q_lower"):
-        out.print(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
-    if any_outside:
-        out.print("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
+        lines.append(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
+    if any(values.get("i_q_kde_breaks_bound") for values in splits.values()):
+        lines.append("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
     if summary.get("rate_estimator") == RATES[False]:
-        out.print(f"Rate: {RATES[False]}.")
+        lines.append(f"Rate: {RATES[False]}.")
     if summary.get("mmd_estimator"):
-        out.print(f"{summary['mmd_estimator']}.")
-    for line in describe_sensitivity(summary):
-        out.print(escape(line))
+        lines.append(f"{summary['mmd_estimator']}.")
+    lines += describe_sensitivity(summary)
     if summary["stationarity"] is not None:
         residual = f"{summary['stationarity']:.2f}"
-        out.print(f"KKT stationarity residual {residual} (0 at a solution; noise of the batches adds to it).")
+        lines.append(f"KKT stationarity residual {residual} (0 at a solution; noise of the batches adds to it).")
     if summary.get("regime"):
-        out.print(escape(summary["regime"]))
+        lines.append(summary["regime"])
     if summary.get("stopped_by"):
-        out.print(
+        lines.append(
             f"Stopped early, after {summary['steps']} steps: λ of {summary['stopped_by']} is at its largest value, and the "
             "divergence no longer decreases."
         )
+    return lines
+
+
+def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
+    """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
+    out = console()
+    table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
+    for name in ("bound", *summary["splits"], "λ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for *cells, verdict in constraint_rows(summary):
+        table.add_row(*cells, f"[{COLOURS.get(verdict, 'default')}]{verdict}[/]")
+    if summary["constraints"]:
+        out.print(table)
+    table = plain_table(measured_title(summary), "")
+    for split in summary["splits"]:
+        table.add_column(split, justify="right", no_wrap=True)
+    for label, *cells in measured_rows(summary):
+        table.add_row(escape(label), *cells)
+    out.print(table)
+    for line in remarks(summary):
+        out.print(escape(line))
     for message in summary["messages"]:
         out.print(f"[bold yellow]{escape(message)}[/]")
     colour = COLOURS.get(summary["verdict"], "default")

@@ -8,7 +8,7 @@ stages:
     fit          Lightning's trainer trains the model and saves a checkpoint after every interval
     evaluate     every metric is computed on every split
     summarise    the summary collects the settings, the results and the verdict on each constraint
-    report       figures are drawn, summary.json is written, and the summary is printed
+    report       figures and the page are drawn, summary.json is written, and the summary is printed
 
 `resume` sets up the same run and continues its fit. `evaluate` loads a checkpoint instead of fitting. `calibrate` fits and
 evaluates the same model with α = 0, and stores θ* and ε̂.
@@ -49,6 +49,7 @@ from lagvae.experiment.validate import needs_calibration, validate
 from lagvae.io import check_writable, owned
 from lagvae.lagrangian import TOLERANCE
 from lagvae.model import LatentVariableModel
+from lagvae.pages.page import try_page
 from lagvae.ranks import launched_rank, on_first
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, log_picture
@@ -333,7 +334,7 @@ def fit_and_summarise(
 
 
 def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
-    """Draw the figures, write summary.json and print the summary.
+    """Draw the figures and the page, write summary.json and print the summary.
 
     summary.json is written last, because its presence shows that the run is complete.
 
@@ -379,9 +380,17 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
 
         fit.model.eval()
         bar.begin("figures", 1.0)
-        for path in draw_run(folder.figures, fit.data, fit.model, summary, metrics):
+        pictures = draw_run(folder.figures, fit.data, fit.model, summary, metrics)
+        for path in pictures:
             for logger in fit.loggers:
                 log_picture(logger, path)
+
+        def draw_page(path: Path) -> None:
+            from lagvae.experiment.page import write_run_page  # imports Altair, which takes half a second
+
+            write_run_page(path, cfg, fit.data, fit.model, summary, metrics, pictures)
+
+        try_page(folder.page, draw_page)
     bar.stop()
     for logger in fit.loggers:
         if not isinstance(logger, MetricsTable):

@@ -21,7 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf._utils import get_omega_conf_dumper
 
-from lagvae.io import write_atomically
+from lagvae.io import write_text
 
 
 @dataclass(frozen=True)
@@ -210,12 +210,7 @@ SettingsDumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 def write_settings(cfg: DictConfig, path: Path) -> None:
     """Write the `stored_settings` of a config, atomically."""
-    text = yaml.dump(stored_settings(cfg), Dumper=SettingsDumper, sort_keys=False, allow_unicode=True)
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_text(path, yaml.dump(stored_settings(cfg), Dumper=SettingsDumper, sort_keys=False, allow_unicode=True))
 
 
 def stored_config(cfg: DictConfig) -> DictConfig:
@@ -281,7 +276,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     keys = [*a, *(key for key in b if key not in a)]
     values = {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
     own = [key for key in values if values.get(FOLLOWS.get(key, "")) != values[key]]
-    return [f"{key}: {_text(a.get(key))} → {_text(b.get(key))}" for key in own]
+    return [f"{key}: {setting_text(a.get(key))} → {setting_text(b.get(key))}" for key in own]
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], more: bool = True) -> list[str]:
@@ -341,7 +336,7 @@ def disagreements(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
         runs: dict[str, list[str]] = {}
         for name, values in settings.items():
             if key in values or not optional:
-                runs.setdefault(_text(values.get(key)), []).append(name)
+                runs.setdefault(setting_text(values.get(key)), []).append(name)
         if len(runs) > 1:
             (a, runs_a), (b, runs_b) = list(runs.items())[:2]
             others = f", among {len(runs)} values" if len(runs) > 2 else ""
@@ -349,7 +344,7 @@ def disagreements(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A value as text, for comparison and display: 1 and 1.0 are the same."""
     whole = isinstance(value, float) and value.is_integer()
     return "none" if value is None else str(int(value) if whole else value)

@@ -20,6 +20,9 @@ from lagvae.terminal import command
 SPLITS = ("train", "test")
 """The splits that are compared: the data on which the constraints are imposed, and held-out data."""
 
+DATA = {"train": "training data", "test": "test data"}
+"""Split → its name."""
+
 INFORMATION = {
     "interval": "the interval that I_q lies in, each end with its standard error",
     "i_q_lower": "the lower end of the interval that I_q lies in",
@@ -56,6 +59,7 @@ class RunPoint:
         breaks_bound: whether its estimate of information violates the bounds on information.
         stored_name: its name in config.yaml. match: the stored name of the run that it is matched with, if any.
         steps: of training. seconds: of its training; of the time of an ensemble, an equal share. None where they are unknown.
+        folder: of the run.
     """
 
     name: str
@@ -73,6 +77,7 @@ class RunPoint:
     steps: int | None = None
     seconds: float | None = None
     settings: ComparedSettings = field(default_factory=ComparedSettings, compare=False, repr=False)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def sign(self) -> int:
@@ -132,6 +137,7 @@ def read_point(run: RunFolder, name: str, information: str) -> RunPoint:
         steps=summary.get("steps"),
         seconds=_training_seconds(summary),
         settings=ComparedSettings.of(config, {c: value for c, value in calibrated.items() if value is not None}),
+        folder=run.path,
     )
 
 

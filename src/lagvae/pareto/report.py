@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from lagvae.errors import SettingError
 from lagvae.io import check_writable
+from lagvae.pages.page import try_page
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
 from lagvae.pareto.points import SPLITS, collect
@@ -39,7 +40,7 @@ MAX_PRINTED = 20
 def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
     """Print the summary of each method, the dominated runs, the matched pairs, and the runs that were not compared."""
     out, collection = console(), analysis.collection
-    _rows(f"Information ({collection.information}) against −ELBO", SUMMARY, summary_rows(analysis))
+    print_rows(f"Information ({collection.information}) against −ELBO", SUMMARY, summary_rows(analysis))
     dominated = dominated_rows(analysis)
     if dominated:
         out.print("[bold]Dominated runs[/]")
@@ -53,9 +54,9 @@ def print_comparison(analysis: Analysis, files: Sequence[Path]) -> None:
         out.print(f"No run dominates a run of another method by more than {analysis.z:g} standard errors in both objectives.")
     if analysis.pairs:
         _print_matched(analysis)
-        _rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
+        print_rows(f"Matched runs: LagVAE better by (z = {analysis.z:g})", MATCHED_SUMMARY, matched_summary_rows(analysis))
     if analysis.curves:
-        _rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
+        print_rows("Information over the slack γ₁", SLACK, slack_rows(analysis))
     out.print(escape(training_line(analysis)))
     for note in notes(analysis):
         out.print(escape(note))
@@ -79,12 +80,12 @@ def _print_matched(analysis: Analysis) -> None:
             shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, gain))
         if shown:
             head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats)")
-            _rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
+            print_rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
         if len(rows) > MAX_PRINTED:
             console().print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
 
 
-def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of formatted texts."""
     table = plain_table(name, head[0])
     for column in head[1:]:
@@ -95,7 +96,7 @@ def _rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def compare(folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0) -> Analysis:
-    """Compare the runs below some folders: write pareto.csv, pareto.md and the figures, and print a summary.
+    """Compare the runs below some folders: write pareto.csv, pareto.md, pareto.html and the figures, and print a summary.
 
     Args:
         out: the folder of these files; by default `pareto-analysis` in the given folder, or in the common parent of several.
@@ -110,8 +111,16 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
     figures = draw_pareto(out, analysis)
     table, text = out / "pareto.csv", out / "pareto.md"
     write_csv(analysis, table)
-    write_markdown(analysis, text, [file.name for file in figures if file.suffix == ".png"])
-    print_comparison(analysis, [text, table, *figures])
+    pictures = [file for file in figures if file.suffix == ".png"]
+    write_markdown(analysis, text, [file.name for file in pictures])
+
+    def draw_page(path: Path) -> None:
+        from lagvae.pareto.page import write_comparison_page  # imports Altair, which takes half a second
+
+        write_comparison_page(path, analysis, pictures)
+
+    page = try_page(out / "pareto.html", draw_page)
+    print_comparison(analysis, [text, *page, table, *figures])
     return analysis
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lagvae.io import write_atomically
+from lagvae.io import write_atomically, write_text
 from lagvae.pareto.comparison import Analysis, SlackCurve
 from lagvae.pareto.fronts import Estimate, Point
 from lagvae.pareto.points import INFORMATION, SPLITS, RunPoint, method_title
@@ -31,6 +32,8 @@ MATCHED_SUMMARY = ("I", "split", "pairs", "not worse", "better", "mean (nats)", 
 """not worse: LagVAE better by at least −z standard errors; better: by more than z; mean: of what LagVAE is better by."""
 
 SLACK = ("method", "α", "split", "γ₁ (nats)", "I (nats)", "runs each", "monotone")
+
+RUNS = ("run", "method", "α", "setting", "seed", "−ELBO", "MMD", "I (nats)", "verdict")
 
 COLUMNS = (
     *("run", "family", "alpha", "gamma", "bound", "multipliers", "seed", "verdict", "split"),
@@ -94,6 +97,12 @@ def matched_rows(analysis: Analysis, split: str) -> list[tuple[str, ...]]:
         )
         for pair in analysis.pairs
     ]
+
+
+def run_row(run: RunPoint, split: str) -> tuple[str, ...]:
+    """A row of `RUNS`: a run and its values on a split."""
+    names = run.name, method_title(run.family), f"{run.alpha:+g}", run.setting, str(run.seed)
+    return (*names, *_values(run.points[split]), run.verdict)
 
 
 def matched_summary_rows(analysis: Analysis) -> list[tuple[str, ...]]:
@@ -170,20 +179,6 @@ def slack_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     return rows
 
 
-def _slack_table(analysis: Analysis) -> list[str]:
-    """Markdown: I at every γ₁, with a column for each method and α."""
-    lines = []
-    for split in SPLITS:
-        curves = [curve for curve in analysis.curves if curve.split == split]
-        head = [f"γ₁ ({split})", *(f"{method_title(c.family)}, α = {c.alpha:+g}" for c in curves)]
-        columns = [
-            {g: f"{_nats(m)} ± {_nats(s)}" for g, m, s in zip(c.gammas, c.means, c.spreads, strict=True)} for c in curves
-        ]
-        gammas = sorted({gamma for column in columns for gamma in column})
-        lines += [*_table(head, [[f"{gamma:g}", *(column.get(gamma, "–") for column in columns)] for gamma in gammas]), ""]
-    return lines
-
-
 def monotone(curve: SlackCurve, z: float) -> str:
     """Whether information is monotone in the slack: "yes", "within error" or "NO", the latter two with the wrong steps.
 
@@ -256,8 +251,23 @@ def write_csv(analysis: Analysis, path: Path) -> None:
     write_atomically(path, write)
 
 
-def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
-    """The report; `figures` are the names of image files beside it."""
+@dataclass(frozen=True)
+class Section:
+    """A part of the report of a comparison.
+
+    Attributes:
+        points: sentences of a list; `words` between backquotes are names. text: a paragraph.
+        tables: (caption, head, rows) of each table.
+    """
+
+    title: str
+    points: Sequence[str] = ()
+    text: str = ""
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+
+
+def comparison_sections(analysis: Analysis) -> list[Section]:
+    """The report of a comparison; the first section is about all runs."""
     collection, shared = analysis.collection, analysis.collection.runs[0].settings.shared
     counts = Counter(run.family for run in collection.runs)
     matched = Counter(run.family for run in collection.runs if run.match)
@@ -266,67 +276,80 @@ def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
         for f in collection.families
     ]
     seeds = sorted({run.seed for run in collection.runs})
-    lines = [
-        "# Information against −ELBO",
-        "",
-        f"- Runs: {', '.join(names)}; "
+    points = [
+        f"Runs: {', '.join(names)}; "
         f"seeds {', '.join(map(str, seeds))}; below {', '.join(f'`{short(folder)}`' for folder in collection.folders)}.",
-        f"- All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
+        f"All with data {shared.get('data.name')}, batches of {shared.get('data.batch')}, model {shared.get('model.name')}, "
         f"{shared.get('training.steps')} steps, start {shared.get('training.start')}.",
-        f"- Information (`{collection.information}`): {INFORMATION[collection.information]}; in nats, as is −ELBO.",
-        "- α < 0 maximises, α > 0 minimises information.",
-        "- Run a dominates run b, of another method with the same sign of α and the same seed, where a is better in both by "
+        f"Information (`{collection.information}`): {INFORMATION[collection.information]}; in nats, as is −ELBO.",
+        "α < 0 maximises, α > 0 minimises information.",
+        "Run a dominates run b, of another method with the same sign of α and the same seed, where a is better in both by "
         f"more than {analysis.z:g} standard errors: (−ELBO)_b − (−ELBO)_a > {analysis.z:g} √(se_a² + se_b²), and the same for "
         "the distance between the intervals for I: a's lower end above b's upper end when maximising, a's upper end below b's "
         "lower end when minimising. Column “with MMD” asks the same of MMD, too. Both runs are evaluated on the same data, so "
         "that their errors are positively correlated and the rule is stricter than a test of the paired difference.",
-        f"- {training_line(analysis)}",
-        *(f"- {note}" for note in notes(analysis)),
-        "",
-        *_table(SUMMARY, summary_rows(analysis)),
-        "",
-        *(line for name in figures for line in (f"![{Path(name).stem}]({name})", "")),
-        *_matched_section(analysis),
-        "## Dominated runs",
-        "",
-        *(_table(DOMINATIONS, domination_rows(analysis)) or ["No run dominates a run of another method."]),
-        "",
+        training_line(analysis),
+        *notes(analysis),
     ]
+    sections = [Section("Information against −ELBO", points, tables=[("", SUMMARY, summary_rows(analysis))])]
+    if analysis.pairs:
+        sections.append(_matched_section(analysis))
+    dominations = domination_rows(analysis)
+    none = "" if dominations else "No run dominates a run of another method."
+    sections.append(Section("Dominated runs", text=none, tables=[("", DOMINATIONS, dominations)]))
     if analysis.curves:
-        lines += ["## Information over the slack γ₁", ""]
-        lines += [
-            "Mean ± standard deviation over seeds; for a single run, ± the standard error of its estimate. Of an interval, the "
-            "lower end for α < 0 and the upper end for α > 0.",
-            "",
-        ]
-        lines += [*_slack_table(analysis), *_table(SLACK, slack_rows(analysis)), ""]
+        sections.append(_slack_section(analysis))
     not_compared = {"Unfinished": dict.fromkeys(collection.unfinished, ""), "Skipped": collection.skipped}
     for heading, runs in (not_compared | {"Left out": collection.left_out}).items():
         if runs:
-            lines += [f"## {heading}: {len(runs)}", ""]
-            lines += [f"- `{name}`" + (f": {reason}" if reason else "") for name, reason in runs.items()] + [""]
-    return "\n".join(lines)
+            listed = [f"`{name}`" + (f": {reason}" if reason else "") for name, reason in runs.items()]
+            sections.append(Section(f"{heading}: {len(runs)}", listed))
+    return sections
 
 
-def _matched_section(analysis: Analysis) -> list[str]:
-    """Markdown: the matched pairs on each split, and how many there are in which LagVAE is not worse."""
-    if not analysis.pairs:
-        return []
-    lines = [
-        "## Matched runs",
-        "",
+def _slack_section(analysis: Analysis) -> Section:
+    """I at every γ₁, with a column for each method and α, and whether it is monotone."""
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    for split in SPLITS:
+        curves = [curve for curve in analysis.curves if curve.split == split]
+        head = [f"γ₁ ({split})", *(f"{method_title(c.family)}, α = {c.alpha:+g}" for c in curves)]
+        columns = [
+            {g: f"{_nats(m)} ± {_nats(s)}" for g, m, s in zip(c.gammas, c.means, c.spreads, strict=True)} for c in curves
+        ]
+        gammas = sorted({gamma for column in columns for gamma in column})
+        tables.append(("", head, [[f"{gamma:g}", *(column.get(gamma, "–") for column in columns)] for gamma in gammas]))
+    text = (
+        "Mean ± standard deviation over seeds; for a single run, ± the standard error of its estimate. Of an interval, the "
+        "lower end for α < 0 and the upper end for α > 0."
+    )
+    return Section("Information over the slack γ₁", text=text, tables=[*tables, ("", SLACK, slack_rows(analysis))])
+
+
+def _matched_section(analysis: Analysis) -> Section:
+    """The matched pairs on each split, and how many there are in which LagVAE is not worse."""
+    text = (
         "Each run of LagVAE has the −ELBO and the MMD of a run of InfoVAE on training data as its bounds, and its seed, α, "
         "start and length. “Better by”: of the end of the interval for I that both optimise, LagVAE's minus InfoVAE's lower "
         "end when maximising, InfoVAE's minus LagVAE's upper end when minimising, ± its standard error. “Not worse”: at least "
-        f"−{analysis.z:g} standard errors; “better”: more than {analysis.z:g}.",
-        "",
-        *_table(MATCHED_SUMMARY, matched_summary_rows(analysis)),
-        "",
-    ]
-    for split in SPLITS:
-        lines += [f"On {'training' if split == 'train' else 'test'} data:", ""]
-        lines += [*_table(MATCHED, matched_rows(analysis, split)), ""]
-    return lines
+        f"−{analysis.z:g} standard errors; “better”: more than {analysis.z:g}."
+    )
+    pairs = [(f"On {'training' if s == 'train' else 'test'} data:", MATCHED, matched_rows(analysis, s)) for s in SPLITS]
+    return Section("Matched runs", text=text, tables=[("", MATCHED_SUMMARY, matched_summary_rows(analysis)), *pairs])
+
+
+def comparison_markdown(analysis: Analysis, figures: Sequence[str] = ()) -> str:
+    """The report; `figures` are the names of image files beside it, which follow the first section."""
+    lines: list[str] = []
+    for number, section in enumerate(comparison_sections(analysis)):
+        lines += [f"#{'#' * bool(number)} {section.title}", ""]
+        lines += [*(f"- {point}" for point in section.points), *([""] if section.points else [])]
+        lines += [section.text, ""] if section.text else []
+        for caption, head, rows in section.tables:
+            lines += [caption, ""] if caption else []
+            lines += [*_table(head, rows), ""] if rows else []
+        if not number:
+            lines += [line for name in figures for line in (f"![{Path(name).stem}]({name})", "")]
+    return "\n".join(lines)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -338,9 +361,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write_markdown(analysis: Analysis, path: Path, figures: Sequence[str] = ()) -> None:
     """Write the report atomically."""
-    text = comparison_markdown(analysis, figures)
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_text(path, comparison_markdown(analysis, figures))

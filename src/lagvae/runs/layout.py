@@ -1,6 +1,6 @@
 """The run folder and the files that a run writes to it:
 
-runs/<name>/config.yaml  metrics.csv  summary.json  checkpoints/  figures/
+runs/<name>/config.yaml  metrics.csv  summary.json  report.html  checkpoints/  figures/
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ class RunFolder:
         if self.finished:
             return "The run has finished, and its checkpoints are gone: train it again under another name."
         return "The run has no checkpoint yet: train it, or resume it."
+
+    @property
+    def page(self) -> Path:
+        """The results as a page for a browser."""
+        return self.path / "report.html"
 
     @property
     def figures(self) -> Path:

@@ -1,0 +1,385 @@
+"""Pages for a browser: they hold what they show, say what the summary says, and run no code that a name holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from helpers import program
+from pareto_runs import change, write_run
+from small import TINY, compose
+
+from lagvae.errors import ComparisonError
+from lagvae.experiment.report import constraint_rows, measured_rows
+from lagvae.experiment.run import train
+from lagvae.pages import page as pages
+from lagvae.pareto.comparison import analyse
+from lagvae.pareto.points import collect
+from lagvae.pareto.side_by_side import side_by_side
+from lagvae.pareto.tables import comparison_sections
+from lagvae.runs.layout import RunFolder
+
+pytest.importorskip("altair")
+pytest.importorskip("vl_convert")
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+"""A name that would run code where it is not escaped."""
+
+EXPLICIT = ("epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Seen(HTMLParser):
+    """The elements of a page, and the cells of its tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.links: list[str] = []
+        self.cells: list[str] = []
+        self.specs: dict[str, Any] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [str(values[key]) for key in ("src", "srcset", "data", "action") if key in values]
+        (self.links if tag == "a" else self.addresses).extend([str(values["href"])] if "href" in values else [])
+        self._open = "specs" if values.get("id") == "specs" else tag
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("td", "th", "a"):
+            self.cells[-1] += data
+        elif self._open == "specs":
+            self.specs = json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run with a hostile name, and its page."""
+    cfg = compose([*TINY, *EXPLICIT, f"paths.root={tmp_path_factory.mktemp('root')}", "callbacks.figures=true"])
+    cfg.name = HOSTILE
+    train(cfg)
+    return RunFolder(Path(cfg.paths.runs) / HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def seen(run: RunFolder) -> Seen:
+    return Seen(run.page.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_run_says_what_its_summary_says(run: RunFolder, seen: Seen) -> None:
+    summary = run.read_summary()
+    rows = [*constraint_rows(summary), *measured_rows(summary)]
+    assert len(rows) > 10
+    for row in rows:
+        places = [k for k in range(len(seen.cells)) if tuple(seen.cells[k : k + len(row)]) == row]
+        assert len(places) == 1, row
+    text = run.page.read_text(encoding="utf-8")
+    assert "neg_elbo ≤ 30.00, mmd ≤ 1.00e-03; it reached neg_elbo = " in text
+    assert f">{summary['verdict']}</strong>" in text
+    assert "callbacks.figures" in seen.cells
+
+
+def test_a_page_holds_all_that_it_shows(run: RunFolder, seen: Seen) -> None:
+    assert run.page.stat().st_size < 3_000_000
+    assert len(seen.addresses) >= 6, "the pictures of a run"
+    assert all(address.startswith("data:image/png;base64,") for address in seen.addresses)
+    assert "default-src &#39;none&#39;" in run.page.read_text(encoding="utf-8")
+
+
+def test_a_name_runs_no_code(run: RunFolder, seen: Seen) -> None:
+    text = run.page.read_text(encoding="utf-8")
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in text
+    assert "x" not in seen.addresses
+    assert seen.tags.count("script") == 3, "the data, Vega and the script of the page"
+
+
+def test_the_charts_of_a_run_hold_its_series_and_its_bounds(seen: Seen) -> None:
+    curves = seen.specs["curves"]
+    titles = [unit["title"] for unit in curves["concat"]]
+    assert titles[:4] == ["−ELBO", "mmd", "rate", "distortion"]
+    assert {"λ of neg_elbo", "neg_elbo − bound", "λ of mmd", "I_q, lower end of its interval"} <= {*titles}
+    assert '"datum": 30.0' in json.dumps(curves["concat"][0])
+    series = {row["series"] for row in curves["datasets"]["panel0"]}
+    assert series == {"one batch", "training data", "validation data"}
+    assert {"path", "ends", "bound"} == {*seen.specs["plane"]["datasets"]}
+    assert all(row["rate"] + row["distortion"] == pytest.approx(30) for row in seen.specs["plane"]["datasets"]["bound"])
+    assert {row["label"] for row in seen.specs["codes"]["datasets"]["codes"]} == {*"0123456789"}
+
+
+def test_charts_are_what_vega_lite_allows(seen: Seen) -> None:
+    """They are drawn without this check, which takes more time than all else."""
+    import altair
+
+    for spec in (seen.specs["curves"]["concat"][0], seen.specs["plane"], seen.specs["codes"]):
+        altair.Chart.from_dict({key: value for key, value in spec.items() if key != "datasets"})
+
+
+def test_a_page_that_fails_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(path: Path) -> None:
+        raise ValueError("no such colour")
+
+    stale = tmp_path / "report.html"
+    stale.touch()
+    assert pages.try_page(stale, fails) == []
+    assert not stale.exists(), "a page of other results is left"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "report.html was not written (ValueError: no such colour). The results are complete without it." in said
+
+
+def test_what_a_page_needs_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages.note_missing.cache_clear()
+    monkeypatch.setitem(sys.modules, "altair", None)
+
+    def write(path: Path) -> None:
+        import altair  # noqa: F401
+
+    assert pages.try_page(tmp_path / "a.html", write) == pages.try_page(tmp_path / "b.html", write) == []
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Without the package altair no page is written") == 1
+    assert pages.INSTALL in said
+
+
+def test_scripts_are_bundled_once_for_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda snippet: made.append(1) or "a = '</script>'")
+
+    def scripts() -> str:
+        pages.vega_scripts.cache_clear()
+        return pages.vega_scripts()
+
+    try:
+        assert scripts() == scripts() == r"a = '<\/script>'"
+        assert len(made) == 1
+        (file,) = (tmp_path / "lagvae").iterdir()
+        file.write_text(file.read_text(encoding="utf-8").replace("a =", "evil ="), encoding="utf-8")
+        assert scripts() == r"a = '<\/script>'"
+        assert len(made) == 2, "what was changed is not used"
+    finally:
+        pages.vega_scripts.cache_clear()
+
+
+# ---- comparisons
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Runs of two methods with both signs of α, at two slacks; one has a page, one has failed, one has a hostile name."""
+    folder = tmp_path / "runs" / "sweep"
+    for k, gamma in enumerate((0.5, 1.5)):
+        write_run(folder / f"lag{k}", "lagvae", -1.0, (5.0 + k, 23.0 + k), gamma=gamma, width=1.0)
+        write_run(folder / f"low{k}", "lagvae", 1.0, (2.0 - k, 23.1 + k), gamma=gamma, width=1.0)
+    write_run(folder / HOSTILE, "infovae", -1.0, (4.0, 24.0), width=1.0)
+    change(folder / "low1" / "summary.json", "verdict", "</script><script>alert(2)</script>")
+    (folder / "lag0" / "report.html").touch()
+    write_run(folder / "half", "lagvae", -1.0, (5.0, 24.0), gamma=0.7)
+    (folder / "half" / "summary.json").unlink()
+    return folder
+
+
+def page_of(sweep: Path) -> Path:
+    """The page of a comparison, beside its figures, which are empty here: to draw them takes seconds."""
+    from lagvae.pareto.page import write_comparison_page
+
+    out = sweep / "pareto-analysis"
+    out.mkdir()
+    figures = [out / f"figure{k}.png" for k in (1, 2)]
+    for figure in figures:
+        figure.touch()
+    write_comparison_page(out / "pareto.html", analyse(collect([sweep])), figures)
+    return out / "pareto.html"
+
+
+def test_the_page_of_a_comparison_says_what_its_tables_say(sweep: Path) -> None:
+    page = page_of(sweep)
+    seen = Seen(page.read_text(encoding="utf-8"))
+    sections = comparison_sections(analyse(collect([sweep])))
+    rows = [tuple(row) for section in sections for _, _, lines in section.tables for row in lines]
+    assert len(rows) > 8
+    for row in rows:
+        assert any(tuple(seen.cells[k : k + len(row)]) == row for k in range(len(seen.cells))), row
+    assert "Unfinished: 1" in page.read_text(encoding="utf-8")
+    assert page.stat().st_size < 3_000_000
+    assert all(address.startswith("data:image/png;base64,") for address in seen.addresses)
+    assert len(seen.addresses) == 2
+    assert seen.tags.count("script") == 3
+    assert {unit["title"] for unit in seen.specs["figures"]["concat"]} == {
+        *("Figure 2, training data", "Figure 2, test data", "Figure 1, training data")
+    }
+    runs = {row["run"]: row for row in seen.specs["figures"]["datasets"]["runs"]}
+    assert {*runs} == {"lag0", "lag1", "low0", "low1", HOSTILE}
+    assert (runs["lag1"]["train_x"], runs["lag1"]["train_lower"], runs["lag1"]["train_y"]) == (24.0, 5.5, 5.5)
+    assert runs["low1"]["test_y"] == runs["low1"]["test_upper"] == 1.5, "the end that a run with α > 0 optimises"
+
+
+def test_links_to_runs_hold_in_a_folder_that_was_moved(sweep: Path) -> None:
+    page_of(sweep)
+    moved = sweep.rename(sweep.parent / "else where")
+    page = moved / "pareto-analysis" / "pareto.html"
+    seen = Seen(page.read_text(encoding="utf-8"))
+    assert seen.links == ["../lag0/report.html"]
+    assert (page.parent / unquote(seen.links[0])).resolve() == moved / "lag0" / "report.html"
+    linked = [row["page"] for row in seen.specs["figures"]["datasets"]["runs"] if row["page"]]
+    assert linked == seen.links
+
+
+def test_pictures_that_would_make_a_page_too_large_are_shown_from_their_files(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LARGEST", 0)
+    seen = Seen(page_of(sweep).read_text(encoding="utf-8"))
+    assert {*seen.addresses} == {"figure1.png", "figure2.png"}
+
+
+# ---- side by side
+
+
+def test_runs_of_any_family_and_data_stand_side_by_side(tmp_path: Path) -> None:
+    settings = {"data": {"name": "mnist", "batch": 64, "seed": 3}, "training.start": "scratch"}
+    write_run(tmp_path / "a", "lagvae", -1.0, (5.0, 23.0), gamma=0.5, width=1.0)
+    write_run(tmp_path / HOSTILE, "vae", 1.0, (2.0, 21.0), seed=3, settings=settings)
+    for name in ("a", HOSTILE):
+        summary = tmp_path / name / "summary.json"
+        for key, value in {"data": name, "stationarity": None, "messages": []}.items():
+            change(summary, key, value)
+        for constraint in ("neg_elbo", "mmd"):
+            for key, value in {
+                "nats": True,
+                "train": 1.25,
+                "val": 2.0,
+                "test": 3.0,
+                "multiplier": 2.0,
+                "verdict": "active",
+            }.items():
+                change(summary, f"constraints.{constraint}.{key}", value)
+    problem, train_rows, _, different = (
+        {label: values for label, *values in rows} for _, rows in side_by_side([tmp_path], tmp_path / "c.html")
+    )
+    assert problem["neg_elbo"] == ["1.25, λ = 2: active", "1.25 (bound 22.50), λ = 2: active"]
+    assert problem["family"] == ["vae", "lagvae"]
+    assert train_rows["−ELBO (nats)"] == ["21.00 ± 0.05", "23.00 ± 0.05"]
+    assert different["training.start"] == ["scratch", "calibrated"]
+    assert different["data.name"] == ["mnist", "digits"]
+    assert different["seed"] == ["3", "0"]
+    assert "data.seed" not in different, "it follows the seed"
+    assert "name" not in different, "it decides about no result"
+    assert different["data.split_seed"] == ["–", "0"]
+    text = (tmp_path / "c.html").read_text(encoding="utf-8")
+    seen = Seen(text)
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert seen.addresses == []
+    assert seen.cells.count("21.00 ± 0.05") == 2, "on training and on test data"
+
+
+def test_runs_without_results_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", "lagvae", -1.0, (5.0, 23.0), gamma=0.5)
+    write_run(tmp_path / "runs" / "b", "lagvae", -1.0, (5.0, 23.0), gamma=0.5)
+    (tmp_path / "runs" / "b" / "summary.json").unlink()
+    said = program(tmp_path, "a", "b", script="compare")
+    assert said.status == 1
+    assert "Left out: b has not finished" in said.err
+    assert "Finished runs in " in said.err
+    with pytest.raises(ComparisonError, match=": 0, and a comparison needs two"):
+        side_by_side([tmp_path / "runs" / "b"])
+    said = program(tmp_path, "a", "--html", "c.txt", script="compare")
+    assert "--html=c.txt has the unknown ending '.txt'; use .html." in said.err
+
+
+# ---- in a browser
+
+
+def dom(page: Path, *options: str) -> str:
+    """The elements of a page after its scripts have run."""
+    assert CHROMIUM is not None
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=20000"]
+    done = subprocess.run(
+        [CHROMIUM, *words, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+
+
+def with_reader(page: Path, copy: Path, script: str) -> Path:
+    """A copy of a page with what a reader does in it, as a script that puts what it finds into the title."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    wait = "const wait = (ms) => new Promise((done) => setTimeout(done, ms));"
+    act = f"<script>{wait} setTimeout(async () => {{ {script} }}, 6000);</script></body>"
+    head, _, tail = text.rpartition("</body>")
+    copy.write_text(head + act + tail, encoding="utf-8")
+    return copy
+
+
+def title(text: str) -> Any:
+    found = re.search(r"<title>(.*?)</title>", text)
+    assert found is not None
+    return json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_draws_a_run_and_moves_through_its_codes(run: RunFolder, tmp_path: Path) -> None:
+    drawn = dom(run.page)
+    assert drawn.count("<svg") == 3
+    assert 'class="js"' in drawn
+    assert 'class="js"' not in dom(run.page, "--blink-settings=scriptEnabled=false")
+    script = """
+        const [slider, unit] = ["value", "unit"].map((id) => document.getElementById(id));
+        const image = document.querySelector(".strip img"), before = image.style.transform, said = [];
+        slider.value = 0; slider.dispatchEvent(new Event("input"));
+        said.push(document.getElementById("reading").textContent, image.style.transform !== before);
+        unit.selectedIndex = 1; unit.dispatchEvent(new Event("input"));
+        said.push(image.alt);
+        const list = document.querySelector("[data-signal=across]");
+        const place = () => document.querySelector("#codes .mark-text text").getAttribute("transform");
+        const at = place(); list.value = 3; list.dispatchEvent(new Event("change")); await wait(500);
+        said.push(at !== place());
+        document.title = JSON.stringify(said);"""
+    reading, moved, alt, other = title(dom(with_reader(run.page, tmp_path / "read.html", script)))
+    assert reading == "z = -2.5"
+    assert moved
+    assert re.match(r"Decoded images with z\[\d+\]: .* nats set to -2.5", alt)
+    assert other, "the codes are shown in the plane of another unit"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_filters_and_describes_runs(sweep: Path, tmp_path: Path) -> None:
+    page = page_of(sweep)
+    script = """
+        const marks = () => document.querySelectorAll("#figures .mark-symbol.role-mark path").length;
+        const said = [marks(), document.getElementById("count").textContent];
+        const box = document.querySelector("[data-filter=family][value=infovae]");
+        box.focus(); box.click(); await wait(800);
+        said.push(document.activeElement === box, marks(), document.getElementById("count").textContent);
+        const mark = document.querySelector("#figures .mark-symbol.role-mark path"), at = mark.getBoundingClientRect();
+        const where = { bubbles: true, clientX: at.x + at.width / 2, clientY: at.y + at.height / 2 };
+        for (const kind of ["pointerover", "pointermove", "mousemove"]) mark.dispatchEvent(new PointerEvent(kind, where));
+        await wait(500);
+        said.push(document.getElementById("vg-tooltip-element").textContent);
+        document.title = JSON.stringify(said);"""
+    found = title(dom(with_reader(page, tmp_path / "read.html", script)))
+    before, counted, focused, after, recounted, told = found
+    assert (before, counted) == (14, "5 runs shown"), "5 on each split, and 4 over their slack"
+    assert focused
+    assert (after, recounted) == (12, "4 runs shown")
+    assert "lag0" in told
+    assert "setting" in told
