@@ -35,8 +35,9 @@ class LogAscent(Optimizer):
     half a unit of ln t, so 2 (m̂ − s) estimates de / d ln t. In the first half of the run λ rises only for the violation that
     would be left at T; in the second it is λ that makes D fall, and the trend says nothing more.
 
-    So a small λ at the start acts as a warm-up of the weight of the rate, where information is maximised: the model has the
-    time to use more latent units than the bound allows in the end, and gives up the least useful as λ rises.
+    A small λ at the start, which may not rise at first (`lagvae.lagrangian.Constraint`), acts as a warm-up of the weight of the
+    rate, where information is maximised: the model has the time to use more latent units than the bound allows in the end, and
+    gives up the least useful as λ rises.
 
     Args:
         params: the multipliers λ > 0. An entry below `floor` counts as `floor`, from which it can rise again.
