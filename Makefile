@@ -83,7 +83,7 @@ bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: r
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(call result,dual,--out results/dual.md)
 
-regret: $(READY) ## LagVAE against a perfect search over fixed multipliers: results/regret.md and .png (an hour)
+regret: $(READY) ## LagVAE against a perfect search over multipliers: results/regret.md and .png (an hour and a half)
 	@$(PY) benchmarks/results.py --make regret
 
 alpha: $(READY) ## Only the sign of α matters: results/alpha.md (10 minutes)

@@ -225,10 +225,14 @@ RESULTS: dict[str, Result] = {
         (
             f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2,3,4 callbacks.figures=false",
             f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2,3,4 callbacks.figures=false",
-            "python benchmarks/regret.py {root}/runs/default {root}/runs/oracle --out results/regret.md",
+            "python src/train.py -m folder=warm_up seed=2,3,4 alpha.q=-1 callbacks.figures=false constraints.mmd.learned=false "
+            "multiplier.optimizer._target_=benchmarks.warm_up.WarmUp '~multiplier.optimizer.reach' "
+            "+multiplier.optimizer.start=0.1,0.2 constraints.neg_elbo.warm_up=0 "
+            "constraints.neg_elbo.multiplier=0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.7,0.8,0.9,1.0,1.15,1.3",
+            "python benchmarks/regret.py {root}/runs/default {root}/runs/oracle {root}/runs/warm_up --out results/regret.md",
         ),
-        (*ENSEMBLES, *below("benchmarks", "grid.py regret.py"), "sweeps/oracle.yaml"),
-        60,
+        (*ENSEMBLES, *below("benchmarks", "grid.py regret.py warm_up.py"), "sweeps/oracle.yaml"),
+        90,
     ),
     "sensitivity": benchmark(
         "sensitivity", "--root {root} --out results/sensitivity.md", (*ENSEMBLES, "benchmarks/grid.py"), 5
