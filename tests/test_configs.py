@@ -303,7 +303,8 @@ def test_a_critic_compares_the_variables_that_its_name_says(tmp_path: Path) -> N
 def test_one_multiplier_may_be_fixed_among_learned_ones(tmp_path: Path) -> None:
     cfg = settings(tmp_path, "constraints.mmd.learned=false", "constraints.mmd.multiplier=500")
     validate(cfg)
-    assert [(c.learned, c.multiplier) for c in build_lagrangian(cfg, made_up(cfg)).constraints] == [(True, 0.2), (False, 500.0)]
+    found = build_lagrangian(cfg, made_up(cfg)).constraints
+    assert [(c.learned, c.multiplier) for c in found] == [(True, WARM_UP_START), (False, 500.0)]
 
 
 @pytest.mark.parametrize(

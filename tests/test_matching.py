@@ -97,6 +97,7 @@ def test_the_bound_on_mmd_is_above_its_noise(trained: Path, tmp_path: Path) -> N
         cfg = match_config(settings(root, f"match={run}", "constraints.mmd.multiplier=7", "data.workers=5"))
         assert cfg.constraints.mmd.epsilon == bound
     assert (cfg.constraints.mmd.multiplier, cfg.data.workers, cfg.data.batch) == (7, 5, 40)
+    assert (cfg.constraints.neg_elbo.multiplier, cfg.constraints.neg_elbo.warm_up) == (None, None), "the default of LagVAE"
 
 
 # ---- which runs are matched, and what is refused

@@ -369,7 +369,7 @@ def test_a_table_that_has_vanished_is_not_begun_anew(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.mkdir()
-    with pytest.raises(SettingError, match=r"metrics\.csv cannot be written"):
+    with pytest.raises(SettingError, match=r"metrics\.csv is a folder where a file should be"):
         table(path, (1, "train/a", 1.0)).save()
 
 

@@ -325,7 +325,7 @@ def test_a_bad_input_is_refused(capsys: pytest.CaptureFixture[str], given: str) 
             r"\(x.npy is a file, .*\). Name another file with --output",
         ),
         ("encode one --input x.npy --output z.npy --device frog", "--device=frog cannot be used"),
-        ("score one --input x.npy --output s.npy --draws 0", "draws=0 must be at least 1"),
+        ("score one --input x.npy --output s.npy --draws 0", "draws=0 must be a whole number of at least 1"),
         ("sample one -n 0 --output s.npy", "-n 0 must be at least 1"),
         ("export one --output x.npy", r"\(x.npy is a file, not a folder\). Name another folder"),
     ],

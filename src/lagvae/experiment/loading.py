@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from lagvae import __version__
 from lagvae.data.tables import Table
 from lagvae.errors import CheckpointError, LagvaeError, SettingError
+from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.export import DESCRIPTION, read_export
 from lagvae.experiment.factory import assemble_joint, assemble_model, build_lagrangian, instantiate
 from lagvae.experiment.fit import check_weights, read_content
@@ -101,7 +102,9 @@ def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> Late
         with torch.random.fork_rng(devices):
             table = None if origin.get("table") is None else Table.from_dict(origin["table"])
             joint = assemble_joint(cfg, shape, origin["likelihood"], lambda: torch.empty(0, *origin["second"]), table)
-            return assemble_model(cfg, joint, build_lagrangian(cfg, None), shape)
+            kept = origin.get("calibration")
+            calibration = None if kept is None else Calibration(**kept, splits={}, settings={})
+            return assemble_model(cfg, joint, build_lagrangian(cfg, calibration), shape)
     except LagvaeError as error:
         raise type(error)(f"{path}: {error}{written}") from error
     except Exception as error:  # a damaged record can raise almost any exception

@@ -103,7 +103,8 @@ def match_config(cfg: DictConfig) -> DictConfig:
     folder = RunFolder.find(Path(cfg.paths.runs), cfg.match)
     other, summary = read_trusted_config(folder, trusted_names(cfg.trust)), folder.read_summary()
     kept = {key: OmegaConf.select(cfg, key) for key in KEPT}
-    learned, multipliers = cfg.multiplier.learned, {name: c.multiplier for name, c in cfg.constraints.items()}
+    learned = cfg.multiplier.learned
+    starts = {name: (c.multiplier, c.warm_up) for name, c in cfg.constraints.items()}
     for key in TAKEN:
         cfg[key] = other[key]
     for key, value in kept.items():
@@ -111,7 +112,7 @@ def match_config(cfg: DictConfig) -> DictConfig:
     cfg.trainer.precision = other.trainer.precision
     for name, c in cfg.constraints.items():
         c.epsilon = _bound(summary["constraints"][str(name)])
-        c.learned, c.multiplier = learned, multipliers.get(name, c.multiplier)
+        c.learned, (c.multiplier, c.warm_up) = learned, starts.get(name, (c.multiplier, 0.0))
     cfg.epsilon = {"source": "explicit", "calibration": other.epsilon.calibration}  # a named calibration is where both start
     cfg.match = other.name
     return cfg
