@@ -54,13 +54,13 @@ class Cell:
     sign: int
     start: str
     learned: bool
-    warmed_up: bool
     multiplier: float
     bound: float
     gamma: float
     mmd_met: bool
     active: bool
     values: dict[str, tuple[float, float]]
+    warmed_up: bool = False
 
 
 def read_cells(folders: Sequence[Path]) -> Iterator[Cell]:

@@ -113,10 +113,13 @@ def kl_from_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
 
 
 @contextmanager
-def without_validation() -> Iterator[None]:
-    """A context in which new distributions do not validate their parameters, because that branches on values."""
+def validation(on: bool) -> Iterator[None]:
+    """A context in which new distributions validate their parameters, or do not, because that branches on values.
+
+    Neither is certain without it: torch.compile turns validation off for the rest of a process.
+    """
     before = Distribution._validate_args
-    Distribution._validate_args = False
+    Distribution._validate_args = on
     try:
         yield
     finally:
@@ -194,7 +197,7 @@ class TorchPart(nn.Module):
         """Raise SettingError where the distribution does not fit."""
 
     def forward(self, *inputs: Tensor) -> Any:
-        with without_validation():
+        with validation(False):
             distribution = with_event_dims(self.module(*inputs), self.dims)
         stop_validating(distribution)
         return distribution
@@ -213,7 +216,7 @@ class TorchPart(nn.Module):
         """What the module returns for `inputs`, in eval mode, with validated parameters."""
         of = self._given
         try:
-            with evaluating(self.module):
+            with evaluating(self.module), validation(True):
                 found = self.module(*inputs)
         except Exception as error:  # user code can raise anything
             raise SettingError(
