@@ -152,10 +152,6 @@ class FactorScores(LatentMetric):
         n = min(self.samples, sizes.images)
         return KERNEL * self.trees * n * log2(max(n, 2)) * sizes.z * self._factors.shape[1]
 
-    def reset(self) -> None:
-        super().reset()
-        self._new = FirstOccurrences(self.samples)
-
     def update(self, samples: JointSamples, index: Tensor) -> None:
         if not self.code:
             self._new = FirstOccurrences(self.samples)
