@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from math import cos, log, pi
+from math import cos, exp, log, pi
 from pathlib import Path
 
 import pytest
@@ -91,8 +91,11 @@ def lagrangian(alpha: float = -2.0, learned: bool = True) -> Lagrangian:
     return Lagrangian(Preference(alpha), [elbo])
 
 
-def write(path: Path, gain: float, drift: float = 0.0) -> Path:
-    """A metrics.csv whose Lagrangian falls by `gain` per doubling, while −ELBO and distortion trade places."""
+def write(path: Path, gain: float, drift: float = 0.0, moved: float = 0.0) -> Path:
+    """A metrics.csv whose Lagrangian falls by `gain` per doubling, while −ELBO and distortion trade places.
+
+    λ rises by `drift` over the last quarter, and comes to 1 from exp(−1): at another λ the Lagrangian is `moved` · ln² λ higher.
+    """
     table = MetricsTable(path, 10)
     for k in LOGGED:
         tau = learning_time(k, "cosine")
@@ -100,7 +103,9 @@ def write(path: Path, gain: float, drift: float = 0.0) -> Path:
             k / 300
         )  # −ELBO above its bound, at the price λ = 1 (|α| = 2 times 0.5), half a nat of distortion each
         v = 50.0 - gain * log(tau) / log(2) + 0.4 * cosine(k) / 1e-3
-        row = {"train/learning_rate": cosine(k), "train/multiplier/neg_elbo": 1.0 + drift * log(tau) / log(2)}
+        ln_multiplier = min(k / (0.7 * STEPS) - 1, 0.0) if moved else 0.0
+        v += moved * ln_multiplier**2
+        row = {"train/learning_rate": cosine(k), "train/multiplier/neg_elbo": exp(ln_multiplier) + drift * k / (STEPS / 4)}
         if k in EVALUATED:
             row |= {
                 "train_probe/distortion": (v - trade) / 2,
@@ -131,8 +136,15 @@ def test_a_multiplier_that_moves_is_named_if_its_constraint_is_active(tmp_path: 
     moving = assess_convergence(write(tmp_path / "a.csv", 0.0, drift=0.2), lagrangian(), STEPS)
     assert moving is not None
     assert moving.drift["neg_elbo"] == pytest.approx(0.2, rel=2e-2)  # relative to the final λ of 1, which the model holds
-    assert "λ of neg_elbo by +20%" in (explain_convergence(moving, ["neg_elbo"], -2.0, 0.0, STEPS) or "")
+    assert "λ of neg_elbo by +20% over the last quarter" in (explain_convergence(moving, ["neg_elbo"], -2.0, 0.0, STEPS) or "")
     assert explain_convergence(moving, [], -2.0, 0.0, STEPS) is None
+
+
+def test_that_lambda_came_to_where_it_is_is_not_taken_for_a_gain(tmp_path: Path) -> None:
+    found = assess_convergence(write(tmp_path / "a.csv", 0.5, moved=3.0), lagrangian(), STEPS)
+    assert found is not None
+    assert found.gain == pytest.approx(0.5, rel=2e-2)
+    assert found.drifting(["neg_elbo"]) == {}  # over the last quarter λ stood still
 
 
 def test_nothing_is_said_without_a_curve(tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 The curve is that of the Lagrangian at the final multipliers, V = f + Σ λ_i D_i in nats, which prices a violation that differs
 from interval to interval at what it is worth. Over the second half of training it is fitted by
 
-    V = a − b · ln τ + c · η,        τ_k = Σ_{t ≤ k} η_t
+    V = a − b · ln τ + c · η + d · Σ_i w_i ln²(λ_{i,t} / λ_i),        τ_k = Σ_{t ≤ k} η_t,        w_i = λ_i · scale_i
 
-with the learning rate η. The first term is what more training gains, per logarithm of its length; the last is the noise of
-the gradients, which vanishes as the learning rate is lowered to zero and would otherwise be taken for a gain. Doubling the
-length of training then gains b · ln 2. A curve that flattens gains less than that, one whose λ still moves may gain more.
+with the learning rate η. The first term is what more training gains, per logarithm of its length. The next is the noise of
+the gradients, which vanishes as the learning rate is lowered to zero and would otherwise be taken for a gain. The last is the
+path of the learned multipliers: a model that is trained at another λ_t is not the best one at λ, by an amount that is quadratic
+in the difference, and it would otherwise be taken for a gain that λ comes to where it is. Doubling the length of training then
+gains b · ln 2. A curve that flattens gains less than that.
+
+λ itself still moves where it changed over the last quarter of training. That is not extrapolated: the dual optimizer's steps
+depend on the length of the run, so that a longer run would take another path.
 """
 
 from __future__ import annotations
@@ -28,18 +33,21 @@ MIN_VALUES = 4
 """Smallest number of values in the second half of training that a curve is fitted to."""
 
 MULTIPLIER_DRIFT = 0.05
-"""λ moves if it changes by more than this fraction per doubling of the length, beyond its error."""
+"""λ moves if it changes by more than this fraction over the last quarter of training, beyond its error."""
+
+FREEDOM = 3
+"""Smallest number of values beyond the coefficients with which the path of the multipliers is one of them."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """What doubling the length of training would change.
+    """What doubling the length of training would change, and what still changed at its end.
 
     An error is half of the 95 % confidence interval (Student's t) that the scatter about the fitted curve gives.
 
     Attributes:
         gain: the decrease of V in nats. gain_error: its error.
-        drift: constraint → the relative change of its learned λ. drift_error: their errors.
+        drift: constraint → the relative change of its learned λ over the last quarter of training. drift_error: their errors.
         multiplier_std: constraint → the standard deviation of its learned λ over the last quarter of training.
     """
 
@@ -64,11 +72,14 @@ class Convergence:
         return asdict(self)
 
 
-def effect_of_doubling(curve: Mapping[int, float], rates: Mapping[int, float]) -> tuple[float, float] | None:
+def effect_of_doubling(
+    curve: Mapping[int, float], rates: Mapping[int, float], path: Mapping[int, float] | None = None
+) -> tuple[float, float] | None:
     """The change of a logged value if training were twice as long, and its error (see `Convergence`).
 
     Args:
         curve: step → value. rates: step → learning rate, in order.
+        path: step → Σ_i w_i ln²(λ_{i,t} / λ_i), in order; left out where it is constant or there are too few values.
 
     Returns: None if there are fewer than `MIN_VALUES` values in the second half of τ, or no learning rate.
     """
@@ -86,12 +97,67 @@ def effect_of_doubling(curve: Mapping[int, float], rates: Mapping[int, float]) -
     columns = [np.ones(late.sum()), np.log(tau[late])]
     if np.ptp(rate[late]) > 0.01:
         columns.append(rate[late])
+    if path and late.sum() - len(columns) > FREEDOM:
+        moved = np.interp(at, np.asarray([*path], float), np.asarray([*path.values()], float))[late]
+        if np.ptp(moved) > MULTIPLIER_DRIFT**2:
+            columns.append(moved)
+    slope, error = fitted_coefficient(columns, y[late])
+    return slope * log(2), error * log(2)
+
+
+def fitted_coefficient(columns: list[Any], y: Any) -> tuple[float, float]:
+    """The coefficient of the second of the columns, which fit y by least squares, and its error (see `Convergence`)."""
     design = np.stack(columns, 1)
     freedom = len(design) - design.shape[1]
-    solution = np.linalg.lstsq(design, y[late], rcond=None)[0]
-    residual = y[late] - design @ solution
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    residual = y - design @ solution
     stderr = np.sqrt(residual @ residual / freedom * np.linalg.pinv(design.T @ design)[1, 1])
-    return float(solution[1] * log(2)), float(student_t.ppf(0.975, freedom) * stderr * log(2))
+    return float(solution[1]), float(student_t.ppf(0.975, freedom) * stderr)
+
+
+def late_change(trace: Mapping[int, float], last: int) -> tuple[float, float] | None:
+    """The change of a value over the last quarter of training, from a straight line, and its error (see `Convergence`).
+
+    Args:
+        trace: step → value. last: the last step of training.
+
+    Returns: None if fewer than `MIN_VALUES` values are that late, or if one is not finite.
+
+    Examples:
+        >>> change, error = late_change({step: step / 100 for step in range(100, 1001, 50)}, last=1000)
+        >>> round(change, 6), round(error, 6)
+        (2.5, 0.0)
+    """
+    late = {step: value for step, value in trace.items() if step >= 0.75 * last}
+    y = np.asarray([*late.values()], float)
+    if len(late) < MIN_VALUES or not np.isfinite(y).all():
+        return None
+    slope, error = fitted_coefficient([np.ones(len(late)), np.asarray([*late], float)], y)
+    return slope * 0.25 * last, error * 0.25 * last
+
+
+def multiplier_path(
+    traces: Mapping[str, Mapping[int, float]], multiplier: Mapping[str, float], scale: Mapping[str, float]
+) -> dict[int, float]:
+    """Step → Σ_i λ_i scale_i ln²(λ_{i,t} / λ_i) at the steps where all λ_i,t were logged: how far λ was from where it ended.
+
+    Args:
+        traces: constraint → step → λ. multiplier, scale: constraint → final λ > 0, and its scale.
+
+    Examples:
+        >>> multiplier_path({"neg_elbo": {50: 1.0, 100: 2.0}}, {"neg_elbo": 2.0}, {"neg_elbo": 1.0})
+        {50: 0.960..., 100: 0.0}
+    """
+    steps = set.intersection(*map(set, traces.values())) if traces else set()
+    tiny = 1e-3  # a multiplier of zero has no logarithm
+    return {
+        step: sum(
+            final * scale[name] * log(max(trace[step], tiny * final) / final) ** 2
+            for name, trace in traces.items()
+            for final in [multiplier[name]]
+        )
+        for step in sorted(steps)
+    }
 
 
 def assess_convergence(metrics: Path, lagrangian: Lagrangian, last: int) -> Convergence | None:
@@ -110,21 +176,23 @@ def assess_convergence(metrics: Path, lagrangian: Lagrangian, last: int) -> Conv
             series.setdefault((row["split"], row["name"]), {})[int(row["step"])] = float(row["value"])
     rates = series.get(("train", "learning_rate"), {})
     multiplier = dict(zip(lagrangian.names, lagrangian.mean_multiplier.tolist(), strict=True))
+    learned = [name for name, is_learned in zip(lagrangian.names, lagrangian.learned.tolist(), strict=True) if is_learned]
+    traces = {name: series.get(("train", f"multiplier/{name}"), {}) for name in learned if multiplier[name] > 0}
+    path = multiplier_path(traces, multiplier, dict(zip(lagrangian.names, lagrangian.scale.tolist(), strict=True)))
     fits = []
     for split, prefix in (("train_probe", "constraint/"), ("train", "")):
         values = {name: values for (s, name), values in series.items() if s == split}
-        fits.append(effect_of_doubling(lagrangian_curve(values, prefix, multiplier, lagrangian), rates))
+        fits.append(effect_of_doubling(lagrangian_curve(values, prefix, multiplier, lagrangian), rates, path))
     known = [fit for fit in fits if fit is not None]
     if not known:
         return None
     change, error = min(known, key=lambda fit: fit[1])
     drift, drift_error, spread = {}, {}, {}
-    for i, name in enumerate(lagrangian.names):
-        trace = series.get(("train", f"multiplier/{name}"), {})
-        if not bool(lagrangian.learned[i]) or not multiplier[name] > 0 or not trace:
+    for name, trace in traces.items():
+        if not trace:
             continue
         spread[name] = float(np.std([value for step, value in trace.items() if step >= 0.75 * last]))
-        if (fit := effect_of_doubling(trace, rates)) is not None:
+        if (fit := late_change(trace, last)) is not None:
             drift[name], drift_error[name] = fit[0] / multiplier[name], fit[1] / multiplier[name]
     return Convergence(-change, error, drift, drift_error, spread)
 

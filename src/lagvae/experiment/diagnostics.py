@@ -152,8 +152,8 @@ def explain_convergence(
         parts.append(f"{what} by about {gain:.2g} ± {error:.1g} nats per doubling of the length")
     if drifting := convergence.drifting(active):
         changes = " and ".join(f"λ of {name} by {change:+.0%}" for name, change in drifting.items())
-        parts.append(changes if parts else f"{changes} per doubling of the length")
-    return f"Not converged: {', '.join(parts)}. Train longer, such as training.steps={2 * steps}." if parts else None
+        parts.append(f"{changes} over the last quarter of training")
+    return f"Not converged: {'; '.join(parts)}. Train longer, such as training.steps={2 * steps}." if parts else None
 
 
 def explain_calibration(below: float) -> str:

@@ -341,7 +341,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
 
 
 def initial_multiplier(cfg: DictConfig, constraint: DictConfig) -> float:
-    """λ where `multiplier` is null: 1, but 0.2 where it is learned and information is maximised (see docs/decisions.md)."""
+    """λ where `multiplier` is null: 1, but `WARM_UP_START` where it is learned and information is maximised."""
     return WARM_UP_START if constraint.learned and cfg.alpha.q < 0 else 1.0
 
 
