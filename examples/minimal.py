@@ -31,7 +31,7 @@ def train(joint: JointModel, lagrangian: Lagrangian, x: Tensor, steps: int, batc
         theta.zero_grad()
         lagrangian(values).backward()
         theta.step()
-        lagrangian.ascend(lagrangian.violation(values.divergences), dual)
+        lagrangian.ascend(lagrangian.scaled_violation(values.divergences), dual)
         if (step + 1) % max(1, steps // 5) == 0:
             names = [*lagrangian.names, *(f"λ of {name}" for name in lagrangian.names)]
             last = dict(zip(names, [*values.divergences.tolist(), *lagrangian.multiplier.tolist()], strict=True))

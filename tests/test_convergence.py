@@ -94,7 +94,7 @@ def lagrangian(alpha: float = -2.0, learned: bool = True) -> Lagrangian:
 def write(path: Path, gain: float, drift: float = 0.0, moved: float = 0.0) -> Path:
     """A metrics.csv whose Lagrangian falls by `gain` per doubling, while −ELBO and distortion trade places.
 
-    λ rises by `drift` over the last quarter, and comes to 1 from exp(−1): at another λ the Lagrangian is `moved` · ln² λ higher.
+    λ rises by `drift` over the last quarter, and comes to 1 from exp(−1): at another λ the Lagrangian is `moved` ln² λ higher.
     """
     table = MetricsTable(path, 10)
     for k in LOGGED:

@@ -185,7 +185,7 @@ def test_the_model_of_a_program_has_its_constraint(program: Program) -> None:
         world = model.joint.world(x)  # type: ignore[operator]
     assert float(values.divergences[0]) == pytest.approx(float(world.neg_elbo), **EXACT)
     assert float(values.divergences[0] - world.entropy("q", "x")) == pytest.approx(float(world.kl("x,z")), **EXACT)
-    violation = float(model.lagrangian.violation(values.divergences)[0]) * program.scales[0]
+    violation = float(model.lagrangian.scaled_violation(values.divergences)[0]) * program.scales[0]
     assert violation == pytest.approx(float(world.kl("x,z")) - program.epsilon, abs=1e-6)  # single precision
 
 

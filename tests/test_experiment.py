@@ -320,7 +320,7 @@ def test_schedule_ends_at_zero_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     step = LatentVariableModel.training_step
 
     def watched(self: LatentVariableModel, batch: Any, batch_idx: int) -> None:
-        rates.append(self._theta.param_groups[0]["lr"])
+        rates.append(self._primal_optimizer.param_groups[0]["lr"])
         step(self, batch, batch_idx)
 
     monkeypatch.setattr(LatentVariableModel, "training_step", watched)

@@ -58,10 +58,10 @@ def test_the_largest_violation_takes_all_the_weight() -> None:
     ascent = torch.optim.SGD([lagrangian.scaled], lr=0.1, maximize=True)
     for _ in range(20):
         # (1.4 − 1)/0.5 = 0.8 is larger than (2.6 − 2)/1 = 0.6: the difference of 0.2 changes each weight by 0.01 per step.
-        lagrangian.ascend(lagrangian.violation(torch.tensor([1.4, 2.6])), ascent)
+        lagrangian.ascend(lagrangian.scaled_violation(torch.tensor([1.4, 2.6])), ascent)
     torch.testing.assert_close(lagrangian.scaled.data, torch.tensor([0.7, 0.3]))
     for _ in range(100):
-        lagrangian.ascend(lagrangian.violation(torch.tensor([1.4, 2.6])), ascent)
+        lagrangian.ascend(lagrangian.scaled_violation(torch.tensor([1.4, 2.6])), ascent)
     assert lagrangian.scaled.tolist() == pytest.approx([1, 0], abs=1e-6)
 
 

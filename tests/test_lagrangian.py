@@ -221,10 +221,10 @@ def test_violations_and_losses_of_an_ensemble_are_elementwise(generator: torch.G
     )
     divergences = torch.rand(5, 3, generator=generator)
     terms = {name: torch.rand(5, generator=generator) for name in ("rate", "distortion")}
-    violation, loss = lagrangian.violation(divergences), lagrangian(Values(terms, divergences))
+    violation, loss = lagrangian.scaled_violation(divergences), lagrangian(Values(terms, divergences))
     assert (violation.shape, loss.shape) == ((5, 3), (5,))
     for k in range(5):
-        torch.testing.assert_close(violation[k], lagrangian.violation(divergences[k]))
+        torch.testing.assert_close(violation[k], lagrangian.scaled_violation(divergences[k]))
         one = Values({name: value[k] for name, value in terms.items()}, divergences[k])
         torch.testing.assert_close(loss[k], lagrangian(one))
     expected = (divergences - torch.tensor([3.5, 0.0, 1.0])) / torch.tensor([1.0, 1.0, 0.5])
@@ -294,7 +294,7 @@ def solve(
         values = lagrangian.measure(SimpleNamespace(x=x, joint=joint, rate=f(x), distortion=f(x)))  # type: ignore[arg-type]
         (gradient,) = torch.autograd.grad(lagrangian(values), x)
         x.data.sub_(gradient, alpha=0.1)
-        lagrangian.ascend(lagrangian.violation(values.divergences), ascent)
+        lagrangian.ascend(lagrangian.scaled_violation(values.divergences), ascent)
     return x.detach(), lagrangian
 
 
@@ -447,7 +447,7 @@ def test_one_step_of_plain_ascent() -> None:
     # λ · scale ← max(0, λ · scale + lr · (D − bound) / scale).
     constraints = [learned("up", torch.sum, bound=1.0, scale=0.5), learned("down", torch.sum, bound=3.0, multiplier=0.05)]
     lagrangian = Lagrangian(Preference(0), constraints)
-    lagrangian.ascend(lagrangian.violation(torch.tensor([2.0, 2.0])), SGD([lagrangian.scaled], lr=0.1, maximize=True))
+    lagrangian.ascend(lagrangian.scaled_violation(torch.tensor([2.0, 2.0])), SGD([lagrangian.scaled], lr=0.1, maximize=True))
     assert lagrangian.multiplier.tolist() == pytest.approx([(0.5 + 0.1 * 2) / 0.5, 0])
 
 
@@ -460,7 +460,7 @@ def test_multipliers_and_bounds_stay_in_single_precision(dtype: torch.dtype) -> 
     for tensor in (lagrangian.scaled, lagrangian.bound, lagrangian.scale, lagrangian.max_multiplier, lagrangian.multiplier):
         assert tensor.dtype == torch.float32
     assert float(lagrangian.bound[0]) == pytest.approx(83.4, abs=1e-5)
-    violation = lagrangian.violation(torch.tensor([84.0, 0.0], dtype=dtype))
+    violation = lagrangian.scaled_violation(torch.tensor([84.0, 0.0], dtype=dtype))
     assert violation.dtype == torch.float32
     lagrangian.ascend(violation, optimizer)  # the optimizer still refers to the parameter in use
     assert float(lagrangian.multiplier[0]) == pytest.approx(1.003 + 1e-3 * 0.6, abs=1e-6)
@@ -558,7 +558,7 @@ def test_only_the_sign_of_alpha_matters(dual: str) -> None:
             values = lagrangian.measure(samples)  # type: ignore[arg-type]
             (gradient,) = torch.autograd.grad(lagrangian(values), x)
             x.data.sub_(gradient, alpha=0.1 / alpha)
-            lagrangian.ascend(lagrangian.violation(values.divergences), ascent)
+            lagrangian.ascend(lagrangian.scaled_violation(values.divergences), ascent)
         ends.append((float(x.detach()), float(lagrangian.multiplier) / alpha))
     assert ends[1] == pytest.approx(ends[0], rel=1e-4)
     assert ends[2] == pytest.approx(ends[0], rel=1e-4)

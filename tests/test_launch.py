@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.io import owned
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
-from lagvae.sweeps.job import MAX_EVALUATED_HERE, TAKEN, SweepJob, evaluate_all
+from lagvae.sweeps.job import EXIT_TAKEN, MAX_EVALUATED_HERE, SweepJob, evaluate_all
 from lagvae.sweeps.runner import failures_by_run
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 
@@ -352,7 +352,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_job_that_another_process_has_is_waited_for_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = SweepJob(tmp_path / "job")
     job.folder.mkdir()
-    monkeypatch.setattr(subprocess, "run", lambda *given, **kw: subprocess.CompletedProcess(given, TAKEN))
+    monkeypatch.setattr(subprocess, "run", lambda *given, **kw: subprocess.CompletedProcess(given, EXIT_TAKEN))
     outcome = run_in_subprocess(job.folder, {})
     assert isinstance(outcome, OwnedError)
     run: Any = SimpleNamespace(name="a", finished=False)

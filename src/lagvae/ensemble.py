@@ -23,7 +23,7 @@ from lagvae.data import Batch, DataModule
 from lagvae.distributions import JointModel, JointSamples, draw_noise
 from lagvae.errors import DivergedError
 from lagvae.lagrangian import Values
-from lagvae.model import LatentVariableModel, divergence_error
+from lagvae.model import LatentVariableModel, nonfinite_error
 from lagvae.noise import Noise
 
 M = TypeVar("M", bound=nn.Module)
@@ -205,7 +205,7 @@ class Ensemble(LatentVariableModel):
         """End the training of a member: its tensors are set to zero, so that all its values stay finite."""
         self.alive[k] = False
         self.lagrangian.learned[k] = False
-        optimizers = [self._theta.optimizer, *([self._lambda] if self._lambda is not None else [])]
+        optimizers = [self._primal_optimizer.optimizer, *([self._dual_optimizer] if self._dual_optimizer is not None else [])]
         tensors = [p.data for p in (*self.joint.parameters(), self.lagrangian.scaled)]
         tensors += [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
         for t in tensors:
@@ -231,7 +231,7 @@ class Ensemble(LatentVariableModel):
             return
         first_nonfinite = self._first_nonfinite.tolist()
         for k in self.alive.nonzero().flatten().tolist():
-            error = divergence_error(first_nonfinite[k], self._checked, self.global_step)
+            error = nonfinite_error(first_nonfinite[k], self._checked, self.global_step)
             if error is not None:
                 self.failed[k] = error
                 self.deactivate(k)

@@ -154,10 +154,21 @@ class Preference(nn.Module):
             terms["neg_i_p_lower"] = neg_i_p_lower(samples)
         return terms
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Term → its weight in f, ≥ 0: each sign of an α selects one term; elementwise over a leading axis.
+
+        Examples:
+            >>> {name: float(weight) for name, weight in Preference(alpha_q=-2.0).weights.items() if weight > 0}
+            {'distortion': 2.0}
+        """
+        q, p = self.alpha_q, self.alpha_p
+        signed = {"rate": q, "distortion": -q, "i_p_upper": p, "neg_i_p_lower": -p}
+        return {name: alpha.clamp(min=0) for name, alpha in signed.items()}
+
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
         """The primal objective f in nats, up to constants of the data; elementwise over a leading axis."""
-        alpha = {"rate": self.alpha_q, "distortion": -self.alpha_q, "i_p_upper": self.alpha_p, "neg_i_p_lower": -self.alpha_p}
-        return sum((a.clamp(min=0) * terms[name] for name, a in alpha.items() if name in terms), 0 * self.alpha_q)
+        return sum((weight * terms[name] for name, weight in self.weights.items() if name in terms), 0 * self.alpha_q)
 
 
 def on_simplex(v: Tensor) -> Tensor:
@@ -198,7 +209,7 @@ class Lagrangian(nn.Module):
         >>> lagrangian(values)  # 13 + 1 · (25 − 24)
         tensor(14.)
         >>> dual = LogAscent([lagrangian.scaled], steps=100, maximize=True)
-        >>> lagrangian.ascend(lagrangian.violation(values.divergences), dual)
+        >>> lagrangian.ascend(lagrangian.scaled_violation(values.divergences), dual)
         >>> bool(lagrangian.multiplier > 1)
         True
     """
@@ -276,19 +287,22 @@ class Lagrangian(nn.Module):
 
     def forward(self, values: Values) -> Tensor:
         """L in nats, of shape () or (K,), without a gradient in λ."""
-        penalty = self.weight * (self.scaled.detach() * self.violation(values.divergences)).sum(-1)
+        penalty = self.weight * (self.scaled.detach() * self.scaled_violation(values.divergences)).sum(-1)
         return self.preference(values.terms) + penalty
 
-    def violation(self, divergences: Tensor) -> Tensor:
+    def scaled_violation(self, divergences: Tensor) -> Tensor:
         """The violation (D − bound) / scale, (m,), positive where a constraint is violated."""
         return (divergences.float() - self.bound) / self.scale
 
     @torch.no_grad()
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
-        """Take one step of dual ascent along the violation, (m,), and update the running mean.
+        """Take one step of dual ascent along the scaled violation, (m,), and update the running mean.
 
-        Learned multipliers are then projected to 0 ≤ scaled ≤ max_multiplier, or onto the simplex, and those that are in their
-        warm-up do not rise. Fixed ones do not change.
+        The optimizer is any of torch with maximize=True. Its parameter is `scaled`, (m,), or (K, m) in an ensemble, of λ_i ·
+        scale_i / |α|, and its gradient the scaled violation, which is 0 for a fixed multiplier. It must treat each entry by
+        itself, and every tensor of its state that is no scalar must have the shape of the parameter, so that an ensemble can
+        take it apart. Learned multipliers are then projected to 0 ≤ scaled ≤ max_multiplier, or onto the simplex, and those in
+        their warm-up do not rise. Fixed ones do not change.
         """
         before = self.scaled.clone()
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)

@@ -181,7 +181,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self.critics.load_state_dict(critics)
 
     def measure(self, batch: Batch) -> Values:
-        """Take the steps of the critics, if there are any; then estimate the terms and divergences on a training batch."""
+        """Estimate the terms and divergences on a training batch, after the steps of the critics, if there are any."""
         samples = self.samples(batch, "train")
         if self.critics:
             self.step_critics(batch, samples)
@@ -196,9 +196,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
             with torch.set_grad_enabled(k == 0):
                 for estimator in estimators:
                     estimator.critic_inputs(drawn)  # draws the samples; the step of θ uses those of k = 0, with their gradient
-            self._psi.zero_grad()
+            self._critic_optimizer.zero_grad()
             self.manual_backward(torch.stack([estimator.critic_loss(drawn) for estimator in estimators]).sum())
-            self._psi.step()
+            self._critic_optimizer.step()
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step: of the critics, then θ, then λ, which ascends the violation measured before the step of θ."""
@@ -206,17 +206,17 @@ class LatentVariableModel(Inference, pl.LightningModule):
         with self._generators(batch.step):
             values = self.measure(batch)
         loss = self.lagrangian(values)
-        self._theta.zero_grad()
+        self._primal_optimizer.zero_grad()
         self.manual_backward(self.reduce_loss(loss))
         self.primal_step()
         if self._scheduler is not None:
             self._scheduler.step()
 
         values, loss = self._mean_over_ranks(values, loss)
-        violation = self.lagrangian.violation(values.divergences)
+        violation = self.lagrangian.scaled_violation(values.divergences)
         self._record_nonfinite(values, loss)
-        if self._lambda is not None:
-            self.lagrangian.ascend(violation, self._lambda)
+        if self._dual_optimizer is not None:
+            self.lagrangian.ascend(violation, self._dual_optimizer)
         step = batch.step + 1
         ends = self.trainer.is_last_batch
         logs = step % self.log_every == 0 or step == self.trainer.max_steps or (ends and not from_datamodule)
@@ -240,7 +240,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     def primal_step(self) -> None:
         """Take a step of θ."""
-        self._theta.step()
+        self._primal_optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.joint)
 
@@ -325,11 +325,11 @@ class LatentVariableModel(Inference, pl.LightningModule):
     def on_fit_start(self) -> None:
         wrapped = self.optimizers()
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
-        self._theta = wrapped[0]
+        self._primal_optimizer = wrapped[0]
         # λ and ψ use the unwrapped optimizers, since Lightning would count a step of a wrapped one as a batch.
         others: list[Any] = [o.optimizer for o in wrapped[1:]]
-        self._psi: Any = others.pop() if self.critics else None
-        self._lambda = others.pop() if others else None
+        self._critic_optimizer: Any = others.pop() if self.critics else None
+        self._dual_optimizer = others.pop() if others else None
         schedulers = self.lr_schedulers()
         self._scheduler = schedulers[0] if isinstance(schedulers, list) else schedulers
         self._draws_by_itself = draws_by_itself(self.joint) or draws_by_itself(self.critics)
@@ -377,7 +377,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
     def _report(self, named: dict[str, Tensor], step: int) -> None:
         self.handle_nonfinite()
         self.last_logged = named
-        self.log_rows(named, self._theta.param_groups[0]["lr"], step)
+        self.log_rows(named, self._primal_optimizer.param_groups[0]["lr"], step)
 
     def _named(self, values: Values, violation: Tensor, multiplier: Tensor | None = None) -> dict[str, Tensor]:
         """Name → value of the terms, the objective, the divergences, their violations, and λ where it is given."""
@@ -398,7 +398,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
             several: whether the names of several loaders are told apart by "/dataloader_idx_K".
         """
         values = self.lagrangian.measure(samples)
-        logged = self._named(values, self.lagrangian.violation(values.divergences))
+        logged = self._named(values, self.lagrangian.scaled_violation(values.divergences))
         if "rate" in logged and "distortion" in logged:
             logged.setdefault("neg_elbo", logged["rate"] + logged["distortion"])
         named = {f"{prefix}/{name}": value for name, value in logged.items()}
@@ -417,7 +417,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     def handle_nonfinite(self, evaluated: float = 0.0) -> None:
         """Raise DivergedError if a term of some step was not finite, or if the loss `evaluated` after the last step is not."""
-        error = divergence_error(self._first_nonfinite.tolist(), self._checked, self.global_step, evaluated)
+        error = nonfinite_error(self._first_nonfinite.tolist(), self._checked, self.global_step, evaluated)
         if error is not None:
             raise error
 
@@ -484,7 +484,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def divergence_error(first: list[int], names: list[str], step: int, evaluated: float = 0.0) -> DivergedError | None:
+def nonfinite_error(first: list[int], names: list[str], step: int, evaluated: float = 0.0) -> DivergedError | None:
     """The error of a model whose terms were first not finite at the steps `first` (−1: never), or whose loss is not finite.
 
     Args:

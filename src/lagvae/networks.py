@@ -1,7 +1,9 @@
 """Neural networks that parameterise distributions and critics. They map tensors to tensors, without randomness.
 
-A network is built as `network(shape_in, shape_out)`. Ensembles map it over their members, so it must work under
-`torch.func.vmap`: no branch on a value, and no batch normalisation.
+A network is built as `network(shape_in, shape_out)`. That of a decoder is built for (d,) and the shape of x, that of an
+encoder for the shape of x and what q(z|x) needs: (2, d) for posterior=gaussian, μ and σ; (4, d) for implicit; (d,) for point,
+normal and laplace; one output for each class and each uniform code for codes. Ensembles map a network over their members, so it
+must work under `torch.func.vmap`: no branch on a value, and no batch normalisation.
 """
 
 from __future__ import annotations

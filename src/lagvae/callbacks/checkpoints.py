@@ -25,12 +25,9 @@ def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
     Violations are divided by the constraint's scale. The minimum is the solution of the constrained problem as long as
     λ_i · scale_i < `PENALTY` (Nocedal & Wright, Numerical Optimization, 2006, ch. 17).
     """
-    lagrangian = model.lagrangian
-    preference = lagrangian.preference
-    val = results["val"]
-    q, p = float(preference.alpha_q), float(preference.alpha_p)
-    f = max(q, 0.0) * val.get("rate", 0.0) + max(-q, 0.0) * val.get("distortion", 0.0)
-    f += max(p, 0.0) * val.get("i_p_upper", 0.0) + min(p, 0.0) * val.get("i_p_lower", 0.0)
+    lagrangian, val = model.lagrangian, results["val"]
+    terms = val | {"neg_i_p_lower": -val.get("i_p_lower", 0.0)}
+    f = sum(float(weight) * terms.get(name, 0.0) for name, weight in lagrangian.preference.weights.items())
     for c in lagrangian.constraints:
         key = f"constraint/{c.name}"
         if c.bound is None:

@@ -1,6 +1,6 @@
 """Data: sources of arrays, their splits, and batches that are determined by the seed and the step.
 
-Of the package it imports only the noise streams, reading and writing, and the errors; it knows no model and no config.
+It knows no model and no config: of the package it imports only what lies below, such as noise streams and files.
 """
 
 from lagvae.data.batches import Batch

@@ -173,9 +173,11 @@ def uses_critics(cfg: DictConfig) -> bool:
 
 
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
-    """The settings that determine θ* and ε̂, flat. A digest of the samples stands in for their source.
+    """The settings that determine θ* and ε̂, flat: those with calibration=True in `lagvae.experiment.settings.RULES`.
 
-    A digest of its source file stands in for each user-defined class.
+    They are what the model, its divergences and their calibration weights are, how it is calibrated and optimised, and the
+    data; not α, bounds, slacks, multipliers, the seed, the length of training, nor the machine. A digest of the samples stands
+    in for their source, and one of its source file for each user-defined class.
     """
     chosen = settings_where(cfg, lambda rule: rule.calibration)
     if not uses_critics(cfg):

@@ -205,14 +205,13 @@ def lagrangian_curve(
     Args:
         values: name → step → value. prefix: of the names of constraints.
     """
-    alpha_q, alpha_p = float(lagrangian.preference.alpha_q), float(lagrangian.preference.alpha_p)
     weights = {f"{prefix}{name}": weight for name, weight in multiplier.items()}
     if not prefix:
         weights["objective"] = 1.0
-    elif alpha_p:
+    elif float(lagrangian.preference.alpha_p):
         return {}
-    elif alpha_q:
-        weights["rate" if alpha_q > 0 else "distortion"] = abs(alpha_q)
+    else:
+        weights |= {name: float(w) for name, w in lagrangian.preference.weights.items() if w > 0}
     if not weights:
         return {}
     steps = set.intersection(*(set(values.get(name, {})) for name in weights))

@@ -76,6 +76,9 @@ def refused_callbacks(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
 class Fit:
     """Trains or evaluates one model on its data with Lightning's trainer, the loggers and the callbacks.
 
+    An epoch of the trainer is an interval, training.interval steps, after which the model is evaluated and saved; the "epoch"
+    in metrics.csv counts passes over the data. `Trainer.test` evaluates on every split, not only on that for testing.
+
     Attributes:
         results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
         ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.

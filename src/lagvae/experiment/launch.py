@@ -47,7 +47,9 @@ def in_one_process(cfg: DictConfig) -> None:
 
 @contextmanager
 def all_processes(cfg: DictConfig) -> Iterator[None]:
-    """A context that all processes of a run enter together. The first starts the others, where no launcher has.
+    """Validate the settings, and enter a context that all processes of a run enter together.
+
+    The first process starts the others, where no launcher has.
 
     Raises: SettingError for an invalid setting, and where the processes that a launcher started are not those of the settings.
     """

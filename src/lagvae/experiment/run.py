@@ -1,14 +1,14 @@
 """The course of one run, from its settings to its summary. `train` takes the config that Hydra composed through all
 stages:
 
-    validate     invalid settings are reported before anything is loaded
-    data         the data are loaded, checked and split
-    calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed
-    model        the joint model and the Lagrangian with its bounds are built; training starts from θ* or from scratch
-    fit          Lightning's trainer trains the model and saves a checkpoint after every interval
-    evaluate     every metric is computed on every split
-    summarise    the summary collects the settings, the results and the verdict on each constraint
-    report       figures and the page are drawn, summary.json is written, and the summary is printed
+    validate     invalid settings are reported before anything is loaded (`all_processes`)
+    data         the data are loaded, checked and split (`setup`)
+    calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed (`setup`)
+    model        the joint model and the Lagrangian with its bounds are built; training starts from θ* or from scratch (`setup`)
+    fit          Lightning's trainer trains the model and saves a checkpoint after every interval (`Fit.train`)
+    evaluate     every metric is computed on every split (`Fit.evaluate`)
+    summarise    the summary collects the settings, the results and the verdict on each constraint (`write_report`)
+    report       figures and the page are drawn, summary.json is written, and the summary is printed (`write_report`)
 
 `resume` sets up the same run and continues its fit. `evaluate` loads a checkpoint instead of fitting. `calibrate` fits and
 evaluates the same model with α = 0, and stores θ* and ε̂.
@@ -497,10 +497,10 @@ def run_calibration(
 
     with owned_by_first(folder.path, waiting=say):
         cached = on_first(lambda: load_cached(cfg, settings))
-        return cached or fit_calibration(cfg, derived, settings, data, title, folder, simplex)
+        return cached or train_calibration(cfg, derived, settings, data, title, folder, simplex)
 
 
-def fit_calibration(
+def train_calibration(
     cfg: DictConfig,
     derived: DictConfig,
     settings: dict[str, Any],

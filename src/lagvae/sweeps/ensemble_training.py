@@ -24,7 +24,7 @@ from lagvae.experiment.factory import build_data, build_trainer, choose_threads
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint, read_content
 from lagvae.experiment.run import build_start, check_origin
 from lagvae.io import owned, write_atomically, write_json
-from lagvae.model import LatentVariableModel, divergence_error
+from lagvae.model import LatentVariableModel, nonfinite_error
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.sweep_run import SweepRun
 
@@ -147,7 +147,7 @@ class EnsembleCheckpoint(pl.Callback):
         member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
         member.table.log_metrics(member.evaluation.row(), step)
         loss = evaluated_loss(member.evaluation.results["train"])
-        if (error := divergence_error([], [], step, loss)) is not None:
+        if (error := nonfinite_error([], [], step, loss)) is not None:
             ensemble.failed[k] = error
             ensemble.deactivate(k)
             return

@@ -20,7 +20,7 @@ from typing import Any
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
 from lagvae.io import storage_error
-from lagvae.sweeps.job import TAKEN, SweepJob, cores, run_job
+from lagvae.sweeps.job import EXIT_TAKEN, SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
 
@@ -161,7 +161,7 @@ def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
             stderr=log,
             check=False,
         )
-    if done.returncode == TAKEN:
+    if done.returncode == EXIT_TAKEN:
         return OwnedError(f"Another process trains the runs of {folder}.")
     return Stopped("Stopped.") if done.returncode == 130 else job_outcome(job)
 

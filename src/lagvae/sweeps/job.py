@@ -1,7 +1,8 @@
 """A job of a sweep: runs that one process trains, as an ensemble if possible, and evaluates. Every executor runs such jobs.
 
-A job has a folder: task.json holds the task, progress.json the progress, result.json the outcome and log.txt the output. The
-results of its runs are in their run folders.
+A job has a folder: task.json holds the task, progress.json the progress, result.json the outcome and log.txt the output. While
+an ensemble trains, chunks.json says which runs train together, and fromK/ensemble.ckpt is the checkpoint of those from the Kth
+run on. The results of its runs are in their run folders.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from lagvae.terminal import print_line, quiet_libraries
 MAX_EVALUATED_HERE = 4
 """Up to this many runs are evaluated in the job's own process, because starting other processes would take longer."""
 
-TAKEN = 75
+EXIT_TAKEN = 75
 """The exit status of the process of a job that another process has (EX_TEMPFAIL)."""
 
 PROGRESS_INTERVAL = 0.5
@@ -327,6 +328,6 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, Stopped):
         sys.exit(130)
     except OwnedError:
-        sys.exit(TAKEN)
+        sys.exit(EXIT_TAKEN)
     except LagvaeError:
         sys.exit(1)

@@ -24,7 +24,7 @@ from lagvae.terminal import command
 MATCHED = "infovae"
 """The family of the runs that are matched."""
 
-TAKEN = ("seed", "alpha", "data", "model", "kernel", "critic", "training", "calibration", "callbacks", "constraints")
+COPIED_NODES = ("seed", "alpha", "data", "model", "kernel", "critic", "training", "calibration", "callbacks", "constraints")
 """The nodes of the config that a matched run takes from the run that it is matched with."""
 
 KEPT = ("training.threads", "data.workers", "callbacks.figures")
@@ -105,7 +105,7 @@ def match_config(cfg: DictConfig) -> DictConfig:
     kept = {key: OmegaConf.select(cfg, key) for key in KEPT}
     learned = cfg.multiplier.learned
     starts = {name: (c.multiplier, c.warm_up) for name, c in cfg.constraints.items()}
-    for key in TAKEN:
+    for key in COPIED_NODES:
         cfg[key] = other[key]
     for key, value in kept.items():
         OmegaConf.update(cfg, key, value)

@@ -18,7 +18,7 @@ from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
 from lagvae.sweeps.progress import show_progress
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
-from lagvae.terminal import print_line, short_path
+from lagvae.terminal import command, print_line, short_path
 
 MOST_IDLE = 3
 """How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
@@ -171,9 +171,12 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
             verdict = str(run.folder.read_summary()["verdict"])
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
-    location = short_path(folders.pop() if len(folders) == 1 else root)
+    own = folders.pop() if len(folders) == 1 else root
+    location = short_path(own)
     before = f" ({already} before)" if already else ""
     print_line(f"{finished} of {len(runs)} runs finished{before} in {duration}: {counts or 'none'}. They are in {location}")
+    if finished > 1 and own != root and not failed:
+        print_line(f"Compare them: {command('pareto')} {location}")
     if failed:
         lines = [f"{name}: {message}" for name, message in failed.items()]
         raise FailedRunsError("\n".join([f"{len(lines)} of the runs failed, the others finished:", *lines]))
