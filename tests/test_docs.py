@@ -119,7 +119,7 @@ WITHOUT_EXAMPLE = {
     ),
     "it is for the messages and checks of this package": (
         "check_trainer check_whole class_of device_of nonfinite_error draws_by_itself evaluating first_line frozen full_name "
-        "is_ours is_own_file observation_of on_accelerator part_name"
+        "is_builtin is_own_file observation_of on_accelerator part_name"
     ),
     "it prepares what another class or function takes": (
         "CommonNoise LeakyReLU eval_splits generators_seeded prepare_run seed_of unchanged_process"

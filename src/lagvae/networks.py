@@ -38,7 +38,7 @@ def build_network(network: Network, shape_in: Sequence[int], shape_out: Sequence
         torch.Size([5, 2, 16])
     """
     given, wanted, name = tuple(shape_in), tuple(shape_out), full_name(network)
-    if is_ours(network):
+    if is_builtin(network):
         return network(given, wanted)
     try:
         module = network(given, wanted)
@@ -72,7 +72,7 @@ def class_of(part: Any) -> Any:
     return type(part) if isinstance(part, nn.Module) else part
 
 
-def is_ours(part: Any) -> bool:
+def is_builtin(part: Any) -> bool:
     """Whether a module, class, function or partial is of this package."""
     return str(getattr(class_of(part), "__module__", "")).split(".")[0] == "lagvae"
 
@@ -80,7 +80,7 @@ def is_ours(part: Any) -> bool:
 def draws_by_itself(module: nn.Module) -> bool:
     """Whether a module may draw from torch's own generators: it has dropout, or code that is neither of torch nor of lagvae."""
     return any(
-        isinstance(part, nn.modules.dropout._DropoutNd) or not (is_ours(part) or type(part).__module__.startswith("torch."))
+        isinstance(part, nn.modules.dropout._DropoutNd) or not (is_builtin(part) or type(part).__module__.startswith("torch."))
         for part in module.modules()
     )
 

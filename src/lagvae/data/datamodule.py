@@ -32,7 +32,7 @@ from lagvae.data.conversion import (
 from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import file_digest
-from lagvae.networks import first_line, full_name, is_ours
+from lagvae.networks import first_line, full_name, is_builtin
 from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
@@ -159,7 +159,7 @@ class DataModule(pl.LightningDataModule):
         except LagvaeError:
             raise
         except Exception as error:
-            if is_ours(self.source):
+            if is_builtin(self.source):
                 raise
             raise DataError(f"data={self.name}: {full_name(self.source)} fails: {first_line(error)}.") from error
         if isinstance(arrays, Tensor):

@@ -1,8 +1,17 @@
 """The two joints p(x,z) = p(z) p(x|z) and q(x,z) = q(x) q(z|x), and lazily computed samples of both.
 
-Priors, encoders and decoders do not draw random numbers. They state the kind and the shape of the noise that one sample needs
-(`noise_kind`, `noise_shape`), and a sample is a deterministic function of the distribution and of noise that it receives. A
-module without `noise_kind`, which only returns a distribution of torch, is wrapped in an adapter that does the same.
+Priors, encoders and decoders do not draw random numbers: a sample is a deterministic function of the distribution and of noise
+that it receives. Each is a module that has
+
+    forward       () for a prior, (x) for an encoder, (z) for a decoder → a distribution: `mean`, and `log_prob` with a density
+    has_density   whether the distribution has a density
+    noise_kind    "normal" or "uniform": the noise of one sample
+    noise_shape   the shape of that noise
+    sample        (distribution, noise) → samples; for a prior (noise) → samples
+
+A prior also has `latent`, the dimension of z, and a decoder `differentiable_samples`; a decoder may have `start_scale(x)`,
+which sets a learned scale from data. A module without `noise_kind`, which only returns a distribution of torch, is wrapped in
+an adapter that has all this.
 """
 
 from __future__ import annotations

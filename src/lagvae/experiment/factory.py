@@ -49,7 +49,7 @@ from lagvae.experiment.settings import flatten, stored_settings
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
-from lagvae.networks import class_of, first_line, full_name, is_ours
+from lagvae.networks import class_of, first_line, full_name, is_builtin
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
@@ -209,10 +209,10 @@ def assemble_joint(
     joint = JointModel(
         prior,
         make_encoder(posterior, encoder, shape, prior)
-        if is_ours(posterior)
+        if is_builtin(posterior)
         else build_own("model.posterior", posterior, network=encoder, shape=shape, latent=prior.latent),
         kind(decoder, shape, prior.latent, **columns)
-        if is_ours(kind)
+        if is_builtin(kind)
         else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent, **columns),
         shape,
     )
@@ -229,9 +229,9 @@ def table_columns(kind: Any, name: str, table: Table | None) -> dict[str, Any]:
     of_table = kind is RowDecoder or getattr(kind, "func", None) is RowDecoder
     if of_table and table is None:
         raise SettingError("model.likelihood=table is for data=table, whose columns have names; leave it out.")
-    if table is None or (is_ours(kind) and not of_table and table.plain):
+    if table is None or (is_builtin(kind) and not of_table and table.plain):
         return {}
-    if is_ours(kind) and not of_table:
+    if is_builtin(kind) and not of_table:
         raise SettingError(
             f"model.likelihood: a {name} p(x|z) knows neither categories nor missing values, and the data are "
             f"{table.describe()}; use likelihood=auto."
@@ -257,7 +257,7 @@ def decoder_class(node: Any) -> Any:
 
 def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
     """p(z). An empirical prior is built from the samples that `rows` returns."""
-    if not is_ours(kind):
+    if not is_builtin(kind):
         own = build_own("model.prior", kind, latent=latent)
         prior = own if hasattr(own, "noise_kind") else TorchPrior(own)
         if prior.latent != latent:

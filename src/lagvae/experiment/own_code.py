@@ -25,7 +25,7 @@ from lagvae.errors import SettingError
 from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
 from lagvae.experiment.signatures import matches_type, signature
 from lagvae.io import file_digest
-from lagvae.networks import is_ours
+from lagvae.networks import is_builtin
 
 PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
 """The packages whose classes are not user-defined."""
@@ -120,7 +120,7 @@ def leftovers(node: DictConfig) -> list[str]:
 def settings_of_classes() -> frozenset[str]:
     """The names of all settings that networks, distributions, divergences and data sources of lagvae take."""
     modules = (networks, distributions, divergences, sources)
-    found = [value for module in modules for value in vars(module).values() if callable(value) and is_ours(value)]
+    found = [value for module in modules for value in vars(module).values() if callable(value) and is_builtin(value)]
     kinds = [value for value in found if value.__module__ != "lagvae.errors"]
     return frozenset(name for kind in kinds for name in inspect.signature(kind).parameters)
 
