@@ -25,6 +25,7 @@ from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import EXIT_TAKEN, MAX_EVALUATED_HERE, SweepJob, evaluate_all
 from lagvae.sweeps.runner import failures_by_run
 from lagvae.sweeps.sweep_run import SweepRun, to_config
+from lagvae.terminal import command
 
 SMALL = ("launcher.compile=false", "training.interval=10")
 
@@ -56,6 +57,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "4 runs; 2 jobs of 2 runs" in outcome.out
     assert "2 ensembles, because these settings differ: model.latent: 2 → 3" in outcome.out
     assert "4 of 4 runs finished" in outcome.out
+    assert outcome.out.splitlines()[-1].startswith(f"Compare them: {command('pareto')} ")
     return root
 
 
@@ -147,6 +149,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -
     outcome = sweep(tmp_path, *words)
     assert outcome.status == 1
     assert "2 of 4 runs finished" in outcome.out
+    assert "Compare them" not in outcome.out
     bad = [line for line in outcome.err.splitlines() if "became NaN" in line]
     assert len(bad) == 2
     assert all("lr1e+18" in line for line in bad), bad
