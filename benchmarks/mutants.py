@@ -34,7 +34,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src") / "lagvae"
-COPIED = ("src", "tests", "conf", "sweeps", "benchmarks", "docs", "examples", "Makefile", "README.md", "pyproject.toml")
+COPIED = (
+    *(
+        "src",
+        "tests",
+        "conf",
+        "sweeps",
+        "benchmarks",
+        "docs",
+        "examples",
+        "results",
+        "Makefile",
+        "pyproject.toml",
+        "mkdocs.yml",
+    ),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "MANIFEST.in"),
+)
+"""What the tests need of the project."""
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
