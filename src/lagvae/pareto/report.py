@@ -75,11 +75,11 @@ def _print_matched(analysis: Analysis) -> None:
     for goal in GOALS.values():
         rows = [row for row in matched_rows(analysis, split) if row[0] == goal]
         shown = []
-        for _, setting, seed, *values, verdict, gain in rows[:MAX_PRINTED]:
+        for _, setting, seed, *values, verdict, gain, objective in rows[:MAX_PRINTED]:
             lines = ["\n".join(both) for both in zip(values[:3], values[3:], strict=True)]
-            shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, gain))
+            shown.append((f"{setting}\nLagVAE ({verdict})", seed, *lines, f"{gain}\n{objective}"))
         if shown:
-            head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats)")
+            head = ("InfoVAE, LagVAE", "seed", *MATCHED[3:6], "better by (nats);\nin InfoVAE's objective")
             print_rows(f"{goal} ({split}): LagVAE with InfoVAE's −ELBO and MMD as its bounds", head, shown)
         if len(rows) > MAX_PRINTED:
             console().print(f"and {len(rows) - MAX_PRINTED} more matched runs.")
