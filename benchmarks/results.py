@@ -110,7 +110,7 @@ RESULTS: dict[str, Result] = {
     "alpha": Result(
         "results/alpha.md",
         (
-            "python src/train.py -m sweep=alpha folder=alpha callbacks.figures=false",
+            "python src/train.py -m sweep=alpha folder=alpha callbacks=light",
             "python benchmarks/alpha.py {root}/runs/alpha --out results/alpha.md",
         ),
         (*ENSEMBLES, *below("benchmarks", "alpha.py grid.py"), "sweeps/alpha.yaml"),
@@ -198,12 +198,13 @@ RESULTS: dict[str, Result] = {
     "matched-digits": Result(
         "results/matched-digits/pareto.md",
         (
-            "python src/train.py -m sweep=pareto folder=infovae family=infovae seed=2",
+            "python src/train.py -m sweep=pareto folder=infovae family=infovae seed=2,3,4 callbacks=light "
+            "callbacks.final.information.most=40000",
             "python src/train.py -m sweep=matched folder=matched match=infovae",
             "python src/pareto.py infovae matched --out results/matched-digits",
         ),
         (*COMPARISON, *below("sweeps", "matched.yaml pareto.yaml")),
-        36,
+        60,
     ),
     "maximising": benchmark(
         "maximising", "--out results/maximising.md", below("src/lagvae/oracles", "maximising.py tabular.py"), 2
@@ -223,9 +224,11 @@ RESULTS: dict[str, Result] = {
     "regret": Result(
         "results/regret.md",
         (
-            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2,3,4 callbacks.figures=false",
-            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2,3,4 callbacks.figures=false",
-            "python src/train.py -m folder=warm_up seed=2,3,4 alpha.q=-1 callbacks.figures=false constraints.mmd.learned=false "
+            f"python src/train.py -m sweep=oracle folder=default {OWN_LAMBDA} seed=2,3,4 callbacks=light",
+            f"python src/train.py -m sweep=oracle folder=oracle {FIXED_LAMBDA} seed=2,3,4 callbacks=light",
+            "python src/train.py -m folder=warm_up seed=2,3,4 alpha.q=-1 constraints.mmd.learned=false callbacks=light "
+            "callbacks.final.information.most=40000 callbacks.final.information.components=0 "
+            "callbacks.final.information.pairs=30000000 "
             "multiplier.optimizer._target_=benchmarks.warm_up.WarmUp '~multiplier.optimizer.reach' "
             "+multiplier.optimizer.start=0.1,0.2 constraints.neg_elbo.warm_up=0 "
             "constraints.neg_elbo.multiplier=0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.7,0.8,0.9,1.0,1.15,1.3",
