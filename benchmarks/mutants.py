@@ -54,7 +54,7 @@ COPIED = (
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
-    "callbacks": ("run_wiring", "lightning", "resume", "experiment", "own_parts"),
+    "callbacks": ("budget", "run_wiring", "lightning", "resume", "stopping", "experiment", "own_parts"),
     "cli": ("door", "command", "use", "bad_settings", "bad_data", "bad_runs", "pareto", "pages", "own_parts"),
     "data": ("data", "conversion", "tables", "factors", "wiring", "run_wiring", "own_parts"),
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),

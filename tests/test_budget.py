@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from rich.progress import TaskProgressColumn
 from torch import nn
 
 from lagvae.callbacks import budget
 from lagvae.callbacks.budget import LEAST, multiply_adds, plan_evaluation
-from lagvae.callbacks.progress import MeasuringProgress
+from lagvae.callbacks.progress import MeasuringProgress, ProgressBar
+from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.cli.entry import compose_config
 from lagvae.data import DataModule
 from lagvae.data.sources import digits
@@ -137,6 +141,31 @@ def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
     assert [line.split("  ")[-1] for line in lines] == [*work]
     assert ["s left" in line for line in lines] == [False, False, True], "a thousandth of the work says nothing of the rest"
     assert "50%" in lines[2]
+
+
+def test_a_bar_starts_again_with_another_total_and_ends() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    bar = ProgressBar("First", 10.0, TaskProgressColumn(), console=console)
+    bar.update(10.0, "all of it")
+    bar.restart("Second", 4.0)
+    assert bar._bar is not None
+    (task,) = bar._bar.tasks
+    assert (task.description, task.completed, task.total) == ("Second", 0, 4.0)
+    shown = bar._bar
+    bar.stop()
+    assert not shown.live.is_started
+
+
+def test_only_the_main_thread_takes_sigterm() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(interrupt_on_sigterm).result() is None
+    assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        assert interrupt_on_sigterm() is before
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_short_run_says_what_was_cut_and_shows_a_bar(

@@ -108,7 +108,7 @@ def watched(values: list[float], **settings: Any) -> int | None:
     model: Any = SimpleNamespace(lagrangian=Lagrangian(Preference(-1.0), [Constraint("neg_elbo", NegElbo(), **own)]))
     evaluation: Any = SimpleNamespace(results={})
     trainer: Any = SimpleNamespace(should_stop=False)
-    watch = FeasibilityWatch(evaluation, patience=3)
+    watch = FeasibilityWatch(evaluation)
     for k, value in enumerate(values, 1):
         evaluation.results = {"train": {"constraint/neg_elbo": value}, "val": {"constraint/neg_elbo": 20.0}}
         watch.on_validation_epoch_end(trainer, model)
