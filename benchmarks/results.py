@@ -193,7 +193,7 @@ RESULTS: dict[str, Result] = {
             *below("src/lagvae/oracles", "gaussian.py rate_distortion.py source.py"),
             "benchmarks/grid.py",
         ),
-        20,
+        30,
     ),
     "matched-digits": Result(
         "results/matched-digits/pareto.md",
