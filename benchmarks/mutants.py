@@ -55,7 +55,7 @@ COPIED = (
 PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
     "callbacks": ("budget", "run_wiring", "lightning", "resume", "stopping", "experiment", "own_parts"),
-    "cli": ("door", "command", "use", "bad_settings", "bad_data", "bad_runs", "pareto", "pages", "own_parts"),
+    "cli": ("door", "command", "use", "bad_settings", "bad_data", "bad_runs", "pareto", "pages", "matching", "own_parts"),
     "data": ("data", "conversion", "tables", "factors", "wiring", "run_wiring", "own_parts"),
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),
     "divergences": ("divergences", "critics", "wiring", "family"),
@@ -80,7 +80,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "inference.py": ("load", "table_models", "use"),
     "information": ("information",),
     "io.py": ("runs",),
-    "lagrangian.py": ("lagrangian", "wiring"),
+    "lagrangian.py": ("lagrangian", "wiring", "feasible"),
     "log_ascent.py": ("log_ascent",),
     "metrics": ("metrics", "factors", "two_sample", "wiring", "own_distributions", "own_parts"),
     "model.py": ("lightning", "wiring", "run_wiring", "lagrangian", "experiment"),

@@ -466,6 +466,13 @@ def test_multipliers_and_bounds_stay_in_single_precision(dtype: torch.dtype) -> 
     assert float(lagrangian.multiplier[0]) == pytest.approx(1.003 + 1e-3 * 0.6, abs=1e-6)
 
 
+def test_all_tensors_go_to_another_device() -> None:
+    lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=1.0, multiplier=2.0, learned=True)]).to("meta")
+    tensors = [*lagrangian.parameters(), *lagrangian.buffers()]
+    assert len(tensors) >= 10
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_a_checkpoint_saves_the_multipliers_only() -> None:
     # Bounds come from the config of a run and are not saved, so that a checkpoint cannot contradict it.
     lagrangian = Lagrangian(Preference(-1), [neg_elbo(bound=1.0, multiplier=2.0, learned=True)])

@@ -141,7 +141,7 @@ def test_a_matched_sweep_without_finished_runs_of_infovae_says_what_is_missing(r
         matched_overrides("pareto", runs, [], [])
 
 
-@pytest.mark.parametrize("script", ["train", "calibrate", "feasible"])
+@pytest.mark.parametrize("script", ["train", "calibrate", "feasible", "data"])
 def test_matching_is_for_sweeps(tmp_path: Path, script: str) -> None:
     outcome = program(tmp_path, "match=pareto", script=script)
     assert (outcome.status, outcome.new) == (1, set())

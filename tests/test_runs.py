@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers import files
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lagvae.errors import CheckpointError, OwnedError, SettingError
-from lagvae.io import check_writable, owned, write_atomically, write_json
+from lagvae.io import check_writable, owned, wait_for_owner, write_atomically, write_json
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import answers, close, has_key, log_picture
@@ -249,6 +250,26 @@ def test_a_disk_that_has_become_read_only_hides_no_error(tmp_path: Path, monkeyp
     with pytest.raises(SettingError, match="first"):
         fail()
     monkeypatch.undo()
+    with owned(tmp_path):
+        pass
+
+
+def test_who_waits_for_a_folder_is_told_of_its_owner_and_does_not_keep_it(tmp_path: Path) -> None:
+    told: list[str] = []
+    assert not wait_for_owner(tmp_path, told.append), "nobody has owned it"
+    with owned(tmp_path):
+        pass
+    assert not wait_for_owner(tmp_path, told.append), "it is free again"
+    assert told == []
+    lock = FileLock(tmp_path / "lock")
+    lock.acquire()
+
+    def release(owner: str) -> None:
+        told.append(owner)
+        lock.release()
+
+    assert wait_for_owner(tmp_path, release)
+    assert len(told) == 1
     with owned(tmp_path):
         pass
 
