@@ -98,6 +98,15 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """A package or module of lagvae → the test files that watch over it, those that are fastest and closest first."""
 
+EVERYWHERE = ("docs",)
+"""Test files that watch over every package, by the examples of its docstrings. They come last."""
+
+
+def tests_of(package: str) -> tuple[str, ...]:
+    """The test files of a package."""
+    return (*PACKAGES[package], *EVERYWHERE)
+
+
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -336,12 +345,12 @@ def main() -> None:
             bar.advance(task, len(mutants) - len(left))
             if left:
                 bar.update(task, description=f"{package}: its tests as they are")
-                if run_tests(copy, PACKAGES[package], args.timeout) != "passed":
+                if run_tests(copy, tests_of(package), args.timeout) != "passed":
                     raise SystemExit(f"The tests of {package} fail, or take too long, without any mutant: nothing can be told.")
             for mutant in left:
                 bar.update(task, description=shortened(f"{package}: {mutant.name}"))
                 start = time.perf_counter()
-                result = try_out(copy, mutant, PACKAGES[package], args.timeout)
+                result = try_out(copy, mutant, tests_of(package), args.timeout)
                 seconds = round(time.perf_counter() - start, 1)
                 found = {"key": mutant.key, "package": package, "result": result, "seconds": seconds, **asdict(mutant)}
                 results[mutant.key] = found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -383,6 +384,22 @@ def test_default_channels_leave_an_image_of_four_to_seven_pixels(side: int, gene
     encoder = ConvEncoder((1, side, side), (3,), channels=None, hidden=8, blocks=1)
     decoder = ConvDecoder((3,), (1, side, side), channels=None, hidden=8, blocks=1)
     assert decoder(encoder(torch.randn(2, 1, side, side, generator=generator))).shape == (2, 1, side, side)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"channels": ()}, r"channels=\[\] must be widths of layers, each at least 1, and at least one of them"),
+        ({"channels": (4, 0)}, r"channels=\[4, 0\] must be widths"),
+        ({"hidden": 0}, r"hidden=\[0\] must be widths"),
+        ({"blocks": -1}, "blocks=-1 must be a number of residual blocks"),
+    ],
+)
+def test_sizes_of_convolutions_that_make_no_network_are_refused(sizes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        ConvEncoder((1, 8, 8), (3,), **sizes)
+    with pytest.raises(SettingError, match=message):
+        ConvDecoder((3,), (1, 8, 8), **sizes)
 
 
 def test_residual_blocks_start_as_the_identity_and_learn(generator: torch.Generator) -> None:
