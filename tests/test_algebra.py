@@ -482,7 +482,26 @@ def test_families(explain) -> None:  # type: ignore[no-untyped-def]
     assert not said.new, "no file is written"
     for words in ("α₁ = −2 (maximise I_q)", "2·KL(q(x|z)‖p(x|z))", "−3·E_q[log p(x|z)]", "near            lagvae − I_q"):
         assert words in said.out
-    assert "neg_elbo alone" in explain("family=lagvae").out
+    lines = said.out.splitlines()
+    for line in (
+        "  preference      −2·I_q",
+        "  mmd             MMD(q(z)‖p(z)), λ = 1000",
+        "                  the objective, as stated",
+        "  KL objective    yes, apart from symbols of their own",
+        "  critics         estimate log q(z)/p(z); a log ratio may be used with either sign",
+    ):
+        assert line in lines, line
+    learned = explain("family=lagvae").out.splitlines()
+    for line in (
+        "  mmd             MMD(q(z)‖p(z)), λ learned, here 1",
+        "                  the objective, as stated and with these λ",
+        "  neg_elbo alone  −E_q[log p(x|z)] − E_q[log p(z)] + E_q[log q(z|x)]",
+    ):
+        assert line in learned, line
+    of_vae = explain("family=vae").out
+    assert "  KL objective    yes\n" in of_vae
+    assert "critics" not in of_vae, "what is likelihood based needs none"
+    assert "  preference      I_p" in explain("family=vae", "alpha.q=0", "alpha.p=1").out
 
 
 def test_a_reconstruction_penalty_prefers_information(explain) -> None:  # type: ignore[no-untyped-def]

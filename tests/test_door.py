@@ -17,6 +17,7 @@ from small import ROOT
 
 from lagvae import __version__
 from lagvae.cli import entry
+from lagvae.terminal import short_path
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -131,3 +132,10 @@ def test_the_config_is_composed_once_where_no_word_may_set_the_mode(
     assert program(tmp_path, word, "training.steps=0").status == 1
     assert " ".join(seen).startswith(modes)
     assert seen.count("RUN") == 1, "the run itself"
+
+
+def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_path(tmp_path / "runs" / "a") == "runs/a"
+    assert short_path(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
+    assert short_path(tmp_path / "[a]") == r"\[a]", "rich would take it for a style"
