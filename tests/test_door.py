@@ -17,7 +17,7 @@ from small import ROOT
 
 from lagvae import __version__
 from lagvae.cli import entry
-from lagvae.terminal import short_path
+from lagvae.terminal import print_error, print_line, print_note, short_path, silence
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -139,3 +139,14 @@ def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch:
     assert short_path(tmp_path / "runs" / "a") == "runs/a"
     assert short_path(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
     assert short_path(tmp_path / "[a]") == r"\[a]", "rich would take it for a style"
+
+
+def test_nothing_is_printed_in_silence_and_lines_are_not_broken_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with silence():
+        for say in (print_line, print_error, print_note):
+            say("unheard")
+    line = "word " * 100 + "end"
+    print_line(line)
+    print_error(line)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (f"{line}\n", f"Error: {line}\n")
