@@ -135,11 +135,12 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.new == set()
 
 
-def test_a_sweep_of_many_runs_says_at_once_that_it_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lagvae.sweeps.runner.MANY", 1)
+def test_planning_that_takes_long_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = "trainer.devices=2"
-    assert sweep(tmp_path, "seed=0,1", refused).out == "Checking the settings of 2 runs.\n"
-    assert sweep(tmp_path, "seed=0", refused).out == ""
+    monkeypatch.setattr("lagvae.sweeps.progress.PATIENCE", 1e9)
+    assert sweep(tmp_path, "seed=0,1", refused).out == ""
+    monkeypatch.setattr("lagvae.sweeps.progress.PATIENCE", 0.0)
+    assert sweep(tmp_path, "seed=0,1", refused).out == "Planning 2 runs.\n"
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
