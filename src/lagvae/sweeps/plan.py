@@ -216,9 +216,6 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
 
     Interrupted ensembles resume as they were, all other runs are grouped into new jobs.
     """
-    size = settings.runs_per_job
-    if size != "auto" and (not isinstance(size, int) or size < 1):
-        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
     left = {run.name: run for run in waiting}
     jobs: Jobs = []
     taken: Jobs = []
@@ -239,14 +236,28 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
             elif run.name not in dropped:
                 del left[run.name]
         add(job.folder, runs, options)
+    size = settings.runs_per_job
     options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
-    for group in group_runs(list(left.values())):
+    for job, part in new_jobs(list(left.values()), folder, size, workers):
+        add(job.folder, part, options)
+    return jobs, taken
+
+
+def new_jobs(runs: Sequence[SweepRun], folder: Path, size: Any, workers: int) -> Jobs:
+    """The jobs of runs that start anew, of which nothing is written.
+
+    Args:
+        size: the number of runs in a job, or "auto" to divide each group evenly among the workers.
+    """
+    if size != "auto" and (not isinstance(size, int) or size < 1):
+        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
+    jobs: Jobs = []
+    for group in group_runs(runs):
         most = -(-len(group) // workers) if size == "auto" else size
         for start in range(0, len(group), most):
             part = group[start : start + most]
-            name = fingerprint({run.name: run.settings for run in part})
-            add(folder / name, part, options)
-    return jobs, taken
+            jobs.append((SweepJob(folder / fingerprint({run.name: run.settings for run in part})), part))
+    return jobs
 
 
 def interrupted_jobs(

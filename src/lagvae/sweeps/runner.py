@@ -14,7 +14,16 @@ from lagvae.experiment.settings import fingerprint
 from lagvae.io import check_writable, wait_for_owner, write_json
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
-from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan, validate_runs
+from lagvae.sweeps.plan import (
+    Jobs,
+    check_runs,
+    missing_calibrations,
+    new_jobs,
+    plan_jobs,
+    print_sweep_plan,
+    trains_alone,
+    validate_runs,
+)
 from lagvae.sweeps.progress import PlanProgress, show_progress
 from lagvae.sweeps.sweep_run import SweepRun
 from lagvae.terminal import print_line, short_path
@@ -50,6 +59,9 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> N
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
     already = sum(run.finished for run in runs)
+    if settings.dry_run:
+        print_dry_run(runs, already, settings, executor.workers, progress)
+        return
     failed: dict[str, str] = {}
     idle = 0
     while idle < MOST_IDLE and (waiting := [run for run in runs if not run.finished and run.name not in failed]):
@@ -64,6 +76,21 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> N
         left = [run for run in waiting if not run.finished and run.name not in failed]
         idle = 0 if waited or len(left) < len(waiting) else idle + 1
     print_outcome(runs, already, failed, time.perf_counter() - started)
+
+
+def print_dry_run(runs: Sequence[SweepRun], already: int, settings: DictConfig, workers: int, progress: PlanProgress) -> None:
+    """Print what a sweep would do, without doing any of it; see `lagvae.sweeps.prediction`."""
+    from lagvae.sweeps.prediction import print_prediction  # a sweep that runs has no need of it
+
+    waiting = [run for run in runs if not run.finished]
+    if not waiting:
+        print_line(f"All {len(runs)} runs are finished.")
+        return
+    missing = missing_calibrations(progress.follow("Building models", waiting))
+    jobs = new_jobs(waiting, Path(runs[0].plain.paths.runs) / ".jobs", settings.runs_per_job, workers)
+    print_sweep_plan(runs, already, jobs, missing)
+    print_prediction([(part, trains_alone(part[0])) for _, part in jobs], missing)
+    print_line("launcher.dry_run=true: nothing was started or written.")
 
 
 def wait_for_others(jobs: Jobs) -> bool:
