@@ -2,9 +2,9 @@
 
     python benchmarks/planning.py [--rounds 3] [--out results/planning.md]
 
-Everything is timed in processes of its own, in turns within one run; the reference is `import torch` in one of them. The plan is
-that of 1,000 runs, from the start of `run_sweep` to the moment when the first calibration would start. Resuming is `train.py resume=NAME` of a run whose last checkpoint is
-that of its last step: it loads the checkpoint, measures and reports.
+Everything is timed in processes of its own, in turns within one run; the reference is `import torch` in one of them. A plan is
+timed from the start of `run_sweep` to the moment when the first calibration would start. Resuming is `train.py resume=NAME` of
+a run whose last checkpoint is that of its last step: it loads the checkpoint, measures and reports.
 """
 
 from __future__ import annotations

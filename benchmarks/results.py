@@ -268,7 +268,8 @@ UNDECIDING = (
     ),
     *below(
         "src/lagvae/sweeps",
-        "composer.py executors.py grid.py job.py matching.py plan.py prediction.py progress.py runner.py sweep_run.py wandb_sweeps.py",
+        "composer.py executors.py grid.py job.py matching.py plan.py prediction.py progress.py runner.py sweep_run.py "
+        "wandb_sweeps.py",
     ),
 )
 """What decides about no number in a result: messages, pictures, folders, loading, and which settings and runs are allowed."""

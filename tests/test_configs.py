@@ -428,13 +428,14 @@ def test_runs_of_the_same_options_share_what_hydra_composes(words: list[str]) ->
     "words",
     [
         ["alpha.q=-1", "seed=3", "label=-q-1", "name='${folder}/${family}${label}-seed${seed}'"],  # data.seed follows seed
-        ["training.steps=7", "constraints.neg_elbo.gamma=0.5", "model.latent=3", "data.likelihood=normal"],
-        ["multiplier=rmsprop", "multiplier.rate=1", "model.schedule=null", "data.batch=32"],
-        ["paths.root=there", "data.name=mine", "alpha={q: 2}", "alpha.p=1"],
+        ["name=one", "training.steps=7", "constraints.neg_elbo.gamma=0.5", "model.latent=3", "data.likelihood=normal"],
+        ["name=one", "multiplier=rmsprop", "multiplier.rate=1", "model.schedule=null", "data.batch=32"],
+        ["name=one", "paths.root=there", "data.name=mine", "alpha={q: 2}", "alpha.p=1"],
     ],
 )
 def test_a_run_of_a_template_is_the_run_that_hydra_composes(words: list[str]) -> None:
     """Whatever another run with the same keys was set to before it."""
+    register(ROOT)
     composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
     other = [f"{key}=8" if re.fullmatch(r"-?\d+", value) else f"{key}={value}" for key, _, value in map(parts, words)]
     first, run = composer.run(other), composer.run(words)
@@ -447,13 +448,15 @@ def parts(word: str) -> tuple[str, str, str]:
 
 
 def test_a_template_keeps_references_to_the_environment_and_reads_through_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(ROOT)
     monkeypatch.setenv("RUNS", "/elsewhere")
     composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
     for seed in (1, 2):
         run = composer.run(["paths.runs='${oc.env:RUNS}/mine'", f"seed={seed}", f"name=run{seed}"])
         assert run.stored["paths"]["runs"] == "${oc.env:RUNS}/mine"
         assert str(run.folder.path) == f"/elsewhere/mine/run{seed}"
-        assert run.cfg.data.seed == seed and run.cfg.paths.runs == "/elsewhere/mine"
+        assert run.cfg.data.seed == seed
+        assert run.cfg.paths.runs == "/elsewhere/mine"
 
 
 @pytest.mark.parametrize(
@@ -468,6 +471,7 @@ def test_a_template_keeps_references_to_the_environment_and_reads_through_them(m
 )
 def test_what_is_wrong_in_the_last_of_many_runs_is_found(wrong: str, message: str) -> None:
     """Although nearly all that it shares with the valid runs before it is not built again."""
+    register(ROOT)
     composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
     key = wrong.partition("=")[0]
     right = OmegaConf.select(composed(), key)

@@ -176,8 +176,8 @@ def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> It
     on_gpu = finished_rates(run, gpu=True)
     if not on_gpu:
         yield (
-            f"On GPUs: not predicted, for no finished run of this model in {run.plain.paths.runs} was trained with trainer=gpu. "
-            "Train a few runs there, and ask again."
+            f"On GPUs: not predicted, for no finished run of this model in {run.plain.paths.runs} was trained with "
+            "trainer=gpu. Train a few runs there, and ask again."
         )
         return
     rate = statistics.median(on_gpu)
