@@ -136,14 +136,13 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.new == set()
 
 
-def test_a_dry_run_tells_the_plan_of_a_sweep_and_writes_nothing(tmp_path: Path, done: Path) -> None:
-    outcome = sweep(tmp_path, *EVERY, "launcher.dry_run=true")
+def test_a_dry_run_tells_the_plan_of_a_sweep_and_writes_nothing(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, *EVERY, "training.steps=30", "launcher.dry_run=true")
     assert (outcome.status, outcome.new) == (0, set()), outcome.err
     said = " ".join(outcome.out.split())
     assert "4 runs; 2 jobs of 2 runs" in said
     assert "Calibrating first: 2 calibrations" in said
-    steps = 4 * int(summary_steps(done))
-    assert f"Training steps in all: {steps:,}, and" in said
+    assert "Training steps in all: 120, and" in said
     assert "2 of 2 runs train at once" in said
     assert re.search(r"On this machine: about .* steps a second \(measured here with .* steps of 2 runs at once", said)
     assert "On GPUs: not predicted" in said
@@ -161,11 +160,6 @@ def test_a_dry_run_without_a_sweep_is_refused(tmp_path: Path) -> None:
     outcome = program(tmp_path, *QUICK, *SMALL, "launcher.dry_run=true")
     assert (outcome.status, outcome.new) == (1, set())
     assert "launcher.dry_run=true prints the plan of a sweep; add -m" in " ".join(outcome.err.split())
-
-
-def summary_steps(root: Path) -> int:
-    """The training steps of a finished run."""
-    return int(json.loads(next((root / "runs").rglob("summary.json")).read_text())["steps"])
 
 
 def test_planning_that_takes_long_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
