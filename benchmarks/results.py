@@ -221,6 +221,16 @@ RESULTS: dict[str, Result] = {
         settings=f"data=mnist paths.data={{data}} {MNIST_NETWORK} {MNIST_LENGTH}",
         code=("conf/data/mnist.yaml",),
     ),
+    "planning": benchmark(
+        "planning",
+        "--out results/planning.md",
+        (
+            *ENSEMBLES,
+            *below("src/lagvae/sweeps", "composer.py grid.py plan.py runner.py sweep_run.py"),
+            *below("src/lagvae", "cli experiment/settings.py experiment/validate.py"),
+        ),
+        5,
+    ),
     "regret": Result(
         "results/regret.md",
         (
@@ -261,7 +271,8 @@ UNDECIDING = (
     ),
     *below(
         "src/lagvae/sweeps",
-        "composer.py executors.py grid.py job.py matching.py plan.py progress.py runner.py sweep_run.py wandb_sweeps.py",
+        "composer.py executors.py grid.py job.py matching.py plan.py prediction.py progress.py runner.py sweep_run.py "
+        "wandb_sweeps.py",
     ),
 )
 """What decides about no number in a result: messages, pictures, folders, loading, and which settings and runs are allowed."""

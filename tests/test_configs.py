@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from lagvae.experiment.factory import WARM_UP, WARM_UP_START, build_data, build_
 from lagvae.experiment.validate import validate
 from lagvae.sweeps.composer import Composer
 from lagvae.sweeps.grid import expand as sweep_cells
-from lagvae.sweeps.plan import check_runs
-from lagvae.sweeps.sweep_run import SweepRun, to_config
+from lagvae.sweeps.plan import check_runs, validate_runs
+from lagvae.sweeps.sweep_run import SweepRun, compose_run, to_config
 
 CONF = ROOT / "conf"
 
@@ -421,6 +422,63 @@ def test_runs_of_the_same_options_share_what_hydra_composes(words: list[str]) ->
     found = composer.compose([*words, "training.steps=7"])
     assert len(loaded) == 1
     assert OmegaConf.to_container(found) == OmegaConf.to_container(composed(*words, "training.steps=7"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["alpha.q=-1", "seed=3", "label=-q-1", "name='${folder}/${family}${label}-seed${seed}'"],  # data.seed follows seed
+        ["name=one", "training.steps=7", "constraints.neg_elbo.gamma=0.5", "model.latent=3", "data.likelihood=normal"],
+        ["name=one", "multiplier=rmsprop", "multiplier.rate=1", "model.schedule=null", "data.batch=32"],
+        ["name=one", "paths.root=there", "data.name=mine", "alpha={q: 2}", "alpha.p=1"],
+    ],
+)
+def test_a_run_of_a_template_is_the_run_that_hydra_composes(words: list[str]) -> None:
+    """Whatever another run with the same keys was set to before it."""
+    register(ROOT)
+    composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
+    other = [f"{key}=8" if re.fullmatch(r"-?\d+", value) else f"{key}={value}" for key, _, value in map(parts, words)]
+    first, run = composer.run(other), composer.run(words)
+    assert run.stored == compose_run(lambda: composed(*words)).stored
+    assert first.stored == compose_run(lambda: composed(*other)).stored != run.stored
+
+
+def parts(word: str) -> tuple[str, str, str]:
+    return word.partition("=")
+
+
+def test_a_template_keeps_references_to_the_environment_and_reads_through_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(ROOT)
+    monkeypatch.setenv("RUNS", "/elsewhere")
+    composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
+    for seed in (1, 2):
+        run = composer.run(["paths.runs='${oc.env:RUNS}/mine'", f"seed={seed}", f"name=run{seed}"])
+        assert run.stored["paths"]["runs"] == "${oc.env:RUNS}/mine"
+        assert str(run.folder.path) == f"/elsewhere/mine/run{seed}"
+        assert run.cfg.data.seed == seed
+        assert run.cfg.paths.runs == "/elsewhere/mine"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("constraints.mmd.gamma=-1", "constraints.mmd.gamma=-1"),
+        ("model.optimizer.lr=-1", "model.optimizer does not work"),
+        ("constraints.neg_elbo.max_multiplier=-1", "neg_elbo"),
+        ("data.batch=none", "data.batch"),
+        ("training.start=here", "training.start"),
+    ],
+)
+def test_what_is_wrong_in_the_last_of_many_runs_is_found(wrong: str, message: str) -> None:
+    """Although nearly all that it shares with the valid runs before it is not built again."""
+    register(ROOT)
+    composer = Composer(lambda overrides: composed(*overrides), lambda key: (CONF / key).is_dir())
+    key = wrong.partition("=")[0]
+    right = OmegaConf.select(composed(), key)
+    runs = [composer.run([f"{key}={right}", f"seed={seed}", f"name=run{seed}"]) for seed in (0, 1)]
+    with pytest.raises(SettingError, match=f"run2: .*{re.escape(message)}"):
+        validate_runs([*runs, composer.run([wrong, "seed=2", "name=run2"])])
+    validate_runs(runs)
 
 
 def test_a_file_of_a_config_is_parsed_once_and_again_when_it_has_changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,11 +138,38 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, words: lis
     assert outcome.new == set()
 
 
-def test_a_sweep_of_many_runs_says_at_once_that_it_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lagvae.sweeps.runner.MANY", 1)
+def test_a_dry_run_tells_the_plan_of_a_sweep_and_writes_nothing(tmp_path: Path) -> None:
+    outcome = sweep(tmp_path, *EVERY, "training.steps=30", "launcher.dry_run=true")
+    assert (outcome.status, outcome.new) == (0, set()), outcome.err
+    said = " ".join(outcome.out.split())
+    assert "4 runs; 2 jobs of 2 runs" in said
+    assert "Calibrating first: 2 calibrations" in said
+    assert "Training steps in all: 120, and" in said
+    assert "2 of 2 runs train at once" in said
+    assert re.search(r"On this machine: about .* steps a second \(measured here with .* steps of 2 runs at once", said)
+    assert "On GPUs: not predicted" in said
+
+
+def test_a_dry_run_takes_the_rate_of_finished_runs_of_the_same_model(done: Path) -> None:
+    before = summaries(done)
+    said = " ".join(sweep(done, *EVERY, "seed=5", "launcher.dry_run=true").out.split())
+    assert "the median of 2 finished runs of this model" in said  # those of the other latent dimension are another model
+    assert "All 4 runs are finished." in sweep(done, *EVERY, "launcher.dry_run=true").out
+    assert summaries(done) == before
+
+
+def test_a_dry_run_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    outcome = program(tmp_path, *QUICK, *SMALL, "launcher.dry_run=true")
+    assert (outcome.status, outcome.new) == (1, set())
+    assert "launcher.dry_run=true prints the plan of a sweep; add -m" in " ".join(outcome.err.split())
+
+
+def test_planning_that_takes_long_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = "trainer.devices=2"
-    assert sweep(tmp_path, "seed=0,1", refused).out == "Checking the settings of 2 runs.\n"
-    assert sweep(tmp_path, "seed=0", refused).out == ""
+    monkeypatch.setattr("lagvae.sweeps.progress.PATIENCE", 1e9)
+    assert sweep(tmp_path, "seed=0,1", refused).out == ""
+    monkeypatch.setattr("lagvae.sweeps.progress.PATIENCE", 0.0)
+    assert sweep(tmp_path, "seed=0,1", refused).out == "Planning 2 runs.\n"
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:

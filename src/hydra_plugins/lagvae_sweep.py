@@ -83,7 +83,7 @@ class SweepLauncher(Launcher):
         from lagvae.sweeps.runner import run_sweep
 
         composer = Composer.of_sweep(self.context.config_loader, self.config)  # type: ignore[arg-type]
-        run_sweep(self.config, [partial(composer.compose, overrides) for overrides in job_overrides])
+        run_sweep(self.config, [partial(composer.run, overrides) for overrides in job_overrides])
         return []
 
 

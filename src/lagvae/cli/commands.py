@@ -33,6 +33,8 @@ def train_command(cfg: DictConfig) -> None:
         finish_run(compose_run(lambda: cfg.copy()))
         return
     refuse_match(cfg)
+    if cfg.launcher.dry_run:
+        raise SettingError("launcher.dry_run=true prints the plan of a sweep; add -m, or leave it out.")
     if cfg.resume is None:
         train(cfg)
         return

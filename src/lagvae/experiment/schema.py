@@ -130,11 +130,12 @@ class CalibrationConfig:
 
 @dataclass
 class LauncherConfig:
-    """Where the runs of a sweep train, and how many of them in one job."""
+    """Where the runs of a sweep train, how many of them in one job, and whether its plan is only printed."""
 
     executor: Any = None
     runs_per_job: Any = "auto"
     compile: bool = True
+    dry_run: bool = False
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ ROWS = 8
 """Number of rows of the data that a trial uses."""
 
 
-def has_own_code(cfg: DictConfig) -> bool:
-    """Whether a config names a user-defined class or function, besides its data."""
+def has_own_code(cfg: DictConfig | Mapping[str, Any]) -> bool:
+    """Whether a config, or one as resolved plain dicts, names a user-defined class or function, besides its data."""
     return any(is_own(target) for key, target in find_targets(cfg) if not key.startswith("data"))
 
 

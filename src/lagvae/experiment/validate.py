@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -32,7 +32,7 @@ from lagvae.experiment.factory import (
 )
 from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.schema import Config
-from lagvae.experiment.settings import flatten
+from lagvae.experiment.settings import Attributes, flatten, select
 from lagvae.experiment.signatures import describe_type, matches_type, signature
 from lagvae.metrics import InformationOfModel, Terms
 from lagvae.model import check_trainer
@@ -109,7 +109,44 @@ def validate(cfg: DictConfig) -> pl.Trainer:
         typed = (
             cfg if issubclass(OmegaConf.get_type(cfg) or dict, Config) else OmegaConf.merge(OmegaConf.structured(Config), cfg)
         )
-        values = flatten(OmegaConf.to_container(typed, resolve=True)).items()
+        plain = Attributes.of(OmegaConf.to_container(typed, resolve=True))
+    check_values(plain)
+    check_nodes(OmegaConf.to_container(cfg))
+    check_measured(plain)
+    for _, check in PARTS:
+        check(cfg)
+    return dry_run(cfg)
+
+
+def validate_again(plain: Any, valid: set[str]) -> None:
+    """`validate` for a run of a sweep: what an earlier run of the sweep has shown to be valid is not built again.
+
+    Args:
+        plain: its settings, resolved, with the types that the schema gives them, as `Attributes`.
+        valid: the settings of all that has been built, as JSON; those of this run are added.
+    """
+
+    def once(check: Callable[[Any], object], part: dict[str, Any]) -> None:
+        text = json.dumps(part, default=str)
+        if (key := f"{check.__name__} {text}") not in valid:
+            check(part if check is check_nodes else OmegaConf.create(json.loads(text)))
+            valid.add(key)
+
+    check_values(plain)
+    for name in plain:
+        once(check_nodes, {name: plain[name]})
+    check_measured(plain)
+    for names, check in (*PARTS, (TRAINER, dry_run)):
+        once(check, {name: plain[name] for name in names})
+
+
+def check_values(cfg: Any) -> None:
+    """Raise SettingError for a value that is missing, not allowed, or contradicted by another one.
+
+    Args:
+        cfg: all settings, resolved, as `Attributes`.
+    """
+    values = flatten(cfg).items()
     if missing := sorted(key for key, value in values if value == MISSING and not key.endswith(".divergence")):
         raise SettingError(f"{missing[0]} is missing; give {missing[0]}=VALUE.")
     if nulls := [key for key, value in values if value is None and REQUIRED_NODE.fullmatch(key)]:
@@ -129,7 +166,7 @@ def validate(cfg: DictConfig) -> pl.Trainer:
         "model.latent",
         "critic.steps",
     ):
-        value = OmegaConf.select(cfg, key)
+        value = select(cfg, key)
         if key == "calibration.steps" and value == AUTO:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -154,7 +191,7 @@ def validate(cfg: DictConfig) -> pl.Trainer:
         )
     for name, c in cfg.constraints.items():
         key = f"constraints.{name}"
-        if OmegaConf.is_missing(c, "divergence"):
+        if c.divergence == MISSING:
             raise SettingError(
                 f"{key} has no divergence. Add {name} to divergence=[…], or give {key}.divergence._target_=CLASS."
             )
@@ -168,6 +205,7 @@ def validate(cfg: DictConfig) -> pl.Trainer:
             raise SettingError(f"{key}.warm_up={share} must be a share of the run, at least 0 and below 1.")
         if cfg.epsilon.source == "explicit" and c.epsilon is None:
             raise SettingError(f"epsilon=explicit needs a number for every constraint: add {key}.epsilon=NUMBER.")
+
     if needs_calibration(cfg):
         if not any(c.calibration_weight > 0 for c in cfg.constraints.values()):
             raise SettingError(
@@ -184,12 +222,7 @@ def validate(cfg: DictConfig) -> pl.Trainer:
             "or name an optimizer that has one: multiplier=rmsprop, ascent or pi."
         )
     for key in ("multiplier.rate", "training.gradient_clip", "training.average"):
-        check_finite(key, OmegaConf.select(cfg, key))
-    check_nodes(OmegaConf.to_container(cfg))
-    check_trainer_settings(cfg)
-    check_measured(cfg)
-    check_loggers(cfg)
-    return dry_run(cfg)
+        check_finite(key, select(cfg, key))
 
 
 def check_trainer_settings(cfg: DictConfig) -> None:
@@ -222,7 +255,7 @@ def check_trainer_settings(cfg: DictConfig) -> None:
         )
 
 
-def check_measured(cfg: DictConfig) -> None:
+def check_measured(cfg: Any) -> None:
     """Raise SettingError where a metric was removed by which training chooses best.ckpt and notices that it diverges."""
     needed = {"terms": Terms} | ({"information_of_model": InformationOfModel} if cfg.alpha.p else {})
     there = [locate(str(node.get("_target_"))) for node in cfg.callbacks.training.values()]
@@ -263,26 +296,30 @@ def null_cure(key: str) -> str:
     return f"leave it out, or give {key}._target_=CLASS"
 
 
-def needs_calibration(cfg: DictConfig) -> bool:
+def needs_calibration(cfg: Any) -> bool:
     """Whether a bound or the initial parameters come from a calibration."""
     return has_calibrated_bounds(cfg) or cfg.training.start == "calibrated"
 
 
-def has_calibrated_bounds(cfg: DictConfig) -> bool:
+def has_calibrated_bounds(cfg: Any) -> bool:
     """Whether a bound comes from a calibration."""
     return cfg.epsilon.source == "calibrated" and any(c.epsilon is None for c in cfg.constraints.values())
 
 
-def dry_run(cfg: DictConfig) -> pl.Trainer:
-    """Build everything that needs no data, so that errors appear now. Calibrated values are taken to be 0."""
+def check_objective(cfg: DictConfig) -> None:
+    """Build the Lagrangian. Calibrated values are taken to be 0."""
     zeros = {str(name): 0.0 for name in cfg.constraints}
     lagrangian = build_lagrangian(cfg, Calibration(zeros, zeros, cfg.calibration.split, {}, {}))
-    theta = torch.nn.Parameter(torch.zeros(1))
     one_device = cfg.trainer.devices in (1, "1", "auto") and cfg.trainer.num_nodes == 1
     if not one_device and any(c.divergence.uses_critic for c in lagrangian.constraints):
         raise SettingError(
             f"trainer.devices={cfg.trainer.devices}: a family with critics trains on one device; use trainer.devices=1."
         )
+
+
+def check_optimizers(cfg: DictConfig) -> None:
+    """Build the optimizers and the schedule."""
+    theta = torch.nn.Parameter(torch.zeros(1))
     with error_context("model.optimizer"):
         primal = instantiate(cfg.model.optimizer)([theta])
     with error_context("critic.optimizer"):
@@ -296,6 +333,10 @@ def dry_run(cfg: DictConfig) -> pl.Trainer:
             dual = instantiate(cfg.multiplier.optimizer)([theta])
         if not dual.param_groups[0].get("maximize", False):
             raise SettingError("multiplier.optimizer must ascend: set multiplier.optimizer.maximize=true.")
+
+
+def check_metrics(cfg: DictConfig) -> None:
+    """Build the metrics."""
     for part in ("training", "final"):
         for name, node in metric_nodes(cfg, part).items():
             settings = json.dumps(OmegaConf.to_container(node, resolve=True), default=str)
@@ -303,6 +344,23 @@ def dry_run(cfg: DictConfig) -> pl.Trainer:
                 build_metric(node, str(name), f"callbacks.{part}.{name}")
                 if str(node._target_).startswith("lagvae."):  # code of others may fail at another time
                     BUILT_METRICS.add(settings)
+
+
+PARTS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], object]], ...] = (
+    (("trainer", "debug"), check_trainer_settings),
+    (("logger",), check_loggers),
+    (("alpha", "constraints", "epsilon", "calibration", "training", "trainer"), check_objective),
+    (("model", "critic", "multiplier", "training"), check_optimizers),
+    (("callbacks",), check_metrics),
+)
+"""The nodes of the config that a part of a dry run reads, and that part. They build all that needs no data."""
+
+TRAINER = ("trainer", "callbacks", "training", "paths")
+"""The nodes of the config that `dry_run` reads."""
+
+
+def dry_run(cfg: DictConfig) -> pl.Trainer:
+    """Build the trainer with its callbacks."""
     callbacks = build_callbacks(cfg, Path(cfg.paths.root))
     trainer = build_trainer(cfg, Path(cfg.paths.root), callbacks)
     check_trainer(trainer)

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, OwnedError, Stopped
 from lagvae.experiment.factory import enough_memory
 from lagvae.experiment.launch import all_processes
 from lagvae.experiment.run import calibrate, owned_by_first, proceed
-from lagvae.io import owned, write_json
+from lagvae.io import owned, write_json, write_text
 from lagvae.ranks import on_first
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import print_line, quiet_libraries
@@ -66,18 +65,21 @@ class SweepJob:
             kind: "train" or "calibrate".
         """
         job = cls(folder)
-        configs = [OmegaConf.to_container(run.cfg) for run in runs]
+        configs = [run.stored for run in runs]
         with job.locked(kind):
             job.result.unlink(missing_ok=True)  # of an earlier attempt
             (folder / "progress.json").unlink(missing_ok=True)
-            write_json(job.task, {"kind": kind, "runs": configs, "options": dict(options)})
+            content = {"kind": kind, "runs": configs, "options": dict(options)}
+            write_text(job.task, json.dumps(content))  # without line breaks it is made ten times faster
         return job
 
     def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
-        content = json.loads(self.task.read_text(encoding="utf-8"))
+        text = self.task.read_text(encoding="utf-8")
+        content = json.loads(text)
         options = content["options"]
         dropped = options.get("dropped", ())
-        return content["kind"], [SweepRun(to_config(c), dropped=c["name"] in dropped) for c in content["runs"]], options
+        make = to_config if "${" in text else dict  # a reference to the environment is resolved by a config
+        return content["kind"], [SweepRun(make(c), dropped=c["name"] in dropped) for c in content["runs"]], options
 
     @property
     def chunks(self) -> Path:
@@ -216,7 +218,7 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
             lambda steps, note: job.report_progress(steps, 0, note),
             bool(options.get("compile")),
         )
-    total = sum(int(run.cfg.training.steps) for run in runs)
+    total = sum(int(run.plain.training.steps) for run in runs)
     waiting = [run for run in runs if run.name not in failed and not run.finished]
     evaluated = len(runs) - len(waiting) - len(failed)
     if len(runs) == 1:
@@ -249,7 +251,7 @@ def evaluate_all(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple[str
     if len(runs) <= MAX_EVALUATED_HERE:
         threads = torch.get_num_threads()
         for run in runs:
-            yield run.name, evaluate_one(OmegaConf.to_container(run.cfg))
+            yield run.name, evaluate_one(run.stored)
         torch.set_num_threads(threads)
         return
     lost: list[SweepRun] = []
@@ -270,7 +272,7 @@ def evaluate_in_pool(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple
     The error is a BrokenProcessPool for all runs that were under way or waiting when one of the processes died.
     """
     with ProcessPoolExecutor(min(processes, len(runs)), process_context(), die_with_parent) as pool:
-        futures = {pool.submit(evaluate_one, OmegaConf.to_container(run.cfg)): run for run in runs}
+        futures = {pool.submit(evaluate_one, run.stored): run for run in runs}
         try:
             for future in as_completed(futures):
                 try:

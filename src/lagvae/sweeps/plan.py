@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from lagvae.data import Batch, DataModule
+from lagvae.distributions import JointModel
+from lagvae.divergences import check_preference
 from lagvae.ensemble import Ensemble
-from lagvae.errors import OwnedError, SettingError
+from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_targets
 from lagvae.experiment.run import find_calibration
-from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint
+from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint, settings_where
 from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
-from lagvae.experiment.validate import needs_calibration
+from lagvae.experiment.validate import needs_calibration, validate, validate_again
 from lagvae.networks import first_line
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
@@ -29,8 +32,8 @@ from lagvae.terminal import print_line, short_path
 
 def trains_alone(run: SweepRun) -> bool:
     """Whether a run cannot join an ensemble: it has a critic, callbacks, averaged weights or code that vmap cannot run."""
-    own_callbacks = bool(run.cfg.callbacks.get("lightning"))
-    return uses_critics(run.cfg) or run.cfg.training.average is not None or own_callbacks or bool(run.obstacles)
+    own_callbacks = bool(run.plain.callbacks.get("lightning"))
+    return uses_critics(run.plain) or run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
@@ -64,13 +67,13 @@ def ensemble_key(run: SweepRun) -> dict[str, Any]:
     if trains_alone(run):
         shared["alone"] = run.name
     alpha_p = run.settings["alpha.p"]
-    order = [str(name) for name in run.cfg.constraints]
+    order = list(run.plain.constraints)
     return shared | {"the sign of alpha.p": (alpha_p > 0) - (alpha_p < 0), "the order of the constraints": order}
 
 
 def dual_optimizer(run: SweepRun) -> dict[str, Any]:
     """The settings of the optimizer of λ, flat; empty if no multiplier is learned."""
-    if not any(c.learned for c in run.cfg.constraints.values()):
+    if not any(c.learned for c in run.plain.constraints.values()):
         return {}
     return {key: value for key, value in run.settings.items() if key.startswith("multiplier.optimizer")}
 
@@ -87,7 +90,8 @@ def group_runs(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
             by_optimizer.setdefault(fingerprint(dual_optimizer(run)), []).append(run)
         fixed = by_optimizer.pop(fingerprint({}), [])
         parts = list(by_optimizer.values()) or [[]]
-        parts[0] = sorted(parts[0] + fixed, key=lambda run: candidates.index(run))
+        place = {run.name: k for k, run in enumerate(candidates)}
+        parts[0] = sorted(parts[0] + fixed, key=lambda run: place[run.name])
         groups += parts
     return groups
 
@@ -129,31 +133,82 @@ Jobs = list[tuple[SweepJob, list[SweepRun]]]
 """Jobs, each with its runs."""
 
 
-def missing_calibrations(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+@contextmanager
+def enough_memory_for(run: SweepRun) -> Iterator[None]:
+    """`enough_memory` for the settings of a run, whose config is made only where there is not enough."""
+    try:
+        yield
+    except Exception:
+        with enough_memory(run.cfg):
+            raise
+
+
+def validate_runs(runs: Iterable[SweepRun]) -> None:
+    """Raise SettingError, which names the run, for the first whose settings are invalid. What runs share is checked once."""
+    valid: set[str] = set()
+    for run in runs:
+        try:
+            with enough_memory_for(run):
+                if isinstance(run.source, DictConfig):  # which may lack the types of the schema
+                    validate(run.cfg)
+                else:
+                    validate_again(run.plain, valid)
+        except LagvaeError as error:
+            raise SettingError(f"The run {run.name}: {error}") from error
+
+
+IN_MODEL = ("data.", "model.")
+"""The settings of a run that decide, with its data, whether its networks can be built."""
+
+IN_CODE = ("model.", "constraints.", "kernel.")
+"""The settings of a run that decide whether its user-defined code runs, in an ensemble too."""
+
+
+def missing_calibrations(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
     """The runs that wait for a calibration, grouped by calibration. Raises an error for a run that does not fit its data.
 
-    `run.obstacles` of a run with user-defined code records why it cannot train in an ensemble.
+    Data, networks and calibrations that several runs share are looked at once. `run.obstacles` of a run with user-defined
+    code records why it cannot train in an ensemble.
     """
     loaded: dict[str, DataModule] = {}
+    joints: dict[str, JointModel] = {}
     tried: dict[str, str | None] = {}
+    sought: dict[str, Path | None] = {}
     missing: dict[Path, list[SweepRun]] = {}
+
+    def key(run: SweepRun, *prefixes: str) -> str:
+        return fingerprint({k: v for k, v in run.settings.items() if k.startswith(prefixes) and k != "data.seed"})
+
     for run in runs:
-        key = fingerprint({k: v for k, v in run.settings.items() if k.startswith("data.") and k != "data.seed"})
-        with enough_memory(run.cfg):
-            data = loaded.get(key) or loaded.setdefault(key, build_data(run.cfg))
-            build_joint(run.cfg, data)
-            if has_own_code(run.cfg):
-                code = fingerprint(
-                    {k: v for k, v in run.settings.items() if k.startswith(("model.", "constraints.", "kernel."))}
-                )
+        with enough_memory_for(run):
+            of_data, of_model = key(run, "data."), key(run, *IN_MODEL)
+            if of_data not in loaded:
+                loaded[of_data] = build_data(run.cfg)
+            data = loaded[of_data]
+            if of_model not in joints:
+                joints[of_model] = build_joint(run.cfg, data)
+            check_preference(run.plain.alpha.q, run.plain.alpha.p, joints[of_model])
+            if has_own_code(run.plain):
+                code = key(run, *IN_CODE)
                 if code not in tried:
                     try_own_code(run.cfg, data)
                     tried[code] = None if trains_alone(run) else stacking_obstacle(run, data)
                 run.obstacles.extend(obstacle for obstacle in (tried[code],) if obstacle)
-            if needs_calibration(run.cfg) and find_calibration(run.cfg, data) is None:
-                folder = calibration_folder(run.cfg, calibration_settings(run.cfg, data))
-                missing.setdefault(folder, []).append(run)
+            if needs_calibration(run.plain):
+                of_calibration = calibration_key(run, of_data)
+                if of_calibration not in sought:
+                    found = find_calibration(run.cfg, data)
+                    sought[of_calibration] = None if found else calibration_folder(run.cfg, calibration_settings(run.cfg, data))
+                if (folder := sought[of_calibration]) is not None:
+                    missing.setdefault(folder, []).append(run)
     return list(missing.values())
+
+
+def calibration_key(run: SweepRun, data: str) -> str:
+    """The same text for runs that look for the same calibration. `data`: the same text for runs with the same data."""
+    plain = run.plain
+    named = [plain.epsilon.calibration, plain.paths.calibrations, plain.data.name, plain.model.name, plain.training.steps, data]
+    return fingerprint(settings_where(plain, lambda rule: rule.calibration) | {"named": named})
 
 
 def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers: int) -> tuple[Jobs, Jobs]:
@@ -161,9 +216,6 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
 
     Interrupted ensembles resume as they were, all other runs are grouped into new jobs.
     """
-    size = settings.runs_per_job
-    if size != "auto" and (not isinstance(size, int) or size < 1):
-        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
     left = {run.name: run for run in waiting}
     jobs: Jobs = []
     taken: Jobs = []
@@ -175,23 +227,37 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
         except OwnedError:
             taken.append((SweepJob(to), part))
 
-    trust = [target for run in waiting for _, target in find_targets(run.cfg)]
     for job, runs, options in interrupted_jobs(folder, left):
+        trust = {target for run in waiting for _, target in find_targets(run.plain)}
         dropped = options["dropped"]
         for run in runs:
             if left.get(run.name) is not run:  # what this command names is trusted, and nothing else that is stored
-                check_targets(OmegaConf.to_container(run.cfg), trust, whole=True)
+                check_targets(run.stored, [*trust], whole=True)
             elif run.name not in dropped:
                 del left[run.name]
         add(job.folder, runs, options)
+    size = settings.runs_per_job
     options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
-    for group in group_runs(list(left.values())):
+    for job, part in new_jobs(list(left.values()), folder, size, workers):
+        add(job.folder, part, options)
+    return jobs, taken
+
+
+def new_jobs(runs: Sequence[SweepRun], folder: Path, size: Any, workers: int) -> Jobs:
+    """The jobs of runs that start anew, of which nothing is written.
+
+    Args:
+        size: the number of runs in a job, or "auto" to divide each group evenly among the workers.
+    """
+    if size != "auto" and (not isinstance(size, int) or size < 1):
+        raise SettingError(f"launcher.runs_per_job={size} must be auto, or a whole number of at least 1.")
+    jobs: Jobs = []
+    for group in group_runs(runs):
         most = -(-len(group) // workers) if size == "auto" else size
         for start in range(0, len(group), most):
             part = group[start : start + most]
-            name = fingerprint({run.name: run.settings for run in part})
-            add(folder / name, part, options)
-    return jobs, taken
+            jobs.append((SweepJob(folder / fingerprint({run.name: run.settings for run in part})), part))
+    return jobs
 
 
 def interrupted_jobs(
@@ -232,7 +298,7 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     sizes = sorted({len(part) for _, part in jobs}, reverse=True)
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
     described = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} run{'s' if sizes[0] > 1 else ''}"
-    print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].cfg.paths.runs))}")
+    print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].plain.paths.runs))}")
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
     if alone := sum(map(trains_alone, waiting)) - sum(own.values()):

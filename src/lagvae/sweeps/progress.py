@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
-from rich.progress import TextColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from lagvae.callbacks.progress import ProgressBar
 from lagvae.sweeps.plan import Jobs
 from lagvae.sweeps.sweep_run import SweepRun
+from lagvae.terminal import print_line
+
+T = TypeVar("T")
 
 EVALUATION_WORK = 0.5
 """The assumed time to evaluate a run, relative to the time to train it; used to estimate the time left."""
@@ -64,7 +69,40 @@ class SweepProgress:
 
 def steps_of(runs: Sequence[SweepRun]) -> int:
     """The training steps of each run of a job."""
-    return int(runs[0].cfg.training.steps)
+    return int(runs[0].plain.training.steps)
+
+
+PATIENCE = 1.0
+"""Seconds of planning after which something is shown."""
+
+
+class PlanProgress:
+    """Shows the progress of planning a sweep where it takes longer than `PATIENCE`: a bar, or a line without a terminal.
+
+    Args:
+        count: the number of runs.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.started = count, time.perf_counter()
+        self.told = False
+
+    def follow(self, title: str, items: Sequence[T]) -> Iterator[T]:
+        """The items, one for each run. `title`: what is done with them."""
+        bar: ProgressBar | None = None
+        try:
+            for done, item in enumerate(items):
+                if bar is None and time.perf_counter() - self.started > PATIENCE:
+                    bar = ProgressBar(title, self.count, MofNCompleteColumn())
+                    if not bar.console.is_terminal and not self.told:
+                        print_line(f"Planning {self.count} runs.")
+                    self.told = True
+                if bar is not None and bar.console.is_terminal:
+                    bar.update(done, "")
+                yield item
+        finally:
+            if bar is not None:
+                bar.stop()
 
 
 @contextmanager

@@ -8,49 +8,48 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lagvae.errors import FailedRunsError, LagvaeError, OwnedError, SettingError, Stopped
-from lagvae.experiment.factory import enough_memory, instantiate
+from lagvae.errors import FailedRunsError, OwnedError, SettingError, Stopped
+from lagvae.experiment.factory import instantiate
 from lagvae.experiment.settings import fingerprint
-from lagvae.experiment.validate import validate
 from lagvae.io import check_writable, wait_for_owner, write_json
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
-from lagvae.sweeps.plan import Jobs, check_runs, missing_calibrations, plan_jobs, print_sweep_plan
-from lagvae.sweeps.progress import show_progress
-from lagvae.sweeps.sweep_run import SweepRun, compose_run
+from lagvae.sweeps.plan import (
+    Jobs,
+    check_runs,
+    missing_calibrations,
+    new_jobs,
+    plan_jobs,
+    print_sweep_plan,
+    trains_alone,
+    validate_runs,
+)
+from lagvae.sweeps.progress import PlanProgress, show_progress
+from lagvae.sweeps.sweep_run import SweepRun
 from lagvae.terminal import command, print_line, short_path
 
 MOST_IDLE = 3
 """How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
 
-MANY = 10
-"""A sweep of more runs than this takes some seconds until its plan can be told, and says so."""
 
-
-def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]]) -> None:
+def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> None:
     """Run all runs of a sweep that are not finished.
 
     Args:
-        config: Hydra's config of the sweep. composers: compose the config of each run.
+        config: Hydra's config of the sweep. makers: make each run of its settings.
     """
     started = time.perf_counter()
-    if len(composers) > MANY:
-        print_line(f"Checking the settings of {len(composers)} runs.")
-    runs = [compose_run(compose) for compose in composers]
+    progress = PlanProgress(len(makers))
+    runs = [make() for make in progress.follow("Reading settings", makers)]
     check_runs(runs)
-    for run in runs:
-        try:
-            with enough_memory(run.cfg):
-                validate(run.cfg)
-        except LagvaeError as error:
-            raise SettingError(f"The run {run.name}: {error}") from error
-    root = Path(runs[0].cfg.paths.runs)
+    validate_runs(progress.follow("Checking settings", runs))
+    root = Path(runs[0].plain.paths.runs)
     check_writable(root)
     for run in runs:
         run.check_folder()
-        if str(run.cfg.trainer.devices) not in ("1", "auto") or run.cfg.trainer.num_nodes != 1:
+        if str(run.plain.trainer.devices) not in ("1", "auto") or run.plain.trainer.num_nodes != 1:
             raise SettingError(
-                f"trainer.devices={run.cfg.trainer.devices}: a run of a sweep trains on one device; distribute the runs over "
+                f"trainer.devices={run.plain.trainer.devices}: a run of a sweep trains on one device; distribute the runs over "
                 "devices with launcher=gpus, or train one model on several devices with trainer=ddp and without -m."
             )
     settings = config.launcher
@@ -60,10 +59,13 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
     already = sum(run.finished for run in runs)
+    if settings.dry_run:
+        print_dry_run(runs, already, settings, executor.workers, progress)
+        return
     failed: dict[str, str] = {}
     idle = 0
     while idle < MOST_IDLE and (waiting := [run for run in runs if not run.finished and run.name not in failed]):
-        missing = missing_calibrations(waiting)
+        missing = missing_calibrations(progress.follow("Building models", waiting))
         jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
         if jobs:
             print_sweep_plan(runs, already, jobs, missing)
@@ -74,6 +76,21 @@ def run_sweep(config: DictConfig, composers: Sequence[Callable[[], DictConfig]])
         left = [run for run in waiting if not run.finished and run.name not in failed]
         idle = 0 if waited or len(left) < len(waiting) else idle + 1
     print_outcome(runs, already, failed, time.perf_counter() - started)
+
+
+def print_dry_run(runs: Sequence[SweepRun], already: int, settings: DictConfig, workers: int, progress: PlanProgress) -> None:
+    """Print what a sweep would do, without doing any of it; see `lagvae.sweeps.prediction`."""
+    from lagvae.sweeps.prediction import print_prediction  # a sweep that runs has no need of it
+
+    waiting = [run for run in runs if not run.finished]
+    if not waiting:
+        print_line(f"All {len(runs)} runs are finished.")
+        return
+    missing = missing_calibrations(progress.follow("Building models", waiting))
+    jobs = new_jobs(waiting, Path(runs[0].plain.paths.runs) / ".jobs", settings.runs_per_job, workers)
+    print_sweep_plan(runs, already, jobs, missing)
+    print_prediction([(part, trains_alone(part[0])) for _, part in jobs], missing)
+    print_line("launcher.dry_run=true: nothing was started or written.")
 
 
 def wait_for_others(jobs: Jobs) -> bool:
@@ -156,7 +173,7 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
     Args:
         already: the number of runs that were finished before. failed: run → error.
     """
-    root = Path(runs[0].cfg.paths.runs)
+    root = Path(runs[0].plain.paths.runs)
     states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
     unfinished = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
     failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,15 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.fit import read_content
-from lagvae.experiment.settings import deciding_settings, differences, stored_config, write_settings
+from lagvae.experiment.settings import (
+    Attributes,
+    assign,
+    deciding_settings,
+    differences,
+    settings_where,
+    stored_config,
+    write_settings,
+)
 from lagvae.io import write_json
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.matching import match_config
@@ -23,27 +32,52 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        cfg: the resolved config that config.yaml in the run's folder holds.
+        source: its resolved config, or that as plain dicts, of which a config is made when one is asked for. A plan of a
+            thousand runs asks for a few.
         obstacles: why its own code cannot train in an ensemble, as far as that has been tried.
         dropped: whether it is only a part of an interrupted ensemble, which goes on without it; its folder is not touched.
+        references: of plain dicts, the dotted keys that are stored as a reference to the environment (see `kept_references`).
     """
 
-    cfg: DictConfig
+    source: DictConfig | dict[str, Any]
     obstacles: list[str] = field(default_factory=list, compare=False)
     dropped: bool = False
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def cfg(self) -> DictConfig:
+        """The resolved config that config.yaml in the run's folder holds."""
+        return self.source if isinstance(self.source, DictConfig) else to_config(self.stored)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The content of `cfg` as plain dicts, where references to the environment are not resolved."""
+        if isinstance(self.source, DictConfig):
+            return dict(OmegaConf.to_container(self.source))  # type: ignore[arg-type]
+        if not self.references:
+            return self.source
+        stored = copy.deepcopy(self.source)
+        assign(stored, self.references)
+        return stored
+
+    @cached_property
+    def plain(self) -> Any:
+        """All settings, whose values are attributes too."""
+        resolve = isinstance(self.source, DictConfig)
+        return Attributes.of(OmegaConf.to_container(self.source, resolve=True) if resolve else self.source)
 
     @property
     def name(self) -> str:
-        return str(self.cfg.name)
+        return str(self.source["name"])
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(Path(self.cfg.paths.runs) / self.name)
+        return RunFolder(Path(self.source["paths"]["runs"]) / self.name)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that affect the numbers of the run, flat."""
-        return deciding_settings(self.cfg)
+        return settings_where(self.plain, lambda rule: not rule.machine)
 
     @property
     def finished(self) -> bool:
@@ -54,7 +88,7 @@ class SweepRun:
     def trained(self) -> bool:
         """Whether training has ended, so that only the evaluation is left."""
         step, stopped = progress_of(self.folder)
-        return stopped or step >= int(self.cfg.training.steps)
+        return stopped or step >= int(self.source["training"]["steps"])
 
     def check_folder(self) -> None:
         """Raise SettingError if the folder of this run holds a run with other settings."""
@@ -107,7 +141,15 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
 
     It keeps its types, which validation then need not give it.
     """
-    cfg = compose()
+    cfg = prepare_config(compose())
+    if cfg.match is not None:
+        with flag_override(cfg, ["struct", "readonly"], False):
+            cfg = match_config(cfg)
+    return SweepRun(stored_config(cfg))
+
+
+def prepare_config(cfg: DictConfig) -> DictConfig:
+    """A composed config without Hydra's own node. Raises SettingError if it is to resume a run."""
     with flag_override(cfg, ["struct", "readonly"], False):
         cfg.pop("hydra", None)
         if cfg.resume is not None:
@@ -115,6 +157,4 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
                 f"resume={cfg.resume} continues one run: leave out -m and sweep=. A sweep goes on when its command is given "
                 "again."
             )
-        if cfg.match is not None:
-            cfg = match_config(cfg)
-    return SweepRun(stored_config(cfg))
+    return cfg
