@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear planning continuous sensitivity estimators interval anomaly results mutants faults docs clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly results mutants faults docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -79,9 +79,6 @@ lint: $(READY) ## Check style and types
 
 bench: $(READY) ## Time a step, and an ensemble of runs, against a plain loop: results/step.md, ensemble.md (ten minutes)
 	@$(PY) benchmarks/results.py --make step ensemble
-
-planning: $(READY) ## Time importing, --help, planning 1,000 runs and resuming, against importing torch (five minutes)
-	@$(call result,planning,--out results/planning.md)
 
 dual: $(READY) ## Compare dual optimizers on digits: results/dual.md (half an hour on two cores)
 	@$(call result,dual,--out results/dual.md)

@@ -221,16 +221,6 @@ RESULTS: dict[str, Result] = {
         settings=f"data=mnist paths.data={{data}} {MNIST_NETWORK} {MNIST_LENGTH}",
         code=("conf/data/mnist.yaml",),
     ),
-    "planning": benchmark(
-        "planning",
-        "--out results/planning.md",
-        (
-            *ENSEMBLES,
-            *below("src/lagvae/sweeps", "composer.py grid.py plan.py runner.py sweep_run.py"),
-            *below("src/lagvae", "cli experiment/settings.py experiment/validate.py"),
-        ),
-        5,
-    ),
     "regret": Result(
         "results/regret.md",
         (

@@ -372,7 +372,7 @@ def test_members_have_one_sign_of_the_preference_on_the_model(p: float) -> None:
     config = composed(*PLAIN)
     runs = [run_of(config, alpha={"q": 1.0, "p": other}, name=str(other)) for other in (p, -2.0, 0.0, 2.0)]
     (together,) = [group for group in group_runs(runs) if runs[0] in group]
-    assert [run.cfg.alpha.p for run in together] == [p, 2 * p]
+    assert [run.plain.alpha.p for run in together] == [p, 2 * p]
 
 
 def test_members_have_their_constraints_in_one_order() -> None:

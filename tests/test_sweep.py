@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from lagvae.errors import SettingError
 from lagvae.sweeps.grid import NAME, expand
 from lagvae.sweeps.job import SweepJob, redirect_output
 from lagvae.sweeps.progress import SweepProgress
+from lagvae.sweeps.sweep_run import SweepRun
 from lagvae.sweeps.wandb_sweeps import for_wandb
 
 GRIDS = [
@@ -168,8 +168,8 @@ def test_the_files_for_wandb_are_up_to_date(file: Path) -> None:
 
 def test_progress_is_shown_while_a_job_writes_to_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = SweepJob(tmp_path)
-    runs = [SimpleNamespace(cfg=OmegaConf.create({"training": {"steps": 10}}))] * 2
-    progress = SweepProgress([(job, runs)], calibrating=False)  # type: ignore[list-item]
+    runs = [SweepRun({"training": {"steps": 10}})] * 2
+    progress = SweepProgress([(job, runs)], calibrating=False)
     with redirect_output(tmp_path / "log.txt"):
         job.report_progress(steps=10, evaluated=0, now=True)
         progress.refresh()

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from lagvae.data import Batch, DataModule
 from lagvae.ensemble import Ensemble
+from lagvae.errors import CheckpointError
 from lagvae.experiment.calibration import AUTO
 from lagvae.experiment.factory import choose_threads, load_data
-from lagvae.experiment.run import MOST_DOUBLINGS
+from lagvae.experiment.run import MOST_DOUBLINGS, read_config
 from lagvae.experiment.settings import UNKNOWN, find_rule, select, settings_where
 from lagvae.experiment.trial import trial_model
 from lagvae.runs.layout import runs_below
@@ -46,7 +47,7 @@ GPUS = (1, 8, 64)
 
 
 @dataclass(frozen=True)
-class Rate:
+class TrainingRate:
     """How fast runs train.
 
     Attributes:
@@ -81,15 +82,15 @@ def finished_rates(run: SweepRun, gpu: bool) -> list[float]:
             if (summary["data"], summary["model"]) != (run.plain.data.name, run.plain.model.name):
                 continue
             seconds = select(summary, "ensemble.seconds") or summary["seconds"]["training"]
-            config = yaml.load(folder.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            config: Any = OmegaConf.to_container(read_config(folder))
             if (select(config, "trainer.accelerator") in ("gpu", "cuda")) == gpu and same_work(config) == own:
                 rates.append(summary["steps"] * (select(summary, "ensemble.runs") or 1) / seconds)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, CheckpointError):
             continue  # unfinished, damaged or of another version: it says nothing of how long this takes
     return rates
 
 
-def measured_rate(run: SweepRun, data: DataModule, together: int) -> Rate:
+def measured_rate(run: SweepRun, data: DataModule, together: int) -> TrainingRate:
     """The rate of a few uncompiled training steps, in memory: values, gradients and the optimizer's step.
 
     Args:
@@ -121,7 +122,7 @@ def measured_rate(run: SweepRun, data: DataModule, together: int) -> Rate:
     of = f"of {together} runs at once" if together > 1 else "of one run"
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     busy = f", while others kept the machine busy (load {load:.0f}), which makes it slow" if load > 1.5 * cores() else ""
-    return Rate(rate, f"measured here with {steps - 1} uncompiled steps {of} on the CPU{busy}")
+    return TrainingRate(rate, f"measured here with {steps - 1} uncompiled steps {of} on the CPU{busy}")
 
 
 def print_prediction(groups: Sequence[tuple[list[SweepRun], bool]], missing: Sequence[Sequence[SweepRun]]) -> None:
@@ -164,7 +165,9 @@ def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> It
     """The predicted time on this machine, and on GPUs where a rate is known."""
     found = finished_rates(run, gpu=False)
     here = (
-        Rate(statistics.median(found), f"the median of {len(found)} finished runs of this model in {run.plain.paths.runs}")
+        TrainingRate(
+            statistics.median(found), f"the median of {len(found)} finished runs of this model in {run.plain.paths.runs}"
+        )
         if found
         else measured_rate(run, data, together)
     )
