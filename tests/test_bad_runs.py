@@ -135,7 +135,7 @@ def test_a_checkpoint_that_is_not_there_is_named(root: Path) -> None:
     refuses(said, "checkpoint=first: there is no file", "The run has best, last; name one of these.")
     shutil.rmtree(root / "runs" / "done" / "checkpoints")
     said = program(root, "run=done", script="evaluate")
-    refuses(said, "last.ckpt. The run has finished, and its checkpoints are gone: train it again under another name.")
+    refuses(said, "last.ckpt. The run has finished, and its checkpoints are gone: train it again, as a new run, with")
 
 
 def test_a_checkpoint_is_read_without_executing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

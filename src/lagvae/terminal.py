@@ -105,7 +105,10 @@ def quiet_libraries() -> None:
 
 
 def plain_table(title: str, first: str) -> Table:
-    """A table with a bold title, a line under its head and no frame; `first` is the head of its first column."""
+    """A table with a bold title, a line under its head and no frame; `first` is the head of its first column.
+
+    Where it is too wide for the terminal the first column is broken into lines, since a number must be whole.
+    """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")
     return table

@@ -86,7 +86,7 @@ class MeasuringProgress:
         """Show what is measured now, and count its work as done from its end on. A line is printed before a long part."""
         share = min(1.0, self.done / self.total) if self.total else 1.0
         # A smaller share says nothing yet of the time that the rest will take.
-        left = (time.perf_counter() - self.started) * (1 / share - 1) if share >= 0.01 else None
+        left = (time.perf_counter() - self.started) * (1 / share - 1) if share >= 0.1 else None
         time_left = f", {left:.0f} s left" if left is not None else ""
         shown = self.done if self._bar.console.is_terminal else self.done + work
         self._bar.update(shown, what, f"{self.title}: {share:.0%}{time_left}  {what}")

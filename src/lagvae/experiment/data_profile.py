@@ -348,7 +348,7 @@ def print_profile(profile: DataProfile, data: DataModule, likelihood: str, pictu
     """Print all that was found in data, and the file of their picture."""
     print_line(f"[bold]data={escape(profile.name)}[/]")
     for label, words in (*describe_in_full(profile, data, likelihood), ("picture", short_path(picture))):
-        print_line(f"  {label:<14}{escape(words)}")
+        print_line(f"  {escape(label):<12}  {escape(words)}")
     print_unusual(profile, data)
 
 

@@ -89,7 +89,7 @@ def print_rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) ->
     """Print a table of formatted texts."""
     table = plain_table(name, head[0])
     for column in head[1:]:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(text) for text in row))
     console().print(table)

@@ -71,8 +71,8 @@ class RunFolder:
     def checkpoint_cure(self) -> str:
         """What to do where there is no checkpoint."""
         if self.finished:
-            return "The run has finished, and its checkpoints are gone: train it again under another name."
-        return "The run has no checkpoint yet: train it, or resume it."
+            return f"The run has finished, and its checkpoints are gone: train it again, as a new run, with {command('train')}."
+        return f"The run has no checkpoint yet: resume it with {command('train')} resume={self.path}."
 
     @property
     def page(self) -> Path:
@@ -153,7 +153,8 @@ class RunFolder:
         folders = [config.parent.relative_to(runs) for config in configs]
         names = [str(folder) for folder in folders if folder.parts[:1] != (LATEST,)]
         hint = f"The newest there: {', '.join(names[-5:])}." if names else f"Make one with {command('train')}."
-        raise CheckpointError(f"{which!r} is not a run: there is no {runs / which / 'config.yaml'}. {hint}")
+        where = Path(which).expanduser() if Path(which).expanduser().is_dir() else runs / which
+        raise CheckpointError(f"{which!r} is not a run: there is no {where / 'config.yaml'}. {hint}")
 
 
 def summary_digest(summary: Mapping[str, Any]) -> str:
