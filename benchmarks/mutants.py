@@ -75,7 +75,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pages": ("pages",),
     "pareto": ("pareto", "figures", "pages"),
     "ranks.py": ("ranks", "ddp"),
-    "runs": ("runs", "run_wiring"),
+    "runs": ("loggers", "runs", "run_wiring"),
     "sklearn.py": ("sklearn",),
     "sweeps": ("settings", "sweep", "matching", "launch", "own_parts", "own_examples"),
     "terminal.py": ("door", "bad_runs"),

@@ -81,7 +81,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "safetensors": frozenset({"experiment"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"io"}),
-    "yaml": frozenset({"cli", "experiment"}),
+    "yaml": frozenset({"cli", "experiment", "runs"}),
     "pyarrow": frozenset({"data"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""
