@@ -39,7 +39,7 @@ COPIED = ("src", "tests", "conf", "sweeps", "benchmarks", "docs", "examples", "M
 PACKAGES: dict[str, tuple[str, ...]] = {
     "algebra": ("algebra",),
     "callbacks": ("run_wiring", "lightning", "resume", "experiment", "own_parts"),
-    "cli": ("door", "command", "use", "bad_settings", "bad_data", "bad_runs", "pareto", "pages", "own_parts"),
+    "cli": ("door", "command", "use", "bad_settings", "bad_data", "bad_runs", "pareto", "pages", "own_parts", "watch"),
     "data": ("data", "conversion", "tables", "factors", "wiring", "run_wiring", "own_parts"),
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),
     "divergences": ("divergences", "critics", "wiring", "family"),
