@@ -159,7 +159,7 @@ def test_runs_of_a_sweep_that_do_not_exist_yet_wait(tmp_path: Path) -> None:
     make_job(tmp_path, "s/c", owned=False)
     (tmp_path / "runs" / ".jobs" / "train-1" / "result.json").write_text("{}")
     make_job(tmp_path, "other/d", "other/e", "other/f")
-    (job / "log.txt").write_text("first\nwhat it said last\n\n")
+    (job / "log.txt").write_text("first\nwhat it said last\n  warn(\n\n")
     view = find_view(tmp_path / "runs", "s")
     text = seen(view)
     assert line_of(text, "1 training, 1 waiting")

@@ -181,12 +181,12 @@ class JobFiles:
 
     @property
     def message(self) -> str:
-        """The last line of its output."""
+        """The last line of its output, without lines of code that a warning shows, which are indented."""
         try:
             lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace()), "")
 
 
 def jobs_of(runs: Path) -> list[JobFiles]:
@@ -333,8 +333,8 @@ class View:
         if self.alone:
             self._add(self.folder)
         else:
-            for run in runs_below(self.folder, set()) if self.folder.is_dir() else ():
-                self._add(run.path)
+            for there in runs_below(self.folder, set()) if self.folder.is_dir() else ():
+                self._add(there.path)
         for path, run in self.watched.items():
             run.read(of_run.get(path))
         parts = [self._head(jobs), *self._calibrating()]
@@ -384,8 +384,9 @@ class View:
         active = [run for run in self.watched.values() if run.state in ("training", "measuring")]
         if not active or done >= total:
             return ""
-        self.first = self.first or (now, done)
-        started, before = self.first
+        if done and self.first is None:  # before that a sweep calibrates, or compiles its step
+            self.first = now, done
+        started, before = self.first or (now, done)
         if done <= before:
             begun = [begin for run in active if (begin := since(run.folder.path)) is not None]
             started, before = min(begun, default=now), 0.0
