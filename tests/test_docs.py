@@ -182,7 +182,7 @@ def accept(program: str, words: list[str]) -> None:
     """Compose the config that a program of lagvae would get."""
     assert program in PROGRAMS, f"{program} is not a program of lagvae"
     if (
-        program in ("pareto", "compare", "watch")
+        program in ("pareto", "compare", "watch", "dashboard")
         or "--config-dir" in words
         or any(word in ("--help", "--version") for word in words)
     ):

@@ -65,6 +65,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "omegaconf": frozenset({*CONFIG_PACKAGES, "pareto"}),
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "wandb": frozenset({"runs"}),
+    "wandb_workspaces": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),
     "altair": frozenset({"experiment", "pages", "pareto"}),
     "jinja2": frozenset({"pages"}),

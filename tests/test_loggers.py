@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +21,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record
 
+from lagvae.errors import SettingError
 from lagvae.experiment.figures import CAPTIONS
 from lagvae.experiment.run import train
+from lagvae.experiment.settings import select
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, flat_results, has_key, log_picture, wandb_id, wandb_logger, wandb_mode, wandb_tags
 from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.wandb_view import charts, constraints_of, make_report, make_view, run_columns, save_dashboard
 
 SUMMARY = {
     "splits": {"train": {"rate": 1.5, "rate_stderr": 0.1, "i_q_lower_by": "rate"}},
@@ -370,3 +375,49 @@ def test_a_picture_without_a_description_is_shown_under_its_name(tmp_path: Path)
     RunFolder(tmp_path / "a").write_summary(SUMMARY)
     history = read_offline(tmp_path / "a").history
     assert [history[f"figures/{name}"][0]["captions"] for name in ("plain", "told")] == [["plain"], ["what it shows"]]
+
+
+# ---- the dashboard
+
+
+def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
+    """But for pictures of samples, which only images have."""
+    kept = {f"summary:{key}" for key in logged.offline.summary} | {"run:displayName", "config:family.value"}
+    assert set(run_columns(["neg_elbo", "mmd"])) <= kept
+    for chart in (chart for section in charts(["neg_elbo", "mmd"]).values() for chart in section):
+        known = {"curves": logged.offline.history, "pictures": {f"figures/{name}" for name in CAPTIONS}}.get(
+            chart.kind, logged.offline.summary
+        )
+        assert set(chart.y) <= set(known), chart.title
+        if chart.x.startswith("config:"):
+            assert select(logged.offline.config, chart.x.removeprefix("config:")) is not None
+        else:
+            assert chart.x in logged.offline.history or chart.x in logged.offline.summary
+
+
+def test_the_view_and_the_report_hold_every_chart() -> None:
+    pytest.importorskip("wandb_workspaces")
+    constraints = ["neg_elbo", "mmd"]
+    keys = {key for section in charts(constraints).values() for chart in section for key in chart.y}
+    view = make_view("me", "lagvae", constraints)._to_model().model_dump_json()
+    report = make_report("", "lagvae", constraints)._to_model().model_dump_json()
+    for text in (view, report):
+        assert {key for key in keys if key not in text} == set()
+        assert "constraints.neg_elbo.gamma" in text
+    assert "summary:constraint/mmd/bound" in report
+
+
+def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str) -> Any:
+        raise ValueError("Could not find project")
+
+    with pytest.raises(SettingError, match="me/none has no runs of lagvae on W&B"):
+        constraints_of(SimpleNamespace(runs=missing), "me/none")
+    with pytest.raises(SettingError, match="no runs with constraints"):
+        constraints_of(SimpleNamespace(runs=lambda path: []), "me/none")
+    runs = [SimpleNamespace(config={"constraints": {name: {}}}) for name in ("mmd", "neg_elbo", "mmd")]
+    assert constraints_of(SimpleNamespace(runs=lambda path: runs), "me/some") == ["mmd", "neg_elbo"]
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(SettingError, match="needs the package wandb-workspaces"):
+        save_dashboard("lagvae")
