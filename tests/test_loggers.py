@@ -403,7 +403,7 @@ def test_the_view_and_the_report_hold_every_chart() -> None:
     report = make_report("", "lagvae", constraints)._to_model().model_dump_json()
     for text in (view, report):
         assert {key for key in keys if key not in text} == set()
-        assert "constraints.neg_elbo.gamma" in text
+        assert "config:constraints.value.neg_elbo.gamma" in text, "as W&B names a setting below constraints"
     assert "summary:constraint/mmd/bound" in report
 
 

@@ -186,7 +186,7 @@ def test_eighty_columns_hold_it(tmp_path: Path) -> None:
         make_run(tmp_path, f"s/{'long-' * 20}{k}", 10, 20, 30, 40, 50, 60, 70, 80, 90, owned=True)
     said = program(tmp_path, "s", script="watch")
     assert max(map(len, said.out.splitlines())) <= 80
-    assert said.out.count("24.5") == said.out.count("3.0 to 3.5") == 3
+    assert said.out.count("24.5") == said.out.count("3.00 to 3.50") == 3
     assert all(f"long-{k} " in said.out for k in range(3)), "by their ends runs are told apart"
 
 

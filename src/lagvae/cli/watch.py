@@ -36,7 +36,7 @@ from lagvae.terminal import command, plain_table
 PLAIN_WIDTH = 80
 """Columns of an output that is no terminal."""
 
-OTHER_COLUMNS = 59
+OTHER_COLUMNS = 64
 """Columns that a line of a sweep takes beside the name of the run."""
 
 EVERY = 1.0
@@ -439,7 +439,7 @@ def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Tab
         state = str(run.summary.get("verdict", run.state))
         shown = Text(state, COLOURS[run.state])
         name = run.name if len(run.name) <= room else f"…{run.name[1 - room :]}"
-        table.add_row(escape(name), shown, str(run.step), value, bound, between(ends, 1), sparkline(curve, 6))
+        table.add_row(escape(name), shown, str(run.step), value, bound, between(ends), sparkline(curve, 6))
     if most is not None and len(runs) > most:
         table.add_row(f"{len(runs) - most} more")
     return table
@@ -456,8 +456,8 @@ def bounded(constraint: Mapping[str, Any]) -> tuple[Text, str]:
     return Text(short_number(value, 4), "red" if violated else ""), short_number(bound, 4)
 
 
-def between(ends: tuple[float, float] | None, decimals: int = 2) -> str:
-    return "–" if ends is None else f"{ends[0]:.{decimals}f} to {ends[1]:.{decimals}f}"
+def between(ends: tuple[float, float] | None) -> str:
+    return "–" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
 def short_number(value: float | None, digits: int = 3) -> str:
