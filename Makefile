@@ -9,7 +9,7 @@ ARGS ?=
 result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/results.py --make $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures family explain table1 test verify lint bench dual \
+.PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
 	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly results mutants faults docs clean
 
 help: ## Show this help
@@ -53,6 +53,9 @@ figure1: $(READY) ## The paper's Figure 1, 48 runs; on digits about nine minutes
 
 matched: $(READY) ## For each InfoVAE run of runs/pareto a LagVAE run whose bounds are what that run reached
 	@$(PY) src/train.py -m sweep=matched $(ARGS)
+
+dashboard: $(READY) ## Save a view and a report of the runs of a W&B project: ARGS=PROJECT
+	@$(PY) src/dashboard.py $(ARGS)
 
 figures: $(READY) ## Compare finished runs, the paper's Figures 1 and 2: RUNS="FOLDER …" (default: runs/pareto)
 	@$(PY) src/pareto.py $(or $(RUNS),runs/pareto) $(ARGS)

@@ -181,7 +181,11 @@ def commands(text: str) -> Iterator[list[str]]:
 def accept(program: str, words: list[str]) -> None:
     """Compose the config that a program of lagvae would get."""
     assert program in PROGRAMS, f"{program} is not a program of lagvae"
-    if program in ("pareto", "compare") or "--config-dir" in words or any(word in ("--help", "--version") for word in words):
+    if (
+        program in ("pareto", "compare", "watch", "dashboard")
+        or "--config-dir" in words
+        or any(word in ("--help", "--version") for word in words)
+    ):
         return
     if program in USES:
         parser_of(program).parse_args(words)

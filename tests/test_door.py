@@ -32,6 +32,7 @@ QUICK_ANSWERS = (
     ("evaluate", "--help"),
     ("pareto", "--help"),
     ("pareto", "--version"),
+    ("watch", "--help"),
 )
 
 
@@ -46,7 +47,7 @@ def test_an_answer_that_needs_no_run_imports_nothing_that_only_a_run_needs(tmp_p
     assert not HEAVY & imported
 
 
-@pytest.mark.parametrize("script", ["train", "calibrate", "evaluate", "data", "explain", "feasible", "pareto"])
+@pytest.mark.parametrize("script", ["train", "calibrate", "evaluate", "data", "explain", "feasible", "pareto", "watch"])
 def test_version_names_lagvae_and_what_decides_about_its_numbers(tmp_path: Path, script: str) -> None:
     said = program(tmp_path, "--version", script=script)
     assert said.status == 0

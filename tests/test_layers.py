@@ -65,6 +65,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "omegaconf": frozenset({*CONFIG_PACKAGES, "pareto"}),
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "wandb": frozenset({"runs"}),
+    "wandb_workspaces": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),
     "altair": frozenset({"experiment", "pages", "pareto"}),
     "jinja2": frozenset({"pages"}),
@@ -81,7 +82,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "safetensors": frozenset({"experiment"}),
     "psutil": frozenset({"sweeps"}),
     "filelock": frozenset({"io"}),
-    "yaml": frozenset({"cli", "experiment"}),
+    "yaml": frozenset({"cli", "experiment", "runs"}),
     "pyarrow": frozenset({"data"}),
 }
 """Third-party tool → the packages that know it; torch is known to all."""

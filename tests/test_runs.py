@@ -540,13 +540,7 @@ def test_a_command_asks_the_server_of_wandb_once(monkeypatch: pytest.MonkeyPatch
 def test_a_resumed_run_has_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
 
-    class Recorder:
-        experiment = None
-
-        def __init__(self, **settings: Any) -> None:
-            given.append(settings)
-
-    monkeypatch.setattr(loggers, "WandbLogger", Recorder)
+    monkeypatch.setattr(loggers, "RunWandbLogger", lambda run, config, **settings: given.append(settings))
     for name in ("a", "a", "b"):
         loggers.wandb_logger(RunFolder(tmp_path / name), {}, "offline")
     first, again, other = (settings["id"] for settings in given)
@@ -566,5 +560,5 @@ def test_tensorboard_gets_the_pictures_of_a_run(tmp_path: Path) -> None:
     close(logger)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    (image,) = events.Images("samples")
+    (image,) = events.Images("figures/samples")
     assert np.array_equal(np.asarray(Image.open(BytesIO(image.encoded_image_string))), pixels)

@@ -116,6 +116,8 @@ PROGRAMS = {
     **{name: program.about.partition("\n")[0] for name, program in HYDRA_PROGRAMS.items()},
     "pareto": "Compare finished runs: who dominates whom, tables and figures.",
     "compare": "Show finished runs side by side: settings that differ, results with errors.",
+    "watch": "Watch a run or a sweep while another process trains it.",
+    "dashboard": "Save a view and a report of the runs of a W&B project.",
     **USES,
 }
 """Name → what it does, in a line."""
@@ -174,6 +176,14 @@ def run(name: str, root: Path) -> None:
         from lagvae.cli import compare
 
         return compare.main(root) if name == "pareto" else compare.compare_runs(root)
+    if name == "watch":
+        from lagvae.cli.watch import watch
+
+        return watch(root)
+    if name == "dashboard":
+        from lagvae.cli.dashboard import save
+
+        return save()
     if name in USES:
         return use_model(name, root)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,18 @@ EARLY = 4
 
 LINE = 0.4
 """Grey level of the lines between images, which stand out from dark ones and from light ones."""
+
+CAPTIONS = {
+    "samples": "Means of p(x|z) at samples of the prior",
+    "reconstructions": "Test samples, each above its reconstruction",
+    "codes": "Samples, a row for each value of the first code",
+    "translations": "Test samples, their translations, their true partners, and these translated back",
+    "traversal": "Decoded images as one coordinate of the code varies, a row for each coordinate",
+    "constraints": "Each divergence over the training steps, with its bound",
+    "multipliers": "Each learned λ and the violation of its constraint over the training steps",
+    "rate_distortion": "The path of training in the plane of rate and distortion",
+}
+"""Figure → its caption on a page, and in its file, where loggers find it."""
 
 
 def draw_run(
@@ -57,7 +70,8 @@ def draw_run(
         files = []
         for name, figure in figures.items():
             path = folder / f"{name}.png"
-            write_atomically(path, lambda part, figure=figure: figure.savefig(part, bbox_inches="tight"))  # type: ignore[misc]
+            said = {"Description": CAPTIONS[name]}
+            write_atomically(path, partial(figure.savefig, bbox_inches="tight", metadata=said))
             files.append(path)
     return files
 

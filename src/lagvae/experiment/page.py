@@ -18,7 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae.data import DataModule
 from lagvae.distributions import GaussianEncoder, mean_of
 from lagvae.errors import LagvaeError
-from lagvae.experiment.figures import LINE, are_images, as_picture, plane_ranges, running_mean, shown_range, tile, traverse
+from lagvae.experiment.figures import (
+    CAPTIONS,
+    LINE,
+    are_images,
+    as_picture,
+    plane_ranges,
+    running_mean,
+    shown_range,
+    tile,
+    traverse,
+)
 from lagvae.experiment.report import COLOURS, constraint_rows, goals_in_words, measured_rows, measured_title, remarks
 from lagvae.experiment.settings import flatten
 from lagvae.model import LatentVariableModel
@@ -57,13 +67,8 @@ NAMED_LABELS = 20
 CLASSES = {"green": "good", "yellow": "warn", "red": "bad"}
 """Colour of a verdict on the terminal → its class on a page."""
 
-PICTURES = {
-    "samples": "Means of p(x|z) at samples of the prior",
-    "reconstructions": "Test samples, each above its reconstruction",
-    "codes": "Samples, a row for each value of the first code",
-    "translations": "Test samples, their translations, their true partners, and these translated back",
-}
-"""Figure → its description."""
+PICTURES = ("samples", "reconstructions", "codes", "translations")
+"""Figures that stand together."""
 
 
 def write_run_page(
@@ -103,7 +108,8 @@ def write_run_page(
         measured_rows=measured_rows(summary),
         remarks=remarks(summary),
         series=SERIES,
-        described=PICTURES,
+        captions=CAPTIONS,
+        together=PICTURES,
         walk=walk,
         units=units,
         again=f"mkdir again && cp {RunFolder(Path('RUN')).config} again && {command('train')} resume=again",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ def clone_root() -> Path | None:
     """The root of the clone that this package is imported from; None for an installed package."""
     root = Path(__file__).resolve().parents[3]
     return root if (root / "conf" / "family" / "lagvae.yaml").is_file() else None
+
+
+_followed_by: dict[Path, list[Callable[[Mapping[str, Any]], None]]] = {}
+"""Run folder → who waits for its summary, in this process."""
 
 
 class RunFolder:
@@ -104,8 +108,18 @@ class RunFolder:
             raise CheckpointError(f"{self.summary} is missing or damaged. Resume the run, which writes it.") from error
         return content
 
+    def follow(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have `tell` called with the summary of the run, once, before it is written. Loggers end their part of a run so."""
+        _followed_by.setdefault(self.path.resolve(), []).append(tell)
+
+    def unfollow(self) -> None:
+        """Forget who waits for the summary, as a run that has failed writes none."""
+        _followed_by.pop(self.path.resolve(), None)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, with a digest by which damage is noticed."""
+        """Tell those who wait for it the summary, and write it, with a digest by which damage is noticed."""
+        for tell in _followed_by.pop(self.path.resolve(), ()):
+            tell(summary)
         write_json(self.summary, {**summary, "digest": summary_digest(summary)})
 
     @staticmethod

@@ -1,23 +1,31 @@
-"""Loggers beside metrics.csv: Weights & Biases and TensorBoard."""
+"""Loggers beside metrics.csv: Weights & Biases and TensorBoard.
+
+Both get the rows of metrics.csv under the same keys while a run trains, its figures, and at its end the `flat_results` of its
+summary: W&B as the summary of its run, TensorBoard with the hyperparameters.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import netrc
 import os
 import socket
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import yaml
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lagvae.io import write_atomically
+from lagvae.ranks import launched_rank
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
 from lagvae.terminal import print_note
@@ -40,23 +48,33 @@ def known_settings(target: str) -> frozenset[str] | None:
     if target.endswith("WandbLogger"):
         import wandb
 
-        functions: tuple[Any, ...] = (WandbLogger.__init__, wandb.init)
+        functions: tuple[Any, ...] = (WandbLogger.__init__, wandb.init, RunWandbLogger.__init__)
     elif target.endswith("TensorBoardLogger"):
         from torch.utils.tensorboard import SummaryWriter
 
         functions = (TensorBoardLogger.__init__, SummaryWriter.__init__)
     else:
         return None
-    ours = {"self", "kwargs", "save_dir", "dir", "version", "experiment", "log_dir"}  # the folder of the run decides these
+    ours = {
+        "self",
+        "kwargs",
+        "run",
+        "config",
+        "save_dir",
+        "dir",
+        "version",
+        "experiment",
+        "log_dir",
+    }  # the folder of the run decides these
     return frozenset(name for function in functions for name in inspect.signature(function).parameters) - ours
 
 
 def has_key(host: str = "api.wandb.ai") -> bool:
-    """Whether a W&B login is configured; the key itself is not read."""
+    """Whether a W&B login is configured, where W&B looks for it; the key itself is not read."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        return host in netrc.netrc().hosts
+        return host in netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -101,53 +119,248 @@ def wandb_mode() -> str:
 
 
 def wandb_id(run: RunFolder) -> str:
-    """The id of the W&B run of a run folder, made at the first call, so that a resumed run continues its W&B run."""
+    """The id of the W&B run of a run folder, made at the first call, so that a resumed run continues its W&B run.
+
+    An agent of W&B has chosen the id of the run that it starts.
+    """
     file = run.path / "wandb" / "id"
-    if not file.is_file():
+    of_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    if of_agent is not None or not file.is_file():
 
         def write(part: Path) -> None:
-            part.write_text(token_hex(6), encoding="utf-8")
+            part.write_text(of_agent or token_hex(6), encoding="utf-8")
 
         write_atomically(file, write)
     return file.read_text(encoding="utf-8").strip()
 
 
-def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **settings: Any) -> WandbLogger:
-    """A WandbLogger that writes to the run's folder; it works offline if there is no login or the server does not answer."""
+# ---- what all loggers are told
+
+RESULT = "final/"
+"""How a key begins that is the value of a metric after training, of which there is one."""
+
+SINGLE = ("verdict", "regime", "stationarity", "steps", "stopped_by")
+"""What stands in a summary as one value."""
+
+
+def flat_results(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary says, as key → number or text: final/SPLIT/METRIC, constraint/NAME/bound and more, convergence/…, verdict.
+
+    What a run has not, such as the bound of a penalty, has no key.
+    """
+    parts = {
+        RESULT.rstrip("/"): summary["splits"],
+        "constraint": summary["constraints"],
+        **{key: summary.get(key) for key in (*SINGLE, "convergence", "seconds")},
+        "messages": "\n".join(summary.get("messages", ())) or None,
+    }
+    return on_one_level(parts, "/")
+
+
+def on_one_level(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Nested values on one level, under keys that join those of all levels. What is None is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{below}": each for below, each in on_one_level(value, separator).items()}
+        elif value is not None:
+            flat[str(key)] = value
+    return flat
+
+
+def without_results(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a row that is a point of a curve."""
+    return {key: value for key, value in metrics.items() if not key.startswith(RESULT)}
+
+
+# ---- W&B
+
+STEP = "trainer/global_step"
+"""The key of the training step, over which Lightning lets W&B draw all others."""
+
+MINIMISED = tuple(f"{split}/neg_elbo" for split in ("train", "train_probe", "val"))
+"""Keys whose smallest value W&B keeps beside the last one."""
+
+LONGEST_TAG = 64
+"""The largest number of letters of a tag."""
+
+
+def wandb_tags(config: Mapping[str, Any]) -> list[str]:
+    """By what W&B filters runs: family, data, model, and whether information is maximised or minimised."""
+    names = [config.get("family"), *((config.get(part) or {}).get("name") for part in ("data", "model"))]
+    alpha = config.get("alpha") or {}
+    goals = [f"{'maximize' if alpha[side] < 0 else 'minimize'} I_{side}" for side in ("q", "p") if alpha.get(side)]
+    return [str(tag)[:LONGEST_TAG] for tag in (*names, *goals) if tag]
+
+
+class RunWandbLogger(WandbLogger):
+    """Lightning's logger of W&B for a run: the results go to the summary of its W&B run, which ends with them.
+
+    Args:
+        run: the folder of the run. config: its settings. artifacts: whether to store its checkpoints and calibration as well.
+        settings: what WandbLogger and wandb.init take.
+
+    Attributes:
+        open: the logger whose W&B run has not ended, in this process. known_to: the last step that W&B has from before.
+    """
+
+    open: ClassVar[RunWandbLogger | None] = None
+
+    def __init__(self, run: RunFolder, config: Mapping[str, Any], artifacts: bool = False, **settings: Any) -> None:
+        super().__init__(config=config, **settings)
+        self.run, self.settings, self.artifacts = run, config, artifacts
+        if launched_rank() > 0:
+            return
+        if RunWandbLogger.open is not None:  # an error that nobody foresaw has ended its run
+            close(RunWandbLogger.open, failed=True)
+        wandb_run: Any = self.experiment  # connects now rather than during training
+        RunWandbLogger.open = self
+        for key in MINIMISED:
+            wandb_run.define_metric(key, step_metric=STEP, summary="min,last")
+        self.known_to = int(wandb_run.summary.get(STEP, 0)) if wandb_run.resumed else 0
+        run.follow(self.finish)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log a row, unless W&B has it from before the run was resumed. Results, which are no curves, are left to `finish`."""
+        row = without_results(metrics)
+        if row and (step is None or step >= self.known_to):
+            super().log_metrics(row, step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Put the results into the summary of the W&B run, and end it. The run itself does not fail where W&B does."""
+        import wandb
+
+        wandb_run: Any = self.experiment
+        RunWandbLogger.open = None
+        try:
+            try:
+                wandb_run.summary.update(flat_results(summary))
+                if self.artifacts:
+                    self._store_files(wandb_run, summary)
+            finally:
+                wandb_run.finish()
+        except (wandb.errors.Error, OSError, ValueError) as error:
+            print_note(f"W&B did not take all results of {self.run.path}: {error}")
+
+    def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
+        """Store the checkpoints, with the config.yaml that makes a run of them, and the calibration."""
+        files = [self.run.config, *sorted(self.run.checkpoints.glob("*.ckpt"))]
+        store(wandb_run, f"model-{wandb_run.id}", "model", self.run.path, files)
+        if (folder := calibration_of(summary, Path(self.settings["paths"]["calibrations"]))) is not None:
+            store(wandb_run, folder.name, "calibration", folder, [folder / "calibration.json", folder / "theta.pt"])
+
+
+def store(wandb_run: Any, name: str, kind: str, folder: Path, files: Iterable[Path]) -> None:
+    """Log files, under their names in a folder, as one artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(name, kind)
+    for file in files:
+        artifact.add_file(str(file), str(file.relative_to(folder)))
+    wandb_run.log_artifact(artifact)
+
+
+def calibration_of(summary: Mapping[str, Any], calibrations: Path) -> Path | None:
+    """The folder of the calibration that the bounds of a run come from, known by its values; None where there is none."""
+    values = {name: c["calibrated"] for name, c in summary["constraints"].items() if c["calibrated"] is not None}
+    for file in sorted(calibrations.glob("*/calibration.json")) if values else ():
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # a damaged one is another run's trouble
+            if values.items() <= json.loads(file.read_text(encoding="utf-8"))["calibrated"].items():
+                return file.parent
+    return None
+
+
+def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **settings: Any) -> RunWandbLogger:
+    """A logger of W&B that writes to the run's folder; it works offline if there is no login or the server does not answer.
+
+    Runs of a sweep are a group, families are job types, and `wandb_tags` are added to tags of the user's.
+
+    Args:
+        settings: those of the logger; what is None is as if it were not given.
+    """
     import wandb
 
     mode = mode or wandb_mode()
-    quiet = wandb.Settings(quiet=True)
+    given = {key: value for key, value in settings.items() if value is not None}
+    parent = str(PurePosixPath(str(config.get("name", ""))).parent)
     settings = {
         "save_dir": str(run.path),
-        "config": config,
-        "settings": quiet,
+        "settings": wandb.Settings(quiet=True),
         "id": wandb_id(run),
         "resume": "allow",
-    } | settings
+        "group": parent if parent != "." else None,
+        "job_type": config.get("family"),
+    } | given
+    settings["tags"] = list(dict.fromkeys([*wandb_tags(config), *given.get("tags", ())]))
     try:
-        logger = WandbLogger(mode=mode, **settings)
-        _ = logger.experiment  # connect now rather than during training
+        return RunWandbLogger(run, config, mode=mode, **settings)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
         if mode == "offline":
             raise
         print_note(f"W&B works offline: {str(error).splitlines()[0]}. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"  # for the other runs of this command
-        logger = WandbLogger(mode="offline", **settings)
-        _ = logger.experiment
-    return logger
+        return RunWandbLogger(run, config, mode="offline", **settings)
+
+
+# ---- TensorBoard
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's logger of TensorBoard for a run: the results are logged with the settings, as hyperparameters, and end it.
+
+    Args:
+        save_dir: the folder of the run. settings: what TensorBoardLogger takes.
+
+    Attributes:
+        ended: whether the results are known, and are logged now.
+    """
+
+    def __init__(self, save_dir: str, **settings: Any) -> None:
+        super().__init__(save_dir, **{"default_hp_metric": False} | settings)
+        self.run, self.ended = RunFolder(Path(save_dir)), False
+        self.run.follow(self.finish)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log a row. Results are left to `finish`, which has all of them."""
+        super().log_metrics(metrics if self.ended else without_results(metrics), step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Log the results, numbers as the metrics of the hyperparameters and texts as texts, and close the file."""
+        self.ended, results = True, flat_results(summary)
+        texts = {key: value for key, value in results.items() if isinstance(value, str)}
+        for key, text in texts.items():
+            self.experiment.add_text(key, text, summary["steps"])
+        numbers = {key: float(value) for key, value in results.items() if key not in texts}
+        self.log_hyperparams(on_one_level(read_settings(self.run), "."), numbers, summary["steps"])
+        self.finalize("success")
+
+
+def read_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings in a run's config.yaml; empty where it cannot be read."""
+    try:
+        settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+# ---- what a run does with its loggers
 
 
 def log_picture(logger: Logger, path: Path) -> None:
-    """Log a PNG with a logger that supports images; others ignore it."""
+    """Log a PNG, with the description in the file as its caption, if the logger supports images; others ignore it."""
+    key = f"figures/{path.stem}"
     if isinstance(logger, WandbLogger):
-        logger.log_image(path.stem, [str(path)])
+        from PIL import Image
+
+        with Image.open(path) as image:
+            logger.log_image(key, [str(path)], caption=[image.info.get("Description", path.stem)])
     elif isinstance(logger, TensorBoardLogger):
         import numpy as np
         from PIL import Image
 
         with Image.open(path) as image:
-            logger.experiment.add_image(path.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
+            logger.experiment.add_image(key, np.asarray(image.convert("RGB")), dataformats="HWC")
 
 
 def replay(table: Path, logger: Logger) -> None:
@@ -162,8 +375,16 @@ def replay(table: Path, logger: Logger) -> None:
 
 
 def close(logger: Logger, failed: bool = False) -> None:
-    """Flush a logger and end its W&B run, so that the next job of a sweep starts a run of its own."""
+    """Flush a logger, and end it if nothing more comes. One of a run that has not failed ends with the results, by `finish`.
+
+    The W&B run must have ended before the next job of a sweep starts one.
+    """
     logger.save()
+    if isinstance(logger, RunWandbLogger | RunTensorBoardLogger):
+        if not failed:
+            return
+        logger.run.unfollow()
+        RunWandbLogger.open = None
     logger.finalize("failed" if failed else "success")
     if isinstance(logger, WandbLogger):
         logger.experiment.finish(exit_code=int(failed))

@@ -19,6 +19,9 @@ def for_wandb(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
     """
     words = [" ".join(w for w in run if w != NAME) for run in expand(grids, [])]
     return {
+        "project": "lagvae",
+        "name": name,
+        "description": f"The runs of python src/train.py -m sweep={name}",
         "program": "src/train.py",
         "method": "grid",
         "parameters": {"overrides": {"values": words}},

@@ -1,0 +1,423 @@
+"""What W&B and TensorBoard have of a run, read back from the files that they write without a server."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from helpers import QUICK, settings
+from PIL import Image, PngImagePlugin
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from wandb.proto.wandb_internal_pb2 import Record
+
+from lagvae.errors import SettingError
+from lagvae.experiment.figures import CAPTIONS
+from lagvae.experiment.run import train
+from lagvae.experiment.settings import select
+from lagvae.runs import loggers
+from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import close, flat_results, has_key, log_picture, wandb_id, wandb_logger, wandb_mode, wandb_tags
+from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.wandb_view import charts, constraints_of, make_report, make_view, run_columns, save_dashboard
+
+SUMMARY = {
+    "splits": {"train": {"rate": 1.5, "rate_stderr": 0.1, "i_q_lower_by": "rate"}},
+    "constraints": {"neg_elbo": {"bound": 2.0, "calibrated": None, "verdict": "active"}},
+    "convergence": {"gain": None, "drift": {"neg_elbo": 0.5}},
+    "verdict": "met",
+    "steps": 7,
+    "messages": ["one", "two"],
+}
+
+
+@dataclass
+class Offline:
+    """What a W&B run has written without a server.
+
+    Attributes:
+        run: its record. history: key → values. summary: key → value. metrics: key → its options. artifacts: those it logged.
+    """
+
+    run: Any = None
+    history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[Any] = field(default_factory=list)
+    exit: int | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {item.key: json.loads(item.value_json) for item in self.run.config.update if item.key != "_wandb"}
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The records of a .wandb file, which are parted as those of LevelDB's logs are."""
+    data, at, body = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        body += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(body)
+            yield record
+            body = b""
+
+
+def add(to: dict[str, Any], item: Any) -> None:
+    """Put a value where its nested key leads; what is no number in JSON is null there."""
+    *path, last = item.nested_key or [item.key]
+    for part in path:
+        to = to.setdefault(part, {})
+    to[last] = json.loads(item.value_json)
+
+
+def read_offline(run: Path) -> Offline:
+    """What the only W&B run in a run's folder has written, which W&B does shortly after the run has ended."""
+    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    for _ in range(300):
+        if (found := read_file(file)).exit is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def read_file(file: Path) -> Offline:
+    found = Offline()
+    for record in records(file):
+        match record.WhichOneof("record_type"):
+            case "run":
+                found.run = record.run
+            case "history":
+                row: dict[str, Any] = {}
+                for item in record.history.item:
+                    add(row, item)
+                for key, value in row.items():
+                    found.history[key].append(value)
+            case "summary":
+                for item in record.summary.update:
+                    add(found.summary, item)
+            case "metric":
+                found.metrics[record.metric.name or record.metric.glob_name] = record.metric
+            case "artifact":
+                found.artifacts.append(record.artifact)
+            case "exit":
+                found.exit = record.exit.exit_code
+    return found
+
+
+@dataclass
+class Logged:
+    folder: RunFolder
+    summary: dict[str, Any]
+    offline: Offline
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    """A run of a sweep that both loggers were told of."""
+    root = tmp_path_factory.mktemp("root")
+    wandb_words = ("mode=offline", "artifacts=true", "tags=[mine]")
+    cfg = settings(
+        root,
+        *QUICK,
+        "callbacks.figures=true",
+        "training.log_every=10",
+        "name=mysweep/cell",
+        "logger=[wandb,tensorboard]",
+        *(f"logger.wandb.{word}" for word in wandb_words),
+    )
+    summary = train(cfg)
+    folder = RunFolder(root / "runs" / "mysweep" / "cell")
+    return Logged(folder, summary, read_offline(folder.path))
+
+
+# ---- W&B
+
+
+def test_wandb_has_the_results_of_a_run_with_errors_bounds_and_verdict(logged: Logged) -> None:
+    kept, summary = logged.offline.summary, logged.summary
+    for split, values in summary["splits"].items():
+        for name, value in values.items():
+            found = kept[f"final/{split}/{name}"]
+            assert found == (None if value != value else value if isinstance(value, str) else pytest.approx(value)), name
+    assert "final/test/neg_elbo_stderr" in kept
+    for name, c in summary["constraints"].items():
+        for key in ("bound", "divergence", "stderr", "multiplier", "violation"):
+            assert kept[f"constraint/{name}/{key}"] == pytest.approx(c[key])
+        assert kept[f"constraint/{name}/verdict"] == c["verdict"]
+    assert kept["verdict"] == summary["verdict"]
+    assert logged.offline.exit == 0
+
+
+def test_wandb_has_the_curves_of_a_run_and_none_of_one_point(logged: Logged) -> None:
+    history = logged.offline.history
+    rows = read_rows(logged.folder.metrics)
+    written: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        written[f"{row['split']}/{row['name']}"].append(float(row["value"]))
+    curves = {key: values for key, values in history.items() if not isinstance(values[0], dict) and key[0] != "_"}
+    assert curves.keys() == written.keys() | {loggers.STEP}
+    assert [key for key, values in curves.items() if len(values) < 2] == []
+    assert curves["train/rate"] == pytest.approx(written["train/rate"])
+    named = {"train/neg_elbo", "train/rate", "train/distortion", "train_probe/i_q_lower", "train_probe/i_q_upper"}
+    for name in ("neg_elbo", "mmd"):
+        named |= {f"train/multiplier/{name}", f"train/violation/{name}"}
+    assert named <= curves.keys()
+
+
+def test_wandb_draws_curves_over_training_steps_and_keeps_the_smallest_neg_elbo(logged: Logged) -> None:
+    metrics, history = logged.offline.metrics, logged.offline.history
+    assert metrics["*"].step_metric == "trainer/global_step"
+    assert sorted(set(history["trainer/global_step"])) == [10, 20, 30, 40]
+    for key in ("train/neg_elbo", "train_probe/neg_elbo", "val/neg_elbo"):
+        assert metrics[key].step_metric == "trainer/global_step"
+        assert logged.offline.summary[key] == pytest.approx({"min": min(history[key]), "last": history[key][-1]})
+
+
+def test_wandb_groups_runs_by_sweep_and_family_and_tags_them(logged: Logged) -> None:
+    run = logged.offline.run
+    assert (run.project, run.run_group, run.job_type, run.display_name) == ("lagvae", "mysweep", "lagvae", "mysweep/cell")
+    assert list(run.tags) == ["lagvae", "linear_gaussian", "mlp", "maximize I_q", "mine"]
+
+
+def test_the_config_in_wandb_is_that_of_the_run(logged: Logged) -> None:
+    """W&B shows and searches it under dotted keys, as a command line has them: alpha.q."""
+    config = logged.offline.config
+    assert config["alpha"]["q"] == -1
+    assert config["constraints"]["neg_elbo"]["gamma"] == 1.5
+    assert "${" not in json.dumps(config)
+
+
+def test_wandb_shows_figures_with_captions(logged: Logged) -> None:
+    media = {key: values for key, values in logged.offline.history.items() if key.startswith("figures/")}
+    assert media.keys() == {f"figures/{path.stem}" for path in logged.folder.figures.glob("*.png")}
+    assert {"figures/constraints", "figures/rate_distortion"} <= media.keys()
+    for key, (value,) in media.items():
+        assert value["captions"] == [CAPTIONS[key.removeprefix("figures/")]]
+    stored = list((logged.folder.path / "wandb").glob("offline-run-*/files/media/images/figures/*.png"))
+    assert len(stored) == len(media)
+
+
+def test_wandb_stores_checkpoints_and_calibration_where_asked(logged: Logged) -> None:
+    content = {a.type: {entry.path for entry in a.manifest.contents} for a in logged.offline.artifacts}
+    assert content == {
+        "model": {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"},
+        "calibration": {"calibration.json", "theta.pt"},
+    }
+    names = {a.type: a.name for a in logged.offline.artifacts}
+    assert names["model"] == f"model-{wandb_id(logged.folder)}"
+    assert names["calibration"] in {path.name for path in (logged.folder.path.parents[2] / "calibrations").iterdir()}
+
+
+def offline(folder: Path, config: Mapping[str, Any] | None = None, **own: Any) -> loggers.RunWandbLogger:
+    return wandb_logger(RunFolder(folder), config or {"name": folder.name}, "offline", project="lagvae", **own)
+
+
+def test_a_run_of_its_own_has_no_group_no_artifact_and_the_group_that_its_user_names(tmp_path: Path) -> None:
+    for name, group in {"alone": "", "grouped": "mine"}.items():
+        offline(tmp_path / name, group=group or None, tags=None)
+        RunFolder(tmp_path / name).write_summary(SUMMARY)
+        kept = read_offline(tmp_path / name)
+        assert (kept.run.run_group, kept.artifacts) == (group, [])
+        assert kept.summary["final/train/rate"] == 1.5
+
+
+def test_every_run_has_a_wandb_run_of_its_own_also_after_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
+    """A sweep goes on with the next run in the same process."""
+    offline(tmp_path / "broken").log_metrics({"train/rate": 1.0}, 1)
+    offline(tmp_path / "next").log_metrics({"train/rate": 2.0}, 1)
+    RunFolder(tmp_path / "next").write_summary(SUMMARY)
+    broken, following = (read_offline(tmp_path / name) for name in ("broken", "next"))
+    assert (broken.history["train/rate"], broken.exit) == ([1.0], 1)
+    assert (following.history["train/rate"], following.exit) == ([2.0], 0)
+    RunFolder(tmp_path / "broken").write_summary(SUMMARY)
+    assert read_offline(tmp_path / "broken").exit == 1, "it has ended, and is told no results"
+
+
+def test_a_failed_run_fails_in_wandb(tmp_path: Path) -> None:
+    close(offline(tmp_path / "a"), failed=True)
+    assert read_offline(tmp_path / "a").exit == 1
+    assert wandb.run is None
+
+
+def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps after the last checkpoint are trained again, and W&B has them already."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    monkeypatch.setattr(loggers.WandbLogger, "log_metrics", lambda self, row, step=None: rows.append((step, row)))
+    logger = offline(tmp_path / "a")
+    logger.known_to = 20
+    for step in (10, 20, 30):
+        logger.log_metrics({"train/rate": 1.0, "final/train/rate": 2.0}, step)
+    assert rows == [(20, {"train/rate": 1.0}), (30, {"train/rate": 1.0})]
+    close(logger, failed=True)
+
+
+def test_what_wandb_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    logger = offline(tmp_path / "a")
+
+    def refuse(*args: Any) -> None:
+        raise wandb.errors.CommError("the network is gone")
+
+    monkeypatch.setattr(type(logger.experiment.summary), "update", refuse)
+    RunFolder(tmp_path / "a").write_summary(SUMMARY)
+    assert RunFolder(tmp_path / "a").read_summary()["verdict"] == "met"
+    assert "the network is gone" in capsys.readouterr().err
+    assert wandb.run is None
+
+
+def test_an_agent_of_wandb_names_the_run_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = wandb_id(RunFolder(tmp_path))
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    assert wandb_id(RunFolder(tmp_path)) == own, "a name for one run is not for all of them"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert wandb_id(RunFolder(tmp_path)) == "agents"
+
+
+def test_a_key_for_a_server_of_ones_own_counts_for_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text("machine wandb.mine.org login user password 0")
+    monkeypatch.setenv("NETRC", str(tmp_path / "keys"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert has_key("wandb.mine.org")
+    assert not has_key()
+    monkeypatch.setattr(loggers, "answers", lambda url: True)
+    for server, mode in {"https://wandb.mine.org": "online", "https://api.wandb.ai": "offline"}.items():
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+        monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
+        assert wandb_mode() == mode
+
+
+@pytest.mark.parametrize(
+    ("config", "tags"),
+    [
+        ({}, []),
+        ({"family": "vae", "data": {"name": "d" * 70}, "alpha": {"q": 0.0, "p": 2.0}}, ["vae", "d" * 64, "minimize I_p"]),
+    ],
+)
+def test_tags_name_what_a_run_is(config: Mapping[str, Any], tags: list[str]) -> None:
+    assert wandb_tags(config) == tags
+
+
+def test_results_have_one_level_and_no_empty_value() -> None:
+    assert flat_results(SUMMARY) == {
+        "final/train/rate": 1.5,
+        "final/train/rate_stderr": 0.1,
+        "final/train/i_q_lower_by": "rate",
+        "constraint/neg_elbo/bound": 2.0,
+        "constraint/neg_elbo/verdict": "active",
+        "convergence/drift/neg_elbo": 0.5,
+        "verdict": "met",
+        "steps": 7,
+        "messages": "one\ntwo",
+    }
+
+
+# ---- TensorBoard
+
+
+def test_tensorboard_has_the_same_keys(logged: Logged) -> None:
+    events = EventAccumulator(str(logged.folder.path / "tensorboard"))
+    events.Reload()
+    curves = {
+        key: values for key, values in logged.offline.history.items() if not isinstance(values[0], dict) and key[0] != "_"
+    }
+    del curves[loggers.STEP]
+    drawn = {key: [event.value for event in events.Scalars(key)] for key in events.Tags()["scalars"]}
+    for key, values in curves.items():
+        assert drawn[key] == pytest.approx(values, nan_ok=True), key
+    results = flat_results(logged.summary)
+    numbers = {key: value for key, value in results.items() if not isinstance(value, str)}
+    assert drawn.keys() == curves.keys() | numbers.keys()
+    for key, value in numbers.items():
+        assert drawn[key] == pytest.approx([float(value)], nan_ok=True), key
+    assert {f"{key}/text_summary" for key in results.keys() - numbers.keys()} <= set(events.Tags()["tensors"])
+    (verdict,) = events.Tensors("verdict/text_summary")
+    assert verdict.tensor_proto.string_val[0].decode() == logged.summary["verdict"]
+    assert set(events.Tags()["images"]) == {key for key in logged.offline.history if key.startswith("figures/")}
+
+
+def test_tensorboard_compares_runs_by_settings_and_results(logged: Logged) -> None:
+    events = EventAccumulator(str(logged.folder.path / "tensorboard"))
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert given["alpha.q"].number_value == -1
+    assert given["family"].string_value == "lagvae"
+    described = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    shown = {info.name.tag for info in HParamsPluginData.FromString(described).experiment.metric_infos}
+    assert {"final/test/neg_elbo", "constraint/neg_elbo/bound"} <= shown
+
+
+def test_a_picture_without_a_description_is_shown_under_its_name(tmp_path: Path) -> None:
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Description", "what it shows")
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "told.png", pnginfo=said)
+    logger = offline(tmp_path / "a")
+    for name in ("plain", "told"):
+        log_picture(logger, tmp_path / f"{name}.png")
+    RunFolder(tmp_path / "a").write_summary(SUMMARY)
+    history = read_offline(tmp_path / "a").history
+    assert [history[f"figures/{name}"][0]["captions"] for name in ("plain", "told")] == [["plain"], ["what it shows"]]
+
+
+# ---- the dashboard
+
+
+def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
+    """But for pictures of samples, which only images have."""
+    kept = {f"summary:{key}" for key in logged.offline.summary} | {"run:displayName", "config:family.value"}
+    assert set(run_columns(["neg_elbo", "mmd"])) <= kept
+    for chart in (chart for section in charts(["neg_elbo", "mmd"]).values() for chart in section):
+        known = {"curves": logged.offline.history, "pictures": {f"figures/{name}" for name in CAPTIONS}}.get(
+            chart.kind, logged.offline.summary
+        )
+        assert set(chart.y) <= set(known), chart.title
+        if chart.x.startswith("config:"):
+            assert select(logged.offline.config, chart.x.removeprefix("config:")) is not None
+        else:
+            assert chart.x in logged.offline.history or chart.x in logged.offline.summary
+
+
+def test_the_view_and_the_report_hold_every_chart() -> None:
+    pytest.importorskip("wandb_workspaces")
+    constraints = ["neg_elbo", "mmd"]
+    keys = {key for section in charts(constraints).values() for chart in section for key in chart.y}
+    view = make_view("me", "lagvae", constraints)._to_model().model_dump_json()
+    report = make_report("", "lagvae", constraints)._to_model().model_dump_json()
+    for text in (view, report):
+        assert {key for key in keys if key not in text} == set()
+        assert "config:constraints.value.neg_elbo.gamma" in text, "as W&B names a setting below constraints"
+    assert "summary:constraint/mmd/bound" in report
+
+
+def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str) -> Any:
+        raise ValueError("Could not find project")
+
+    with pytest.raises(SettingError, match="me/none has no runs of lagvae on W&B"):
+        constraints_of(SimpleNamespace(runs=missing), "me/none")
+    with pytest.raises(SettingError, match="no runs with constraints"):
+        constraints_of(SimpleNamespace(runs=lambda path: []), "me/none")
+    runs = [SimpleNamespace(config={"constraints": {name: {}}}) for name in ("mmd", "neg_elbo", "mmd")]
+    assert constraints_of(SimpleNamespace(runs=lambda path: runs), "me/some") == ["mmd", "neg_elbo"]
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(SettingError, match="needs the package wandb-workspaces"):
+        save_dashboard("lagvae")

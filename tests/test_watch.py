@@ -1,0 +1,278 @@
+"""`lagvae watch`: what the files of runs and sweeps say of them while another process trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import program
+from rich.console import Console
+
+from lagvae.cli import watch as module
+from lagvae.cli.watch import Curves, View, find_view, sparkline, watch
+from lagvae.runs.layout import RunFolder
+
+STEPS = 100
+RESULTS = {
+    "splits": {"train": {"i_q_lower": 4.0, "i_q_upper": 5.0}},
+    "constraints": {"neg_elbo": {"divergence": 24.25, "bound": 24.5, "multiplier": 0.5, "learned": True}},
+    "verdict": "met",
+    "steps": STEPS,
+    "messages": [],
+}
+
+
+def config_of(root: Path, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "family": "lagvae",
+        "alpha": {"q": -1.0, "p": 0.0},
+        "data": {"name": "digits"},
+        "training": {"steps": STEPS},
+        "constraints": {"neg_elbo": {"learned": True}, "mmd": {"learned": False}},
+        "paths": {"runs": str(root / "runs")},
+    }
+
+
+def rows(*steps: int) -> str:
+    lines = []
+    for step in steps:
+        named = {
+            "train/neg_elbo": 26.0 - step / 100,
+            "train/violation/neg_elbo": 1.5 - step / 100,
+            "train/multiplier/neg_elbo": step / 100,
+            "train/mmd": 0.002,
+            "train/multiplier/mmd": 1000.0,
+            "train_probe/constraint/neg_elbo": 25.0,
+            "train_probe/i_q_lower": 3.0,
+            "train_probe/i_q_upper": 3.5,
+        }
+        for key, value in named.items():
+            split, _, name = key.partition("/")
+            lines.append(f"{step},1,{split},{name},{value}\n")
+    return "".join(lines)
+
+
+def own(folder: Path, pid: int | None = None, ago: float = 60.0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - ago))
+    note = {"host": socket.gethostname(), "pid": pid or os.getpid(), "since": began}
+    (folder / ".owner.json").write_text(json.dumps(note))
+
+
+def make_run(root: Path, name: str, *steps: int, owned: bool = False) -> RunFolder:
+    run = RunFolder(root / "runs" / name)
+    run.path.mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump(config_of(root, name)))
+    if steps:
+        run.metrics.write_text("step,epoch,split,name,value\n" + rows(*steps))
+    if owned:
+        own(run.path)
+    return run
+
+
+def make_job(root: Path, *names: str, kind: str = "train", owned: bool = True, **progress: Any) -> Path:
+    folder = root / "runs" / ".jobs" / f"{kind}-{len(names)}"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps({"kind": kind, "runs": [config_of(root, n) for n in names], "options": {}}))
+    if progress:
+        (folder / "progress.json").write_text(json.dumps(progress))
+    if owned:
+        own(folder)
+    return folder
+
+
+def seen(view: View) -> str:
+    console = Console(width=80, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    console.print(view.look())
+    console.file.close()
+    return console.export_text()
+
+
+def line_of(text: str, *words: str) -> str:
+    (line,) = (line for line in text.splitlines() if all(word in line for word in words))
+    return line
+
+
+def test_a_run_in_training_is_shown_against_its_bounds(tmp_path: Path) -> None:
+    make_run(tmp_path, "one", 10, 20, 40, owned=True)
+    said = program(tmp_path, "one", script="watch")
+    assert (said.status, said.err, said.new) == (0, "", set())
+    assert line_of(said.out, "one ", "training")
+    assert line_of(said.out, "step 40 of 100: lagvae, digits, maximize I_q")
+    assert line_of(said.out, "−ELBO").split() == ["−ELBO", "25", "24.5", "0.4", "▁▃█"]
+    assert line_of(said.out, "MMD").split() == ["MMD", "0.002", "–", "1e+03"], "neither a bound nor a curve: its λ is fixed"
+    assert line_of(said.out, "I_q ", " to ").split() == ["I_q", "3.00", "to", "3.50"]
+    assert "27%" in said.out, "40 of 100 steps, and half as long to measure it"
+
+
+def test_a_finished_run_is_shown_as_it_ended(tmp_path: Path) -> None:
+    make_run(tmp_path, "one", 50, 100).write_summary(RESULTS)
+    said = program(tmp_path, "one", script="watch")
+    assert line_of(said.out, "one ", "finished")
+    assert line_of(said.out, "step 100 of 100", "met")
+    assert line_of(said.out, "−ELBO").split()[1:4] == ["24.25", "24.5", "0.5"]
+    assert line_of(said.out, "I_q ", " to ").split() == ["I_q", "4.00", "to", "5.00"]
+    assert "100%" in said.out
+
+
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_every_state_of_a_run_is_told_from_its_files(tmp_path: Path) -> None:
+    make_run(tmp_path, "s/training", 40, owned=True)
+    make_run(tmp_path, "s/measuring", 100, owned=True)
+    make_run(tmp_path, "s/trained", 100)
+    make_run(tmp_path, "s/stopped", 40)
+    own(make_run(tmp_path, "s/killed", 40).path, ended_process())
+    make_run(tmp_path, "s/finished", 100).write_summary(RESULTS)
+    make_run(tmp_path, "s/damaged", 100).summary.write_text('{"cut')
+    make_run(tmp_path, "s/failed", 40).failure.write_text('{"error": "it diverged"}')
+    view = find_view(tmp_path / "runs", "s")
+    text = seen(view)
+    states = {run.name: run.state for run in view.watched.values()}
+    assert states.pop("killed") == "stopped"
+    assert states.pop("damaged") == "trained"
+    assert states == {name: name for name in states}
+    assert len(states) == 6
+    counted = text.splitlines()[0]
+    assert counted.split(maxsplit=1)[1] == "1 failed, 1 training, 1 measuring, 2 stopped, 2 trained, 1 finished"
+    assert "it diverged" in text
+    assert not view.ended
+
+
+def test_runs_of_a_sweep_that_do_not_exist_yet_wait(tmp_path: Path) -> None:
+    """The jobs that have no result name them, and those that train together say how far they are."""
+    make_run(tmp_path, "s/a", 10, owned=True)
+    job = make_job(tmp_path, "s/a", "s/b", steps=60)
+    make_job(tmp_path, "s/c", owned=False)
+    (tmp_path / "runs" / ".jobs" / "train-1" / "result.json").write_text("{}")
+    make_job(tmp_path, "other/d", "other/e", "other/f")
+    (job / "log.txt").write_text("first\nwhat it said last\n  warn(\n\n")
+    view = find_view(tmp_path / "runs", "s")
+    text = seen(view)
+    assert line_of(text, "1 training, 1 waiting")
+    assert line_of(text, " a ", "training").split()[2] == "30", "60 steps of two runs"
+    assert line_of(text, " b ", "waiting")
+    assert {run.name for run in view.watched.values()} == {"a", "b"}
+    assert text.rstrip().endswith("what it said last")
+
+
+def test_a_sweep_that_calibrates_has_no_folder_yet(tmp_path: Path) -> None:
+    make_job(tmp_path, "s/a", "s/b", owned=False)
+    make_job(tmp_path, "s/a", kind="calibrate")
+    calibration = tmp_path / "calibrations" / "digits-1234"
+    own(calibration)
+    (calibration / "metrics.csv").write_text("step,epoch,split,name,value\n" + rows(30))
+    said = program(tmp_path, "s", script="watch")
+    assert said.status == 0
+    assert line_of(said.out, "2 waiting")
+    assert line_of(said.out, "calibrating digits-1234: step 30")
+
+
+def test_eighty_columns_hold_it(tmp_path: Path) -> None:
+    for k in range(3):
+        make_run(tmp_path, f"s/{'long-' * 20}{k}", 10, 20, 30, 40, 50, 60, 70, 80, 90, owned=True)
+    said = program(tmp_path, "s", script="watch")
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert said.out.count("24.5") == said.out.count("3.00 to 3.50") == 3
+    assert all(f"long-{k} " in said.out for k in range(3)), "by their ends runs are told apart"
+
+
+def test_a_low_terminal_shows_the_first_runs_and_counts_the_rest(tmp_path: Path) -> None:
+    for k in range(20):
+        make_run(tmp_path, f"s/{k}", 10)
+    console = Console(width=80, height=20, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    console.print(find_view(tmp_path / "runs", "s").look(height=20))
+    console.file.close()
+    text = console.export_text()
+    assert len(text.splitlines()) <= 20
+    assert "9 more" in text
+
+
+def test_what_is_no_run_is_answered_in_a_line(tmp_path: Path) -> None:
+    make_run(tmp_path, "mine", 10)
+    said = program(tmp_path, "yours", script="watch")
+    assert (said.status, said.out) == (1, "")
+    assert "'yours' is not a folder of runs" in said.err
+    assert "There are mine." in said.err
+
+
+def test_curves_read_what_is_new_and_start_again_where_rows_were_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    curves = Curves(path)
+    curves.read()
+    assert (curves.step, curves.last("train/mmd")) == (0, None)
+    path.write_text("step,epoch,split,name,value\n10,1,train,mmd,1.0\n20,1,train,mmd,2.")
+    curves.read()
+    assert (curves.step, curves.values) == (10, {"train/mmd": [1.0]}), "half a row is none"
+    with path.open("a") as file:
+        file.write("5\n\0damaged,row\n30,1,train,mmd,3.0\n30,1,train,rate,\n")
+    curves.read()
+    assert (curves.step, curves.values) == (30, {"train/mmd": [1.0, 2.5, 3.0]})
+    path.write_text("step,epoch,split,name,value\n10,1,train,mmd,1.0\n")
+    curves.read()
+    assert (curves.step, curves.values) == (10, {"train/mmd": [1.0]})
+
+
+def test_the_time_left_is_that_of_the_work_that_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1.8e9]
+    monkeypatch.setattr(module.time, "time", lambda: clock[0])
+    run = make_run(tmp_path, "one", 50, owned=True)
+    view = find_view(tmp_path / "runs", "one")
+    assert "0:02:00 left" in seen(view), "50 of 150 in the first minute"
+    clock[0] += 10
+    run.metrics.write_text(run.metrics.read_text() + rows(60))
+    assert "0:01:30 left" in seen(view), "10 in ten seconds, 90 to go"
+
+
+def test_a_terminal_shows_it_until_the_last_run_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "one", 40, owned=True)
+    looks = []
+
+    def finish(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            run.write_summary(RESULTS)
+
+    monkeypatch.setattr(module.time, "sleep", finish)
+    monkeypatch.setattr(module, "Console", lambda **own: Console(force_terminal=True, width=80, height=30, **own))
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
+    watch(tmp_path, ["one"])
+    assert len(looks) == 2
+    out = capsys.readouterr().out
+    assert out.index("training") < out.index("finished")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "failure.json", ".owner.json", "summary.json"])
+def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path, "one", 40, owned=True)
+    (run.path / name).write_bytes(b"\xff{[\0")
+    said = program(tmp_path, "one", script="watch")
+    assert (said.status, said.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "line"),
+    [
+        ([], 4, ""),
+        ([2.0, 2.0], 4, "▁▁"),
+        ([0.0, float("nan"), 7.0], 4, "▁█"),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 3, "▁▁█"),
+    ],
+)
+def test_a_sparkline_ends_with_the_last_value(values: list[float], width: int, line: str) -> None:
+    assert sparkline(values, width) == line
