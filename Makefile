@@ -101,7 +101,7 @@ mnist: $(READY) ## Both signs on MNIST with a small network: results/mnist.md an
 duality: $(READY) ## Certify strong duality on tables, and show where it fails: results/duality.md, maximising.md (five minutes)
 	@$(PY) benchmarks/results.py --make duality maximising
 
-linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (20 minutes)
+linear: $(READY) ## LagVAE against the exact optimum of a linear-Gaussian world: results/linear_gaussian.md (half an hour)
 	@$(call result,linear_gaussian,--out results/linear_gaussian.md)
 
 continuous: $(READY) ## LagVAE on continuous data, with a learned scale: results/continuous.md (eight minutes on two cores)
