@@ -481,7 +481,7 @@ def test_ctrl_c_stops_a_comparison_without_a_traceback(tmp_path: Path, monkeypat
     monkeypatch.setattr("lagvae.pareto.report.compare", interrupted)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     said = program(tmp_path, "a", script="pareto")
-    assert (said.status, said.err) == (130, "Error: Stopped.\n")
+    assert (said.status, said.err) == (130, "Note: Stopped.\n")
 
 
 def test_a_terminal_that_lacks_a_sign_shows_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.io import check_writable
 from lagvae.pareto import INFORMATION
 from lagvae.runs.layout import ANALYSIS, find_runs, runs_below
-from lagvae.terminal import command, print_error
+from lagvae.terminal import command, print_error, print_note
 
 
 def main(root: Path, words: Sequence[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print_error("Stopped.")
+        print_note("Stopped.")
         sys.exit(130)
     except LagvaeError as error:
         print_error(str(error))

@@ -26,7 +26,7 @@ from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError, Stopped
 from lagvae.experiment.schema import Config, EvaluateConfig, new_name
 from lagvae.sweeps.grid import NAME
-from lagvae.terminal import print_error, quiet_libraries
+from lagvae.terminal import print_error, print_note, quiet_libraries
 
 _failures: ContextVar[list[str] | None] = ContextVar("failures", default=None)
 """The failed jobs of Hydra's own launcher, in the process that the user started; None in a process that a launcher started."""
@@ -162,7 +162,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
             register(root, schema, about)
             run()
     except KeyboardInterrupt as stop:
-        print_error(readable_message(stop, root) or "Stopped.")
+        print_note(readable_message(stop, root) or "Stopped.")
         sys.exit(130)
     except (LagvaeError, HydraException, OmegaConfBaseException) as error:
         print_error(readable_message(error, root, sys.argv[1:]))
@@ -241,8 +241,9 @@ def guarded() -> Iterator[None]:
         if isinstance(error, Stopped) and hydra.mode != RunMode.RUN:
             raise KeyboardInterrupt from error
         if hydra.mode == RunMode.RUN:
-            print_error(readable_message(error))
-            sys.exit(130 if isinstance(error, Stopped) else 1)
+            stopped = isinstance(error, Stopped)
+            (print_note if stopped else print_error)(readable_message(error))
+            sys.exit(130 if stopped else 1)
         message = f"job {hydra.job.num} ({_swept(overrides)}): {readable_message(error)}"
         print_error(message)
         if (failed := _failures.get()) is None:

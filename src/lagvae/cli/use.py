@@ -73,7 +73,7 @@ def use_model(name: str, root: Path, words: Sequence[str] | None = None) -> None
             check_files(name, options)
         run_use(name, options)
     except KeyboardInterrupt:
-        print_error("Stopped.")
+        print_note("Stopped.")
         sys.exit(130)
     except LagvaeError as error:
         print_error(str(error))

@@ -292,13 +292,19 @@ def interrupted_jobs(
             yield job, runs, options | {"dropped": dropped}
 
 
+def common_folder(runs: Sequence[SweepRun]) -> Path:
+    """The folder of a sweep, which holds the folders of its runs; that of all runs where they lie in several."""
+    folders = {run.folder.path.parent for run in runs}
+    return folders.pop() if len(folders) == 1 else Path(runs[0].plain.paths.runs)
+
+
 def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing: Sequence[Sequence[SweepRun]]) -> None:
     """Print what the sweep is about to do. `already`: the number of runs that were finished before."""
     finished = f", {already} of them finished before" if already else ""
     sizes = sorted({len(part) for _, part in jobs}, reverse=True)
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[-1]} to {sizes[0]}"
     described = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} of {size} run{'s' if sizes[0] > 1 else ''}"
-    print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(Path(runs[0].plain.paths.runs))}")
+    print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(common_folder(runs))}")
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
     if alone := sum(map(trains_alone, waiting)) - sum(own.values()):

@@ -17,6 +17,7 @@ from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import (
     Jobs,
     check_runs,
+    common_folder,
     missing_calibrations,
     new_jobs,
     plan_jobs,
@@ -177,8 +178,8 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
     states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
     unfinished = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
     failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}
-    folders = {run.folder.path.parent for run in runs}
-    for folder in folders if len(folders) == 1 else ():
+    folder = common_folder(runs)
+    if all(run.folder.path.parent == folder for run in runs):
         write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
     finished = sum(state == "finished" for state in states.values())
     duration = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
@@ -188,11 +189,10 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
             verdict = str(run.folder.read_summary()["verdict"])
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
-    own = folders.pop() if len(folders) == 1 else root
-    location = short_path(own)
+    location = short_path(folder)
     before = f" ({already} before)" if already else ""
     print_line(f"{finished} of {len(runs)} runs finished{before} in {duration}: {counts or 'none'}. They are in {location}")
-    if finished > 1 and own != root and not failed:
+    if finished > 1 and folder != root and not failed:
         print_line(f"Compare them: {command('pareto')} {location}")
     if failed:
         lines = [f"{name}: {message}" for name, message in failed.items()]
