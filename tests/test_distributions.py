@@ -19,6 +19,7 @@ from lagvae.distributions import (
     DiscretizedLogisticDecoder,
     GaussianEncoder,
     Generator,
+    ImplicitEncoder,
     JointModel,
     JointSamples,
     LaplaceDecoder,
@@ -29,7 +30,7 @@ from lagvae.distributions import (
 )
 from lagvae.distributions.decoders import SPEED
 from lagvae.errors import DataError, SettingError
-from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, SquareMotion, default_channels
+from lagvae.networks import MLP, ConvDecoder, ConvEncoder, LeakyReLU, ResidualBlock, SquareMotion, default_channels
 from lagvae.noise import Noise
 
 MeanIs = Callable[[Tensor, float | Tensor], float]
@@ -400,6 +401,23 @@ def test_sizes_of_convolutions_that_make_no_network_are_refused(sizes: dict[str,
         ConvEncoder((1, 8, 8), (3,), **sizes)
     with pytest.raises(SettingError, match=message):
         ConvDecoder((3,), (1, 8, 8), **sizes)
+
+
+@pytest.mark.parametrize(("channels", "inner"), [(1, 1), (2, 1), (3, 1), (8, 4)])
+def test_residual_blocks_have_half_of_the_channels_inside(channels: int, inner: int) -> None:
+    narrow, wide = (layer for layer in ResidualBlock(channels, torch.nn.GELU).branch if isinstance(layer, torch.nn.Conv2d))
+    assert (narrow.out_channels, wide.in_channels, wide.out_channels) == (inner, inner, channels)
+
+
+def test_the_scale_of_an_implicit_posterior_is_never_below_a_thousandth() -> None:
+    encoder = ImplicitEncoder(partial(MLP, hidden=[]), shape=(3,), latent=2, noise=1)
+    with torch.no_grad():
+        for parameter in encoder.network.parameters():
+            parameter.fill_(0)
+        encoder.network.layers[0].bias[2:4] = -100.0  # softplus of which is 0
+        noise = torch.tensor([[1.0, -1.0, 0.0]])
+        samples = encoder.sample(encoder(torch.zeros(1, 3)), noise)
+    torch.testing.assert_close(samples, torch.tensor([[1e-3, -1e-3]]))
 
 
 def test_residual_blocks_start_as_the_identity_and_learn(generator: torch.Generator) -> None:

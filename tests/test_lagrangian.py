@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import FrozenInstanceError
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -524,6 +525,11 @@ def test_invalid_constraints_are_rejected_by_name(settings: dict[str, Any], mess
 def test_a_negative_bound_is_allowed() -> None:
     # −ELBO may be negative for continuous x.
     assert Constraint("neg_elbo", NegElbo(), bound=-12.0, learned=True).bound == -12
+
+
+def test_a_constraint_stays_as_it_is() -> None:
+    with pytest.raises(FrozenInstanceError):
+        neg_elbo(bound=1.0).bound = 2.0  # type: ignore[misc]
 
 
 def test_names_are_distinct() -> None:

@@ -49,6 +49,10 @@ def test_each_part_of_the_key_matters(other: Noise, stream: str, step: int) -> N
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 4 / 1000**0.5
 
 
+def test_noise_is_that_of_training_unless_said_otherwise() -> None:
+    assert torch.equal(Noise(0).normal("z_q", 0, (5,)), Noise(0, "train").normal("z_q", 0, (5,)))
+
+
 def test_steps_of_a_stream_never_share_a_state_and_streams_hardly_ever() -> None:
     noise = Noise(0)
     states = [{noise.generator(stream, step).initial_seed() for step in range(5000)} for stream in STREAMS]
