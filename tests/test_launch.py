@@ -154,6 +154,8 @@ def test_a_dry_run_takes_the_rate_of_finished_runs_of_the_same_model(done: Path)
     before = summaries(done)
     said = " ".join(sweep(done, *EVERY, "seed=5", "launcher.dry_run=true").out.split())
     assert "the median of 2 finished runs of this model" in said  # those of the other latent dimension are another model
+    alone = sweep(done, *EVERY, "seed=5", "launcher.dry_run=true", "launcher.runs_per_job=1").out
+    assert "measured here with" in " ".join(alone.split()), "an ensemble says nothing of runs that train alone"
     assert "All 4 runs are finished." in sweep(done, *EVERY, "launcher.dry_run=true").out
     assert summaries(done) == before
 

@@ -65,10 +65,12 @@ def same_work(settings: Any) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if key.startswith(parts) and (find_rule(key) or UNKNOWN).calibration}
 
 
-def finished_rates(run: SweepRun, gpu: bool) -> list[float]:
+def finished_rates(run: SweepRun, together: int, gpu: bool) -> list[float]:
     """Training steps per second of finished runs in the folder of runs whose step is the same work.
 
     Args:
+        together: the number of runs in the ensemble. For several runs the rates of ensembles are taken, for one those of runs
+            that trained alone.
         gpu: whether to take runs with trainer=gpu, or those without.
     """
     root = Path(run.plain.paths.runs)
@@ -81,10 +83,13 @@ def finished_rates(run: SweepRun, gpu: bool) -> list[float]:
             summary = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
             if (summary["data"], summary["model"]) != (run.plain.data.name, run.plain.model.name):
                 continue
+            size = select(summary, "ensemble.runs") or 1
+            if (size > 1) != (together > 1):
+                continue
             seconds = select(summary, "ensemble.seconds") or summary["seconds"]["training"]
             config: Any = OmegaConf.to_container(read_config(folder))
             if (select(config, "trainer.accelerator") in ("gpu", "cuda")) == gpu and same_work(config) == own:
-                rates.append(summary["steps"] * (select(summary, "ensemble.runs") or 1) / seconds)
+                rates.append(summary["steps"] * size / seconds)
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, CheckpointError):
             continue  # unfinished, damaged or of another version: it says nothing of how long this takes
     return rates
@@ -163,7 +168,7 @@ def memory_lines(run: SweepRun, data: DataModule, together: int) -> Iterator[str
 
 def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> Iterator[str]:
     """The predicted time on this machine, and on GPUs where a rate is known."""
-    found = finished_rates(run, gpu=False)
+    found = finished_rates(run, together, gpu=False)
     here = (
         TrainingRate(
             statistics.median(found), f"the median of {len(found)} finished runs of this model in {run.plain.paths.runs}"
@@ -176,7 +181,7 @@ def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> It
         f"On this machine: about {duration(steps * (1 + EVALUATION_WORK) / here.steps)}, from {here.steps:,.0f} steps a second "
         f"({here.source}); {measuring}."
     )
-    on_gpu = finished_rates(run, gpu=True)
+    on_gpu = finished_rates(run, together, gpu=True)
     if not on_gpu:
         yield (
             f"On GPUs: not predicted, for no finished run of this model in {run.plain.paths.runs} was trained with "
