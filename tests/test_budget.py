@@ -152,7 +152,11 @@ def test_a_bar_starts_again_with_another_total_and_ends() -> None:
     (task,) = bar._bar.tasks
     assert (task.description, task.completed, task.total) == ("Second", 0, 4.0)
     shown = bar._bar
+    bar.update(2.0, "half of it")
     bar.stop()
+    *_, last, note = (line for line in console.file.getvalue().splitlines() if "Second" in line or "half" in line)  # type: ignore[attr-defined]
+    assert "Second" in last, "the bar"
+    assert note.strip().endswith("half of it"), "the note has a line of its own"
     assert not shown.live.is_started
 
 

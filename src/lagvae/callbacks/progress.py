@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from lagvae.terminal import is_silent
 
@@ -25,8 +27,18 @@ if TYPE_CHECKING:
     from lagvae.callbacks.evaluation import Evaluation  # which shows a bar itself
 
 
+class NotedProgress(Progress):
+    """A rich progress whose tasks have a note. It stands in a line below the bar, where a narrow terminal has room for it."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
+
+
 class ProgressBar:
-    """A rich progress bar on a terminal. Elsewhere it prints a plain line after every tenth of the work.
+    """A rich progress bar on a terminal, with a note below it. Elsewhere it prints a plain line after every tenth of the work.
 
     Args:
         title: the name of the task. total: the total amount of work, None if it is not known yet.
@@ -42,9 +54,9 @@ class ProgressBar:
         self._tenth = -1
         self._bar: Progress | None = None
         if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=None), count, TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=4, expand=True,
+            self._bar = NotedProgress(
+                TextColumn("{task.description}"), BarColumn(bar_width=None), count, TimeElapsedColumn(),
+                TimeRemainingColumn(), console=self.console, refresh_per_second=4, expand=True,
                 redirect_stdout=False, redirect_stderr=False,
             )  # fmt: skip
             self._task = self._bar.add_task(title, total=total, completed=completed, note="")
@@ -155,8 +167,8 @@ class TrainingProgress(pl.Callback):
         ]
         values = self.evaluation.results.get("train", {})
         if "i_q_lower" in values:
-            notes.append(f"I [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
+            notes.append(f"I_q [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
         learned = [c.name for c in pl_module.lagrangian.constraints if c.learned]
         if learned and last:
-            notes.append("λ " + " ".join(f"{float(last[f'multiplier/{n}']):.3g}" for n in learned))
+            notes.append("λ " + ", ".join(f"{name} {float(last[f'multiplier/{name}']):.3g}" for name in learned))
         return "  ".join(notes)
