@@ -36,6 +36,7 @@ from lagvae.pareto import (
     notes,
     training_line,
 )
+from lagvae.pareto.report import print_rows
 from lagvae.pareto.tables import monotone
 from lagvae.runs.layout import ANALYSIS
 
@@ -562,3 +563,16 @@ def test_trained_runs_can_be_compared(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     runs = {run.name: run for run in collect([tmp_path / "runs" / "s"]).runs}
     assert (runs["lag"].setting, runs["info"].setting) == ("γ₁ = 1.5", "λ = 1, 1000")
+
+
+def test_a_printed_table_has_every_cell_whole_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    names = ("lagvae-digits-20261126-1", "lagvae-digits-20261126-2")
+    print_rows("Results", ("", *names), [("a long name of a measured value", "34.51 ± 0.07", "11.00 ± 0.18")])
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert all(number in out for number in ("34.51 ± 0.07", "11.00 ± 0.18"))
+    head = [line.split() for line in out.splitlines() if line.startswith("   ") and "─" not in line and line.strip()]
+    assert tuple("".join(column) for column in zip(*head, strict=True)) == names, "the heads are broken, not cut"
