@@ -144,8 +144,8 @@ def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
 
 
 def test_a_bar_starts_again_with_another_total_and_ends() -> None:
-    console = Console(file=StringIO(), force_terminal=True, width=100)
-    bar = ProgressBar("First", 10.0, TaskProgressColumn(), console=console)
+    said = StringIO()
+    bar = ProgressBar("First", 10.0, TaskProgressColumn(), console=Console(file=said, force_terminal=True, width=100))
     bar.update(10.0, "all of it")
     bar.restart("Second", 4.0)
     assert bar._bar is not None
@@ -154,7 +154,7 @@ def test_a_bar_starts_again_with_another_total_and_ends() -> None:
     shown = bar._bar
     bar.update(2.0, "half of it")
     bar.stop()
-    *_, last, note = (line for line in console.file.getvalue().splitlines() if "Second" in line or "half" in line)  # type: ignore[attr-defined]
+    *_, last, note = (line for line in said.getvalue().splitlines() if "Second" in line or "half" in line)
     assert "Second" in last, "the bar"
     assert note.strip().endswith("half of it"), "the note has a line of its own"
     assert not shown.live.is_started

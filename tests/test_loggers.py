@@ -396,7 +396,6 @@ def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
 
 
 def test_the_view_and_the_report_hold_every_chart() -> None:
-    pytest.importorskip("wandb_workspaces")
     constraints = ["neg_elbo", "mmd"]
     keys = {key for section in charts(constraints).values() for chart in section for key in chart.y}
     view = make_view("me", "lagvae", constraints)._to_model().model_dump_json()

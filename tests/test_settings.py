@@ -26,6 +26,7 @@ from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.settings import (
     FOLLOWS,
     RULES,
+    Attributes,
     ComparedSettings,
     deciding_settings,
     differences,
@@ -184,28 +185,14 @@ CRITICS = (
 )
 
 
-class Node(dict[str, Any]):
-    """Plain settings that are read like a config: a config of Hydra takes fifty times as long to make and to read."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
-def nested(value: Any) -> Any:
-    return Node({key: nested(part) for key, part in value.items()}) if isinstance(value, Mapping) else value
-
-
 @cache
 def made_by_hydra(*words: str) -> DictConfig:
     return settings(NOWHERE, *words)
 
 
-def composed(*words: str) -> Node:
+def composed(*words: str) -> Attributes:
     """A config as a user composes it, resolved."""
-    found: Node = nested(OmegaConf.to_container(made_by_hydra(*words), resolve=True))
+    found: Attributes = Attributes.of(OmegaConf.to_container(made_by_hydra(*words), resolve=True))
     return found
 
 
@@ -221,7 +208,7 @@ def changed(value: Any) -> Any:
 
 
 @contextmanager
-def changing(config: Node, key: str) -> Iterator[None]:
+def changing(config: Attributes, key: str) -> Iterator[None]:
     """A config in which one setting has another value."""
     *path, last = key.split(".")
     node = config
@@ -243,7 +230,7 @@ def stands_in(key: str, listed: Collection[str]) -> bool:
     return any(covers(each, key) for each in listed)
 
 
-def wrong(config: Node, of: Callable[[Any], Any], listed: Callable[[str], bool]) -> list[str]:
+def wrong(config: Attributes, of: Callable[[Any], Any], listed: Callable[[str], bool]) -> list[str]:
     """The settings whose change does, or does not, change what is made of a config, against what a list says of them."""
     before, found = of(config), []
     for key in flatten(config):
@@ -261,7 +248,7 @@ DATA = data_of(torch.arange(80.0).reshape(40, 2))
 
 
 def run_of(config: Mapping[str, Any], **others: Any) -> SweepRun:
-    return SweepRun(nested({**config, **others}))
+    return SweepRun(Attributes.of({**config, **others}))
 
 
 # ---- calibrations
@@ -333,7 +320,7 @@ def test_a_calibration_on_images_is_of_their_files_and_their_size(tmp_path: Path
 
 
 def test_a_precision_is_one_however_it_is_written() -> None:
-    number, text = (calibration_key(nested({**composed(*PLAIN), "trainer": {"precision": p}})) for p in (32, "32"))
+    number, text = (calibration_key(Attributes.of({**composed(*PLAIN), "trainer": {"precision": p}})) for p in (32, "32"))
     assert number == text
 
 
@@ -353,7 +340,7 @@ def test_runs_train_in_one_ensemble_exactly_if_they_may_differ_in_a_setting() ->
     config = composed(*PLAIN)
     first = run_of(composed(*PLAIN))
 
-    def apart(other: Node) -> bool:
+    def apart(other: Attributes) -> bool:
         return len(group_runs([first, run_of(other)])) == 2
 
     assert wrong(config, apart, lambda key: not stands_in(key, OWN_OF_A_MEMBER)) == []
@@ -466,7 +453,7 @@ def test_what_the_environment_holds_is_in_no_file(tmp_path: Path, monkeypatch: p
 
 def test_a_setting_that_nobody_knows_decides_everything() -> None:
     config = composed(*PLAIN)
-    more = nested({**config, "unknown": {"setting": 1}})
+    more = Attributes.of({**config, "unknown": {"setting": 1}})
     assert calibration_key(more) != calibration_key(config)
     assert len(group_runs([run_of(config), run_of(more)])) == 2
     assert "unknown.setting" in ComparedSettings.of(more, {}).shared

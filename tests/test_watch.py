@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,8 @@ def make_job(root: Path, *names: str, kind: str = "train", owned: bool = True, *
 
 
 def seen(view: View) -> str:
-    console = Console(width=80, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    console = Console(width=80, file=StringIO(), record=True)
     console.print(view.look())
-    console.file.close()
     return console.export_text()
 
 
@@ -193,9 +193,8 @@ def test_eighty_columns_hold_it(tmp_path: Path) -> None:
 def test_a_low_terminal_shows_the_first_runs_and_counts_the_rest(tmp_path: Path) -> None:
     for k in range(20):
         make_run(tmp_path, f"s/{k}", 10)
-    console = Console(width=80, height=20, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    console = Console(width=80, height=20, file=StringIO(), record=True)
     console.print(find_view(tmp_path / "runs", "s").look(height=20))
-    console.file.close()
     text = console.export_text()
     assert len(text.splitlines()) <= 20
     assert "9 more" in text

@@ -19,7 +19,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -181,12 +180,13 @@ class JobFiles:
 
     @property
     def message(self) -> str:
-        """The last line of its output, without lines of code that a warning shows, which are indented."""
+        """The last line of its output that is no warning, without the lines of code that one shows, which are indented."""
         try:
             lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return ""
-        return next((line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace()), "")
+        told = (line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace() and "Warning: " not in line)
+        return next(told, "")
 
 
 def jobs_of(runs: Path) -> list[JobFiles]:
@@ -227,7 +227,7 @@ class WatchedRun:
             return
         begun = self.folder.config.is_file()
         if begun and not self.config:
-            self.config = read_config_file(self.folder.config)
+            self.config = self.folder.read_settings()
         self.curves.read()
         owned, job_owned = since(self.folder.path) is not None, job is not None and job.since is not None
         self.step = self.curves.step
@@ -281,15 +281,6 @@ class WatchedRun:
         """The sides whose information is preferred; q where none is."""
         alpha = self.config.get("alpha") or {}
         return [side for side in ("q", "p") if alpha.get(side)] or ["q"]
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings of a run; empty where they cannot be read."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 # ---- what is shown

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.io import json_digest, storage_error, write_json
 from lagvae.terminal import command
@@ -107,6 +109,14 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.summary} is missing or damaged. Resume the run, which writes it.") from error
         return content
+
+    def read_settings(self) -> dict[str, Any]:
+        """The settings in config.yaml as they stand there, neither resolved nor checked; empty where they cannot be read."""
+        try:
+            content = yaml.load(self.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def follow(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
         """Have `tell` called with the summary of the run, once, before it is written. Loggers end their part of a run so."""

@@ -21,7 +21,6 @@ from secrets import token_hex
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import yaml
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lagvae.io import write_atomically
@@ -331,17 +330,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
         for key, text in texts.items():
             self.experiment.add_text(key, text, summary["steps"])
         numbers = {key: float(value) for key, value in results.items() if key not in texts}
-        self.log_hyperparams(on_one_level(read_settings(self.run), "."), numbers, summary["steps"])
+        self.log_hyperparams(on_one_level(self.run.read_settings(), "."), numbers, summary["steps"])
         self.finalize("success")
-
-
-def read_settings(run: RunFolder) -> dict[str, Any]:
-    """The settings in a run's config.yaml; empty where it cannot be read."""
-    try:
-        settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 # ---- what a run does with its loggers
