@@ -178,6 +178,17 @@ RESULTS: dict[str, Result] = {
         60,
     ),
     "figure1": comparison("figure1", "figure1", 9),
+    "inputs": benchmark(
+        "inputs",
+        "--root {root} --out results/inputs.md",
+        (
+            *TRAINING,
+            *below("conf", "data family/vae.yaml likelihood"),
+            *below("src/lagvae/experiment", "data_profile.py"),
+            "benchmarks/grid.py",
+        ),
+        4,
+    ),
     "interval": benchmark(
         "interval",
         "--mnist --root {root} --out results/interval.md",
