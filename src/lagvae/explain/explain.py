@@ -165,8 +165,11 @@ def constraints_alone(spec: ObjectiveSpec) -> Iterator[Line]:
 
 
 def neighbours(objective: Objective, family: str = "") -> Iterator[Line]:
-    """The members that an objective equals up to constants, and those that differ from it in the fewest terms."""
-    others = [other for other in presets() if other.family != family]
+    """The members that an objective equals up to constants, and those that differ from it in the fewest terms.
+
+    A member whose learned λ decides about its preference is none of them.
+    """
+    others = [other for other in presets() if other.family != family and not other.learns_preference]
     distances = []
     for other in others:
         differences = {"": objective - other.stated, " as trained": objective - other.trained}

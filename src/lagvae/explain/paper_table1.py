@@ -117,7 +117,7 @@ def _member_table(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for spec in members:
         constraints = "; ".join(
-            f"{p.text.replace('||', '‖')} ({'λ learned' if p.learned else f'λ = {number(p.multiplier)}'})"
+            f"{p.text.replace('||', '‖').replace('-', '−')} ({'λ learned' if p.learned else f'λ = {number(p.multiplier)}'})"
             for p in spec.penalties
         )
         cells = (
@@ -147,9 +147,12 @@ def _preference_differences(members: Sequence[ObjectiveSpec]) -> Iterator[str]:
         if overall != spec.alpha:
             stated = joined([(spec.alpha[0], "I_q"), (spec.alpha[1], "I_p")])
             alphas = f"α₁ = {number(overall[0])}, α₂ = {number(overall[1])}"
+            at = (
+                " at λ = 1; what it prefers depends on the λ that it learns. There its " if spec.learns_preference else ". Its "
+            )
             yield (
                 f"- **{spec.family}** states the preference {stated}, but its penalties carry information: {alphas}, "
-                f"so it is *{signed_preference(overall)}*{', where Table 1 has it under f = 0' if paper == '' else ''}. Its "
+                f"so it is *{signed_preference(overall)}*{', where Table 1 has it under f = 0' if paper == '' else ''}{at}"
                 f"objective is {plainest(spec.stated)}; a reconstruction error of x is −I_q + KL(q(x|z)‖p(x|z)), one of z is "
                 "−I_p + KL(p(z|x)‖q(z|x))."
             )

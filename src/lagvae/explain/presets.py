@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lagvae.algebra import Class, Objective, Opaque, parse, single, total
+from lagvae.algebra import Class, Objective, Opaque, parse, preference, single, total
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_constraints, exact_fraction
@@ -85,6 +85,11 @@ class ObjectiveSpec:
     def penalty(self, learned: bool = True) -> Objective:
         """Σ λ D, over all constraints or over those with fixed λ only."""
         return total((p.multiplier, p.divergence) for p in self.penalties if learned or not p.learned)
+
+    @property
+    def learns_preference(self) -> bool:
+        """Whether a divergence with a learned λ carries information, so that λ decides about the preference."""
+        return any(p.learned and any(preference(p.divergence.plain) or ()) for p in self.penalties)
 
     @property
     def source(self) -> str:
