@@ -105,7 +105,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "ranks.py": ("ranks", "ddp"),
     "runs": ("loggers", "runs", "run_wiring"),
     "sklearn.py": ("sklearn",),
-    "sweeps": ("settings", "sweep", "matching", "launch", "own_parts", "own_examples"),
+    "sweeps": ("executors", "settings", "sweep", "matching", "launch", "own_parts", "own_examples"),
     "terminal.py": ("door", "bad_runs"),
 }
 """A package or module of lagvae → the test files that watch over it, those that are fastest and closest first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from small import ROOT
 
 from lagvae import __version__
 from lagvae.cli import entry
-from lagvae.terminal import print_error, print_line, print_note, short_path, silence
+from lagvae.terminal import format_number, print_error, print_line, print_note, quiet_libraries, short_path, silence
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -151,3 +153,40 @@ def test_nothing_is_printed_in_silence_and_lines_are_not_broken_after_it(capsys:
     print_error(line)
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == (f"{line}\n", f"Error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "shown"),
+    [
+        (0.00126, {}, "0.00"),
+        (-87.126, {"stderr": 0.034}, "-87.13 ± 0.03"),
+        (0.00126, {"nats": False}, "1.26e-03"),
+        (0.00126, {"nats": False, "stderr": 0.0004}, "1.26e-03 ± 4e-04"),
+        (1.5, {"stderr": float("nan")}, "1.50"),
+        (None, {"stderr": 0.1}, "–"),
+        (float("inf"), {}, "–"),
+    ],
+)
+def test_nats_have_two_decimals_and_other_numbers_three_digits(
+    value: float | None, options: dict[str, Any], shown: str
+) -> None:
+    assert format_number(value, **options) == shown
+
+
+def test_libraries_warn_of_nothing_that_is_deliberate_and_others_are_heard() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.resetwarnings()
+        quiet_libraries()
+        for module in ("pytorch_lightning.trainer", "lightning_fabric.utilities", "lightning.pytorch", "numpy"):
+            warnings.warn_explicit(f"by {module}", UserWarning, "file.py", 1, module=module)
+        for said in (
+            "`isinstance(treespec, LeafSpec)` is deprecated",
+            "`lr_scheduler.step()` before `optimizer.step()`",
+            "loss",
+        ):
+            warnings.warn_explicit(said, UserWarning, "file.py", 1, module="torch")
+    assert [str(each.message) for each in heard] == ["by numpy", "loss"]
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)  # as Lightning does where it is imported later
+        assert logger.getEffectiveLevel() == logging.ERROR
