@@ -9,8 +9,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -419,4 +420,59 @@ def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: 
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(SettingError, match="needs the package wandb-workspaces"):
+        save_dashboard("lagvae")
+
+
+class Saved:
+    """A view or a report that W&B gives an address when it is saved, or answers with an error."""
+
+    def __init__(self, kind: str, entity: str, project: str, constraints: list[str], answer: str) -> None:
+        self.url, self.answer = f"https://wandb.ai/{entity}/{project}/{kind}/{'+'.join(constraints)}/unsaved", answer
+
+    def save(self) -> None:
+        if self.answer:
+            raise RuntimeError(self.answer)
+        self.url = self.url.removesuffix("/unsaved")
+
+
+@pytest.mark.parametrize(
+    ("path", "refused", "said"),
+    [
+        ("lagvae", "", "me/lagvae"),
+        ("team/own", "", "team/own"),
+        ("team/own", "view", "W&B did not save the dashboard of team/own: no view"),
+        ("team/own", "report", "W&B did not save the dashboard of team/own: no report"),
+    ],
+)
+def test_the_view_and_the_report_are_saved_and_their_addresses_told(
+    monkeypatch: pytest.MonkeyPatch, path: str, refused: str, said: str
+) -> None:
+    asked: list[str] = []
+
+    def runs(project: str) -> list[Any]:
+        asked.append(project)
+        return [SimpleNamespace(config={"constraints": {"mmd": {}}})]
+
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me", runs=runs))
+    for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for kind in ("view", "report"):
+        answer = f"no {kind}" if kind == refused else ""
+        monkeypatch.setattr(f"lagvae.runs.wandb_view.make_{kind}", partial(Saved, kind, answer=answer))
+    if refused:
+        with pytest.raises(SettingError, match=said):
+            save_dashboard(path)
+        return
+    assert save_dashboard(path) == tuple(f"https://wandb.ai/{said}/{kind}/mmd" for kind in ("view", "report"))
+    assert asked == [said]
+
+
+def test_a_wandb_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise ValueError("no key\nand much more")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    with pytest.raises(SettingError, match=r"W&B does not let us in \(no key\)\. Give it a key with wandb login\."):
         save_dashboard("lagvae")
