@@ -103,7 +103,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pages": ("pages",),
     "pareto": ("figures", "pareto", "pages"),
     "ranks.py": ("ranks", "ddp"),
-    "runs": ("loggers", "runs", "run_wiring"),
+    "runs": ("layout", "loggers", "runs", "run_wiring", "bad_runs"),
     "sklearn.py": ("sklearn",),
     "sweeps": ("executors", "settings", "sweep", "matching", "launch", "own_parts", "own_examples"),
     "terminal.py": ("door", "bad_runs"),

@@ -182,7 +182,7 @@ def test_progress_is_written_twice_a_second_and_when_it_must_be(tmp_path: Path, 
         (6, 0.2, False),
     ):
         clock.now += seconds
-        job.report_progress(steps, 7, "a note", now)
+        job.report_progress(steps, 7, "a note", **({"now": True} if now else {}))
         written.append(job.read_progress()["steps"])
     assert written == [1, 1, 3, 4, 4, 6]
     assert job.read_progress() == {"steps": 6, "evaluated": 7, "note": "a note"}
