@@ -80,3 +80,10 @@ def test_the_space_between_the_ends_of_an_interval_is_filled_where_there_are_two
         filled = [c.get_paths()[0].vertices for c in slack_axis([curve]).collections if c.get_facecolor().size]
         heights.append([sorted({float(y) for _, y in corners}) for corners in filled])
     assert heights == [[], [[1.0, 2.0, 3.0, 5.0]]]
+
+
+def test_a_path_of_one_point_has_room_about_it() -> None:
+    ends = {"train": {"rate": 3.0, "distortion": 20.0}, "val": {"rate": 3.0, "distortion": 21.0}}
+    rates, distortions = figures.plane_ranges(ends, [(1e6, 1e6)] + [(3.0, 20.5)] * 19)
+    assert rates == pytest.approx((3 - 0.12 * 0.5, 3 + 0.12 * 0.5))
+    assert distortions == pytest.approx((20 - 0.12, 21 + 0.12))

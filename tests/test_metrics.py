@@ -315,7 +315,11 @@ def images_of(
     for step in range(passes):
         x = data.reobserve(split, index, 1, 10_000 + step)[0]
         measure.update(JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(2), step, x)), index)
-    return measure, {name: float(value) for name, value in measure.compute().items()}
+    found = {name: float(value) for name, value in measure.compute().items()}
+    for end, best in (("lower", max), ("upper", min)):
+        bounds = [v for name, v in found.items() if name.startswith(f"i_q_{end}_") and not name.endswith(("_stderr", "_limit"))]
+        assert found[f"i_q_{end}"] == best(bounds), "the tightest"
+    return measure, found
 
 
 def two_step_world(

@@ -205,6 +205,22 @@ def test_a_job_counts_the_runs_that_are_evaluated(tmp_path: Path, monkeypatch: p
     assert told == [(40, 1), (40, 2), (40, 3), (40, 4)]
 
 
+def test_a_run_that_is_a_job_by_itself_has_all_threads_and_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several are evaluated at once, each on one thread and in silence."""
+    plain = SimpleNamespace(training=SimpleNamespace(steps=10))
+    run: Any = SimpleNamespace(name="a", finished=False, trained=False, plain=plain, cfg=None)
+    monkeypatch.setattr("lagvae.sweeps.job.finish_run", lambda run: print(f"{run.name} has {torch.get_num_threads()} threads"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert train_all(SweepJob(tmp_path), [run], {}) == {}
+    finally:
+        torch.set_num_threads(before)
+    assert capsys.readouterr().out == f"a has {before + 1} threads\n"
+
+
 @pytest.mark.parametrize(
     ("progress", "shown"),
     [
