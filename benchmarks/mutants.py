@@ -125,7 +125,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "own_examples",
         "configs",
     ),
-    "terminal.py": ("door", "bad_runs"),
+    "terminal.py": ("door", "command", "bad_runs"),
 }
 """A package or module of lagvae → the test files that watch over it, those that are fastest and closest first."""
 

@@ -99,7 +99,8 @@ def test_matched_runs_are_shown_below_each_other_and_the_rest_counted(
     (title, other) = (k for k, line in enumerate(lines) if "LagVAE with InfoVAE's −ELBO and MMD as its bounds" in line)
     assert "maximise (train)" in lines[title]
     assert "minimise (train)" in lines[other]
-    above = next(k for k, line in enumerate(lines) if "λ = 0 " in line)
+    above, last = (next(k for k, line in enumerate(lines) if f"λ = {name} " in line) for name in (0, 99))
+    assert title < above < other < last
     assert lines[above].split()[-5:] == ["23.00", "1e-3", "[4,", "5]", "+0.25"]
     assert lines[above + 1].split() == ["LagVAE", "(met)", "22.00", "2e-3", "[6,", "7]", "+0.50"]
     assert sum("LagVAE (met)" in line for line in lines) == min(count, MAX_PRINTED) + 1
