@@ -131,6 +131,17 @@ def test_bounds_from_fewer_draws_keep_their_sides() -> None:
     assert values["i_q_lower"] - error < truth < values["i_q_upper"] + error
 
 
+@pytest.mark.parametrize(("batch", "least"), [(32, LEAST), (128, LEAST), (129, 258), (300, 600)])
+def test_no_budget_leaves_a_split_less_than_two_batches(
+    joint: JointModel, monkeypatch: pytest.MonkeyPatch, batch: int, least: int
+) -> None:
+    monkeypatch.setattr(budget, "FREE", 1.0)
+    data = DataModule(digits, "digits", "bernoulli", batch=batch)
+    plan = plan_evaluation({split: {} for split in ("train", "val", "test")}, joint, data, 1e-9, 1)
+    assert plan.cut == {"data.draws": (data.draws, least)}
+    assert data.most_draws == least
+
+
 def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
     out = StringIO()
     bar = MeasuringProgress("Measuring", 10.0, Console(file=out, force_terminal=False, width=200))
