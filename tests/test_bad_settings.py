@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import QUICK, program, refuses
+from omegaconf import OmegaConf
 
+from lagvae.errors import SettingError
+from lagvae.experiment.factory import enough_memory
+from lagvae.experiment.run import has_accelerator
 from lagvae.runs.layout import RunFolder
 
 VAE = (*QUICK, "family=vae")
@@ -271,3 +276,53 @@ def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
         "evaluate": "data is unknown; a config has run, checkpoint, trust, trainer, paths",
     }
     refuses(program(tmp_path, words, script=script), expected[script])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("can't allocate memory: you tried to allocate 4000 bytes. Error"), "4000 bytes were asked for"),
+        (RuntimeError("Storage size calculation overflowed."), "Storage size calculation overflowed"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
+        (MemoryError("no room."), "no room"),
+    ],
+)
+def test_where_there_is_not_enough_memory_the_largest_sizes_are_named(error: Exception, reason: str) -> None:
+    sizes = {"data": {"batch": 70, "seed": 9999}, "model": {"hidden": [8, 900], "latent": 2}, "calibration": {"steps": 5000}}
+    for cfg, cure in (
+        (sizes, "Lower a size; the largest are model.hidden=[8, 900] and data.batch=70."),
+        ({"training": {"steps": 9}}, "Free some, or lower a size."),
+    ):
+        with pytest.raises(SettingError) as told, enough_memory(OmegaConf.create(cfg)):
+            raise error
+        assert str(told.value).startswith("There is not enough memory (")
+        assert reason in str(told.value)
+        assert str(told.value).endswith(cure)
+
+
+def test_another_error_is_none_of_memory() -> None:
+    with pytest.raises(RuntimeError, match=r"^no such operation$"), enough_memory(OmegaConf.create({"data": {"batch": 70}})):
+        raise RuntimeError("no such operation")
+    with pytest.raises(ValueError, match=r"^out of memory$"), enough_memory(OmegaConf.create({})):
+        raise ValueError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "mps", "there"),
+    [
+        ("gpu", False, False, False),
+        ("gpu", True, False, True),
+        ("gpu", False, True, True),
+        ("cuda", False, True, False),
+        ("cpu", False, False, True),
+        ("abacus", False, False, True),
+    ],
+)
+def test_an_accelerator_is_looked_for_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, cuda: bool, mps: bool, there: bool
+) -> None:
+    """One that nobody knows is for Lightning to refuse."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert has_accelerator(name) == there

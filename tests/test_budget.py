@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from rich.console import Console
 from rich.progress import TaskProgressColumn
 from torch import nn
 
-from lagvae.callbacks import budget
-from lagvae.callbacks.budget import LEAST, multiply_adds, plan_evaluation
+from lagvae.callbacks import Evaluation, budget
+from lagvae.callbacks.budget import LEAST, Plan, multiply_adds, plan_evaluation
 from lagvae.callbacks.progress import MeasuringProgress, ProgressBar
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.cli.entry import compose_config
@@ -130,6 +131,17 @@ def test_bounds_from_fewer_draws_keep_their_sides() -> None:
     assert values["i_q_lower"] - error < truth < values["i_q_upper"] + error
 
 
+@pytest.mark.parametrize(("batch", "least"), [(32, LEAST), (128, LEAST), (129, 258), (300, 600)])
+def test_no_budget_leaves_a_split_less_than_two_batches(
+    joint: JointModel, monkeypatch: pytest.MonkeyPatch, batch: int, least: int
+) -> None:
+    monkeypatch.setattr(budget, "FREE", 1.0)
+    data = DataModule(digits, "digits", "bernoulli", batch=batch)
+    plan = plan_evaluation({split: {} for split in ("train", "val", "test")}, joint, data, 1e-9, 1)
+    assert plan.cut == {"data.draws": (data.draws, least)}
+    assert data.most_draws == least
+
+
 def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
     out = StringIO()
     bar = MeasuringProgress("Measuring", 10.0, Console(file=out, force_terminal=False, width=200))
@@ -141,6 +153,72 @@ def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
     assert [line.split("  ")[-1] for line in lines] == [*work]
     assert ["s left" in line for line in lines] == [False, False, True], "a thousandth of the work says nothing of the rest"
     assert "50%" in lines[2]
+
+
+def test_on_a_terminal_what_is_being_measured_counts_when_it_has_ended() -> None:
+    bar = MeasuringProgress("Measuring", 10.0, Console(file=StringIO(), force_terminal=True, width=100))
+    shown = bar._bar._bar
+    assert shown is not None
+    (task,), seen = shown.tasks, []
+    for name, amount in {"terms": 4.0, "mmd": 6.0}.items():
+        bar.begin(name, amount)
+        seen.append((task.completed, task.fields["note"]))
+    assert seen == [(0.0, "terms"), (4.0, "mmd")]
+    bar.stop()
+    assert (task.completed, task.fields["note"]) == (10.0, "")
+    assert not shown.live.is_started
+
+
+def test_a_plain_line_is_written_at_each_tenth_once_and_at_none_without_a_total() -> None:
+    said = StringIO()
+    console = Console(file=said, force_terminal=False, width=100)
+    bar = ProgressBar("A", 20.0, TaskProgressColumn(), console=console)
+    for done in (0, 1, 2, 3, 3.9, 4, 20):
+        bar.update(done, f"note {done}", None if done else "the first line")
+    assert said.getvalue().splitlines() == ["the first line", "note 2", "note 4", "note 20"]
+    unknown = ProgressBar("B", None, TaskProgressColumn(), console=console)
+    unknown.update(5.0, "unheard")
+    unknown.stop()
+    assert "unheard" not in said.getvalue()
+
+
+def test_the_bar_of_an_evaluation_ends_with_it_and_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    def bar(title: str, total: float) -> Any:
+        bars.append(SimpleNamespace(begun=[], stopped=0))
+        one = bars[-1]
+        one.begin = lambda what, work: one.begun.append((what, work))
+        one.stop = lambda: setattr(one, "stopped", one.stopped + 1)
+        return one
+
+    monkeypatch.setattr("lagvae.callbacks.evaluation.MeasuringProgress", bar)
+    first = SimpleNamespace(broadcast=lambda value: value)
+    data = SimpleNamespace(draws_of=lambda split: 40)
+    trainer: Any = SimpleNamespace(testing=True, is_global_zero=True, strategy=first, callback_metrics={}, datamodule=data)
+    metric = SimpleNamespace(compute=lambda: {"rate": torch.tensor(2.0)}, reset=lambda: None, labels={"rate": "the rate"})
+    metric.count_images_once, metric.update = False, lambda samples, index: None
+    before, model = signal.getsignal(signal.SIGTERM), SimpleNamespace()
+    evaluation = Evaluation({}, {})
+    batch: Any = SimpleNamespace(index=torch.arange(10), step=0)
+    for ends in (True, False):
+        evaluation._metrics = {split: {"the_terms": metric} for split in ("train", "val", "test")}  # type: ignore[dict-item]
+        evaluation.plan = Plan(batches=dict.fromkeys(evaluation._metrics, 8.0))
+        evaluation.plan.metrics = {split: {"the_terms": 3.0} for split in evaluation._metrics}
+        evaluation.on_test_epoch_start(trainer, model)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        evaluation.on_test_batch_end(trainer, model, None, batch, 0, 1)  # type: ignore[arg-type]
+        assert bars[-1].begun == [("samples of val", 2.0)], "a quarter of its draws"
+        if ends:
+            evaluation.on_test_epoch_end(trainer, model)  # type: ignore[arg-type]
+            assert signal.getsignal(signal.SIGTERM) is before
+            assert bars[-1].begun[1:] == [(f"the terms on {split}", 3.0) for split in ("train", "val", "test")]
+        signal.signal(signal.SIGTERM, before)
+        evaluation.on_exception(trainer, model, ValueError())  # type: ignore[arg-type]
+        assert bars[-1].stopped == 1
+    assert len(bars) == 2
+    assert evaluation.row() == {f"{split}/rate": 2.0 for split in ("train_probe", "val", "test")}
+    assert evaluation.labels == {"rate": "the rate"}
 
 
 def test_a_bar_starts_again_with_another_total_and_ends() -> None:

@@ -19,10 +19,13 @@ from torch import Tensor
 from lagvae.cli.arrays import read_array
 from lagvae.data import Arrays, DataModule, sources
 from lagvae.data.conversion import as_float
+from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.errors import DataError, SettingError
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.settings import deciding_settings
+from lagvae.lagrangian import Lagrangian, Preference
 from lagvae.model import LatentVariableModel
+from lagvae.networks import MLP
 
 N = 60
 
@@ -523,3 +526,39 @@ def test_the_estimator_takes_levels_as_the_programs_do() -> None:
         estimator.fit(FLAT.astype("u1"))
     np.testing.assert_array_equal(estimator.transform(FLAT.astype("u1")), estimator.transform(FLAT.astype("f4") / 255))
     assert (estimator.model_.origin or {})["levels"] == 255
+
+
+def plain_model(levels: int | None, high: float = 1.0) -> LatentVariableModel:
+    """A model of four pixels, trained on numbers up to `high` that come from levels up to `levels`, 1 for zeros and ones."""
+    network, shape = partial(MLP, hidden=[4]), (4,)
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, shape, 2), NormalDecoder(network, shape, 2))
+    model = LatentVariableModel(joint, Lagrangian(Preference(-1.0), []), primal=torch.optim.Adam)
+    model.origin = {"levels": levels, "range": (0.0, high)}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("levels", "high", "dtype", "given", "taken"),
+    [
+        pytest.param(255, 1.0, np.uint8, [0, 51, 102, 255], [0, 0.2, 0.4, 1], id="levels"),
+        pytest.param(255, 1.0, np.uint16, [0, 13107, 0, 65535], [0, 0.2, 0, 1], id="16 bits"),
+        pytest.param(1, 1.0, np.uint8, [0, 1, 1, 0], [0, 1, 1, 0], id="zeros and ones"),
+        pytest.param(None, 1.0, np.uint8, [0, 0, 0, 0], [0, 0, 0, 0], id="black"),
+        pytest.param(None, 1.0, np.int64, [0, 1, 1, 0], [0, 1, 1, 0], id="integers without a full range"),
+        pytest.param(255, 1.0, np.float64, [0, 0.5, 2, -1], [0, 0.5, 2, -1], id="floats"),
+        pytest.param(None, 1.0, np.uint8, [0, 1, 1, 0], "holds only 0 and 1", id="levels or ones"),
+        pytest.param(
+            None, 9.0, np.uint8, [0, 7, 9, 0], "would be divided by 255, and this model was trained on numbers up to 9"
+        ),
+        pytest.param(255, 1.0, np.int64, [0, 7, 9, 0], "trained on levels that were divided by 255"),
+    ],
+)
+def test_integers_are_taken_as_those_of_training(
+    levels: int | None, high: float, dtype: Any, given: list[float], taken: list[float] | str
+) -> None:
+    model, x = plain_model(levels, high), np.array([given], dtype=dtype)
+    if isinstance(taken, str):
+        with pytest.raises(DataError, match=taken):
+            model.observations(x)
+        return
+    torch.testing.assert_close(model.observations(x), torch.tensor([taken], dtype=torch.float32))

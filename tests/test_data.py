@@ -439,3 +439,19 @@ def test_linear_gaussian_has_the_covariance_of_its_world() -> None:
     assert x.equal(linear_gaussian_source(n, dim, latent, noise, seed=4).x)
     with pytest.raises(SettingError, match=r"noise=0"):
         linear_gaussian_source(noise=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val": 0.0}, r"data\.val=0\.0 must be a share between 0 and 1"),
+        ({"test": 1.0}, r"data\.test=1\.0 must be a share between 0 and 1"),
+        ({"val": 0.5, "test": 0.5}, r"data\.val=0\.5 and data\.test=0\.5 leave nothing to train on"),
+        ({"batch": 0}, r"data\.batch=0 must be at least 1"),
+        ({"draws": 0}, r"data\.draws=0 must be at least 1"),
+        ({"workers": -1}, r"data\.workers=-1 must be at least 0"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_by_its_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        numbered(40, **settings)

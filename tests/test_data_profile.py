@@ -205,3 +205,9 @@ def test_streamed_images_are_looked_at_too(tmp_path: Path) -> None:
     p: DataProfile = profile_data(read())
     assert p.mean == pytest.approx((50 + 20 / 8) / 255, rel=0.01)
     assert p.repeated == {"train": 0, "val": 0, "test": 1}
+
+
+def test_a_name_that_is_longer_than_its_panel_is_cut_at_its_end() -> None:
+    from lagvae.experiment.data_picture import shortened
+
+    assert [shortened("x" * n) for n in (3, 18, 19)] == ["xxx", "x" * 18, "x" * 17 + "…"]

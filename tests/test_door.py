@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from small import ROOT
 
 from lagvae import __version__
 from lagvae.cli import entry
-from lagvae.terminal import print_error, print_line, print_note, short_path, silence
+from lagvae.errors import SettingError
+from lagvae.terminal import format_number, print_error, print_line, print_note, quiet_libraries, short_path, silence
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -151,3 +154,98 @@ def test_nothing_is_printed_in_silence_and_lines_are_not_broken_after_it(capsys:
     print_error(line)
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == (f"{line}\n", f"Error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "shown"),
+    [
+        (0.00126, {}, "0.00"),
+        (-87.126, {"stderr": 0.034}, "-87.13 ± 0.03"),
+        (0.00126, {"nats": False}, "1.26e-03"),
+        (0.00126, {"nats": False, "stderr": 0.0004}, "1.26e-03 ± 4e-04"),
+        (1.5, {"stderr": float("nan")}, "1.50"),
+        (None, {"stderr": 0.1}, "–"),
+        (float("inf"), {}, "–"),
+    ],
+)
+def test_nats_have_two_decimals_and_other_numbers_three_digits(
+    value: float | None, options: dict[str, Any], shown: str
+) -> None:
+    assert format_number(value, **options) == shown
+
+
+def test_libraries_warn_of_nothing_that_is_deliberate_and_others_are_heard() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.resetwarnings()
+        quiet_libraries()
+        for module in ("pytorch_lightning.trainer", "lightning_fabric.utilities", "lightning.pytorch", "numpy"):
+            warnings.warn_explicit(f"by {module}", UserWarning, "file.py", 1, module=module)
+        for said in (
+            "`isinstance(treespec, LeafSpec)` is deprecated",
+            "`lr_scheduler.step()` before `optimizer.step()`",
+            "loss",
+        ):
+            warnings.warn_explicit(said, UserWarning, "file.py", 1, module="torch")
+    assert [str(each.message) for each in heard] == ["by numpy", "loss"]
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)  # as Lightning does where it is imported later
+        assert logger.getEffectiveLevel() == logging.ERROR
+
+
+@pytest.mark.parametrize(
+    ("words", "folders", "sorted_words"),
+    [
+        (["a=1", "-m", "b=2"], [], ["-m", "a=1", "b=2"]),
+        (["--multirun", "a=1"], [], ["--multirun", "a=1"]),
+        (["a=1", "--config-dir", "mine", "b=2"], ["mine"], ["--config-dir", "mine", "a=1", "b=2"]),
+        (["a=1", "--config-dir=mine", "-cd=yours"], ["mine", "yours"], ["--config-dir=mine", "-cd=yours", "a=1"]),
+        (["a=1", "-cd"], [], ["-cd", "a=1"]),
+    ],
+)
+def test_what_hydra_only_takes_in_front_is_put_there(words: list[str], folders: list[str], sorted_words: list[str]) -> None:
+    assert entry.own_folders(words) == [Path(folder).absolute() for folder in folders]
+    assert entry.sorted_for_hydra(words) == sorted_words
+
+
+def test_modules_of_the_user_are_found_after_all_others_and_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = [path for path in sys.path if path != str(tmp_path)]
+    monkeypatch.setattr(sys, "path", list(before))
+    for _ in range(2):
+        entry.find_own_code(["--config-dir=mine", "a=1"])
+    assert sys.path == [*before, str(tmp_path), str(tmp_path / "mine")]
+
+
+def test_a_file_of_sweeps_is_read_again_where_it_was_changed_and_named_where_it_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("seed: 1\n")
+    assert entry.read_sweep(file, 1) == {"folder": "own", "seed": 1}
+    file.write_text("folder: other\nseed: 2\n")
+    assert entry.read_sweep(file, 2) == {"folder": "other", "seed": 2}
+    for k, (text, said) in enumerate({"seed: [": "own.yaml cannot be read: ", "- 1\n": "own.yaml holds no settings"}.items()):
+        file.write_text(text)
+        with pytest.raises(SettingError, match=said):
+            entry.read_sweep(file, 3 + k)
+
+
+def test_jobs_of_another_launcher_that_fail_leave_the_others_and_are_named_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def train(cfg: Any) -> None:
+        if cfg.seed == 1:
+            raise SettingError("seed=1 is unlucky.")
+        done.append((cfg.seed, cfg.model.latent))
+
+    monkeypatch.setattr("lagvae.cli.commands.train_command", train)
+    words = ("-m", "hydra/launcher=basic", "model.latent=3", "family=vae,infovae", "seed=0,1")
+    said = program(tmp_path, *words)
+    assert (said.status, done) == (1, [(0, 3)] * 2)
+    *_, head, first, second = said.err.splitlines()
+    assert head == "Error: 2 of the jobs failed, the others finished:"
+    assert first.startswith("job 1 (family=vae seed=1 "), "what was typed for all is not repeated"
+    assert second.startswith("job 3 (family=infovae seed=1 ")
+    assert first.endswith("): seed=1 is unlucky.")
+    assert said.err.count("seed=1 is unlucky.") == 4, "each also when it fails"

@@ -19,7 +19,8 @@ from lagvae.experiment.factory import build_data
 from lagvae.experiment.run import build_start, calibrate, resume, train
 from lagvae.lagrangian import Lagrangian
 from lagvae.runs.metrics_table import read_rows
-from lagvae.sweeps.ensemble_training import train_ensemble, train_in_chunks
+from lagvae.sweeps import ensemble_training
+from lagvae.sweeps.ensemble_training import make_member, memory_per_run, train_ensemble, train_in_chunks
 from lagvae.sweeps.sweep_run import SweepRun
 
 FIXED = ("family=infovae", "training.start=calibrated")
@@ -277,6 +278,58 @@ def test_an_ensemble_larger_than_the_limit_is_trained_in_chunks(tmp_path: Path) 
     assert torch.load(runs[2].folder.last, weights_only=True)["ensemble"]["runs"] == 1
 
 
+def test_the_memory_of_a_run_grows_with_its_parameters_and_its_batch(tmp_path: Path) -> None:
+    """By five times the parameters, and twice what a row keeps for the gradient: at least the outputs of two hidden layers."""
+
+    def needed(batch: int, hidden: int) -> tuple[int, int]:
+        words = (f"data.batch={batch}", f"model.encoder.hidden=[{hidden}]", f"model.decoder.hidden=[{hidden}]")
+        one = run(tmp_path, f"b{batch}h{hidden}", "epsilon=none", "family=vae", "training.start=scratch", *words)
+        member = make_member(one, build_data(one.cfg))
+        return memory_per_run(member), sum(p.nbytes for p in member.model.joint.parameters())
+
+    (small, own), (rows, same), (wide, more) = needed(20, 8), needed(40, 8), needed(20, 64)
+    assert same == own
+    assert rows - small >= 2 * 20 * (8 + 8) * 4
+    assert small > 5 * own
+    assert wide - small >= 5 * (more - own) + 2 * 20 * 2 * (64 - 8) * 4
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "chunks"), [(2.6, None, [2, 1]), (9.0, None, [3]), (0.4, None, [1, 1, 1]), (9.0, 2, [2, 1])]
+)
+def test_as_many_runs_train_together_as_six_tenths_of_the_free_memory_hold(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free: float,
+    size: int | None,
+    chunks: list[int],
+) -> None:
+    """Once found, the size stays that of the job, also where the memory has become another one."""
+    trained: list[int] = []
+    heard: list[tuple[int, str]] = []
+
+    def pretend(chunk: Sequence[SweepRun], folder: Path, report: Callable[[int, str], None], compile: bool) -> dict[str, str]:
+        trained.append(len(chunk))
+        report(STEPS, "compiled")
+        return {}
+
+    monkeypatch.setattr(ensemble_training, "train_ensemble", pretend)
+    monkeypatch.setattr(ensemble_training, "memory_per_run", lambda member: 2**20)
+    monkeypatch.setattr(ensemble_training, "free_memory", lambda device: free * 2**20 / 0.6)
+    runs = members(tmp_path, "maximize", "minimize", "fixed-maximize")
+    (tmp_path / "job").mkdir()
+    assert train_in_chunks(runs, tmp_path / "job", size, lambda steps, note: heard.append((steps, note))) == {}
+    assert trained == chunks
+    note = "compiled" if chunks == [3] else f"{chunks[0]} at once, compiled"
+    assert heard == [(STEPS * sum(chunks[: k + 1]), note) for k in range(len(chunks))]
+    assert (f"{chunks[0]} of 3 at once" in capsys.readouterr().out) == (size is None)
+    monkeypatch.setattr(ensemble_training, "free_memory", lambda device: 0)
+    trained.clear()
+    train_in_chunks(runs, tmp_path / "job", None, silence)
+    assert trained == chunks
+
+
 def test_an_ensemble_that_exceeds_memory_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = members(tmp_path, "maximize", "minimize", "fixed-maximize", "fixed-minimize")
     measure = Ensemble.measure
@@ -311,6 +364,27 @@ def test_a_compiled_ensemble_agrees_with_the_uncompiled_one(tmp_path: Path) -> N
     for a, b in zip(states(plain), states(compiled), strict=True):
         for key, value in a.items():
             assert far(b[key], value) < 1e-5, key
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_compiled_step_is_tried_with_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    """Where that fails, none of it is used."""
+    calls: list[bool] = []
+
+    def compiler(step: Callable[..., Any]) -> Callable[..., Any]:
+        def compiled(*inputs: Any) -> Any:
+            terms, divergences = step(*inputs)
+            calls.append(torch.is_grad_enabled())
+            return (terms, divergences) if works else ({n: t.detach() for n, t in terms.items()}, divergences.detach())
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    few = ("training.steps=5", "training.interval=5")
+    runs, notes = [run(tmp_path, name, *RUNS[name], *few) for name in ("maximize", "minimize")], set()
+    assert train_ensemble(runs, tmp_path / "job", lambda step, note: notes.add(note), compile=True) == {}
+    assert calls == [True] * (6 if works else 1)
+    assert ("not compiled, so slower" in notes) == (not works)
 
 
 def test_without_a_compiler_an_ensemble_trains_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

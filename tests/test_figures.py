@@ -54,6 +54,36 @@ def test_curves_that_lie_on_each_other_are_drawn_side_by_side() -> None:
     alike = {"split": "train", "family": "lagvae", "gammas": [0.0, 1.0, 4.0], "counts": [1]}
     alike |= {"means": [1.0, 2.0, 3.0], "spreads": [0.1] * 3, "others": [1.0, 2.0, 3.0]}
     curves = [SimpleNamespace(alpha=alpha, **alike) for alpha in (-3, -1, -0.3, 1)]
-    (axis,) = slack_figure(SimpleNamespace(curves=curves, collection=SimpleNamespace(information="interval"))).axes  # type: ignore[arg-type]
+    axis = slack_axis(curves)
     starts = [float(container.lines[0].get_xdata()[0]) for container in axis.containers]
     assert starts == pytest.approx([-0.048, 0, 0.048, 0]), "0.012 of the range of 4 apart, about γ₁ itself"
+
+
+def slack_axis(curves: list[SimpleNamespace]) -> Any:
+    (axis,) = slack_figure(SimpleNamespace(curves=curves, collection=SimpleNamespace(information="interval"))).axes  # type: ignore[arg-type]
+    return axis
+
+
+def test_the_space_between_the_ends_of_an_interval_is_filled_where_there_are_two() -> None:
+    alike = {
+        "split": "train",
+        "family": "lagvae",
+        "gammas": [0.0, 4.0],
+        "counts": [1],
+        "means": [1.0, 2.0],
+        "spreads": [0.1] * 2,
+    }
+    estimate = SimpleNamespace(alpha=-1, others=[1.0, 2.0], **alike)
+    interval = SimpleNamespace(alpha=-1, others=[3.0, 5.0], **alike)
+    heights = []
+    for curve in (estimate, interval):
+        filled = [c.get_paths()[0].vertices for c in slack_axis([curve]).collections if c.get_facecolor().size]
+        heights.append([sorted({float(y) for _, y in corners}) for corners in filled])
+    assert heights == [[], [[1.0, 2.0, 3.0, 5.0]]]
+
+
+def test_a_path_of_one_point_has_room_about_it() -> None:
+    ends = {"train": {"rate": 3.0, "distortion": 20.0}, "val": {"rate": 3.0, "distortion": 21.0}}
+    rates, distortions = figures.plane_ranges(ends, [(1e6, 1e6)] + [(3.0, 20.5)] * 19)
+    assert rates == pytest.approx((3 - 0.12 * 0.5, 3 + 0.12 * 0.5))
+    assert distortions == pytest.approx((20 - 0.12, 21 + 0.12))

@@ -176,8 +176,10 @@ def test_layers_that_behave_differently_in_training_are_not_touched_by_the_check
     def network(shape_in: Any, shape_out: Any) -> nn.Module:
         return nn.Sequential(MLP(shape_in, (8,), hidden=()), nn.BatchNorm1d(8), MLP((8,), shape_out, hidden=()))
 
-    model = tiny(network=network)
+    model, passes = tiny(network=network), list[Any]()
+    model.joint.decoder.register_forward_hook(lambda *given: passes.append(given))
     trainer(max_steps=3).fit(model, loader())
+    assert len(passes) == 3 + 1, "the shape is asked for once"
     counts = [m.num_batches_tracked for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
     assert [int(n) for n in counts if n is not None] == [3, 3]
     assert all(m.training for m in model.modules())

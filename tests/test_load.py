@@ -565,39 +565,3 @@ def test_a_model_that_no_config_describes_is_loaded_as_lightning_does(tmp_path: 
         lagvae.load(tmp_path / "own.ckpt")
     loaded = LatentVariableModel.load_from_checkpoint(tmp_path / "own.ckpt", **build(), primal=primal)
     torch.testing.assert_close(loaded.encode(x), model.encode(x))
-
-
-def plain_model(levels: int | None, high: float = 1.0) -> LatentVariableModel:
-    """A model of four pixels, trained on numbers up to `high` that come from levels up to `levels`, 1 for zeros and ones."""
-    network, shape = partial(MLP, hidden=[4]), (4,)
-    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, shape, 2), NormalDecoder(network, shape, 2))
-    model = LatentVariableModel(joint, Lagrangian(Preference(-1.0), []), primal=torch.optim.Adam)
-    model.origin = {"levels": levels, "range": (0.0, high)}
-    return model
-
-
-@pytest.mark.parametrize(
-    ("levels", "high", "dtype", "given", "taken"),
-    [
-        pytest.param(255, 1.0, np.uint8, [0, 51, 102, 255], [0, 0.2, 0.4, 1], id="levels"),
-        pytest.param(255, 1.0, np.uint16, [0, 13107, 0, 65535], [0, 0.2, 0, 1], id="16 bits"),
-        pytest.param(1, 1.0, np.uint8, [0, 1, 1, 0], [0, 1, 1, 0], id="zeros and ones"),
-        pytest.param(None, 1.0, np.uint8, [0, 0, 0, 0], [0, 0, 0, 0], id="black"),
-        pytest.param(None, 1.0, np.int64, [0, 1, 1, 0], [0, 1, 1, 0], id="integers without a full range"),
-        pytest.param(255, 1.0, np.float64, [0, 0.5, 2, -1], [0, 0.5, 2, -1], id="floats"),
-        pytest.param(None, 1.0, np.uint8, [0, 1, 1, 0], "holds only 0 and 1", id="levels or ones"),
-        pytest.param(
-            None, 9.0, np.uint8, [0, 7, 9, 0], "would be divided by 255, and this model was trained on numbers up to 9"
-        ),
-        pytest.param(255, 1.0, np.int64, [0, 7, 9, 0], "trained on levels that were divided by 255"),
-    ],
-)
-def test_integers_are_taken_as_those_of_training(
-    levels: int | None, high: float, dtype: Any, given: list[float], taken: list[float] | str
-) -> None:
-    model, x = plain_model(levels, high), np.array([given], dtype=dtype)
-    if isinstance(taken, str):
-        with pytest.raises(DataError, match=taken):
-            model.observations(x)
-        return
-    torch.testing.assert_close(model.observations(x), torch.tensor([taken], dtype=torch.float32))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,8 +29,19 @@ from lagvae.experiment.run import train
 from lagvae.experiment.settings import select
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import close, flat_results, has_key, log_picture, wandb_id, wandb_logger, wandb_mode, wandb_tags
-from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.loggers import (
+    calibration_of,
+    close,
+    flat_results,
+    has_key,
+    log_picture,
+    replay,
+    wandb_id,
+    wandb_logger,
+    wandb_mode,
+    wandb_tags,
+)
+from lagvae.runs.metrics_table import MetricsTable, read_rows
 from lagvae.runs.wandb_view import charts, constraints_of, make_report, make_view, run_columns, save_dashboard
 
 SUMMARY = {
@@ -328,6 +341,77 @@ def test_results_have_one_level_and_no_empty_value() -> None:
     }
 
 
+def test_a_server_that_does_not_answer_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loggers, "answers", lambda url: False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.invalid")
+    monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
+    assert [wandb_mode(), wandb_mode()] == ["offline"] * 2
+    said = capsys.readouterr().err
+    assert said.count("http://wandb.invalid does not answer: W&B works offline. Upload later with wandb sync.") == 1
+
+
+@pytest.mark.parametrize("error", ["CommError", "AuthenticationError", "UsageError"])
+def test_a_run_that_wandb_refuses_is_logged_offline_and_so_are_the_others_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: str
+) -> None:
+    tried: list[str] = []
+
+    def logger(run: RunFolder, config: Any, mode: str, **settings: Any) -> str:
+        tried.append(mode)
+        if mode == "online" or refused:
+            raise getattr(wandb.errors, error)("no such project\nand more")
+        return mode
+
+    refused = False
+    monkeypatch.setattr(loggers, "RunWandbLogger", logger)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv(loggers.WANDB_ANSWER, f"{socket.gethostname()} online")
+    for _ in range(2):
+        assert wandb_logger(RunFolder(tmp_path), {}) == "offline"
+    assert tried == ["online", "offline", "offline"]
+    assert capsys.readouterr().err == "Note: W&B works offline: no such project. Upload later with wandb sync.\n"
+    refused = True
+    with pytest.raises(getattr(wandb.errors, error), match="no such project"):
+        wandb_logger(RunFolder(tmp_path), {})
+
+
+def test_the_calibration_of_a_run_is_known_by_its_values(tmp_path: Path) -> None:
+    for name, content in {
+        "a": '{"calibrated": {"neg_elbo": 20.0, "mmd": 0.5}}',
+        "b": '{"calibrated": {"neg_elbo": 21.0, "mmd": 0.5}}',
+        "broken": '{"calibrated": ',
+        "list": "[]",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "calibration.json").write_text(content, encoding="utf-8")
+
+    def found(**values: float | None) -> Path | None:
+        return calibration_of({"constraints": {name: {"calibrated": value} for name, value in values.items()}}, tmp_path)
+
+    assert found(neg_elbo=21.0, mmd=0.5) == tmp_path / "b"
+    assert found(neg_elbo=20.0, mmd=None) == tmp_path / "a"
+    assert found(neg_elbo=22.0, mmd=0.5) is None
+    assert found(neg_elbo=None) is None
+
+
+def test_the_table_of_a_run_is_told_to_a_logger_step_by_step(tmp_path: Path) -> None:
+    written = MetricsTable(tmp_path / "metrics.csv", per_epoch=10)
+    for step, name, value in ((20, "train/rate", 2.0), (10, "train/rate", 1.0), (20, "val/rate", 3.0)):
+        written.log_metrics({name: value}, step)
+    written.save()
+    heard: list[Any] = []
+    replay(written.path, SimpleNamespace(log_metrics=lambda values, step: heard.append((step, values))))  # type: ignore[arg-type]
+    assert heard == [(10, {"train/rate": 1.0}), (20, {"train/rate": 2.0, "val/rate": 3.0})]
+    text = written.path.read_text(encoding="utf-8")
+    replay(written.path, written)
+    written.save()
+    assert written.path.read_text(encoding="utf-8") == text, "it has these rows"
+
+
 # ---- TensorBoard
 
 
@@ -419,4 +503,59 @@ def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: 
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(SettingError, match="needs the package wandb-workspaces"):
+        save_dashboard("lagvae")
+
+
+class Saved:
+    """A view or a report that W&B gives an address when it is saved, or answers with an error."""
+
+    def __init__(self, kind: str, entity: str, project: str, constraints: list[str], answer: str) -> None:
+        self.url, self.answer = f"https://wandb.ai/{entity}/{project}/{kind}/{'+'.join(constraints)}/unsaved", answer
+
+    def save(self) -> None:
+        if self.answer:
+            raise RuntimeError(self.answer)
+        self.url = self.url.removesuffix("/unsaved")
+
+
+@pytest.mark.parametrize(
+    ("path", "refused", "said"),
+    [
+        ("lagvae", "", "me/lagvae"),
+        ("team/own", "", "team/own"),
+        ("team/own", "view", "W&B did not save the dashboard of team/own: no view"),
+        ("team/own", "report", "W&B did not save the dashboard of team/own: no report"),
+    ],
+)
+def test_the_view_and_the_report_are_saved_and_their_addresses_told(
+    monkeypatch: pytest.MonkeyPatch, path: str, refused: str, said: str
+) -> None:
+    asked: list[str] = []
+
+    def runs(project: str) -> list[Any]:
+        asked.append(project)
+        return [SimpleNamespace(config={"constraints": {"mmd": {}}})]
+
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me", runs=runs))
+    for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for kind in ("view", "report"):
+        answer = f"no {kind}" if kind == refused else ""
+        monkeypatch.setattr(f"lagvae.runs.wandb_view.make_{kind}", partial(Saved, kind, answer=answer))
+    if refused:
+        with pytest.raises(SettingError, match=said):
+            save_dashboard(path)
+        return
+    assert save_dashboard(path) == tuple(f"https://wandb.ai/{said}/{kind}/mmd" for kind in ("view", "report"))
+    assert asked == [said]
+
+
+def test_a_wandb_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise ValueError("no key\nand much more")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    with pytest.raises(SettingError, match=r"W&B does not let us in \(no key\)\. Give it a key with wandb login\."):
         save_dashboard("lagvae")

@@ -30,6 +30,7 @@ from lagvae.metrics import (
     permutation_p_value,
     tightest,
 )
+from lagvae.metrics.images import Reobserver
 from lagvae.metrics.information import apply_control_variates, count_earlier_draws
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
@@ -314,7 +315,11 @@ def images_of(
     for step in range(passes):
         x = data.reobserve(split, index, 1, 10_000 + step)[0]
         measure.update(JointSamples(joint, x, draw_noise(frozenset({"z_q"}), joint, Noise(2), step, x)), index)
-    return measure, {name: float(value) for name, value in measure.compute().items()}
+    found = {name: float(value) for name, value in measure.compute().items()}
+    for end, best in (("lower", max), ("upper", min)):
+        bounds = [v for name, v in found.items() if name.startswith(f"i_q_{end}_") and not name.endswith(("_stderr", "_limit"))]
+        assert found[f"i_q_{end}"] == best(bounds), "the tightest"
+    return measure, found
 
 
 def two_step_world(
@@ -562,3 +567,35 @@ def test_the_reconstruction_of_a_second_domain_counts_its_rows_once(generator: t
         },
         rel=1e-5,
     )
+
+
+@pytest.mark.parametrize(("images", "times"), [(7, 1), (7, 2), (7, 3), (3, 11), (1, 8)])
+def test_images_are_observed_again_a_few_at_once_and_each_as_often_as_asked(
+    monkeypatch: pytest.MonkeyPatch, images: int, times: int
+) -> None:
+    """At most `AT_ONCE` samples, and `COORDINATES` numbers, are in memory; no two parts have the same noise."""
+    parts: list[tuple[int, int]] = []
+
+    class Observed:
+        def first_samples(self, split: str, count: int) -> Tensor:
+            return torch.zeros(count, 2)
+
+        def reobserve(self, split: str, index: Tensor, times: int, step: int, device: Any) -> Tensor:
+            parts.append((times * len(index), step))
+            assert split == "val"
+            return torch.stack([index + 100.0 * step, index.float()], -1).expand(times, -1, -1)
+
+    def encoder(x: Tensor) -> Any:
+        return SimpleNamespace(base_dist=SimpleNamespace(loc=x, scale=x + 0.5))
+
+    for at_once, coordinates in ((5, 2**22), (4096, 2 * 5)):
+        parts.clear()
+        monkeypatch.setattr("lagvae.metrics.images.AT_ONCE", at_once)
+        monkeypatch.setattr("lagvae.metrics.images.COORDINATES", coordinates)
+        index = torch.arange(images) + 3
+        loc, scale = Reobserver(Observed(), "val", encoder)(index, times)  # type: ignore[arg-type]
+        assert loc.shape == scale.shape == (times, images, 2)
+        assert torch.equal(loc[..., 1], index.float().expand(times, images)), "each column is of its image"
+        assert torch.equal(scale, loc + 0.5)
+        assert max(size for size, _ in parts) <= 5
+        assert len({step for _, step in parts}) == len(parts)

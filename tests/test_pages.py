@@ -27,6 +27,7 @@ from lagvae.pareto.side_by_side import side_by_side
 from lagvae.pareto.tables import comparison_sections
 from lagvae.runs.layout import RunFolder
 
+jinja2 = pytest.importorskip("jinja2")
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
@@ -249,6 +250,33 @@ def test_pictures_that_would_make_a_page_too_large_are_shown_from_their_files(
     monkeypatch.setattr(pages, "LARGEST", 0)
     seen = Seen(page_of(sweep).read_text(encoding="utf-8"))
     assert {*seen.addresses} == {"figure1.png", "figure2.png"}
+
+
+def test_pictures_are_held_in_their_order_as_long_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last byte; what does not fit leaves its room to those after it."""
+    sources = {"page.js": "", "shown.html": "{% for name in pictures %}<img src='{{ pictures[name] }}'>{% endfor %}"}
+    monkeypatch.setattr("jinja2.PackageLoader", lambda package: jinja2.DictLoader(sources))
+    files = [tmp_path / "page" / "figures" / f"{name}.png" for name in "abc"]
+    files[0].parent.mkdir(parents=True)
+    for file, size in zip(files, (300, 600, 30), strict=True):
+        file.write_bytes(bytes(size))
+    page = tmp_path / "page" / "page.html"
+    held = [pages.data_address(file.read_bytes()) for file in files]
+    names = [f"figures/{file.name}" for file in files]
+
+    def shown(room: int) -> list[str]:
+        monkeypatch.setattr(pages, "LARGEST", room)
+        pages.write_page(page, "shown.html", {}, files)
+        return Seen(page.read_text(encoding="utf-8")).addresses
+
+    assert shown(0) == names
+    linked = page.stat().st_size
+    first, second, third = map(len, held)
+    assert shown(linked + first) == [held[0], *names[1:]]
+    assert shown(linked + first - 1) == [*names[:2], held[2]]
+    assert shown(linked + first + third) == [held[0], names[1], held[2]]
+    assert shown(linked + first + second) == [*held[:2], names[2]]
+    assert shown(linked + first + second + third) == held
 
 
 # ---- side by side

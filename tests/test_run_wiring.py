@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import fsspec
 import pytest
 import torch
 from helpers import QUICK, files, settings
@@ -22,7 +23,7 @@ from rich.console import Console
 from test_wiring import bounded, grey, labelled, stored
 
 from lagvae.callbacks import Checkpoints, FeasibilityWatch, TrainingProgress
-from lagvae.callbacks.checkpoints import exact_penalty
+from lagvae.callbacks.checkpoints import AtomicCheckpointIO, exact_penalty
 from lagvae.data import SPLITS, Batch, DataModule
 from lagvae.divergences import MMD, RBF, NegElbo
 from lagvae.errors import SettingError, Stopped
@@ -197,6 +198,16 @@ def test_a_checkpoint_is_not_written_to_the_folder_of_temporary_files(tmp_path: 
     trainer = build_trainer(settings(tmp_path, *QUICK), tmp_path)
     trainer.strategy.checkpoint_io.save_checkpoint({"step": 1}, tmp_path / "new" / "last.ckpt")
     assert torch.load(tmp_path / "new" / "last.ckpt", weights_only=True) == {"step": 1}
+
+
+def test_a_checkpoint_may_go_to_a_store_that_is_no_folder() -> None:
+    store, io = fsspec.filesystem("memory"), AtomicCheckpointIO()
+    io.save_checkpoint({"step": 1}, "memory://runs/last.ckpt")
+    try:
+        assert store.exists("/runs/last.ckpt")
+        assert io.load_checkpoint("memory://runs/last.ckpt") == {"step": 1}  # type: ignore[arg-type]
+    finally:
+        store.rm("/runs", recursive=True)
 
 
 # ---- what is said during training

@@ -1,4 +1,4 @@
-"""The run folder: atomic writing of files, the table of metrics, and finding runs by name."""
+"""What a run writes: whole files, one owner of a folder, the table of metrics, and what loggers are told."""
 
 from __future__ import annotations
 
@@ -392,96 +392,6 @@ def test_a_table_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingError, match=r"metrics\.csv is a folder where a file should be"):
         table(path, (1, "train/a", 1.0)).save()
-
-
-# ---- runs
-
-
-def config(run: RunFolder, age: float = 0.0) -> RunFolder:
-    run.config.write_text("seed: 0\n")
-    os.utime(run.config, (1e9 - age, 1e9 - age))
-    return run
-
-
-def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    made = [RunFolder.create(runs, name).path for name in ("a", "a", "b", "a", "grid/run", "grid/run")]
-    assert [str(folder.relative_to(runs)) for folder in made] == ["a", "a-2", "b", "a-3", "grid/run", "grid/run-2"]
-    assert all(folder.is_dir() for folder in made)
-
-
-def test_latest_points_at_the_newest(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    for name in ("a", "b", "grid/run"):
-        run = RunFolder.create(runs, name)
-        assert (runs / "latest").is_symlink()
-        assert (runs / "latest").resolve() == run.path.resolve()
-        assert not Path(os.readlink(runs / "latest")).is_absolute()  # the folder of runs may move
-    assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "grid", "latest"]
-
-
-def test_a_run_is_made_where_no_folder_is_yet_and_what_a_killed_process_left_does_no_harm(tmp_path: Path) -> None:
-    runs = tmp_path / "deep" / "runs"
-    first = RunFolder.create(runs, "a")
-    (runs / f".latest.{os.getpid()}").symlink_to("nowhere")  # of a process with the same number
-    second = RunFolder.create(runs, "b")
-    assert first.path.is_dir()
-    assert (runs / "latest").resolve() == second.path.resolve()
-    assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "latest"]
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])
-def test_a_name_that_cannot_be_a_run_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingError, match=r"name=.* cannot be a folder under runs/"):
-        RunFolder.create(tmp_path / "runs", name)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_is_found_by_name_by_path_and_as_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = tmp_path / "runs"
-    a, newest = (config(RunFolder.create(runs, name)) for name in ("a", "grid/run"))
-    for which, run in {"a": a, "grid/run": newest, "latest": newest, str(a.path): a}.items():
-        assert RunFolder.find(runs, which).path == run.path.resolve()
-    monkeypatch.chdir(runs)
-    assert RunFolder.find(tmp_path / "elsewhere", "a").path == a.path.resolve()
-
-
-def test_the_message_for_a_missing_run_lists_existing_ones(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    with pytest.raises(CheckpointError, match=r"'latest' is not a run.*Make one with python src/train\.py"):
-        RunFolder.find(runs, "latest")
-    for age, name in enumerate(("f", "e", "d", "c", "b", "grid/a")):
-        config(RunFolder.create(runs, name), age)
-    RunFolder.create(runs, "without-config")
-    with pytest.raises(CheckpointError, match=r"'x' is not a run: .* The newest there: b, c, d, e, f\."):
-        RunFolder.find(runs, "x")
-    with pytest.raises(CheckpointError, match="is not a run"):
-        RunFolder.find(runs, "without-config")
-
-
-def test_a_summary_marks_a_run_as_finished(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "runs", "a")
-    assert not run.finished
-    with pytest.raises(CheckpointError, match="is missing or damaged"):
-        run.read_summary()
-    write_json(run.summary, {"verdict": "met"})
-    assert run.finished
-    assert run.read_summary() == {"verdict": "met"}
-    run.summary.write_text('{"verdict": ')
-    with pytest.raises(CheckpointError, match="damaged"):
-        run.read_summary()
-
-
-def test_the_paths_of_a_run(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    paths: dict[str, Any] = {name: getattr(run, name) for name in ("config", "summary", "metrics", "last", "figures")}
-    assert {name: str(path.relative_to(tmp_path)) for name, path in paths.items()} == {
-        "config": "config.yaml",
-        "summary": "summary.json",
-        "metrics": "metrics.csv",
-        "last": "checkpoints/last.ckpt",
-        "figures": "figures",
-    }
 
 
 # ---- loggers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from lagvae.divergences import Kernel, MixtureRBF, ReferenceRBF
 from lagvae.divergences.mmd import mmd as mmd_estimate
 from lagvae.errors import SettingError
 from lagvae.sweeps.grid import NAME, expand
-from lagvae.sweeps.job import SweepJob, redirect_output
+from lagvae.sweeps.job import SweepJob, redirect_output, train_all
 from lagvae.sweeps.progress import SweepProgress
 from lagvae.sweeps.sweep_run import SweepRun
 from lagvae.sweeps.wandb_sweeps import for_wandb
@@ -164,6 +166,93 @@ def test_the_files_for_wandb_are_up_to_date(file: Path) -> None:
         return
     written = OmegaConf.to_container(OmegaConf.load(file.parent / "wandb" / file.name))
     assert written == for_wandb(file.stem, grids_of(file.stem)), "run python src/wandb_sweeps.py"
+
+
+def test_progress_is_written_twice_a_second_and_when_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("lagvae.sweeps.job.time", SimpleNamespace(monotonic=lambda: clock.now))
+    job, written = SweepJob(tmp_path), []
+    assert job.read_progress() == {}
+    for steps, seconds, now in (
+        (1, 0.0, False),
+        (2, 0.3, False),
+        (3, 0.3, False),
+        (4, 0.1, True),
+        (5, 0.4, False),
+        (6, 0.2, False),
+    ):
+        clock.now += seconds
+        job.report_progress(steps, 7, "a note", **({"now": True} if now else {}))
+        written.append(job.read_progress()["steps"])
+    assert written == [1, 1, 3, 4, 4, 6]
+    assert job.read_progress() == {"steps": 6, "evaluated": 7, "note": "a note"}
+    (tmp_path / "progress.json").write_text('{"steps": ')
+    assert job.read_progress() == {}, "another process writes it"
+
+
+def test_a_job_counts_the_runs_that_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were finished before count from the start, those that failed in training at the end."""
+    plain = SimpleNamespace(training=SimpleNamespace(steps=10))
+    runs: Any = [SimpleNamespace(name=name, finished=name == "a", trained=False, plain=plain) for name in "abcd"]
+    monkeypatch.setattr("lagvae.sweeps.ensemble_training.train_in_chunks", lambda *given: {"b": "diverged"})
+    monkeypatch.setattr(
+        "lagvae.sweeps.job.evaluate_all",
+        lambda waiting, processes: ((r.name, "no" if r.name == "d" else None) for r in waiting),
+    )
+    job, told = SweepJob(tmp_path), []
+    monkeypatch.setattr(job, "report_progress", lambda steps, evaluated, note="", now=False: told.append((steps, evaluated)))
+    assert train_all(job, runs, {}) == {"b": "diverged", "d": "no"}
+    assert told == [(40, 1), (40, 2), (40, 3), (40, 4)]
+
+
+def test_a_run_that_is_a_job_by_itself_has_all_threads_and_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several are evaluated at once, each on one thread and in silence."""
+    plain = SimpleNamespace(training=SimpleNamespace(steps=10))
+    run: Any = SimpleNamespace(name="a", finished=False, trained=False, plain=plain, cfg=None)
+    monkeypatch.setattr("lagvae.sweeps.job.finish_run", lambda run: print(f"{run.name} has {torch.get_num_threads()} threads"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert train_all(SweepJob(tmp_path), [run], {}) == {}
+    finally:
+        torch.set_num_threads(before)
+    assert capsys.readouterr().out == f"a has {before + 1} threads\n"
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        ([{"steps": 12, "evaluated": 0, "note": "2 at once"}], (12, "0/2 runs  step 6/10  2 at once")),
+        ([{"steps": 20, "evaluated": 1, "note": ""}], (25, "1/2 runs  step 10/10")),
+        ([{}], (0, "0/2 runs  0 training steps in all")),
+        (
+            [{"steps": 20, "evaluated": 2, "note": "b"}, {"steps": 1200, "evaluated": 0, "note": "a"}],
+            (1230, "2/4 runs  1,220 training steps in all  a  b"),
+        ),
+    ],
+)
+def test_progress_of_a_sweep_is_that_of_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[dict[str, Any]], shown: tuple[float, str]
+) -> None:
+    """An evaluation counts as half of a training."""
+    jobs = []
+    for k, written in enumerate(progress):
+        job = SweepJob(tmp_path / str(k))
+        job.folder.mkdir()
+        if written:
+            job.report_progress(**written, now=True)
+        jobs.append((job, [SweepRun({"training": {"steps": 10}})] * 2))
+    whole, said = SweepProgress(jobs, calibrating=True), []
+    assert whole.total == 30 * len(jobs)
+    monkeypatch.setattr(whole.bar, "update", lambda done, note: said.append((done, note)))
+    whole.refresh()
+    assert said == [], "while it calibrates there is nothing to count"
+    whole.start_training()
+    assert (whole.bar.title, whole.bar.total) == ("Training", whole.total)
+    whole.refresh()
+    assert said == [shown]
 
 
 def test_progress_is_shown_while_a_job_writes_to_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lagvae.data import Arrays, DataModule
 from lagvae.data.conversion import Standardization
 from lagvae.data.datamodule import content_digest
-from lagvae.data.tables import Column, Table, table
+from lagvae.data.tables import Column, Table, column_statistics, table
 from lagvae.errors import DataError, SettingError
 from lagvae.experiment.data_profile import profile_data, warnings_of
 
@@ -377,3 +377,21 @@ def test_rows_of_another_table_are_refused(kind: str) -> None:
         MIXED.encode(columns if kind == "column" else rows)
     with pytest.raises(DataError, match="x is list; a model of a table takes a data frame"):
         MIXED.encode([1])
+
+
+def test_each_number_that_may_be_missing_is_counted_by_its_own_column() -> None:
+    """Of the rows that have it alone: those without are filled with anything."""
+    found = Table((Column("a", missing=True), Column("b"), Column("c", missing=True), Column("d", ("no", "yes"), missing=True)))
+    rows = {
+        "a": [1.0, None, 3.0, None],
+        "b": [0.0, 0.0, 2.0, 2.0],
+        "c": [5.0, 7.0, 9.0, None],
+        "d": ["no", None, "yes", "yes"],
+    }
+    x = found.filled(found.encode(rows), torch.full((found.width,), 1000.0))
+    assert dict(column_statistics(found, x)) == {
+        "a": "2 ± 1, 1 to 3; 2 missing",
+        "b": "1 ± 1, 0 to 2",
+        "c": "7 ± 1.63, 5 to 9; 1 missing",
+        "d": "no 33.3%, yes 66.7%; 1 missing",
+    }

@@ -18,7 +18,7 @@ from helpers import program
 from rich.console import Console
 
 from lagvae.cli import watch as module
-from lagvae.cli.watch import Curves, View, find_view, sparkline, watch
+from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, since, sparkline, watch
 from lagvae.runs.layout import RunFolder
 
 STEPS = 100
@@ -275,3 +275,114 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, name: str) ->
 )
 def test_a_sparkline_ends_with_the_last_value(values: list[float], width: int, line: str) -> None:
     assert sparkline(values, width) == line
+
+
+def test_who_owns_a_folder_is_alive_on_this_machine_or_taken_at_his_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "one"
+    assert since(folder) is None
+    own(folder)
+    began = since(folder)
+    assert began is not None
+    assert time.time() - began == pytest.approx(60, abs=5)
+    own(folder, ended_process())
+    assert since(folder) is None
+    note = json.loads((folder / ".owner.json").read_text())
+    (folder / ".owner.json").write_text(json.dumps(note | {"host": "another machine"}))
+    assert since(folder) == time.mktime(time.strptime(note["since"], "%Y-%m-%d %H:%M:%S"))
+    for lost in ("host", "pid", "since"):
+        (folder / ".owner.json").write_text(json.dumps({key: value for key, value in note.items() if key != lost}))
+        assert since(folder) is None
+    own(folder)
+
+    def of_another_user(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", of_another_user)
+    assert since(folder) == pytest.approx(time.time(), abs=5)
+
+
+def test_the_message_of_a_job_is_its_last_line_that_tells_something(tmp_path: Path) -> None:
+    job = JobFiles(tmp_path, "train", [{}, {}], None)
+    assert (job.message, job.steps) == ("", 0)
+    for text, told in {
+        "first\nsecond \n\n": "second",
+        "told\nfile.py:3: UserWarning: beware\n  warnings.warn(\n": "told",
+        "file.py:3: UserWarning: beware\n": "",
+    }.items():
+        (tmp_path / "log.txt").write_text(text)
+        assert job.message == told
+    (tmp_path / "progress.json").write_text('{"steps": 61}')
+    assert job.steps == 30
+    (tmp_path / "progress.json").write_text("[61]")
+    assert job.steps == 0
+
+
+def test_what_settings_leave_open_is_shown_as_far_as_it_is_known(tmp_path: Path) -> None:
+    run = WatchedRun(RunFolder(tmp_path), "one")
+    assert (run.steps, run.constraints(), run.interval("q"), run.sides) == (0, {}, None, ["q"])
+    run.config = {"constraints": {"a": {}, "b": None, "c": {"learned": False}}, "alpha": {"q": 0.0, "p": 2.0}}
+    assert {name: c["learned"] for name, c in run.constraints().items()} == {"a": True, "b": False, "c": False}
+    assert {(c["divergence"], c["bound"], c["multiplier"]) for c in run.constraints().values()} == {(None, None, None)}
+    assert run.sides == ["p"]
+    run.curves.values = {"train/a": [3.0, 4.0], "train/violation/a": [0.5, -1.0], "train_probe/i_p_lower": [1.0]}
+    assert run.constraints()["a"]["divergence"] == 4.0
+    assert run.constraints()["a"]["bound"] == 5.0
+    assert run.interval("p") is None, "an interval has two ends"
+    run.curves.values |= {"train_probe/i_p_upper": [1.5]}
+    assert run.interval("p") == (1.0, 1.5)
+    run.config["alpha"] = {"q": -1.0, "p": 2.0}
+    assert run.sides == ["q", "p"]
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "shown", "style"),
+    [
+        (24.0, 24.5, ("24", "24.5"), ""),
+        (24.5, 24.5, ("24.5", "24.5"), ""),
+        (24.61, 24.5, ("24.61", "24.5"), "red"),
+        (123456.0, None, ("1.235e+05", "–"), ""),
+        (None, 24.5, ("–", "24.5"), ""),
+        (float("nan"), None, ("–", "–"), ""),
+    ],
+)
+def test_a_value_above_its_bound_is_red(value: float | None, bound: float | None, shown: tuple[str, str], style: str) -> None:
+    text, of_bound = bounded({"divergence": value, "bound": bound})
+    assert ((text.plain, of_bound), text.style) == (shown, style)
+
+
+def test_a_line_of_a_sweep_says_how_its_run_is(tmp_path: Path) -> None:
+    make_run(tmp_path, "s/learned", 10, 20, 40, owned=True)
+    fixed = make_run(tmp_path, "s/fixed", 30)
+    fixed.config.write_text(yaml.safe_dump(config_of(tmp_path, "s/fixed") | {"constraints": {"mmd": {"learned": False}}}))
+    with fixed.metrics.open("a") as file:
+        file.write("30,1,train_probe,neg_elbo,23.456\n")
+    make_run(tmp_path, "s/met", 50, 100).write_summary(RESULTS)
+    make_run(tmp_path, "s/[new]")
+    text = seen(find_view(tmp_path / "runs", "s"))
+    found = {words[0]: words[1:] for line in text.splitlines()[2:] if (words := line.split())}
+    assert found["learned"] == ["training", "40", "25", "24.5", "3.00", "to", "3.50", "▁▃█"]
+    assert found["fixed"] == ["stopped", "30", "23.46", "3.00", "to", "3.50"]
+    assert found["met"] == ["met", "100", "24.25", "24.5", "4.00", "to", "5.00", "▁█"]
+    assert found["[new]"] == ["stopped", "0", "–", "–", "–"]
+
+
+def test_as_many_runs_are_shown_as_there_is_room_for_and_three_at_least(tmp_path: Path) -> None:
+    for k in range(5):
+        make_run(tmp_path, f"s/{k}", 10)
+    for height, counted in ((5, "2 more"), (12, "2 more"), (13, "1 more"), (14, None)):
+        console = Console(width=80, file=StringIO(), record=True)
+        console.print(find_view(tmp_path / "runs", "s").look(height=height))
+        text = console.export_text()
+        assert ("more" in text) == (counted is not None)
+        assert counted is None or counted in text
+
+
+def test_no_time_is_told_where_nothing_is_known_of_it(tmp_path: Path) -> None:
+    make_run(tmp_path, "s/a", 100).write_summary(RESULTS)
+    assert "left" not in seen(find_view(tmp_path / "runs", "s")), "nothing is left"
+    make_run(tmp_path, "s/b", 10)
+    assert "left" not in seen(find_view(tmp_path / "runs", "s")), "nobody works on it"
+    make_run(tmp_path, "t/c", owned=True)
+    assert "left" not in seen(find_view(tmp_path / "runs", "t")), "nothing is done yet"

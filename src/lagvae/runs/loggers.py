@@ -263,7 +263,7 @@ def calibration_of(summary: Mapping[str, Any], calibrations: Path) -> Path | Non
     """The folder of the calibration that the bounds of a run come from, known by its values; None where there is none."""
     values = {name: c["calibrated"] for name, c in summary["constraints"].items() if c["calibrated"] is not None}
     for file in sorted(calibrations.glob("*/calibration.json")) if values else ():
-        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # a damaged one is another run's trouble
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):  # damage is another run's trouble
             if values.items() <= json.loads(file.read_text(encoding="utf-8"))["calibrated"].items():
                 return file.parent
     return None
