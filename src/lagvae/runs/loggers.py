@@ -28,7 +28,7 @@ from lagvae.io import write_atomically
 from lagvae.ranks import launched_rank
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
-from lagvae.terminal import print_note
+from lagvae.terminal import goals_of, print_note
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 """What WandbLogger takes as its mode."""
@@ -193,9 +193,7 @@ LONGEST_TAG = 64
 def wandb_tags(config: Mapping[str, Any]) -> list[str]:
     """By what W&B filters runs: family, data, model, and whether information is maximised or minimised."""
     names = [config.get("family"), *((config.get(part) or {}).get("name") for part in ("data", "model"))]
-    alpha = config.get("alpha") or {}
-    goals = [f"{'maximize' if alpha[side] < 0 else 'minimize'} I_{side}" for side in ("q", "p") if alpha.get(side)]
-    return [str(tag)[:LONGEST_TAG] for tag in (*names, *goals) if tag]
+    return [str(tag)[:LONGEST_TAG] for tag in (*names, *goals_of(config)) if tag]
 
 
 class RunWandbLogger(WandbLogger):
@@ -338,8 +336,8 @@ def log_sweep(folder: Path, runs: Mapping[str, RunFolder], table: Path, pictures
     import wandb
 
     ids = {name: file.read_text(encoding="utf-8").strip() for name, run in runs.items() if (file := wandb_file(run)).is_file()}
-    with table.open(newline="", encoding="utf-8") as file:
-        head, *rows = csv.reader(file)
+    with table.open(newline="", encoding="utf-8") as stream:
+        head, *rows = csv.reader(stream)
     data = [[row[0], *map(_number_or_text, row[1:]), ids.get(row[0])] for row in rows]
     groups = {node.get("group") or folder_of_sweep(config) for node, config in logged}
     name, first = groups.pop() if len(groups) == 1 else None, logged[0][0]
