@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import TaskProgressColumn
 from torch import nn
 
-from lagvae.callbacks import Evaluation, budget
+from lagvae.callbacks import Evaluation, budget, progress
 from lagvae.callbacks.budget import LEAST, Plan, multiply_adds, plan_evaluation
 from lagvae.callbacks.progress import MeasuringProgress, ProgressBar
 from lagvae.callbacks.stopping import interrupt_on_sigterm
@@ -142,17 +142,31 @@ def test_no_budget_leaves_a_split_less_than_two_batches(
     assert data.most_draws == least
 
 
-def test_measuring_shows_what_is_measured_and_the_time_left() -> None:
-    out = StringIO()
-    bar = MeasuringProgress("Measuring", 10.0, Console(file=out, force_terminal=False, width=200))
-    work = {"terms on train": 0.01, "mmd on train": 4.99, "information on val": 5.0}
-    for name, amount in work.items():
-        bar.begin(name, amount)
+def measured(parts: list[tuple[str, float, float]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of measuring 100 units without a terminal. `parts`: name, its work and the seconds that it takes."""
+    clock, out = [0.0], StringIO()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    bar = MeasuringProgress("Measuring", 100.0, Console(file=out, force_terminal=False, width=200))
+    for name, work, seconds in parts:
+        bar.begin(name, work)
+        clock[0] += seconds
     bar.stop()
-    lines = out.getvalue().splitlines()
-    assert [line.split("  ")[-1] for line in lines] == [*work]
-    assert ["s left" in line for line in lines] == [False, False, True], "a thousandth of the work says nothing of the rest"
-    assert "50%" in lines[2]
+    return out.getvalue().splitlines()
+
+
+def test_short_measuring_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured([(f"part {k}", 5.0, 0.4) for k in range(20)], monkeypatch) == ["Measuring: 0%  part 0"]
+
+
+def test_long_measuring_says_each_minute_and_before_a_long_part_what_is_measured_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = [("terms", 0.1, 2.0), ("rates", 0.9, 59.0), ("mmd", 9.0, 10.0), ("samples", 5.0, 10.0), ("information", 85.0, 9.0)]
+    assert measured(parts, monkeypatch) == [
+        "Measuring: 0%  terms",
+        "Measuring: 1%  mmd",  # a minute later; a hundredth of the work says nothing of the rest
+        "Measuring: 15%, 459 s left  information",  # 20 s later, as it will take long
+    ]
 
 
 def test_on_a_terminal_what_is_being_measured_counts_when_it_has_ended() -> None:
@@ -254,6 +268,7 @@ def test_a_short_run_says_what_was_cut_and_shows_a_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "FREE", 1e6)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
     overrides = ["callbacks=light", "epsilon=none", "training.start=scratch", "training.steps=2", "multiplier=fixed"]
     cfg = compose_config([*overrides, "trainer=cpu", "family=vae", f"paths.root={tmp_path}", "name=short"])
     summary = train(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def lagvae(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Lagvae:
         )
 
     return run
+
+
+def test_a_user_of_the_package_gets_no_tools_of_its_developers(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as content:
+        required = re.findall(
+            r"^Requires-Dist: ([\w-]+)([^\n]*)", content.read(f"lagvae-{__version__}.dist-info/METADATA").decode(), re.M
+        )
+    assert ("torch", ">=2.11") in required
+    tools = {"pytest", "pytest-xdist", "ruff", "mypy", "pre-commit", "mkdocs", "cvxpy"}
+    assert tools <= {name for name, marker in required if "extra ==" in marker}
+    assert not tools & {name for name, marker in required if "extra ==" not in marker}
 
 
 def test_a_wheel_holds_settings_sweeps_types_plugin_and_command(wheel: Path) -> None:

@@ -27,6 +27,7 @@ from lagvae.experiment.diagnostics import (
     sensitivity,
     stationarity,
 )
+from lagvae.experiment.report import constraint_rows, remarks
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian, WaterFilling
@@ -50,6 +51,39 @@ def verdict(constraint: Constraint, divergence: float, multiplier: float, stderr
 def test_within_the_tolerance_of_its_bound_a_constraint_is_active() -> None:
     for violation in (-0.09, 0.0, 0.09):
         assert verdict(nats(), 80 + violation, 2.0) is Verdict.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("constraint", "divergence", "stderr", "words", "told"),
+    [
+        (
+            nats(),
+            80.06,
+            0.0,
+            "at its bound",
+            "neg_elbo ended 0.06 nats above its bound, which is within noise: up to 0.1 nats",
+        ),
+        (
+            unitless(),
+            0.00215,
+            1e-4,
+            "at its bound",
+            "mmd ended 1.50e-04 above its bound, which is within noise: up to 0.0002",
+        ),
+        (nats(), 79.94, 0.0, "active", None),
+        (nats(), 80.2, 0.0, "not converged", None),
+        (nats(bound=None, learned=False), 80.0, 0.0, "penalty", None),
+    ],
+)
+def test_readers_are_told_where_a_bound_that_is_met_is_exceeded_within_noise(
+    constraint: Constraint, divergence: float, stderr: float, words: str, told: str | None
+) -> None:
+    result = assess_constraint(constraint, divergence, stderr, 2.0, 1.0, best=divergence).as_dict()
+    result |= {"nats": constraint.divergence.nats, "train": divergence}
+    summary = {"splits": {"train": {}}, "constraints": {constraint.name: result}, "stationarity": None}
+    ((*_, shown),) = constraint_rows(summary)
+    assert shown == words
+    assert [line.split(" it counts")[0] for line in remarks(summary)] == ([] if told is None else [told])
 
 
 def test_unused_slack_with_a_vanishing_multiplier_is_inactive() -> None:

@@ -86,6 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     data, model, _ = setup(cfg)
     folder = create_folder(cfg)
     Fit(cfg, data, model, folder, "Training").train()
+    folder.write_summary({"verdict": "met"})
     assert len(list((root / "calibrations").iterdir())) == 1
     (root / "data.npz").unlink()
     shutil.rmtree(root / "calibrations")
@@ -136,6 +137,8 @@ def test_members_of_an_ensemble_are_loaded(tmp_path: Path) -> None:
     explicit = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=0.1", "training.start=scratch"]
     runs = [SweepRun(config(tmp_path, *explicit, f"name={name}", *word.split())) for name, word in words.items()]
     assert train_ensemble(runs, tmp_path / "job", lambda step, note: None) == {}
+    for run in runs:
+        run.folder.write_summary({"verdict": "met"})
     data = build_data(runs[0].cfg)
     (tmp_path / "data.npz").unlink()
     for run, bound in zip(runs, (30, 40), strict=True):
@@ -199,6 +202,26 @@ def test_a_name_is_looked_for_where_the_programs_of_a_clone_write(monkeypatch: p
         lagvae.load("a-run-that-nobody-makes")
 
 
+def test_a_model_of_a_run_that_is_not_done_is_loaded_with_a_warning(trained: Trained, tmp_path: Path) -> None:
+    """It names step and steps and how to go on; of a bound that is not met, what the run found."""
+    run = RunFolder(shutil.copytree(trained[1].path, tmp_path / "run"))
+    run.summary.unlink()
+    best = int(torch.load(run.checkpoints / "best.ckpt", weights_only=True)["global_step"])
+    for file, step in (run.last, 20), (run.checkpoints / "best.ckpt", best):
+        told = rf"{run.path} has not finished, .* after step {step} of 20: .*train\.py resume={run.path}$"
+        with pytest.warns(UserWarning, match=told) as caught:
+            lagvae.load(file)
+        assert caught[0].filename == __file__
+    run.write_summary({"verdict": "infeasible", "messages": ["neg_elbo ≤ 1 nats is out of reach.", "Raise it."]})
+    with pytest.warns(UserWarning, match=rf'{run.path} .* "infeasible"\. neg_elbo ≤ 1 nats is out of reach\. Raise it\.'):
+        lagvae.load(run.path)
+    for verdict in ("met", "met, not converged", "unconstrained"):
+        run.write_summary({"verdict": verdict})
+        lagvae.load(run.path)  # a warning would fail this test
+    run.summary.unlink()
+    lagvae.load(shutil.copy(run.last, tmp_path))  # away from its run nothing is known of it
+
+
 # ---- what is refused
 
 
@@ -243,6 +266,7 @@ def test_a_checkpoint_of_an_earlier_version_takes_its_run_and_data(tmp_path: Pat
     folder, model = create_folder(cfg), build_model(cfg, build_data(cfg))
     folder.checkpoints.mkdir()
     torch.save({"state_dict": model.state_dict()}, folder.last)
+    folder.write_summary({"verdict": "met"})
     torch.testing.assert_close(lagvae.load(folder.path).encode(x), model.encode(x))
     alone = shutil.copy(folder.last, tmp_path / "alone.ckpt")
     with pytest.raises(CheckpointError, match=r"If an earlier version wrote it.*folder of its run"):

@@ -12,7 +12,8 @@ import torch
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO
 from lagvae.sweeps import plan, prediction
-from lagvae.sweeps.prediction import TrainingRate, duration, measured_rate, memory_lines, print_prediction, time_lines
+from lagvae.sweeps.prediction import TrainingRate, measured_rate, memory_lines, print_prediction, time_lines
+from lagvae.terminal import format_duration
 
 
 def run_of(steps: int = 100, calibration: Any = 50, root: str = "runs") -> Any:
@@ -157,7 +158,7 @@ def test_the_steps_of_a_sweep_are_those_of_its_runs_and_of_their_calibrations(
     ("seconds", "said"), [(89.4, "89 s"), (90, "2 minutes"), (5399, "90 minutes"), (5400, "1.5 hours"), (9000, "2.5 hours")]
 )
 def test_a_duration_has_the_unit_that_people_use(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 # ---- jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     cfg = settings(root, *TINY, "family=vae", "training.steps=4", "training.interval=2", "name=one")
     data, model, _ = setup(cfg)
-    Fit(cfg, data, model, create_folder(cfg), "Training").train()
+    folder = create_folder(cfg)
+    Fit(cfg, data, model, folder, "Training").train()
+    folder.write_summary({"verdict": "unconstrained"})
     return root
 
 
@@ -228,6 +231,15 @@ def test_data_far_beyond_the_samples_are_noted(tmp_path: Path, capsys: pytest.Ca
         status, _, err = start(capsys, f"encode {own} --input far.npy --output z.npy")
         assert status == 0
         assert ("Note: far.npy has values from" in err) is noted
+
+
+@pytest.mark.parametrize("line", ["encode run --input x.npy", "sample run -n 2", "score run --input x.npy --draws 1"])
+def test_a_run_that_has_not_finished_is_noted(root: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    shutil.copytree(root / "runs" / "one", "run")
+    Path("run", "summary.json").unlink()
+    status, _, err = start(capsys, f"{line} --output out.npy")
+    assert status == 0
+    assert re.search(r"^Note: .*/run has not finished, .*after step 4 of 4.* resume=.*/run$", err.strip()), err
 
 
 def test_the_command_starts_and_its_help_imports_no_torch(model: LatentVariableModel) -> None:

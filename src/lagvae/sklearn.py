@@ -23,7 +23,7 @@ from lagvae.cli.entry import compose_config
 from lagvae.data.conversion import divisor
 from lagvae.data.datamodule import MIN_SPLIT
 from lagvae.errors import SettingError, Stopped
-from lagvae.experiment.loading import load
+from lagvae.experiment.loading import load_with_caution
 from lagvae.experiment.settings import fingerprint, leaves
 from lagvae.io import write_atomically
 from lagvae.sweeps.job import finish_run
@@ -154,7 +154,7 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
                 hint = "" if self.folder is None else " Fit again with the same folder to continue."
                 raise KeyboardInterrupt(f"The fit was stopped.{hint}") from None
             own = tuple(str(value) for key, value in leaves(run.settings) if key.endswith("_target_"))
-            self.model_ = load(run.folder.last, trust=own)
+            self.model_, _ = load_with_caution(run.folder.last, trust=own)  # the verdict is said below
         constraints, train = self.summary_["constraints"], self.summary_["splits"]["train"]
         self.run_ = None if self.folder is None else str(run.folder.path)
         self.bound_ = {name: c["bound"] for name, c in constraints.items()}

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -85,6 +86,29 @@ def format_number(value: float | None, nats: bool = True, stderr: float | None =
     if stderr is not None and isfinite(stderr):
         text += f" ± {stderr:.2f}" if nats else f" ± {stderr:.0e}"
     return text
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Examples:
+        >>> format_duration(40), format_duration(600), format_duration(9000)
+        ('40 s', '10 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def goals_of(config: Mapping[str, Any]) -> list[str]:
+    """What the settings of a run prefer, in their own words.
+
+    Examples:
+        >>> goals_of({"alpha": {"q": -1.0, "p": 0.0}})
+        ['maximize I_q']
+    """
+    alpha = config.get("alpha") or {}
+    return [f"{'maximize' if alpha[side] < 0 else 'minimize'} I_{side}" for side in ("q", "p") if alpha.get(side)]
 
 
 def short_path(path: Path) -> str:

@@ -83,8 +83,15 @@ class ProgressBar:
             self._bar = None
 
 
+QUIET = 60.0
+"""Seconds between two lines about measuring where there is no terminal."""
+
+
 class MeasuringProgress:
     """Shows what is measured, and the time left by the share of the work that is done.
+
+    Without a terminal it prints a line at the start, then one in `QUIET` seconds at most, and one before each part that will
+    take as long.
 
     Args:
         title: the name of the task. total: the whole work, in any unit.
@@ -93,20 +100,26 @@ class MeasuringProgress:
     def __init__(self, title: str, total: float, console: Console | None = None) -> None:
         self.title, self.total, self.done, self.started = title, total, 0.0, time.perf_counter()
         self._bar = ProgressBar(title, total, TaskProgressColumn(), console=console)
+        self._told: float | None = None
 
     def begin(self, what: str, work: float) -> None:
         """Show what is measured now, and count its work as done from its end on. A line is printed before a long part."""
+        now = time.perf_counter()
         share = min(1.0, self.done / self.total) if self.total else 1.0
         # A smaller share says nothing yet of the time that the rest will take.
-        left = (time.perf_counter() - self.started) * (1 / share - 1) if share >= 0.1 else None
-        time_left = f", {left:.0f} s left" if left is not None else ""
-        shown = self.done if self._bar.console.is_terminal else self.done + work
-        self._bar.update(shown, what, f"{self.title}: {share:.0%}{time_left}  {what}")
+        rate = share / (now - self.started) if share >= 0.1 and now > self.started else None
+        if self._bar.console.is_terminal:
+            self._bar.update(self.done, what)
+        elif self._told is None or now - self._told >= QUIET or (rate and work / self.total / rate >= QUIET):
+            self._told = now
+            time_left = f", {(1 - share) / rate:.0f} s left" if rate else ""
+            self._bar.console.print(f"{self.title}: {share:.0%}{time_left}  {what}", highlight=False, soft_wrap=True)
         self.done += work
 
     def stop(self) -> None:
         """Leave the bar on the terminal, full if all of the work was begun."""
-        self._bar.update(self.done, "")
+        if self._bar.console.is_terminal:
+            self._bar.update(self.done, "")
         self._bar.stop()
 
 

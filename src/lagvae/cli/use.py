@@ -111,8 +111,11 @@ def run_use(name: str, options: argparse.Namespace) -> None:
 
     import lagvae
     from lagvae.cli.arrays import read_array, write_array
+    from lagvae.experiment.loading import load_with_caution
 
-    model = lagvae.load(options.run, trust=options.trust)
+    model, caution = load_with_caution(options.run, trust=options.trust)
+    if caution is not None:
+        print_note(caution)
     if name == "export":
         lagvae.export(model, options.output)
         return print_line(f"Written to {short_path(options.output)}: model.safetensors and model.json.")

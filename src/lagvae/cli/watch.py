@@ -30,7 +30,7 @@ from lagvae.cli.compare import runs_folder, told
 from lagvae.cli.version import describe_version
 from lagvae.errors import CheckpointError
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
-from lagvae.terminal import command, plain_table
+from lagvae.terminal import command, goals_of, plain_table
 
 PLAIN_WIDTH = 80
 """Columns of an output that is no terminal."""
@@ -396,9 +396,8 @@ class View:
 
 def run_table(run: WatchedRun) -> Table:
     """One run: each constraint against its bound, λ, and information."""
-    alpha = run.config.get("alpha") or {}
-    goals = [f"{'maximize' if alpha[side] < 0 else 'minimize'} I_{side}" for side in run.sides if alpha.get(side)]
-    named = [run.config.get("family"), (run.config.get("data") or {}).get("name"), *goals, run.summary.get("verdict")]
+    named = [run.config.get("family"), (run.config.get("data") or {}).get("name"), *goals_of(run.config)]
+    named.append(run.summary.get("verdict"))
     table = plain_table(f"step {run.step} of {run.steps}: {', '.join(str(word) for word in named if word)}", "")
     for head in ("value", "bound", "λ"):
         table.add_column(head, justify="right", no_wrap=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lagvae.data import DataModule
 from lagvae.distributions import CodesPrior, EmpiricalPrior, GaussianEncoder, mean_of
+from lagvae.experiment.report import verdict_in_words
 from lagvae.experiment.style import STYLE
 from lagvae.io import write_atomically
 from lagvae.model import LatentVariableModel
@@ -269,7 +270,7 @@ def constraints_over_steps(metrics: Path, summary: Mapping[str, Any]) -> Figure:
             axis.set_ylim(*shown_range(values, c["bound"]))
         if c["bound"] is not None:
             axis.axhline(c["bound"], color=RED, linestyle="--", linewidth=1.2, label="bound")
-        axis.set_title(f"{name}: {c['verdict']}", loc="left")
+        axis.set_title(f"{name}: {verdict_in_words(c)}", loc="left")
         axis.set_xlabel("step")
         axis.set_ylabel(f"{name} ({_unit(c)})")
     if constraints:

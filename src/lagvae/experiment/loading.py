@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lagvae.experiment.schema import check_moved
 from lagvae.experiment.settings import BUILT, changed_settings
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder, clone_root
+from lagvae.terminal import command
 
 
 def load(
@@ -39,6 +41,8 @@ def load(
         map_location: the device of the model.
         trust: prefixes of further names that `_target_` may have, such as ("mypackage.",) for a network of your own.
 
+    Warns: UserWarning for a run that has not finished, or that ended with a bound that is not met.
+
     Raises: CheckpointError for a run without a checkpoint, and for one that is damaged, of another model, or without settings;
         SettingError for a `_target_` that is not trusted, and for a device that is not there.
 
@@ -49,6 +53,16 @@ def load(
         >>> model.encode(x).shape, model.log_prob(x).shape
         (torch.Size([5, 16]), torch.Size([5]))
     """
+    model, caution = load_with_caution(run_or_checkpoint, map_location, trust)
+    if caution is not None:
+        warnings.warn(caution, stacklevel=2)
+    return model
+
+
+def load_with_caution(
+    run_or_checkpoint: str | os.PathLike[str], map_location: str | torch.device = "cpu", trust: Sequence[str] = ()
+) -> tuple[LatentVariableModel, str | None]:
+    """`load`, with what it would warn of."""
     path = find_checkpoint(os.fspath(run_or_checkpoint))
     content = read_export(path.parent) if path.name == DESCRIPTION else read_content(path)
     origin = content["lagvae"] if "lagvae" in content else origin_of_run(path, content, trust)
@@ -58,12 +72,29 @@ def load(
     model.load_state_dict(content["state_dict"])
     model.origin = origin
     try:
-        return model.to(map_location).eval()
+        return model.to(map_location).eval(), caution_about(path, content.get("global_step"), origin["config"])
     except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA raises the second
         reason = (str(error).splitlines() or [repr(error)])[0].rstrip(".:")
         raise SettingError(
             f"map_location={map_location} cannot be used ({reason}). Name one device of this machine; leave it out for the CPU."
         ) from error
+
+
+def caution_about(path: Path, step: int | None, config: Mapping[str, Any]) -> str | None:
+    """What a user of a checkpoint in the folder of a run should know: that the run has not finished, or a bound is not met."""
+    folder = RunFolder(path.absolute().parent.parent)
+    if path.absolute().parent != folder.checkpoints or not folder.config.is_file():
+        return None
+    if not folder.finished:
+        of = "" if step is None else f", and this is its model after step {step} of {config['training']['steps']}"
+        return (
+            f"{folder.path} has not finished{of}: whether its bounds are met was not measured. If it no longer trains, go on "
+            f"with {command('train')} resume={folder.path}"
+        )
+    summary = folder.read_summary()
+    if summary["verdict"].startswith(("met", "unconstrained")):
+        return None
+    return " ".join([f'{folder.path} ended with the verdict "{summary["verdict"]}".', *summary["messages"]])
 
 
 def check_own_run(path: Path, origin: Mapping[str, Any]) -> None:

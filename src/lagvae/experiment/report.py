@@ -16,8 +16,11 @@ from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.terminal import console, format_number, plain_table, print_line, short_path
 
+AT_BOUND = "at its bound"
+
 COLOURS = {
     "active": "green",
+    AT_BOUND: "green",
     "inactive": "green",
     "met": "green",
     "met, not converged": "yellow",
@@ -111,6 +114,16 @@ def bound_names(splits: Mapping[str, Mapping[str, Any]], key: str) -> str:
     return ", ".join(names if len(set(names)) > 1 else names[:1])
 
 
+def is_at_bound(constraint: Mapping[str, Any]) -> bool:
+    """Whether the summary of a constraint says that it is met with a D above its bound, by less than what counts as zero."""
+    return constraint["verdict"] == "active" and constraint.get("violation", 0) > 0
+
+
+def verdict_in_words(constraint: Mapping[str, Any]) -> str:
+    """The verdict on a constraint as people read it: an active one whose D is above its bound is "at its bound"."""
+    return AT_BOUND if is_at_bound(constraint) else str(constraint["verdict"])
+
+
 def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each constraint: its name, bound, values on the splits, λ and verdict."""
     return [
@@ -118,7 +131,7 @@ def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             name,
             *(format_number(c[key], c["nats"]) for key in ("bound", *summary["splits"])),
             f"{c['multiplier']:.3g}",
-            c["verdict"],
+            verdict_in_words(c),
         )
         for name, c in summary["constraints"].items()
     ]
@@ -151,6 +164,11 @@ def measured_title(summary: Mapping[str, Any]) -> str:
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of the numbers of a run has to know, and what follows from them."""
     splits, lines = summary["splits"], []
+    for name, c in summary["constraints"].items():
+        if is_at_bound(c):
+            above, unit = format_number(c["violation"], c["nats"]), " nats" if c["nats"] else ""
+            limit = f"{c['tolerance']:.2g}{unit}"
+            lines.append(f"{name} ended {above}{unit} above its bound, which is within noise: up to {limit} it counts as met.")
     if summary.get("cut"):
         cut = "; ".join(f"{key} {asked:,} → {used:,}" for key, (asked, used) in summary["cut"].items())
         lines.append(

@@ -30,7 +30,7 @@ from lagvae.pareto.tables import (
     write_csv,
     write_markdown,
 )
-from lagvae.runs.layout import ANALYSIS
+from lagvae.runs.layout import ANALYSIS, RunFolder
 from lagvae.terminal import console, plain_table, short_path
 
 MAX_PRINTED = 20
@@ -98,6 +98,8 @@ def print_rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def compare(folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0) -> Analysis:
     """Compare the runs below some folders: write pareto.csv, pareto.md, pareto.html and the figures, and print a summary.
 
+    Where the runs were logged to W&B, so is the comparison; see `lagvae.runs.loggers.log_sweep`.
+
     Args:
         out: the folder of these files; by default `pareto-analysis` in the given folder, or in the common parent of several.
         information: the estimate of I to compare, a key of `lagvae.pareto.INFORMATION`.
@@ -121,6 +123,11 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
 
     page = try_page(out / "pareto.html", draw_page)
     print_comparison(analysis, [text, *page, table, *figures])
+    runs = {run.name: RunFolder(run.folder) for run in analysis.collection.runs if run.folder is not None}
+    if any("WandbLogger" in run.config.read_text(encoding="utf-8") for run in runs.values()):
+        from lagvae.runs.loggers import log_sweep  # imports W&B
+
+        log_sweep(out, runs, table, pictures)
     return analysis
 
 

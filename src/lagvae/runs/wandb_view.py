@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
-from lagvae.runs.loggers import STEP
+from lagvae.runs.loggers import STEP, SWEEP
 
 INSTALL = "pip install -e '.[dashboard]'"
 
@@ -84,7 +84,10 @@ def constraints_of(api: Any, path: str) -> list[str]:
 
     try:
         names = dict.fromkeys(
-            str(name) for run, _ in zip(api.runs(path), range(MOST_ASKED), strict=False) for name in run.config["constraints"]
+            str(name)
+            for run, _ in zip(api.runs(path), range(MOST_ASKED), strict=False)
+            if run.job_type != SWEEP
+            for name in run.config["constraints"]
         )
     except (wandb.errors.Error, ValueError, KeyError, TypeError) as error:
         raise SettingError(

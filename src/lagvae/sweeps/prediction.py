@@ -28,7 +28,7 @@ from lagvae.sweeps.ensemble_training import MEMORY_FRACTION, free_memory, memory
 from lagvae.sweeps.job import cores
 from lagvae.sweeps.progress import EVALUATION_WORK
 from lagvae.sweeps.sweep_run import SweepRun
-from lagvae.terminal import print_line
+from lagvae.terminal import format_duration, print_line
 
 SECONDS = 1.0
 """How long a rate is measured, at least, after a first step."""
@@ -177,10 +177,8 @@ def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> It
         else measured_rate(run, data, together)
     )
     measuring = f"measuring and figures are taken to add {EVALUATION_WORK:.0%}"
-    yield (
-        f"On this machine: about {duration(steps * (1 + EVALUATION_WORK) / here.steps)}, from {here.steps:,.0f} steps a second "
-        f"({here.source}); {measuring}."
-    )
+    time_here = format_duration(steps * (1 + EVALUATION_WORK) / here.steps)
+    yield f"On this machine: about {time_here}, from {here.steps:,.0f} steps a second ({here.source}); {measuring}."
     on_gpu = finished_rates(run, together, gpu=True)
     if not on_gpu:
         yield (
@@ -189,20 +187,8 @@ def time_lines(run: SweepRun, data: DataModule, together: int, steps: int) -> It
         )
         return
     rate = statistics.median(on_gpu)
-    times = ", ".join(f"{count}: {duration(steps * (1 + EVALUATION_WORK) / rate / count)}" for count in GPUS)
+    times = ", ".join(f"{count}: {format_duration(steps * (1 + EVALUATION_WORK) / rate / count)}" for count in GPUS)
     yield (
         f"On GPUs, {times}; from {rate:,.0f} steps a second on one (the median of {len(on_gpu)} finished runs), as if the runs "
         f"were shared evenly and smaller ensembles were no slower per run; {measuring}."
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    Examples:
-        >>> duration(40), duration(600), duration(9000)
-        ('40 s', '10 minutes', '2.5 hours')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -27,7 +27,7 @@ from lagvae.sweeps.plan import (
 )
 from lagvae.sweeps.progress import PlanProgress, show_progress
 from lagvae.sweeps.sweep_run import SweepRun
-from lagvae.terminal import command, print_line, short_path
+from lagvae.terminal import command, format_duration, print_line, short_path
 
 MOST_IDLE = 3
 """How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
@@ -182,7 +182,6 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
     if all(run.folder.path.parent == folder for run in runs):
         write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
     finished = sum(state == "finished" for state in states.values())
-    duration = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} s"
     verdicts: dict[str, int] = {}
     for run in runs:
         if states[run.name] == "finished":
@@ -191,6 +190,7 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda pair: -pair[1]))
     location = short_path(folder)
     before = f" ({already} before)" if already else ""
+    duration = format_duration(seconds)
     print_line(f"{finished} of {len(runs)} runs finished{before} in {duration}: {counts or 'none'}. They are in {location}")
     if finished > 1 and folder != root and not failed:
         print_line(f"Compare them: {command('pareto')} {location}")
