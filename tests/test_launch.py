@@ -22,9 +22,10 @@ from omegaconf import OmegaConf
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.io import owned
+from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import EXIT_TAKEN, MAX_EVALUATED_HERE, SweepJob, evaluate_all
-from lagvae.sweeps.runner import failures_by_run
+from lagvae.sweeps.runner import failures_by_run, print_outcome
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import command
 
@@ -399,6 +400,22 @@ def test_a_sweep_of_which_nothing_gets_done_ends(tmp_path: Path, monkeypatch: py
     assert outcome.status == 1
     assert "2 of the runs failed, the others finished" in outcome.err
     assert "It has no summary" in outcome.err
+
+
+def test_what_killed_processes_have_left_of_a_sweep_is_removed_at_its_end(tmp_path: Path) -> None:
+    """Its jobs are done, and no one owns their folders again."""
+    run = RunFolder(tmp_path / "sweep" / "a")
+    left = [folder / ".x.json.0123abcd.json" for folder in (run.path.parent, tmp_path / ".jobs/done", tmp_path / ".jobs/taken")]
+    for file in (*left, run.summary):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    run.write_summary({"verdict": "met"})
+    made: Any = SimpleNamespace(name="a", folder=run, finished=True, plain=OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+    with owned(left[2].parent):
+        for file in left:
+            file.touch()
+        print_outcome([made], 0, {}, 1.0)
+        assert [file.exists() for file in left] == [False, False, True], "that job has an owner"
+    assert (run.path.parent / "sweep.json").is_file()
 
 
 def test_only_its_owner_writes_the_task_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

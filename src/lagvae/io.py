@@ -187,6 +187,13 @@ def remove_leftovers(folder: Path) -> None:
                 file.unlink(missing_ok=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a killed process has not written to its end in a folder of which no one needs to be the owner again."""
+    if any(LEFTOVER.fullmatch(file.name) for file in folder.iterdir()):
+        with suppress(OwnedError, SettingError), owned(folder):
+            pass
+
+
 def describe_owner(note: Path) -> str:
     """The process that owns a folder, as it says in its note there."""
     try:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from lagvae.errors import FailedRunsError, OwnedError, SettingError, Stopped
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.settings import fingerprint
-from lagvae.io import check_writable, wait_for_owner, write_json
+from lagvae.io import check_writable, owned, tidy, wait_for_owner, write_json
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import (
@@ -180,7 +180,10 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
     failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}
     folder = common_folder(runs)
     if all(run.folder.path.parent == folder for run in runs):
-        write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
+        with owned(folder, waiting=lambda owner: None):  # all that are given the sweep write it
+            write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
+    for job in (root / ".jobs").glob("*/"):
+        tidy(job)
     finished = sum(state == "finished" for state in states.values())
     verdicts: dict[str, int] = {}
     for run in runs:
