@@ -29,6 +29,7 @@ import os
 import pickle
 import re
 import resource
+import shlex
 import shutil
 import socket
 import sys
@@ -38,6 +39,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from errno import EACCES, EIO, ENOSPC, EROFS
 from pathlib import Path
 from signal import SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGXCPU, Signals
@@ -1238,6 +1240,7 @@ def table(outcomes: Sequence[dict[str, str]], digest: str) -> str:
     text = ["# Faults", "", __doc__.split("\n\n")[2].strip() if __doc__ else "", "", *lines]
     if earlier := sum(each["digest"] != digest for each in outcomes):
         text += ["", f"{earlier} of these outcomes are of an earlier version of the code."]
+    text += ["", f"Made by `{shlex.join(['python', *sys.argv])}` on {date.today()}; code {digest}."]
     for state in STATES[1:]:
         named = [f"- {each['kind']}: `{each['name']}`: {each['message']}" for each in outcomes if each["state"] == state]
         text += ["", f"{state.capitalize()}:", "", *named] if named else []
