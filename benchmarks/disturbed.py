@@ -14,6 +14,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -139,6 +140,9 @@ def records(root: Path, file: Path) -> Callable[[], None]:
 
 # ---- programs
 
+TOLD = re.compile("Error: |Note: Stopped")
+"""How a program begins to say why it has not done what it was asked for."""
+
 
 @dataclass
 class Said:
@@ -155,13 +159,13 @@ class Said:
     @property
     def refused(self) -> bool:
         """Whether it ended with a message that is no traceback."""
-        return self.status in (1, 130) and not self.broken and "Error: " in self.text
+        return self.status in (1, 130) and not self.broken and TOLD.search(self.text) is not None
 
     @property
     def message(self) -> str:
         """What it said last, or its error, in a line."""
         lines = [line for line in self.text.splitlines() if line.strip()]
-        errors = [k for k, line in enumerate(lines) if "Error: " in line]
+        errors = [k for k, line in enumerate(lines) if TOLD.search(line)]
         told = " ".join(lines[errors[0] :]) if errors and not self.broken else (lines or [""])[-1]
         return f"status {self.status}: {told[:300]}"
 

@@ -53,6 +53,7 @@ from disturbed import (
     INTERVAL,
     QUICK,
     ROOT,
+    TOLD,
     Before,
     Place,
     Program,
@@ -874,7 +875,7 @@ def spread(place: Place, number: Signals, who: Sequence[int], n: int, world: int
     for said in ended:
         if said.broken:
             return wrong(said.message)
-    if (count := sum(said.text.count("Error: ") for said in ended)) != 1:
+    if (count := sum(len(TOLD.findall(said.text)) for said in ended)) != 1:
         return wrong(f"{count} messages: {ended[0].message}")
     place.cuts.unlink(missing_ok=True)
     again = ranks(place, world, "resume=a")

@@ -130,7 +130,7 @@ def statuses(ranks: list[forked.Program], seconds: float) -> list[int]:
 def errors(root: Path) -> list[str]:
     """What the ranks said beside the report of the first."""
     found = [line for file in sorted(root.glob("said-*")) for line in file.read_text().splitlines()]
-    return [line for line in found if "Error" in line or "Traceback" in line]
+    return [line for line in found if "Error" in line or "Traceback" in line or line.startswith("Note: Stopped")]
 
 
 def until_trained(root: Path, ranks: list[forked.Program]) -> None:

@@ -16,7 +16,7 @@ from small import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults
-from disturbed import Place, Said, run_here, unlike
+from disturbed import TOLD, Place, Said, run_here, unlike
 
 from lagvae.runs.metrics_table import MetricsTable
 
@@ -116,6 +116,13 @@ def test_the_judge_reads_what_was_said(place: Place, status: int, text: str, sta
     place.put("done")
     expected = faults.rehearsed(place, "train").expected
     assert faults.judged(place, faults.TASKS["train"], expected, Said(status, text)).state == state
+
+
+def test_a_program_that_is_stopped_says_so_once(place: Place) -> None:
+    place.put("empty")
+    said = place.run("train", *faults.RUN, before=faults.at_step(3, signal.SIGINT))
+    assert (said.status, said.refused, len(TOLD.findall(said.text))) == (130, True, 1), said
+    assert "Resume with" in said.message
 
 
 def test_work_that_is_done_again_is_lost(place: Place) -> None:
