@@ -808,9 +808,7 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 
 def ranks(place: Place, world: int, *words: str, before: dict[int, Before] | None = None) -> list[Said]:
-    """Train with several ranks as torchrun starts them, or with one process. before: what happens to some of them."""
-    if world == 1:
-        return [place.run("train", *words)]
+    """Train with some ranks as torchrun starts them, one too. before: what happens to some of them."""
     with socket.socket() as given:
         given.bind(("127.0.0.1", 0))
         port = str(given.getsockname()[1])
