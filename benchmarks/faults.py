@@ -428,7 +428,10 @@ def told_or_like(place: Place, use: str, said: Said, names: Sequence[str]) -> Ou
         for key in unlike(picture, there.get(folder, {}))
         if folder in task.folders and (use != "evaluate" or key.startswith("evaluation"))  # which leaves the run's own files
     ]
-    text = " ".join(said.text.split())
+    summaries = [there.get(folder, {}).get("summary.json") for folder in task.folders]
+    messages = [message for each in summaries if isinstance(each, dict) for message in each.get("messages", ())]
+    text = " ".join([said.text, *messages])  # a sweep leaves it to the summary of the run, and so to its report
+    text = " ".join(text.split())
     if differs and not any(sign in text for sign in TELLING):
         return silent(f"{', '.join(differs[:4])} unlike, and nothing said")
     return survived("told") if differs else EQUAL

@@ -118,6 +118,15 @@ def test_the_judge_reads_what_was_said(place: Place, status: int, text: str, sta
     assert faults.judged(place, faults.TASKS["train"], expected, Said(status, text)).state == state
 
 
+@pytest.mark.parametrize(("message", "state"), [("metrics.csv is not what the run had written", "survived"), ("", "silent")])
+def test_what_is_unlike_is_told_in_a_summary_too(place: Place, message: str, state: str) -> None:
+    place.put("done")
+    changed(place.run_a, "a row less")
+    summary = json.loads((place.run_a / "summary.json").read_text())
+    (place.run_a / "summary.json").write_text(json.dumps(summary | {"messages": [message]}))
+    assert faults.told_or_like(place, "resume", Said(0, ""), ()).state == state
+
+
 def test_a_program_that_is_stopped_says_so_once(place: Place) -> None:
     place.put("empty")
     said = place.run("train", *faults.RUN, before=faults.at_step(3, signal.SIGINT))
