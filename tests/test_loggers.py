@@ -644,7 +644,7 @@ def test_the_view_and_the_report_are_saved_and_their_addresses_told(
 
     def runs(project: str) -> list[Any]:
         asked.append(project)
-        return [SimpleNamespace(config={"constraints": {"mmd": {}}})]
+        return [SimpleNamespace(config={"constraints": {"mmd": {}}}, job_type="lagvae")]
 
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me", runs=runs))
     for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):

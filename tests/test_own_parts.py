@@ -219,6 +219,7 @@ def summary(folder: Path, name: str = "a") -> dict[str, Any]:
     return content
 
 
+@pytest.mark.filterwarnings("ignore:.* ended with the verdict:UserWarning")  # which such a short run may have
 def test_every_part_of_a_run_may_be_of_ones_own(folder: Path) -> None:
     done = run(
         folder,
