@@ -184,6 +184,7 @@ WRONG = {
     "callbacks.final.information_of_model.draws=-1": ["draws ≥ 0", "draws=-1"],
     "callbacks.final.information.samples=1e3": ["callbacks.final.information.samples=1000.0 must be a whole number"],
     "trainer.accelerator=abacus": ["trainer (accelerator=abacus", "invalid accelerator name"],
+    "trainer.devices=99999": ["trainer.devices=99999 asks for 99999 processes on a machine with", "or less"],
     "trainer.precision=8": ["trainer.precision=8 does not work here"],
     "name=latest": ["name='latest' cannot be a folder under runs/"],
     "name=../a": ["name='../a' cannot be a folder under runs/"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -81,6 +82,9 @@ PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 MOST_THREADS = 4096
 """The largest number of threads that is not taken for a slip."""
+
+PROCESSES_PER_CORE = 8
+"""The largest number of data-parallel processes for each core: more would exhaust the memory, and train nothing faster."""
 
 LARGEST = 2**63 - 1
 """The largest whole number that torch takes."""
@@ -248,6 +252,13 @@ def check_trainer_settings(cfg: DictConfig) -> None:
             raise SettingError(
                 f"trainer.{key}={value} must be a positive number of batches: a run trains and measures something."
             )
+    cores, devices = os.cpu_count() or 1, str(given.get("devices"))
+    here = given.get("accelerator") == "cpu" or (given.get("accelerator") == "auto" and not torch.cuda.is_available())
+    if here and devices.isdecimal() and int(devices) > PROCESSES_PER_CORE * cores:
+        raise SettingError(
+            f"trainer.devices={devices} asks for {devices} processes on a machine with {cores} core{'s' if cores > 1 else ''}, "
+            f"which they would only share; set trainer.devices={cores} or less."
+        )
     if (precision := given.get("precision")) is not None and str(precision) not in PRECISIONS:
         raise SettingError(
             f"trainer.precision={precision} does not work here, because data, noise and λ have 32 bits; use 32-true, "
