@@ -1167,7 +1167,8 @@ def loads(path: Path) -> Callable[[], None]:
         try:
             lagvae.load(path)
         except lagvae.errors.LagvaeError as error:
-            sys.exit(f"Error: {error}")
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(1)
         sys.exit(0)
 
     return before
