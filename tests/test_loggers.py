@@ -548,6 +548,9 @@ def test_a_comparison_has_a_wandb_run_with_its_table_figures_and_runs(tmp_path: 
         "figures/figure2": "Figure 2",
     }
     assert found.exit == 0
+    compare([sweep])
+    assert len([*(out / "wandb").glob("offline-run-*")]) == 1, "wandb sync finds the last one, which is whole"
+    assert len([*(out / "wandb" / "former").glob("offline-run-*")]) == 1
 
 
 def test_a_comparison_made_again_continues_its_wandb_run_and_others_have_none(

@@ -379,6 +379,8 @@ def log_sweep(folder: Path, runs: Mapping[str, RunFolder], table: Path, pictures
     }
     try:
         wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
+        if wandb_run.offline:
+            put_aside(folder / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
         wandb_run.log(
             {"pareto": wandb.Table(columns=[*head, "wandb_run"], data=data, allow_mixed_types=True)}
             | {f"figures/{path.stem}": wandb.Image(str(path), caption=FIGURES.get(path.stem)) for path in pictures}
