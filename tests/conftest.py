@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from torch import Tensor
 
 from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
@@ -65,6 +66,12 @@ def _entry_points_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_fabric.utilities.registry.entry_points", cache(entry_points))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning keeps the rank of the last trainer for the whole process, and loggers of other ranks write nothing."""
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
 
 
 @pytest.fixture
