@@ -3,11 +3,15 @@
     python benchmarks/results.py                    # list every result: fresh, stale or unstamped
     python benchmarks/results.py remake             # make all that are not fresh, the quickest first
     python benchmarks/results.py --make dual mnist  # make these
+    python benchmarks/results.py --carry COMMIT     # keep those that were fresh at COMMIT, where no number has changed since
 
 A result ends with a line that names its command, its date and a hash of what decides about its numbers: the commands, the
 benchmark, the modules of lagvae and the settings of its row in `RESULTS`. Comments, docstrings and formatting do not change
 the hash. The stamp is written only after all commands have succeeded, on code that did not change meanwhile; a command that
 fails or is interrupted writes nothing. Runs are kept in runs/.results/NAME-HASH, so that the same command goes on with them.
+
+A clean-up, a message or a new module changes the hash and no number. Where benchmarks/unchanged.py finds the same bits before
+and after it, --carry adds a line with the new hash to a result; one whose benchmark, sweep or oracle has changed is left stale.
 
 To add a result: a row in `RESULTS`. A command finds {root}, the folder of its runs (also LAGVAE_ROOT), and {data}.
 """
@@ -23,6 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -30,6 +35,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import unchanged
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,6 +286,13 @@ UNDECIDING = (
 
 STAMP = re.compile(r"^Made by `make results ARGS=\"--make (\S+)\"` on (\S+); code (\w+)\.$", re.M)
 
+CARRIED = re.compile(
+    r"^Code (\w+) ends short runs of every kind with the same bits \(`benchmarks/unchanged.py (\w+)`, (\S+)\)\.$", re.M
+)
+
+PROBED = ("src/lagvae/", "conf/")
+"""What the runs of benchmarks/unchanged.py use; but no run trains on an oracle other than data=linear_gaussian."""
+
 
 def files_below(paths: tuple[str, ...]) -> Iterator[Path]:
     """The Python and YAML files that paths name, and those in folders that they name, each once."""
@@ -330,17 +343,65 @@ def state(name: str) -> str:
     stamp = STAMP.search(file.read_text(encoding="utf-8"))
     if stamp is None:
         return "unstamped"
-    return "fresh" if stamp.groups()[::2] == (name, code_hash(name)) else f"stale, of {stamp[2]}"
+    carried = CARRIED.search(file.read_text(encoding="utf-8"))
+    hashes = {stamp[3], carried[1] if carried else ""}
+    return "fresh" if stamp[1] == name and code_hash(name) in hashes else f"stale, of {stamp[2]}"
 
 
 def write_stamp(name: str) -> None:
     """End the file of a result with its command, the date and the hash of what decided about it."""
     file = ROOT / RESULTS[name].file
-    text = STAMP.sub("", file.read_text(encoding="utf-8")).rstrip()
-    line = f'Made by `make results ARGS="--make {name}"` on {date.today()}; code {code_hash(name)}.'
+    text = CARRIED.sub("", STAMP.sub("", file.read_text(encoding="utf-8"))).rstrip()
+    write(file, f'{text}\n\nMade by `make results ARGS="--make {name}"` on {date.today()}; code {code_hash(name)}.\n')
+
+
+def write(file: Path, text: str) -> None:
     part = file.with_name(file.name + ".part")
-    part.write_text(f"{text}\n\n{line}\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(file)
+
+
+def carry(commit: str) -> list[str]:
+    """Stamp the results that were fresh at a commit, and are stale now, with the hash of code that changes no number.
+
+    Returns: their names. SystemExit, with nothing stamped, where the code ends short runs with other numbers.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        before = unchanged.extract(commit, Path(folder))
+        fresh = fresh_in(before)
+        stale = [name for name in RESULTS if state(name).startswith("stale")]
+        names = [n for n in stale if fresh.get(n) == list(RESULTS[n].commands) and is_probed(n, before)]
+    if not names:
+        return []
+    if found := unchanged.differences(commit):
+        raise SystemExit("\n".join([*found, "Nothing is stamped: make the results again."]))
+    short = subprocess.run(["git", "rev-parse", "--short", commit], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in names:
+        file = ROOT / RESULTS[name].file
+        line = f"Code {code_hash(name)} ends short runs of every kind with the same bits "
+        line += f"(`benchmarks/unchanged.py {short.strip()}`, {date.today()})."
+        write(file, f"{CARRIED.sub('', file.read_text(encoding='utf-8')).rstrip()}\n\n{line}\n")
+    return names
+
+
+def fresh_in(tree: Path) -> dict[str, list[str]]:
+    """The results that are fresh in another tree, with their commands."""
+    program = (
+        "import json, results as r; print(json.dumps({n: r.RESULTS[n].commands for n in r.RESULTS if r.state(n) == 'fresh'}))"
+    )
+    output = subprocess.run([sys.executable, "-c", program], cwd=tree / "benchmarks", check=True, capture_output=True).stdout
+    found: dict[str, list[str]] = json.loads(output)
+    return found
+
+
+def is_probed(name: str, before: Path) -> bool:
+    """Whether all that has changed of what decides about a result is used by the runs of benchmarks/unchanged.py."""
+    for file in files_below(RESULTS[name].code):
+        path = str(file.relative_to(ROOT))
+        probed = path.startswith(PROBED) and not path.startswith("src/lagvae/oracles/")
+        if not probed and not ((before / path).is_file() and behaviour(before / path) == behaviour(file)):
+            return False
+    return True
 
 
 def make(name: str) -> bool:
@@ -372,7 +433,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("list", "remake"), default="list")
     parser.add_argument("--make", nargs="+", choices=list(RESULTS), metavar="NAME", help=", ".join(RESULTS))
+    parser.add_argument("--carry", metavar="COMMIT", help="keep what was fresh at this commit, where no number has changed")
     options = parser.parse_args()
+    if options.carry:
+        names = carry(options.carry)
+        print(f"Still fresh: {', '.join(names)}." if names else "There is nothing to carry.")
+        return
     if options.make is None and options.what == "list":
         print("\n".join(listing()))
         return

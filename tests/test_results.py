@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from small import ROOT
 
 CODE = '''
@@ -117,6 +120,49 @@ def test_fresh_results_are_not_made_again(
     monkeypatch.setattr(sys, "argv", ["results.py", "remake"])
     with pytest.raises(SystemExit, match="Not made: one"):
         results.main()
+
+
+@pytest.mark.parametrize("changed", ["", "numbers", "commands", "what no probe uses"])
+def test_a_result_is_carried_over_a_change_that_leaves_its_numbers(
+    changed: str, results: ModuleType, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    results.write_stamp("one")
+    before = tmp_path_factory.mktemp("before")
+    shutil.copytree(project, before, dirs_exist_ok=True)
+    hash_with(results, project, "a.py", CODE.replace("return x > LEAST", "return LEAST < x"))
+    assert results.state("one").startswith("stale")
+    monkeypatch.setattr(results, "PROBED", () if changed == "what no probe uses" else ("code/",))
+    monkeypatch.setattr(
+        results, "fresh_in", lambda tree: {"one": ["python other.py"] if changed == "commands" else ["python make.py {root}"]}
+    )
+    monkeypatch.setattr(results.unchanged, "extract", lambda commit, folder: before)
+    monkeypatch.setattr(results.unchanged, "differences", lambda commit: ["a number"] if changed == "numbers" else [])
+    monkeypatch.setattr(results.subprocess, "run", lambda *args, **kw: SimpleNamespace(stdout="abc1234\n"))
+    with pytest.raises(SystemExit, match="a number") if changed == "numbers" else nullcontext():
+        assert results.carry("HEAD") == ([] if changed else ["one"])
+    assert results.state("one").startswith("stale" if changed else "fresh")
+    if not changed:
+        assert results.carry("HEAD") == [], "a fresh result needs nothing"
+        hash_with(results, project, "a.py", CODE.replace("3", "4"))
+        assert results.state("one").startswith("stale"), "the new hash is that of the code that was compared"
+        assert results.carry("HEAD") == ["one"]
+        assert (project / "results" / "one.md").read_text().count("with the same bits") == 1
+        results.write_stamp("one")
+        assert "same bits" not in (project / "results" / "one.md").read_text()
+
+
+def test_runs_differ_where_a_number_of_before_is_missing_or_another(results: ModuleType) -> None:
+    def found(before: object, after: object) -> list[str]:
+        sides = ({"summary.json": dict(results.unchanged.leaves(side))} for side in (before, after))
+        return list(results.unchanged.compare(*sides))
+
+    x = torch.tensor([0.0, 1.0])
+    assert not found({"x": x, "a": [1, float("nan")], "seconds": 3}, {"x": x.clone(), "a": [1, float("nan")], "seconds": 4})
+    assert not found({"a": 1}, {"a": 1, "b": 2}), "a new key changes no number"
+    assert found({"a": 1, "b": 2}, {"a": 1}) == ["summary.json: /b: 2 before, None after"]
+    assert found({"x": x}, {"x": -x}) == ["summary.json: /x: 8 bytes before, 8 bytes after"]  # −0.0 has other bits than 0.0
+    assert len(found({"a": list(range(9))}, {"a": list(range(1, 10))})) == 4
+    assert list(results.unchanged.compare({"a": {}}, {"b": {}})) == ["a: only before", "b: only after"]
 
 
 # ---- the table
