@@ -119,9 +119,10 @@ def test_dsprites_is_read_with_its_factors(tmp_path: Path) -> None:
     data = DataModule(lambda: arrays, "dsprites", "bernoulli", batch=8)
     data.check()
     assert data.first_samples("train", 5).unique().tolist() == [0, 1]
-    some = dsprites(str(tmp_path / "sprites.npz"), n=10)
+    some = dsprites(str(tmp_path / "sprites.npz"), n=40)
     assert isinstance(some.x, Tensor)
     assert some.factors is not None
+    assert len(some.x.unique(dim=0)) == 40, "no image is taken twice"
     for image, factors in zip(some.x, some.factors, strict=True):  # each image keeps its factors
         (place,) = np.flatnonzero((images == image.numpy()).all((1, 2)))
         assert factors.tolist() == classes[place].tolist()
