@@ -28,7 +28,7 @@ from lagvae.experiment.settings import select
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import close, flat_results, has_key, log_picture, wandb_id, wandb_logger, wandb_mode, wandb_tags
-from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.metrics_table import MetricsTable, read_rows
 from lagvae.runs.wandb_view import charts, constraints_of, make_report, make_view, run_columns, save_dashboard
 
 SUMMARY = {
@@ -266,6 +266,46 @@ def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytes
         logger.log_metrics({"train/rate": 1.0, "final/train/rate": 2.0}, step)
     assert rows == [(20, {"train/rate": 1.0}), (30, {"train/rate": 1.0})]
     close(logger, failed=True)
+
+
+def test_a_run_that_is_resumed_without_a_server_has_one_wandb_run_with_all_rows(tmp_path: Path) -> None:
+    """W&B cannot go on with a run that it has not uploaded: `wandb sync` finds the last one, which is whole."""
+    tables = [MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10) for _ in range(2)]
+    for table, steps in zip(tables, ((10, 20, 30), (30, 40)), strict=True):
+        logger = offline(tmp_path / "a")
+        table.cut(20)  # the step of the checkpoint
+        for step in steps:
+            for row in ({"train/rate": float(step)}, {"val/rate": step + 0.5}):
+                for each in (table, logger):
+                    each.log_metrics(row, step)
+                table.save()
+        if table is tables[0]:
+            close(logger, failed=True)
+            (former,) = (tmp_path / "a" / "wandb").glob("offline-run-*")
+            former.rename(former.with_name(former.name.replace("run-2", "run-1")))  # W&B names them by the second
+    RunFolder(tmp_path / "a").write_summary(SUMMARY)
+    kept = read_offline(tmp_path / "a")
+    assert kept.history[loggers.STEP] == [10, 20, 30, 30, 40, 40]
+    assert kept.history["train/rate"] == [10, 20, 30, 40]
+    assert kept.history["val/rate"] == [10.5, 20.5, 30.5, 40.5]
+    assert kept.run.run_id == wandb_id(RunFolder(tmp_path / "a"))
+    assert [path.name[:13] for path in (tmp_path / "a" / "wandb" / "former").iterdir()] == ["offline-run-1"]
+
+
+@pytest.mark.parametrize("by_ensemble", [False, True])
+def test_a_run_that_is_resumed_after_training_has_its_curves_once(tmp_path: Path, by_ensemble: bool) -> None:
+    """No further row is logged before it ends; after it was trained in an ensemble, all are."""
+    (tmp_path / "a").mkdir()
+    table = MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10)
+    for step in (10, 20):
+        table.log_metrics({"train/rate": float(step)}, step)
+    table.save()
+    logger = offline(tmp_path / "a")
+    logger.log_metrics({"final/train/rate": 1.0}, 20)
+    if by_ensemble:
+        loggers.replay(table.path, logger)
+    RunFolder(tmp_path / "a").write_summary(SUMMARY)
+    assert read_offline(tmp_path / "a").history["train/rate"] == [10, 20]
 
 
 def test_what_wandb_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

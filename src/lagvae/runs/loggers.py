@@ -199,8 +199,12 @@ class RunWandbLogger(WandbLogger):
         run: the folder of the run. config: its settings. artifacts: whether to store its checkpoints and calibration as well.
         settings: what WandbLogger and wandb.init take.
 
+    A W&B run without a server cannot be gone on with: when its run is resumed, a second one gets all rows from before, and the
+    former is put into wandb/former, where `wandb sync` does not look, so that it uploads one that is whole.
+
     Attributes:
         open: the logger whose W&B run has not ended, in this process. known_to: the last step that W&B has from before.
+        behind: whether W&B does not have the rows from before.
     """
 
     open: ClassVar[RunWandbLogger | None] = None
@@ -217,13 +221,24 @@ class RunWandbLogger(WandbLogger):
         for key in MINIMISED:
             wandb_run.define_metric(key, step_metric=STEP, summary="min,last")
         self.known_to = int(wandb_run.summary.get(STEP, 0)) if wandb_run.resumed else 0
+        self.behind = not wandb_run.resumed
+        if wandb_run.offline:
+            put_aside(run.path / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
         run.follow(self.finish)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log a row, unless W&B has it from before the run was resumed. Results, which are no curves, are left to `finish`."""
         row = without_results(metrics)
+        if row:
+            self._catch_up(step)
         if row and (step is None or step >= self.known_to):
             super().log_metrics(row, step)
+
+    def _catch_up(self, step: int | None = None) -> None:
+        """Log the rows of metrics.csv from before a step, all by default, if W&B does not have them."""
+        behind, self.behind = self.behind, False
+        if behind and self.run.metrics.is_file():
+            replay(self.run.metrics, self, step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the results into the summary of the W&B run, and end it. The run itself does not fail where W&B does."""
@@ -233,6 +248,7 @@ class RunWandbLogger(WandbLogger):
         RunWandbLogger.open = None
         try:
             try:
+                self._catch_up()
                 wandb_run.summary.update(flat_results(summary))
                 if self.artifacts:
                     self._store_files(wandb_run, summary)
@@ -247,6 +263,14 @@ class RunWandbLogger(WandbLogger):
         store(wandb_run, f"model-{wandb_run.id}", "model", self.run.path, files)
         if (folder := calibration_of(summary, Path(self.settings["paths"]["calibrations"]))) is not None:
             store(wandb_run, folder.name, "calibration", folder, [folder / "calibration.json", folder / "theta.pt"])
+
+
+def put_aside(folder: Path, wandb_id: str, present: Path) -> None:
+    """Move the W&B runs of an id that have no server, except the present one, to where `wandb sync` does not look."""
+    for former in sorted(folder.glob(f"offline-run-*-{wandb_id}")):
+        if former.name != present.name:
+            (folder / "former").mkdir(exist_ok=True)
+            former.rename(folder / "former" / former.name)
 
 
 def store(wandb_run: Any, name: str, kind: str, folder: Path, files: Iterable[Path]) -> None:
@@ -353,15 +377,19 @@ def log_picture(logger: Logger, path: Path) -> None:
             logger.experiment.add_image(key, np.asarray(image.convert("RGB")), dataformats="HWC")
 
 
-def replay(table: Path, logger: Logger) -> None:
-    """Log all rows of metrics.csv. The runs of an ensemble train at the same time, and each is logged after it has finished."""
+def replay(table: Path, logger: Logger, before: int | None = None) -> None:
+    """Log the rows of metrics.csv before a step; all by default.
+
+    The runs of an ensemble train at the same time, and each is logged after it has finished.
+    """
     if isinstance(logger, MetricsTable):
         return
     rows: dict[int, dict[str, float]] = {}
     for row in read_rows(table):
         rows.setdefault(int(row["step"]), {})[f"{row['split']}/{row['name']}"] = float(row["value"])
     for step, values in sorted(rows.items()):
-        logger.log_metrics(values, step)
+        if before is None or step < before:
+            logger.log_metrics(values, step)
 
 
 def close(logger: Logger, failed: bool = False) -> None:
