@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 from lagvae.callbacks import budget
 from lagvae.callbacks.budget import LEAST, multiply_adds, plan_evaluation
+from lagvae.callbacks.evaluation import Evaluation
 from lagvae.callbacks.progress import MeasuringProgress, ProgressBar
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.cli.entry import compose_config
@@ -168,6 +170,20 @@ def test_only_the_main_thread_takes_sigterm() -> None:
     try:
         assert interrupt_on_sigterm() is before
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_means_what_it_did_after_a_metric_that_failed() -> None:
+    def failing() -> Any:
+        raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    model = SimpleNamespace(eval=lambda: None, device=torch.device("cpu"))
+    try:
+        with pytest.raises(ZeroDivisionError):
+            Evaluation(training={"failing": failing}, final={}).run(model, None, {"val": []})  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGTERM, before)
 
