@@ -283,6 +283,7 @@ def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     ("error", "reason"),
     [
         (RuntimeError("can't allocate memory: you tried to allocate 4000 bytes. Error"), "4000 bytes were asked for"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB were asked for"),
         (RuntimeError("Storage size calculation overflowed."), "Storage size calculation overflowed"),
         (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
         (MemoryError("no room."), "no room"),
