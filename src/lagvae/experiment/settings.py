@@ -293,7 +293,8 @@ def broken_reference(error: BaseException) -> str | None:
     if not isinstance(error, kinds) or error.full_key is None or error.parent_node is None:
         return None
     root: Any = error.parent_node._get_root()
-    plain, key, seen = OmegaConf.to_container(root), str(error.full_key), set[str]()
+    plain: Any = OmegaConf.to_container(root)
+    key, seen = str(error.full_key), set[str]()
     while key not in seen:  # until the setting that is broken itself
         seen.add(key)
         for name in PLAIN_INTERPOLATION.findall(str(select(plain, key))):
