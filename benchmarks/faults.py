@@ -174,17 +174,26 @@ def go_on(place: Place, task: Task) -> Said:
     return place.run(task.script, *(task.resume if task.resume and has_config else task.words))
 
 
-def judged(place: Place, task: Task, expected: dict[str, Any], said: Said, saved: dict[str, int] | None = None) -> Outcome:
+def judged(
+    place: Place,
+    task: Task,
+    expected: dict[str, Any],
+    said: Said,
+    saved: dict[str, int] | None = None,
+    alone: dict[str, Any] | None = None,
+) -> Outcome:
     """Judge a task that has gone on.
 
     Args:
         expected: what it leaves without a fault. said: what it said when it went on. saved: see `saved_steps`.
+        alone: what a run leaves that trains alone, where it may as well have done that.
     """
     if said.broken or said.status != 0:
         return (wrong if said.broken else lost)(f"going on: {said.message}")
     there, began = found(place, task), place.began()
     for folder, picture in expected.items():
-        if differs := unlike(picture, there.get(folder, {})):
+        differs = unlike(picture, there.get(folder, {}))
+        if differs and (alone is None or unlike(alone[folder], there.get(folder, {}))):
             return silent(f"{folder}: {', '.join(differs)} unlike")
     if twice := doubled_rows(place.root):
         return silent(f"{twice} rows of metrics.csv are there twice")
@@ -742,13 +751,15 @@ def at_once(place: Place, *commands: tuple[str, ...], groups: int = 0, before: B
 def together(place: Place, state: str, task: Task, like: str, *commands: tuple[str, ...]) -> Outcome:
     """Programs at once: each ends well or says who has the folder, and what is there is whole, after going on where needed."""
     normal = rehearsed(place, like).expected
+    # A run that both sweeps have is trained by the one or the other: in its ensemble, or alone in a process.
+    alone = rehearsed(place, "sweep on processes").expected if ("train", *ON_PROCESSES) in commands else None
     place.put(state)
     ended = at_once(place, *commands)
     for odd in filter(None, (odd_end(said, OWNED) for said in ended)):
         return odd
     if all(said.status for said in ended):
         return wrong(f"none of them went on: {ended[0].message}")
-    return judged(place, task, normal, go_on(place, task))
+    return judged(place, task, normal, go_on(place, task), alone=alone)
 
 
 def agents(place: Place) -> Outcome:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import torch
 from helpers import QUICK, Bomb, no_space, program, refuses, settings
 from omegaconf import OmegaConf
 
+import lagvae
 from lagvae.callbacks import evaluation
 from lagvae.cli.programs import ending_with_reader
 from lagvae.errors import CheckpointError
@@ -101,7 +103,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "joint.decoder.log_scale: missing there, shape () here.",
     ),
     "a tensor": (lambda file: torch.save({"x": torch.zeros(3)}, file), "damaged or not a checkpoint"),
-    "no number of steps": (lambda file: rewrite_checkpoint(file, global_step="two"), "damaged or not a checkpoint"),
+    "no number of steps": (lambda file: rewrite_checkpoint(file, global_step="two"), "its step is 'two', which no"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps({"state_dict": {}})), "damaged or not a checkpoint"),
 }
 
@@ -116,18 +118,78 @@ def test_a_checkpoint_that_does_not_fit_is_named(root: Path, kind: str) -> None:
     refuses(program(root, "resume=done"), str(run.last), piece)
 
 
-UNUSABLE: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer_states": None, "loops": None}, "lacks optimizer_states, loops"),
-    ({"global_step": 41}, "is of step 41, after training.steps=40"),
-]
+def refill(file: Path, part: str, key: str, value: Any) -> None:
+    """Change a number of a checkpoint, whose checksums are right afterwards, wherever a name ends so."""
+    content = torch.load(file, weights_only=True)
+    optimizers = [entry for o in content["optimizer_states"] for entry in (*o["state"].values(), *o["param_groups"])]
+    for entry in [content["state_dict"]] if part == "weights" else optimizers:
+        for name in entry:
+            if name.endswith(key) and isinstance(entry[name], torch.Tensor):
+                entry[name].view(-1)[:1] = value
+            elif name == key:
+                entry[name] = value
+    torch.save(content, file)
 
 
-@pytest.mark.parametrize(("changed", "piece"), UNUSABLE)
-def test_a_checkpoint_from_which_no_training_goes_on_is_named(root: Path, changed: dict[str, Any], piece: str) -> None:
+IMPOSSIBLE: dict[str, tuple[str, str, Any, str]] = {
+    "λ below 0": ("weights", "lagrangian.scaled", -1.0, "λ of constraints.neg_elbo is -1, and not between 0 and 100"),
+    "λ above its limit": ("weights", "lagrangian.scaled", 101.0, "λ of constraints.neg_elbo is 101, and not"),
+    "λ NaN": ("weights", "lagrangian.scaled", float("nan"), "λ of constraints.neg_elbo is nan"),
+    "a mean λ below 0": ("weights", "lagrangian.running", -1.0, "the running mean of λ of constraints.neg_elbo is -1"),
+    "steps of λ": ("weights", "lagrangian.steps", 41.0, "λ has taken 41 steps, of 40"),
+    "a weight": ("weights", "layers.0.weight", float("inf"), "layers.0.weight holds inf"),
+}
+UNRESUMABLE: dict[str, tuple[str, str, Any, str]] = {
+    "steps of θ": ("optimizers", "step", 7.0, "the optimizer of θ has taken 7 steps, of 40"),
+    "a moment": ("optimizers", "exp_avg_sq", float("nan"), "exp_avg_sq of the optimizer of θ holds nan"),
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_a_number_that_no_training_leaves_is_refused(root: Path, kind: str) -> None:
+    *change, piece = IMPOSSIBLE[kind]
+    run = RunFolder(root / "runs" / "done")
+    refill(run.last, *change)
+    pieces = (str(run.last), piece, "Put a copy of best.ckpt, which lies beside it, in its place, or train the run again")
+    with pytest.raises(CheckpointError, match=re.escape(piece)):
+        lagvae.load(run.path)
+    refuses(program(root, "run=done", script="evaluate"), *pieces)
+    run.summary.unlink()
+    refuses(program(root, "resume=done"), *pieces)
+    shutil.copy(run.checkpoints / "best.ckpt", run.last)
+    assert program(root, "resume=done").status == 0
+
+
+@pytest.mark.parametrize("kind", UNRESUMABLE)
+def test_an_optimizer_that_no_training_leaves_is_not_resumed(root: Path, kind: str) -> None:
+    *change, piece = UNRESUMABLE[kind]
+    run = RunFolder(root / "runs" / "done")
+    refill(run.last, *change)
+    assert program(root, "run=done", script="evaluate").status == 0, "an evaluation has no use for optimizers"
+    shutil.rmtree(run.path / "evaluation")
+    run.summary.unlink()
+    refuses(program(root, "resume=done"), str(run.last), piece)
+
+
+def test_a_checkpoint_of_another_step_than_its_trainer_is_not_resumed(root: Path) -> None:
+    run = RunFolder(root / "runs" / "done")
+    for part, key in (("weights", "lagrangian.steps"), ("optimizers", "step")):
+        refill(run.last, part, key, 20)
+    rewrite_checkpoint(run.last, global_step=20)
+    run.summary.unlink()
+    refuses(program(root, "resume=done"), str(run.last), "its trainer has taken 40 steps, of 20")
+
+
+def test_a_checkpoint_from_which_no_training_goes_on_is_named(root: Path) -> None:
     run = RunFolder(root / "runs" / "done")
     run.summary.unlink()
-    rewrite_checkpoint(run.last, **changed)
-    refuses(program(root, "resume=done"), str(run.last), piece)
+    whole = run.last.read_bytes()
+    rewrite_checkpoint(run.last, optimizer_states=None, loops=None)
+    refuses(program(root, "resume=done"), str(run.last), "lacks optimizer_states, loops")
+    run.last.write_bytes(whole)
+    rewrite_checkpoint(run.last, lagvae=None)
+    run.config.write_text(run.config.read_text().replace("  steps: 40", "  steps: 30"))
+    refuses(program(root, "resume=done"), str(run.last), "is of step 40, after training.steps=30")
 
 
 def test_a_checkpoint_that_is_not_there_is_named(root: Path) -> None:

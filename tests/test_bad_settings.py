@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import QUICK, program, refuses
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import enough_memory
 from lagvae.experiment.run import has_accelerator
+from lagvae.experiment.settings import broken_reference
 from lagvae.runs.layout import RunFolder
 
 VAE = (*QUICK, "family=vae")
@@ -283,6 +286,7 @@ def test_the_other_programs_answer_alike(tmp_path: Path, script: str) -> None:
     ("error", "reason"),
     [
         (RuntimeError("can't allocate memory: you tried to allocate 4000 bytes. Error"), "4000 bytes were asked for"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB were asked for"),
         (RuntimeError("Storage size calculation overflowed."), "Storage size calculation overflowed"),
         (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
         (MemoryError("no room."), "no room"),
@@ -327,3 +331,34 @@ def test_an_accelerator_is_looked_for_by_its_name(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert has_accelerator(name) == there
+
+
+REFERENCES = {
+    "constraints.neg_elbo.epsilon=${nowhere}": "there is no setting nowhere. Name one that there is, or give ",
+    "seed=${oc.env:NOWHERE}": "the environment has no variable NOWHERE. Set that, or give seed a value.",
+    "seed=${seed}": "it leads back to itself. Name another setting, or give seed a value.",
+    "paths.root=${nowhere}": "there is no setting nowhere",
+}
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+@pytest.mark.parametrize("word", REFERENCES)
+def test_a_reference_that_leads_nowhere_is_named(tmp_path: Path, word: str, sweep: Sequence[str]) -> None:
+    refuses(program(tmp_path, *QUICK, word, *sweep), f"{word}: ", REFERENCES[word])
+
+
+def test_the_setting_that_is_broken_is_named_and_not_one_that_refers_to_it() -> None:
+    cfg = OmegaConf.create({"name": "${folder}-${seed}", "folder": "a", "seed": "${other}", "other": "${nowhere}"})
+    with pytest.raises(OmegaConfBaseException) as told:
+        OmegaConf.to_container(cfg, resolve=True)
+    assert str(broken_reference(told.value)).startswith("other=${nowhere}: there is no setting nowhere.")
+
+
+def test_a_class_is_told_with_the_option_that_has_it(tmp_path: Path) -> None:
+    pieces = ("which ImplicitEncoder (posterior=point) does not have", "divergence=[adversarial_neg_elbo]")
+    refuses(program(tmp_path, *QUICK, "epsilon=none", "multiplier=fixed", "posterior=point"), *pieces)
+
+
+def test_a_group_of_one_option_takes_no_two(tmp_path: Path) -> None:
+    cure = "family takes one option; choose one of vae, aae, or train a run with each: -m family=vae,aae."
+    refuses(program(tmp_path, "family=[vae,aae]"), f"family=[vae,aae]: {cure}")

@@ -264,6 +264,20 @@ def test_only_the_main_thread_takes_sigterm() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_sigterm_means_what_it_did_after_a_metric_that_failed() -> None:
+    def failing() -> Any:
+        raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    model = SimpleNamespace(eval=lambda: None, device=torch.device("cpu"))
+    try:
+        with pytest.raises(ZeroDivisionError):
+            Evaluation(training={"failing": failing}, final={}).run(model, None, {"val": []})  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_short_run_says_what_was_cut_and_shows_a_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

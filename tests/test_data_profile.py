@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, program
+from helpers import QUICK, program, settings
 from PIL import Image
 
 from lagvae.data import Arrays, DataModule
 from lagvae.data.sources import folder
 from lagvae.experiment import data_profile
 from lagvae.experiment.data_profile import DataProfile, profile_data, warnings_of
+from lagvae.experiment.factory import build_data
 
 N = 200
 
@@ -211,3 +212,19 @@ def test_a_name_that_is_longer_than_its_panel_is_cut_at_its_end() -> None:
     from lagvae.experiment.data_picture import shortened
 
     assert [shortened("x" * n) for n in (3, 18, 19)] == ["xxx", "x" * 18, "x" * 17 + "…"]
+
+
+def test_a_column_of_a_table_is_shown_in_the_numbers_of_its_file(tmp_path: Path) -> None:
+    """Standardised numbers are kept with 24 bits: a 0 among hundreds would come back as 6e-06."""
+    income = np.random.default_rng(3).integers(1, 900, N)
+    income[7] = 0
+    small = 1e-8 * np.arange(N)
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "\n".join(["income,small,kind", *(f"{a},{b:.8g},{'xy'[a % 2]}" for a, b in zip(income, small, strict=True))])
+    )
+    data = build_data(settings(tmp_path, "data=table", f"data.source.path={file}", "data.batch=8"))
+    assert data.standardize
+    details = dict(profile_data(data).details)
+    assert details["income"].endswith(f", 0 to {income.max()}")
+    assert details["small"].endswith(", 0 to 1.99e-06")

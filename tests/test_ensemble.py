@@ -405,3 +405,16 @@ def test_stacking_copies_every_tensor_and_keeps_the_modules(tmp_path: Path) -> N
     assert one.scaled.shape == (2, 2)
     assert one.bound[0, 0] - one.bound[1, 0] == pytest.approx(1.0), "γ₁ = 1.5 and 0.5"
     assert models[0].lagrangian.scaled.shape == (2,)
+
+
+def test_a_run_that_another_process_has_finished_is_not_trained_again(tmp_path: Path) -> None:
+    """It is in the plan of a sweep that was made before, and its files stay those that its summary speaks of."""
+    first, second = (run(tmp_path, name, *RUNS["seed"], f"seed={k}") for k, name in enumerate(("first", "second")))
+    train(first.cfg)
+    files = (first.folder.metrics, first.folder.last, first.folder.checkpoints / "best.ckpt", first.folder.summary)
+    before = [file.read_bytes() for file in files]
+    assert train_ensemble([first, second], tmp_path / "job", silence) == {}
+    assert [file.read_bytes() for file in files] == before
+    assert second.trained
+    resume(second.folder)
+    assert train_ensemble([first, second], tmp_path / "job", silence) == {}

@@ -81,17 +81,19 @@ class Evaluation(pl.Callback):
     def run(self, model: Any, data: DataModule, batches: Mapping[str, Sequence[Batch]]) -> None:
         """Compute the training metrics without a trainer, on observed batches: split → batches."""
         before = interrupt_on_sigterm()
-        model.eval()
-        metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
-        for split, observed in batches.items():
-            for batch in observed:
-                samples = model.samples(batch, split)
-                for metric in metrics[split].values():
-                    metric.update(samples, batch.index)
-        self.results = compute_all(metrics)
-        model.train()
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        try:
+            model.eval()
+            metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
+            for split, observed in batches.items():
+                for batch in observed:
+                    samples = model.samples(batch, split)
+                    for metric in metrics[split].values():
+                        metric.update(samples, batch.index)
+            self.results = compute_all(metrics)
+            model.train()
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     def _start(self, trainer: pl.Trainer, model: Any) -> None:
         # Lightning's handler only sets a flag, which is read between batches of training, and not while metrics are computed.

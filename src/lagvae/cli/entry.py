@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.cli.hydra_speed import make_hydra_faster
-from lagvae.cli.messages import group_message, readable_message
+from lagvae.cli.messages import group_message, readable_message, refuse_several, with_options
 from lagvae.cli.programs import home
 from lagvae.cli.version import describe_version
 from lagvae.errors import LagvaeError, SettingError, Stopped
@@ -207,6 +207,7 @@ def expand_word(word: str) -> list[str]:
     and one for a new constraint makes the constraint.
     """
     key, equals, value = word.partition("=")
+    refuse_several(word, home())
     if equals and key == "objective" and not value.startswith(("'", '"')):
         escaped = value.replace("'", r"\'")
         return [f"objective='{escaped}'"]
@@ -237,14 +238,15 @@ def guarded() -> Iterator[None]:
         if alone and (sweep := hydra.runtime.choices.get("sweep")):
             raise SettingError(f"sweep={sweep} is many runs: add -m.")
         yield
-    except LagvaeError as error:
+    except (LagvaeError, OmegaConfBaseException) as error:
         if isinstance(error, Stopped) and hydra.mode != RunMode.RUN:
             raise KeyboardInterrupt from error
+        text = with_options(readable_message(error, home(), sys.argv[1:]), home(), hydra.runtime.choices)
         if hydra.mode == RunMode.RUN:
             stopped = isinstance(error, Stopped)
-            (print_note if stopped else print_error)(readable_message(error))
+            (print_note if stopped else print_error)(text)
             sys.exit(130 if stopped else 1)
-        message = f"job {hydra.job.num} ({_swept(overrides)}): {readable_message(error)}"
+        message = f"job {hydra.job.num} ({_swept(overrides)}): {text}"
         print_error(message)
         if (failed := _failures.get()) is None:
             raise

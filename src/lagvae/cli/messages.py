@@ -15,8 +15,9 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lagvae.errors import LagvaeError
+from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.schema import MOVED_OPTIONS, new_name
+from lagvae.experiment.settings import broken_reference
 
 MOST = 4
 """Settings that a message names at most."""
@@ -26,6 +27,9 @@ NAMED_BY_USER = ("callbacks.training", "callbacks.final", "callbacks.lightning")
 
 NONE_AT_ALL = ("experiment", "sweep", "debug")
 """Groups of which a config needs no option."""
+
+SEVERAL = ("divergence", "logger", "experiment", "debug")
+"""Groups of which a config may have several options."""
 
 
 def readable_message(error: BaseException, root: Path | None = None, words: Sequence[str] = ()) -> str:
@@ -49,6 +53,8 @@ def readable_message(error: BaseException, root: Path | None = None, words: Sequ
             return f"{seen.override!r} cannot be read as KEY=VALUE; quote special characters, as in \"KEY='a b'\"."
         if isinstance(seen, ConfigAttributeError | ConfigKeyError) and isinstance(seen.parent_node, DictConfig):
             return _unknown_key(seen, root, words)
+        if (message := broken_reference(seen)) is not None:
+            return message
         seen = seen.__cause__ or seen.__context__
     if unmatched := re.match(r"Could not override '(.+)'\. No match in the defaults list", str(error)):
         return f"{unmatched[1]} is not a group that this program takes; see --help."
@@ -71,6 +77,33 @@ def _unknown_option(error: MissingConfigException, root: Path | None) -> str:
     near = get_close_matches(name, options, 1)
     hint = f"did you mean {near[0]}? Choose" if near else "choose"
     return f"{group}={name} is unknown; {hint} one of {', '.join(options)}."
+
+
+def with_options(text: str, root: Path, choices: Mapping[str, Any]) -> str:
+    """A message with the option of a group beside a class that this has chosen: ImplicitEncoder (posterior=point).
+
+    Args:
+        choices: group → the option that the config has.
+    """
+    for group, option in choices.items():
+        file = root / "conf" / group / f"{option}.yaml"
+        if file.is_file() and (
+            target := re.search(r"^_target_: [\w.]*\b(\w+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        ):
+            text = re.sub(rf"(?<![\w.=]){target[1]}\b(?! \()", rf"\g<0> ({group}={option})", text, count=1)
+    return text
+
+
+def refuse_several(word: str, root: Path) -> None:
+    """Raise SettingError for a word that gives several options to a group of which a config has one."""
+    group, _, value = word.partition("=")
+    group = group.lstrip("+")
+    if group not in SEVERAL and value.startswith("[") and "," in value and _is_group(root, group):
+        options = value.strip("[]").split(",")
+        raise SettingError(
+            f"{word}: {group} takes one option; choose one of {', '.join(map(str.strip, options))}, or train a run with each: "
+            f"-m {group}={','.join(map(str.strip, options))}."
+        )
 
 
 def options_of(root: Path, group: str) -> list[str]:

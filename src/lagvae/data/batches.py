@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -102,15 +103,18 @@ class StepLoader:
         steps = self.steps()
         if self.workers == 0:
             return (self.dataset[step] for step in steps)
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_size=None,
-                sampler=steps,
-                num_workers=self.workers,
-                pin_memory=torch.cuda.is_available(),
+        with warnings.catch_warnings():
+            # On a machine of few cores too, processes read the next files while this one computes.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            return iter(
+                DataLoader(
+                    self.dataset,
+                    batch_size=None,
+                    sampler=steps,
+                    num_workers=self.workers,
+                    pin_memory=torch.cuda.is_available(),
+                )
             )
-        )
 
 
 class EvalLoader(StepLoader):

@@ -13,7 +13,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from lagvae.data import DataModule
-from lagvae.data.conversion import as_float, column
+from lagvae.data.conversion import Standardization, as_float, column
 from lagvae.data.datamodule import LARGE_SPREAD
 from lagvae.data.sources import ImageFiles
 from lagvae.data.tables import Table, column_statistics
@@ -163,7 +163,7 @@ def profile_data(data: DataModule) -> DataProfile:
 def _describe_table(profile: DataProfile, data: DataModule, table: Table, rows: Tensor) -> None:
     """Look at the rows of a table: at outliers among its numbers, and at what is constant in training."""
     units, n = data.standardization, table.numbers
-    own = rows if units is None else units.undo(rows)
+    own = rows if units is None else in_own_units(rows, units)
     profile.kind, profile.names, profile.binary = f"rows of {table.describe()}, x", table.names, False
     profile.columns, profile.details = len(table.columns), list(column_statistics(table, own))
     assert isinstance(data.arrays.x, Tensor)
@@ -176,6 +176,23 @@ def _describe_table(profile: DataProfile, data: DataModule, table: Table, rows: 
         _find_outliers(profile, numbers, numbers[:: max(1, ceil(numbers.numel() / SOME_VALUES))])
         if units is not None:
             profile.outliers = [(row, k, float(own[row // profile.every, k]), far) for row, k, _, far in profile.outliers]
+
+
+def in_own_units(rows: Tensor, units: Standardization) -> Tensor:
+    """Standardised rows (N, D) in their own units, without the traces of rounding, by which a 0 would be 1e-06; float64.
+
+    float32 keeps a value to 2^-24 of its distance from the mean of its column. What is rounded are the decimals below that.
+
+    Examples:
+        >>> x = torch.tensor([[0.0], [70.0], [255.0]])
+        >>> units = Standardization.of(x)
+        >>> bool(units.undo(units.apply(x))[0] == 0), in_own_units(units.apply(x), units).flatten().tolist()
+        (False, [0.0, 70.0, 255.0])
+    """
+    own = units.undo(rows)
+    distance = (own - units.mean).abs().amax(0)
+    known = 10.0 ** -(distance.clamp(min=1e-200) / 2**23).log10().ceil()
+    return torch.where(distance > 0, (own * known).round() / known, own) + 0.0  # and no -0
 
 
 def _count_repeated(profile: DataProfile, data: DataModule, hashed: np.ndarray) -> None:

@@ -109,8 +109,8 @@ def enough_memory(cfg: DictConfig) -> Iterator[None]:
             if (numbers := [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)])
         }
         largest = sorted(sizes, key=lambda size: -sizes[size])[:2]
-        asked = re.search(r"tried to allocate ([^.]+)", str(error), re.IGNORECASE)
-        reason = f"{asked[1].strip()} were asked for" if asked else first_line(error).rstrip(".")
+        asked = re.search(r"tried to allocate (\d+(\.\d+)? \w+)", str(error), re.IGNORECASE)
+        reason = f"{asked[1]} were asked for" if asked else first_line(error).rstrip(".")
         raise SettingError(
             f"There is not enough memory ({reason}). Lower a size; the largest are {' and '.join(largest)}."
             if largest

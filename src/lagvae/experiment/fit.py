@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -144,7 +144,8 @@ class Fit:
         Args:
             metrics: the metrics.csv of the run, which is compared with what the checkpoint says of it.
         """
-        content = read_checkpoint(checkpoint, self.model)
+        content = read_content(checkpoint)
+        check_weights(checkpoint, content, self.model)
         if metrics is not None:
             self._compare_table(content, metrics)
         self.model.load_state_dict(content["state_dict"])
@@ -204,19 +205,12 @@ def read_content(path: Path) -> dict[str, Any]:
         check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"]
-        if not isinstance(step := content.get("global_step", 0), int) or step < 0:  # weights alone need none
-            raise ValueError("its step is no number of steps")
     except Exception as error:  # unpickling can raise almost any exception
         raise CheckpointError(
             f"{path} is missing, damaged or not a checkpoint of this program. Use another checkpoint, or start a new run."
         ) from error
-    return content
-
-
-def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
-    """Read a checkpoint of the model. Raises CheckpointError if it is damaged or of another model."""
-    content = read_content(path)
-    check_weights(path, content, model)
+    if not isinstance(step := content.get("global_step", 0), int) or step < 0:  # weights alone need none
+        raise damaged_by(path, f"its step is {step!r}")
     return content
 
 
@@ -224,18 +218,31 @@ TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
 """What Lightning needs of a checkpoint to go on with training."""
 
 
-def read_training(path: Path, model: LatentVariableModel, steps: int) -> dict[str, Any]:
-    """Read a checkpoint from which the training of a model can go on. Raises CheckpointError where it cannot.
-
-    Args:
-        steps: the number of steps to which the model is trained.
-    """
-    content = read_checkpoint(path, model)
+def read_checkpoint(path: Path, model: LatentVariableModel) -> dict[str, Any]:
+    """Read a checkpoint from which training can go on. Raises CheckpointError if it is damaged or of another model."""
+    content = read_content(path)
+    check_weights(path, content, model)
     if lacking := [key for key in TRAINING if key not in content]:
         raise CheckpointError(
             f"{path} lacks {', '.join(lacking)}: it holds a model, and no training that can go on. Restore it, or start a new "
             "run."
         )
+    try:
+        what = next(impossible_training(content, model), None)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"its optimizers or its loops cannot be read ({error!r})"
+    if what is not None:
+        raise damaged_by(path, what)
+    return content
+
+
+def read_training(path: Path, model: LatentVariableModel, steps: int) -> dict[str, Any]:
+    """`read_checkpoint` of a run. Raises CheckpointError also where it has trained for longer than it should.
+
+    Args:
+        steps: the number of steps to which the model is trained.
+    """
+    content = read_checkpoint(path, model)
     if content["global_step"] > steps:
         raise CheckpointError(
             f"{path} is of step {content['global_step']}, after training.steps={steps}. Restore config.yaml, or start a new "
@@ -245,7 +252,10 @@ def read_training(path: Path, model: LatentVariableModel, steps: int) -> dict[st
 
 
 def check_weights(path: Path, content: dict[str, Any], model: LatentVariableModel) -> None:
-    """Raise CheckpointError unless the weights of a checkpoint, the content of `path`, have the shapes of the model's."""
+    """Raise CheckpointError unless a checkpoint, the content of `path`, has weights that training the model can have left.
+
+    They have the shapes of the model's and are finite, and multipliers lie in their ranges.
+    """
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     shapes = {k: tuple(v.shape) for k, v in content["state_dict"].items()}
     if expected != shapes:
@@ -255,3 +265,64 @@ def check_weights(path: Path, content: dict[str, Any], model: LatentVariableMode
             f"{path} is of another model: {key}: {there} there, {here} here. Put the checkpoint into the folder of the run "
             "that wrote it, or train this run again."
         )
+    if (what := next(impossible_weights(content, model), None)) is not None:
+        raise damaged_by(path, what)
+
+
+def impossible_weights(content: Mapping[str, Any], model: LatentVariableModel) -> Iterator[str]:
+    """What no training leaves among the weights of a checkpoint: θ, ψ or λ that is not finite, and λ outside its range."""
+    weights, lagrangian = content["state_dict"], model.lagrangian
+    most = torch.ones_like(lagrangian.max_multiplier) if lagrangian.simplex else lagrangian.max_multiplier
+    most = torch.where(lagrangian.learned, most, torch.inf).cpu()
+    unit = (lagrangian.weight.unsqueeze(-1) / lagrangian.scale).cpu()
+    # In the checkpoint of an ensemble, the running mean of a member that has diverged may be anything.
+    for key in ("scaled", "running")[: 1 if lagrangian.scaled.dim() > 1 else 2]:
+        scaled = weights[f"lagrangian.{key}"]
+        outside = ~((scaled >= 0) & (scaled <= most * (1 + ROUNDING)) & scaled.isfinite())
+        for at in map(tuple, outside.nonzero().tolist()[:1]):
+            what = "λ" if key == "scaled" else "the running mean of λ"
+            value, limit = (float((unit * each)[at]) for each in (scaled, most))
+            yield f"{what} of constraints.{lagrangian.names[at[-1]]} is {value:g}, and not between 0 and {limit:g}"
+    for name, _ in model.named_parameters():
+        if not (finite := weights[name].isfinite()).all():
+            yield f"{name} holds {float(weights[name][~finite][0]):g}"
+    steps = weights["lagrangian.steps"]
+    if not bool(((steps >= 0) & (steps <= content.get("global_step", torch.inf))).all()):
+        yield f"λ has taken {float(steps.max()):g} steps, of {content.get('global_step')}"
+
+
+def impossible_training(content: Mapping[str, Any], model: LatentVariableModel) -> Iterator[str]:
+    """What no training leaves in the optimizers of a checkpoint: moments that are NaN, and other steps than it has taken."""
+    step = content["global_step"]
+    expected = {"θ": step}
+    if model.lagrangian.learned.any():
+        expected["λ"] = step
+    if model.critics:
+        expected["ψ"] = step * model.critic_steps
+    if len(content["optimizer_states"]) != len(expected):
+        yield f"it has {len(content['optimizer_states'])} optimizers, and its model those of {', '.join(expected)}"
+    for (of, steps), optimizer in zip(expected.items(), content["optimizer_states"], strict=False):
+        entries = [*optimizer["state"].values(), *optimizer["param_groups"]]
+        for name, value in ((name, value) for entry in entries for name, value in entry.items()):
+            if isinstance(value, torch.Tensor) and value.isnan().any():
+                yield f"{name} of the optimizer of {of} holds nan"
+        taken = max((float(entry["step"]) for entry in entries if "step" in entry), default=steps)
+        # Half precision leaves out the steps whose gradients overflow, and keeps the factor of the gradients in a checkpoint.
+        if not (0 <= taken <= steps if "MixedPrecision" in content else taken == steps):
+            yield f"the optimizer of {of} has taken {taken:g} steps, of {steps}"
+    loop = content["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+    if loop != step:
+        yield f"its trainer has taken {loop} steps, of {step}"
+
+
+ROUNDING = 1e-4
+"""By how much a multiplier may be above its limit, relative to that, for the rounding of projections."""
+
+
+def damaged_by(path: Path, what: str) -> CheckpointError:
+    """The error for a checkpoint with a number that no training leaves, and what to do: the run may have another one."""
+    other = path.with_name("best.ckpt" if path.name == "last.ckpt" else "last.ckpt")
+    copy = f"Put a copy of {other.name}, which lies beside it, in its place, or train" if other.is_file() else "Train"
+    return CheckpointError(
+        f"{path} is damaged: {what}, which no training leaves. {copy} the run again under another name (name=NAME)."
+    )

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf._utils import get_omega_conf_dumper
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, UnsupportedInterpolationType
 
 from lagvae.io import write_text
 
@@ -246,7 +247,11 @@ def write_settings(cfg: DictConfig, path: Path) -> None:
 def stored_config(cfg: DictConfig) -> DictConfig:
     """`stored_settings` as a config that has the types of `cfg`."""
     stored: DictConfig = pickle.loads(pickle.dumps(cfg))  # several times faster than copy.deepcopy
-    OmegaConf.resolve(stored)
+    try:
+        OmegaConf.resolve(stored)
+    except OmegaConfBaseException:
+        OmegaConf.to_container(stored, resolve=True)  # whose error knows the setting
+        raise
     with flag_override(stored, ["struct", "readonly"], False):
         for key, value in (full_paths(OmegaConf.to_container(stored)) | kept_references(cfg)).items():
             OmegaConf.update(stored, key, value)
@@ -272,6 +277,35 @@ def is_from_environment(value: Any, settings: Any) -> bool:
     """Whether a value has a reference to the environment, or to another setting that has one."""
     references = PLAIN_INTERPOLATION.findall(value) if isinstance(value, str) else []
     return any(r.startswith("oc.env:") or is_from_environment(select(settings, r), settings) for r in references)
+
+
+BROKEN = {
+    r"Interpolation key '(.+)' not found": "there is no setting {}. Name one that there is",
+    r".*Environment variable '(.+)' not found": "the environment has no variable {}. Set that",
+    r"(Recursive) interpolation": "it leads back to itself. Name another setting",
+}
+"""What OmegaConf says of a reference → what to tell of it."""
+
+
+def broken_reference(error: BaseException) -> str | None:
+    """The setting whose reference to another one, or to the environment, cannot be followed; None for any other error."""
+    kinds = (InterpolationResolutionError, UnsupportedInterpolationType)
+    if not isinstance(error, kinds) or error.full_key is None or error.parent_node is None:
+        return None
+    root: Any = error.parent_node._get_root()
+    plain: Any = OmegaConf.to_container(root)
+    key, seen = str(error.full_key), set[str]()
+    while key not in seen:  # until the setting that is broken itself
+        seen.add(key)
+        for name in PLAIN_INTERPOLATION.findall(str(select(plain, key))):
+            try:
+                OmegaConf.select(root, name)
+            except OmegaConfBaseException:
+                key = name if "${" in str(select(plain, name)) else key
+    said = str(error).splitlines()[0].rstrip(".")
+    told = (reason.format(found[1]) for text, reason in BROKEN.items() if (found := re.match(text, said)))
+    text = select(plain, key)
+    return f"{key}{'' if text is None else f'={text}'}: {next(told, f'{said}. Correct it')}, or give {key} a value."
 
 
 def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lagvae.data import SPLITS
 from lagvae.errors import SettingError
@@ -33,7 +34,7 @@ from lagvae.experiment.factory import (
 )
 from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.schema import Config
-from lagvae.experiment.settings import Attributes, flatten, select
+from lagvae.experiment.settings import Attributes, broken_reference, flatten, select
 from lagvae.experiment.signatures import describe_type, matches_type, signature
 from lagvae.metrics import InformationOfModel, Terms
 from lagvae.model import check_trainer
@@ -113,7 +114,12 @@ def validate(cfg: DictConfig) -> pl.Trainer:
         typed = (
             cfg if issubclass(OmegaConf.get_type(cfg) or dict, Config) else OmegaConf.merge(OmegaConf.structured(Config), cfg)
         )
-        plain = Attributes.of(OmegaConf.to_container(typed, resolve=True))
+        try:
+            plain = Attributes.of(OmegaConf.to_container(typed, resolve=True))
+        except OmegaConfBaseException as error:
+            if (message := broken_reference(error)) is None:
+                raise
+            raise SettingError(message) from error
     check_values(plain)
     check_nodes(OmegaConf.to_container(cfg))
     check_measured(plain)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,9 @@ def train_ensemble(
         for run in runs:
             if not run.dropped:
                 folders.enter_context(owned(run.folder.path))
-        return fit_ensemble(runs, folder, report_progress, compile)
+        # What another process has finished before this one had the folder is not trained again.
+        left = [replace(run, dropped=True) if run.finished else run for run in runs]
+        return {} if all(run.dropped for run in left) else fit_ensemble(left, folder, report_progress, compile)
 
 
 def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: ProgressCallback, compile: bool) -> dict[str, str]:

@@ -242,6 +242,8 @@ def finish_run(run: SweepRun) -> dict[str, Any]:
         return run.folder.read_summary()
     run.check_folder()
     with all_processes(run.cfg), owned_by_first(run.folder.path):
+        if on_first(lambda: run.finished):  # by another process, before this one had the folder
+            return run.folder.read_summary()
         on_first(run.create_folder)
         return proceed(run.cfg, run.folder)
 
