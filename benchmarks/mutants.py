@@ -110,7 +110,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pages": ("pages",),
     "pareto": ("comparison", "figures", "pareto", "pages", "matching"),
     "ranks.py": ("ranks", "ddp"),
-    "runs": ("layout", "loggers", "runs", "run_wiring", "bad_runs"),
+    "runs": ("layout", "loggers", "live_loggers", "runs", "run_wiring", "bad_runs"),
     "sklearn.py": ("sklearn",),
     "sweeps": (
         "executors",
@@ -120,6 +120,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "matching",
         "launch",
         "ensemble",
+        "live_loggers",
         "stopping",
         "own_parts",
         "own_examples",
