@@ -437,8 +437,22 @@ def in_wandb(folder: Path, name: str, family: str, alpha: float, point: tuple[fl
 
 
 def table_of(folder: Path, offline: Offline) -> list[dict[str, Any]]:
-    """The rows of the only table of a W&B run."""
+    """The rows of the table of a W&B run."""
     (value,) = offline.history["pareto"]
+    return rows_of(folder, value)
+
+
+def chart_of(folder: Path, offline: Offline, figure: str) -> list[dict[str, Any]]:
+    """The points of a chart of a W&B run, which W&B draws from a table by the settings of the chart."""
+    settings = offline.changes["_wandb"]["visualize"][f"charts/{figure}"]["panel_config"]
+    (value,) = offline.history[f"charts/{figure}_table"]
+    rows = rows_of(folder, value)
+    assert settings["fieldSettings"].keys() == {"x", "y"}
+    assert set(settings["fieldSettings"].values()) <= rows[0].keys()
+    return rows
+
+
+def rows_of(folder: Path, value: Mapping[str, Any]) -> list[dict[str, Any]]:
     (run,) = (folder / "wandb").glob("offline-run-*")
     content = json.loads((run / "files" / value["path"]).read_text(encoding="utf-8"))
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
@@ -467,6 +481,11 @@ def test_a_comparison_has_a_wandb_run_with_its_table_figures_and_runs(tmp_path: 
         "figures/figure1": "Figure 1",
         "figures/figure2": "Figure 2",
     }
+    (page,) = found.history["pareto_page"]
+    assert (page["_type"], page["size"]) == ("html-file", (out / "pareto.html").stat().st_size)
+    shown = {axis: chart_of(out, found, figure) for figure, axis in (("figure1", "gamma"), ("figure2", "neg_elbo"))}
+    assert [(point["gamma"], point["i_q"], point["run"]) for point in shown["gamma"]] == [(1, 5, "a"), (2, 6, "b")]
+    assert {(point["neg_elbo"], point["i_q"]) for point in shown["neg_elbo"]} == {(23, 5), (24, 6), (21, 2)}
     assert found.exit == 0
     compare([sweep])
     assert len([*(out / "wandb").glob("offline-run-*")]) == 1, "wandb sync finds the last one, which is whole"

@@ -20,6 +20,7 @@ class Offline:
 
     Attributes:
         run: its record. history: key → values. summary: key → value. metrics: key → its options. artifacts: those it logged.
+        changes: of the config, after the run had begun.
     """
 
     run: Any = None
@@ -27,6 +28,7 @@ class Offline:
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: list[Any] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
     exit: int | None = None
 
     @property
@@ -85,6 +87,9 @@ def read_file(file: Path) -> Offline:
             case "summary":
                 for item in record.summary.update:
                     add(found.summary, item)
+            case "config":
+                for item in record.config.update:
+                    add(found.changes, item)
             case "metric":
                 found.metrics[record.metric.name or record.metric.glob_name] = record.metric
             case "artifact":

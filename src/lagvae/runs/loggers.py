@@ -7,7 +7,6 @@ summary: W&B as the summary of its run, TensorBoard with the hyperparameters.
 from __future__ import annotations
 
 import contextlib
-import csv
 import inspect
 import json
 import netrc
@@ -422,76 +421,6 @@ def folder_of_sweep(config: Mapping[str, Any]) -> str | None:
     """The folder of the sweep that a run is of, below runs/; None for a run of its own."""
     parent = str(PurePosixPath(str(config.get("name", ""))).parent)
     return parent if parent != "." else None
-
-
-SWEEP = "sweep"
-"""The job type of the W&B run of a comparison; that of the run of a model is its family."""
-
-FIGURES = {
-    "figure1": "Figure 1: information over the slack of −ELBO",
-    "figure2": "Figure 2: information against −ELBO, with the front of each method",
-}
-"""Figure of a comparison → its caption."""
-
-
-def log_sweep(folder: Path, runs: Mapping[str, RunFolder], table: Path, pictures: Iterable[Path]) -> None:
-    """Log a comparison to W&B as a run of job type `SWEEP`, where its runs were logged there, in their project and group.
-
-    It has the table, with the id of the W&B run of each row, and the figures. It works offline as the runs do, and goes on
-    where the comparison is made again. Where W&B fails, a note says so.
-
-    Args:
-        folder: of the comparison; the files of W&B go there, too. runs: name in the table → folder. table: its pareto.csv.
-    """
-    configs = {name: run.read_settings() for name, run in runs.items()}
-    logged = [(node, config) for config in configs.values() if (node := _wandb_settings(config)) is not None]
-    if not logged:
-        return
-    import wandb
-
-    ids = {name: file.read_text(encoding="utf-8").strip() for name, run in runs.items() if (file := wandb_file(run)).is_file()}
-    with table.open(newline="", encoding="utf-8") as stream:
-        head, *rows = csv.reader(stream)
-    data = [[row[0], *map(_number_or_text, row[1:]), ids.get(row[0])] for row in rows]
-    groups = {node.get("group") or folder_of_sweep(config) for node, config in logged}
-    name, first = groups.pop() if len(groups) == 1 else None, logged[0][0]
-    settings: dict[str, Any] = {
-        **{key: first.get(key) for key in ("project", "entity")},
-        "group": name,
-        "name": f"{name or folder.parent.name} compared",
-        "job_type": SWEEP,
-        "tags": list(dict.fromkeys(tag for config in configs.values() for tag in wandb_tags(config))),
-        "config": {"runs": ids},
-        "dir": str(folder),
-        "id": wandb_id(RunFolder(folder)),
-        "resume": "allow",
-        "mode": first.get("mode") or wandb_mode(),
-    }
-    try:
-        wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
-        if wandb_run.offline:
-            put_aside(folder / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
-        wandb_run.log(
-            {"pareto": wandb.Table(columns=[*head, "wandb_run"], data=data, allow_mixed_types=True)}
-            | {f"figures/{path.stem}": wandb.Image(str(path), caption=FIGURES.get(path.stem)) for path in pictures}
-        )
-        wandb_run.finish()
-    except (wandb.errors.Error, OSError, ValueError) as error:
-        print_note(f"W&B did not take the comparison in {folder}: {error}")
-
-
-def _wandb_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The settings of the W&B logger of a run; None where it has none."""
-    nodes = [node for node in (config.get("logger") or {}).values() if isinstance(node, Mapping)]
-    return next((node for node in nodes if str(node.get("_target_")).endswith("WandbLogger")), None)
-
-
-def _number_or_text(cell: str) -> float | str | None:
-    """What a cell of a CSV file holds; an empty one holds nothing."""
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
 
 
 # ---- TensorBoard

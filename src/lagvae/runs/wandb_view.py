@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
-from lagvae.runs.loggers import STEP, SWEEP
+from lagvae.runs.loggers import STEP
+from lagvae.runs.wandb_comparison import SWEEP
 
 INSTALL = "pip install -e '.[dashboard]'"
 
