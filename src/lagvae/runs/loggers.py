@@ -1,7 +1,7 @@
-"""Loggers beside metrics.csv: Weights & Biases and TensorBoard.
+"""Loggers beside metrics.csv: Weights & Biases and TensorBoard; MLflow is in `lagvae.runs.mlflow_logger`.
 
-Both get the rows of metrics.csv under the same keys while a run trains, its figures, and at its end the `flat_results` of its
-summary: W&B as the summary of its run, TensorBoard with the hyperparameters.
+All get the rows of metrics.csv under the same keys while a run trains, its figures, and at its end the `flat_results` of its
+summary: W&B as the summary of its run, TensorBoard with the hyperparameters, MLflow as metrics and tags.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lagvae.io import write_atomically
 from lagvae.ranks import launched_rank
@@ -41,7 +41,7 @@ WANDB_ANSWER = "LAGVAE_WANDB"
 
 
 def known_settings(target: str) -> frozenset[str] | None:
-    """The settings that a logger of W&B or TensorBoard takes; None for any other logger, whose constructor says it.
+    """The settings that a logger of W&B, TensorBoard or MLflow takes; None for any other logger, whose constructor says it.
 
     Raises: ImportError where its package is not installed.
     """
@@ -53,6 +53,10 @@ def known_settings(target: str) -> frozenset[str] | None:
         from torch.utils.tensorboard import SummaryWriter
 
         functions = (TensorBoardLogger.__init__, SummaryWriter.__init__)
+    elif target.endswith("MLFlowLogger"):
+        import mlflow  # noqa: F401
+
+        functions = (MLFlowLogger.__init__,)
     else:
         return None
     ours = {
@@ -65,6 +69,7 @@ def known_settings(target: str) -> frozenset[str] | None:
         "version",
         "experiment",
         "log_dir",
+        "run_id",
     }  # the folder of the run decides these
     return frozenset(name for function in functions for name in inspect.signature(function).parameters) - ours
 
@@ -498,6 +503,8 @@ def log_picture(logger: Logger, path: Path) -> None:
 
         with Image.open(path) as image:
             logger.experiment.add_image(key, np.asarray(image.convert("RGB")), dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path), "figures")
 
 
 def replay(table: Path, logger: Logger, before: int | None = None) -> None:

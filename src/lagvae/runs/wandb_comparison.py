@@ -20,7 +20,7 @@ FIGURES = {
 }
 """Figure of a comparison → its caption."""
 
-AXES = {"figure1": "gamma", "figure2": "neg_elbo"}
+ABSCISSAS = {"figure1": "gamma", "figure2": "neg_elbo"}
 """Figure → the column of pareto.csv over which it shows information."""
 
 
@@ -68,14 +68,14 @@ def log_sweep(
             {"pareto": wandb.Table(columns=[*head, "wandb_run"], data=data, allow_mixed_types=True)}
             | {f"figures/{path.stem}": wandb.Image(str(path), caption=FIGURES.get(path.stem)) for path in pictures}
             | {f"{path.stem}_page": wandb.Html(path.read_text(encoding="utf-8"), inject=False) for path in pages}
-            | charts([*head, "wandb_run"], data)
+            | figure_charts([*head, "wandb_run"], data)
         )
         wandb_run.finish()
     except (wandb.errors.Error, OSError, ValueError) as error:
         print_note(f"W&B did not take the comparison in {folder}: {error}")
 
 
-def charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def figure_charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Figures 1 and 2 as charts of W&B: the runs on training data, with the end of the interval for I that a run optimises.
 
     Args:
@@ -84,14 +84,14 @@ def charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]
     import wandb
 
     drawn = {}
-    for figure, axis in AXES.items():
+    for figure, axis in ABSCISSAS.items():
         points = []
         for row in (dict(zip(head, row, strict=True)) for row in rows):
             if row["split"] == "train" and row[axis] is not None:
                 end = row["lower" if row["alpha"] < 0 else "upper"]
                 points.append([row[axis], end, *(row[key] for key in ("run", "family", "verdict", "wandb_run"))])
         if points:
-            columns = [axis, "i_q", "run", "family", "verdict", "wandb_run"]
+            columns: list[str | int] = [axis, "i_q", "run", "family", "verdict", "wandb_run"]
             table = wandb.Table(columns=columns, data=points, allow_mixed_types=True)
             drawn[f"charts/{figure}"] = wandb.plot.scatter(table, axis, "i_q", title=FIGURES[figure])
     return drawn
