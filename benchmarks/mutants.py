@@ -110,7 +110,17 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pages": ("pages",),
     "pareto": ("comparison", "figures", "pareto", "pages", "matching"),
     "ranks.py": ("ranks", "ddp"),
-    "runs": ("layout", "loggers", "live_loggers", "mlflow", "wandb_server", "runs", "run_wiring", "bad_runs"),
+    "runs": (
+        "layout",
+        "loggers",
+        "live_loggers",
+        "mlflow",
+        "wandb_server",
+        "wandb_comparison",
+        "runs",
+        "run_wiring",
+        "bad_runs",
+    ),
     "sklearn.py": ("sklearn",),
     "sweeps": (
         "executors",
