@@ -29,7 +29,7 @@ UNKNOWN = {
     ],
     "kernel=rbff": ["kernel=rbff is unknown", "imq, median, mixture, rbf, reference"],
     "divergence=[neg_elbo,kl]": ["divergence=kl is unknown", "mmd, neg_elbo, rate"],
-    "logger=mlflow": ["logger=mlflow is unknown", "csv, tensorboard, wandb"],
+    "logger=comet": ["logger=comet is unknown", "csv, mlflow, tensorboard, wandb"],
     "multiplier=adam": ["multiplier=adam is unknown", "fixed", "learned", "rmsprop"],
     "epsilon=guess": ["epsilon=guess is unknown", "calibrated, explicit, none"],
     "sweep=pareto2": ["sweep=pareto2 is unknown", "figure1"],

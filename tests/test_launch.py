@@ -19,9 +19,11 @@ import pytest
 import torch
 from helpers import QUICK, SHORT, Outcome, files, program
 from omegaconf import OmegaConf
+from wandb_files import read_offline
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.io import owned
+from lagvae.pareto.report import compare_sweep
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import EXIT_TAKEN, MAX_EVALUATED_HERE, SweepJob, evaluate_all
@@ -330,6 +332,34 @@ def test_a_logger_hears_the_history_of_each_run_of_an_ensemble(tmp_path: Path) -
         heard.Reload()
         assert [event.step for event in heard.Scalars("train/rate")] == [10, 20, 30, 40]
         assert heard.Tags()["scalars"]
+
+
+def test_a_sweep_that_is_logged_to_wandb_ends_with_its_comparison_which_pareto_continues(tmp_path: Path) -> None:
+    words = (*QUICK, *SHORT, *SMALL[:1], "seed=0,1", "logger=wandb", "logger.wandb.mode=offline")
+    outcome = program(tmp_path, "-m", *words)
+    assert outcome.status == 0, outcome.err
+    folder = tmp_path / "runs" / "sweep" / "pareto-analysis"
+    first = read_offline(folder)
+    assert (first.run.job_type, first.run.run_group) == ("sweep", "sweep")
+    assert set(first.config["runs"]) == {"lagvae-seed0", "lagvae-seed1"}
+    assert {"pareto", "pareto_page", "figures/figure2", "charts/figure2_table"} <= first.history.keys()
+    assert "Dominated" not in outcome.out
+    before = files(folder)
+    assert program(tmp_path, "-m", *words).status == 0
+    assert files(folder) == before, "nothing was done, so there is nothing to compare"
+    assert program(tmp_path, "sweep", script="pareto").status == 0
+    again = read_offline(folder)
+    assert (again.run.run_id, again.exit) == (first.run.run_id, 0)
+
+
+def test_a_sweep_that_cannot_be_compared_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("logger: {wandb: {_target_: pytorch_lightning.loggers.WandbLogger}}")
+    compare_sweep(tmp_path)
+    assert "Note: W&B has no comparison of" in capsys.readouterr().err
+    (tmp_path / "a" / "config.yaml").write_text("logger: {}")
+    compare_sweep(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_nobody_foresaw_is_said_of_all_runs_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

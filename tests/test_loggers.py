@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,17 +16,15 @@ from typing import Any
 import pytest
 import wandb
 from helpers import QUICK, settings
-from pareto_runs import write_run
 from PIL import Image, PngImagePlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb_files import Offline, read_offline
 
 from lagvae.errors import SettingError
 from lagvae.experiment.figures import CAPTIONS
 from lagvae.experiment.run import train
 from lagvae.experiment.settings import select
-from lagvae.pareto.report import compare
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import (
@@ -54,86 +50,6 @@ SUMMARY = {
     "steps": 7,
     "messages": ["one", "two"],
 }
-
-
-@dataclass
-class Offline:
-    """What a W&B run has written without a server.
-
-    Attributes:
-        run: its record. history: key → values. summary: key → value. metrics: key → its options. artifacts: those it logged.
-    """
-
-    run: Any = None
-    history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    summary: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[Any] = field(default_factory=list)
-    exit: int | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {item.key: json.loads(item.value_json) for item in self.run.config.update if item.key != "_wandb"}
-
-
-def records(path: Path) -> Iterator[Record]:
-    """The records of a .wandb file, which are parted as those of LevelDB's logs are."""
-    data, at, body = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        body += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(body)
-            yield record
-            body = b""
-
-
-def add(to: dict[str, Any], item: Any) -> None:
-    """Put a value where its nested key leads; what is no number in JSON is null there."""
-    *path, last = item.nested_key or [item.key]
-    for part in path:
-        to = to.setdefault(part, {})
-    to[last] = json.loads(item.value_json)
-
-
-def read_offline(run: Path) -> Offline:
-    """What the only W&B run in a run's folder has written, which W&B does shortly after the run has ended."""
-    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
-    for _ in range(300):
-        if (found := read_file(file)).exit is not None:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{file} has no end")
-
-
-def read_file(file: Path) -> Offline:
-    found = Offline()
-    for record in records(file):
-        match record.WhichOneof("record_type"):
-            case "run":
-                found.run = record.run
-            case "history":
-                row: dict[str, Any] = {}
-                for item in record.history.item:
-                    add(row, item)
-                for key, value in row.items():
-                    found.history[key].append(value)
-            case "summary":
-                for item in record.summary.update:
-                    add(found.summary, item)
-            case "metric":
-                found.metrics[record.metric.name or record.metric.glob_name] = record.metric
-            case "artifact":
-                found.artifacts.append(record.artifact)
-            case "exit":
-                found.exit = record.exit.exit_code
-    return found
 
 
 @dataclass
@@ -199,7 +115,9 @@ def test_wandb_has_the_curves_of_a_run_and_none_of_one_point(logged: Logged) -> 
 def test_wandb_draws_curves_over_training_steps_and_keeps_the_smallest_neg_elbo(logged: Logged) -> None:
     metrics, history = logged.offline.metrics, logged.offline.history
     assert metrics["*"].step_metric == "trainer/global_step"
-    assert sorted(set(history["trainer/global_step"])) == [10, 20, 30, 40]
+    pictures = sum(key.startswith("figures/") for key in history)
+    assert history["trainer/global_step"] == [10, 20, 30, 40] + [40] * pictures
+    assert len(history["train/rate"]) == len(history["train/multiplier/mmd"]) == 4
     for key in ("train/neg_elbo", "train_probe/neg_elbo", "val/neg_elbo"):
         assert metrics[key].step_metric == "trainer/global_step"
         assert logged.offline.summary[key] == pytest.approx({"min": min(history[key]), "last": history[key][-1]})
@@ -255,7 +173,9 @@ def test_a_run_of_its_own_has_no_group_no_artifact_and_the_group_that_its_user_n
 
 def test_every_run_has_a_wandb_run_of_its_own_also_after_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
     """A sweep goes on with the next run in the same process."""
-    offline(tmp_path / "broken").log_metrics({"train/rate": 1.0}, 1)
+    broken_logger = offline(tmp_path / "broken")
+    for step in (1, 2):
+        broken_logger.log_metrics({"train/rate": float(step)}, step)
     offline(tmp_path / "next").log_metrics({"train/rate": 2.0}, 1)
     RunFolder(tmp_path / "next").write_summary(SUMMARY)
     broken, following = (read_offline(tmp_path / name) for name in ("broken", "next"))
@@ -272,15 +192,20 @@ def test_a_failed_run_fails_in_wandb(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps after the last checkpoint are trained again, and W&B has them already."""
+    """The steps after the last checkpoint are trained again, and W&B has them already, each as one row."""
     rows: list[tuple[int, dict[str, Any]]] = []
     monkeypatch.setattr(loggers.WandbLogger, "log_metrics", lambda self, row, step=None: rows.append((step, row)))
     logger = offline(tmp_path / "a")
     logger.known_to = 20
     for step in (10, 20, 30):
         logger.log_metrics({"train/rate": 1.0, "final/train/rate": 2.0}, step)
-    assert rows == [(20, {"train/rate": 1.0}), (30, {"train/rate": 1.0})]
+        logger.log_metrics({"val/rate": 2.0}, step)
+    assert rows == [], "the last step may have more values"
+    logger.save()
+    assert rows == [(30, {"train/rate": 1.0, "val/rate": 2.0})]
+    logger.log_metrics({"train/rate": 1.0}, 40)
     close(logger, failed=True)
+    assert len(rows) == 1, "it is trained again when the run is resumed, and then has all of its values"
 
 
 def test_a_run_that_is_resumed_without_a_server_has_one_wandb_run_with_all_rows(tmp_path: Path) -> None:
@@ -300,16 +225,15 @@ def test_a_run_that_is_resumed_without_a_server_has_one_wandb_run_with_all_rows(
             former.rename(former.with_name(former.name.replace("run-2", "run-1")))  # W&B names them by the second
     RunFolder(tmp_path / "a").write_summary(SUMMARY)
     kept = read_offline(tmp_path / "a")
-    assert kept.history[loggers.STEP] == [10, 20, 30, 30, 40, 40]
+    assert kept.history[loggers.STEP] == [10, 20, 30, 40]
     assert kept.history["train/rate"] == [10, 20, 30, 40]
     assert kept.history["val/rate"] == [10.5, 20.5, 30.5, 40.5]
     assert kept.run.run_id == wandb_id(RunFolder(tmp_path / "a"))
     assert [path.name[:13] for path in (tmp_path / "a" / "wandb" / "former").iterdir()] == ["offline-run-1"]
 
 
-@pytest.mark.parametrize("by_ensemble", [False, True])
-def test_a_run_that_is_resumed_after_training_has_its_curves_once(tmp_path: Path, by_ensemble: bool) -> None:
-    """No further row is logged before it ends; after it was trained in an ensemble, all are."""
+def test_a_run_that_is_resumed_after_training_has_its_curves_once(tmp_path: Path) -> None:
+    """No further row is logged before it ends."""
     (tmp_path / "a").mkdir()
     table = MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10)
     for step in (10, 20):
@@ -317,8 +241,6 @@ def test_a_run_that_is_resumed_after_training_has_its_curves_once(tmp_path: Path
     table.save()
     logger = offline(tmp_path / "a")
     logger.log_metrics({"final/train/rate": 1.0}, 20)
-    if by_ensemble:
-        loggers.replay(table.path, logger)
     RunFolder(tmp_path / "a").write_summary(SUMMARY)
     assert read_offline(tmp_path / "a").history["train/rate"] == [10, 20]
 
@@ -448,10 +370,6 @@ def test_the_table_of_a_run_is_told_to_a_logger_step_by_step(tmp_path: Path) -> 
     heard: list[Any] = []
     replay(written.path, SimpleNamespace(log_metrics=lambda values, step: heard.append((step, values))))  # type: ignore[arg-type]
     assert heard == [(10, {"train/rate": 1.0}), (20, {"train/rate": 2.0, "val/rate": 3.0})]
-    text = written.path.read_text(encoding="utf-8")
-    replay(written.path, written)
-    written.save()
-    assert written.path.read_text(encoding="utf-8") == text, "it has these rows"
 
 
 # ---- TensorBoard
@@ -501,76 +419,6 @@ def test_a_picture_without_a_description_is_shown_under_its_name(tmp_path: Path)
     RunFolder(tmp_path / "a").write_summary(SUMMARY)
     history = read_offline(tmp_path / "a").history
     assert [history[f"figures/{name}"][0]["captions"] for name in ("plain", "told")] == [["plain"], ["what it shows"]]
-
-
-# ---- the dashboard
-
-
-# ---- a comparison of runs
-
-
-def in_wandb(folder: Path, name: str, family: str, alpha: float, point: tuple[float, float], **settings: Any) -> None:
-    """Write a finished run that was logged to W&B, in a sweep named grid."""
-    node = {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "mine", "mode": "offline", "group": None}
-    write_run(folder / name, family, alpha, point, settings={"logger": {"wandb": node}, "name": f"grid/{name}"}, **settings)
-    wandb_id(RunFolder(folder / name))
-
-
-def table_of(folder: Path, offline: Offline) -> list[dict[str, Any]]:
-    """The rows of the only table of a W&B run."""
-    (value,) = offline.history["pareto"]
-    (run,) = (folder / "wandb").glob("offline-run-*")
-    content = json.loads((run / "files" / value["path"]).read_text(encoding="utf-8"))
-    return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
-
-
-def test_a_comparison_has_a_wandb_run_with_its_table_figures_and_runs(tmp_path: Path) -> None:
-    sweep = tmp_path / "runs" / "grid"
-    in_wandb(sweep, "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
-    in_wandb(sweep, "b", "lagvae", -1.0, (6.0, 24.0), gamma=2.0)
-    in_wandb(sweep, "1e3", "infovae", 1.0, (2.0, 21.0))
-    compare([sweep])
-    out = sweep / "pareto-analysis"
-    found = read_offline(out)
-    run = found.run
-    assert (run.project, run.run_group, run.job_type, run.display_name) == ("mine", "grid", "sweep", "grid compared")
-    assert set(run.tags) == {"lagvae", "infovae", "digits", "mlp", "maximize I_q", "minimize I_q"}
-    ids = {name: wandb_id(RunFolder(sweep / name)) for name in ("a", "b", "1e3")}
-    assert found.config["runs"] == ids
-    rows = table_of(out, found)
-    assert len(rows) == 6, "a row for each run and split"
-    (row,) = (row for row in rows if (row["run"], row["split"]) == ("a", "train"))
-    assert (row["neg_elbo"], row["lower"], row["gamma"], row["verdict"], row["wandb_run"]) == (23, 5, 1, "met", ids["a"])
-    assert {row["gamma"] for row in rows if row["run"] == "1e3"} == {None}
-    media = {key: value for key, (value,) in found.history.items() if key.startswith("figures/")}
-    assert {key: value["caption"].split(":")[0] for key, value in media.items()} == {
-        "figures/figure1": "Figure 1",
-        "figures/figure2": "Figure 2",
-    }
-    assert found.exit == 0
-    compare([sweep])
-    assert len([*(out / "wandb").glob("offline-run-*")]) == 1, "wandb sync finds the last one, which is whole"
-    assert len([*(out / "wandb" / "former").glob("offline-run-*")]) == 1
-
-
-def test_a_comparison_made_again_continues_its_wandb_run_and_others_have_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started: list[dict[str, Any]] = []
-
-    def refuse(**settings: Any) -> Any:
-        started.append(settings)
-        raise wandb.errors.CommError("no such entity")
-
-    monkeypatch.setattr(wandb, "init", refuse)
-    write_run(tmp_path / "runs" / "plain" / "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
-    compare([tmp_path / "runs" / "plain"])
-    assert started == []
-    in_wandb(tmp_path / "runs" / "grid", "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
-    for _ in range(2):
-        compare([tmp_path / "runs" / "grid"])
-    assert (started[0]["id"], started[0]["resume"]) == (started[1]["id"], "allow")
-    assert "W&B did not take the comparison in" in capsys.readouterr().err
 
 
 # ---- the dashboard

@@ -83,7 +83,11 @@ class SweepLauncher(Launcher):
         from lagvae.sweeps.runner import run_sweep
 
         composer = Composer.of_sweep(self.context.config_loader, self.config)  # type: ignore[arg-type]
-        run_sweep(self.config, [partial(composer.run, overrides) for overrides in job_overrides])
+        folder = run_sweep(self.config, [partial(composer.run, overrides) for overrides in job_overrides])
+        if folder is not None and self.config.logger:
+            from lagvae.pareto.report import compare_sweep
+
+            compare_sweep(folder)
         return []
 
 

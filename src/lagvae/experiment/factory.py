@@ -468,23 +468,37 @@ def installed(target: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[tensorboard]'.") from error
+        extra = "mlflow" if target.endswith("MLFlowLogger") else "tensorboard"
+        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[{extra}]'.") from error
 
 
 def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
     """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
-    others = [build_logger(node, cfg, run) for node in named_loggers(cfg).values()]
-    return [MetricsTable(run.metrics, data.per_epoch), *others]
+    return [MetricsTable(run.metrics, data.per_epoch), *build_other_loggers(cfg, run)]
 
 
-def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder) -> Logger:
+def build_other_loggers(cfg: DictConfig, run: RunFolder, several: bool = False) -> list[Logger]:
+    """The loggers beside metrics.csv.
+
+    Args:
+        several: whether those of other runs are open in this process.
+    """
+    return [build_logger(node, cfg, run, several) for node in named_loggers(cfg).values()]
+
+
+def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder, several: bool = False) -> Logger:
     """The logger of a config node. Those of W&B and TensorBoard keep their files in the folder of the run."""
     target = node._target_
     with installed(target), error_context(f"logger={target}"):
+        settings: Any = OmegaConf.to_container(node, resolve=True)
+        del settings["_target_"]
         if target.endswith("WandbLogger"):
-            settings: Any = OmegaConf.to_container(node, resolve=True)
-            del settings["_target_"]
+            settings |= {"reinit": "create_new"} if several else {}
             return wandb_logger(run, stored_settings(cfg), **settings)
+        if target.endswith("MLFlowLogger"):
+            from lagvae.runs.mlflow_logger import RunMLFlowLogger
+
+            return RunMLFlowLogger(run, stored_settings(cfg), **settings)
         if target.endswith("TensorBoardLogger"):
             return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
         return instantiate(node)  # type: ignore[no-any-return]

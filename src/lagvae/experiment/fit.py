@@ -30,7 +30,7 @@ from lagvae.io import check_archive
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import close, replay
+from lagvae.runs.loggers import close
 from lagvae.runs.metrics_table import MetricsTable, digest_up_to
 
 STATIONARITY_BATCHES = 20
@@ -125,9 +125,6 @@ class Fit:
         with interrupted(self.trainer), refused_callbacks(self.cfg, self.trainer):
             self.trainer.fit(self.model, self.data, ckpt_path=checkpoint, weights_only=True)
         self.step, self.trained_in = self.trainer.global_step, time.perf_counter() - self.started
-        if self.ensemble is not None:  # an ensemble writes metrics.csv alone; the other loggers receive its rows now
-            for logger in self.loggers:
-                replay(self.folder.metrics, logger)
 
     def _compare_table(self, content: dict[str, Any], metrics: Path) -> None:
         """Note where a metrics.csv does not have the rows that it had when the checkpoint with this content was written."""

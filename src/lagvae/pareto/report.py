@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.markup import escape
 
-from lagvae.errors import SettingError
-from lagvae.io import check_writable
+from lagvae.errors import LagvaeError, SettingError
+from lagvae.io import check_writable, owned
 from lagvae.pages.page import try_page
 from lagvae.pareto.comparison import Analysis, analyse
 from lagvae.pareto.figures import draw_pareto
@@ -30,8 +30,8 @@ from lagvae.pareto.tables import (
     write_csv,
     write_markdown,
 )
-from lagvae.runs.layout import ANALYSIS, RunFolder
-from lagvae.terminal import console, plain_table, short_path
+from lagvae.runs.layout import ANALYSIS, RunFolder, runs_below
+from lagvae.terminal import console, plain_table, print_note, short_path
 
 MAX_PRINTED = 20
 """Largest number of dominated runs, and of matched pairs, printed on the terminal; the file lists all of them."""
@@ -98,7 +98,7 @@ def print_rows(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def compare(folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0) -> Analysis:
     """Compare the runs below some folders: write pareto.csv, pareto.md, pareto.html and the figures, and print a summary.
 
-    Where the runs were logged to W&B, so is the comparison; see `lagvae.runs.loggers.log_sweep`.
+    Where the runs were logged to W&B, so is the comparison; see `lagvae.runs.wandb_comparison.log_sweep`.
 
     Args:
         out: the folder of these files; by default `pareto-analysis` in the given folder, or in the common parent of several.
@@ -107,6 +107,29 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
 
     Raises: SettingError, ComparisonError.
     """
+    analysis, files = write_comparison(folders, out, information, z)
+    print_comparison(analysis, files)
+    return analysis
+
+
+def compare_sweep(folder: Path) -> None:
+    """Compare the runs of a sweep that has ended, where they were logged to W&B, so that the comparison is there, too.
+
+    Nothing but a note is printed, where they cannot be compared.
+    """
+    if not logged_to_wandb(runs_below(folder, set())):
+        return
+    with owned(folder, waiting=lambda owner: None):  # all that are given the sweep do this
+        try:
+            write_comparison([folder])
+        except LagvaeError as error:
+            print_note(f"W&B has no comparison of {short_path(folder)}: {error}")
+
+
+def write_comparison(
+    folders: Sequence[Path], out: Path | None = None, information: str = "interval", z: float = 2.0
+) -> tuple[Analysis, list[Path]]:
+    """What `compare` does but print: the analysis, and the files that it is told by."""
     out = out or default_out(folders)
     analysis = analyse(collect(folders, information), z)
     check_writable(out)
@@ -122,13 +145,17 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
         write_comparison_page(path, analysis, pictures)
 
     page = try_page(out / "pareto.html", draw_page)
-    print_comparison(analysis, [text, *page, table, *figures])
     runs = {run.name: RunFolder(run.folder) for run in analysis.collection.runs if run.folder is not None}
-    if any("WandbLogger" in run.config.read_text(encoding="utf-8") for run in runs.values()):
-        from lagvae.runs.loggers import log_sweep  # imports W&B
+    if logged_to_wandb(runs.values()):
+        from lagvae.runs.wandb_comparison import log_sweep  # imports W&B
 
-        log_sweep(out, runs, table, pictures)
-    return analysis
+        log_sweep(out, runs, table, pictures, page)
+    return analysis, [text, *page, table, *figures]
+
+
+def logged_to_wandb(runs: Iterable[RunFolder]) -> bool:
+    """Whether one of the runs has W&B as its logger."""
+    return any("WandbLogger" in run.config.read_text(encoding="utf-8") for run in runs)
 
 
 def default_out(folders: Sequence[Path]) -> Path:

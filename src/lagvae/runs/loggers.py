@@ -1,13 +1,12 @@
-"""Loggers beside metrics.csv: Weights & Biases and TensorBoard.
+"""Loggers beside metrics.csv: Weights & Biases and TensorBoard; MLflow is in `lagvae.runs.mlflow_logger`.
 
-Both get the rows of metrics.csv under the same keys while a run trains, its figures, and at its end the `flat_results` of its
-summary: W&B as the summary of its run, TensorBoard with the hyperparameters.
+All get the rows of metrics.csv under the same keys while a run trains, its figures, and at its end the `flat_results` of its
+summary: W&B as the summary of its run, TensorBoard with the hyperparameters, MLflow as metrics and tags.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import inspect
 import json
 import netrc
@@ -16,18 +15,19 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lagvae.io import write_atomically
 from lagvae.ranks import launched_rank
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.runs.metrics_table import read_rows
 from lagvae.terminal import goals_of, print_note
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
@@ -41,7 +41,7 @@ WANDB_ANSWER = "LAGVAE_WANDB"
 
 
 def known_settings(target: str) -> frozenset[str] | None:
-    """The settings that a logger of W&B or TensorBoard takes; None for any other logger, whose constructor says it.
+    """The settings that a logger of W&B, TensorBoard or MLflow takes; None for any other logger, whose constructor says it.
 
     Raises: ImportError where its package is not installed.
     """
@@ -53,6 +53,10 @@ def known_settings(target: str) -> frozenset[str] | None:
         from torch.utils.tensorboard import SummaryWriter
 
         functions = (TensorBoardLogger.__init__, SummaryWriter.__init__)
+    elif target.endswith("MLFlowLogger"):
+        import mlflow  # noqa: F401
+
+        functions = (MLFlowLogger.__init__,)
     else:
         return None
     ours = {
@@ -65,6 +69,7 @@ def known_settings(target: str) -> frozenset[str] | None:
         "version",
         "experiment",
         "log_dir",
+        "run_id",
     }  # the folder of the run decides these
     return frozenset(name for function in functions for name in inspect.signature(function).parameters) - ours
 
@@ -178,6 +183,96 @@ def without_results(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if not key.startswith(RESULT)}
 
 
+class RunLogger(Logger):
+    """A logger beside metrics.csv: it gets every row of that table once, however often the run is resumed, and the results.
+
+    All values of a step are one row, which is written when the next one begins, or by `save`. A run that fails in between has
+    them again when it is resumed, so they are left out then.
+
+    Attributes:
+        run: the folder of the run. known_to: the last step that was written before the run was resumed.
+        behind: whether rows of metrics.csv from before may not have been written.
+    """
+
+    run: RunFolder
+    known_to = -1
+    behind = True
+    _waiting: tuple[int, dict[str, Any]] | None = None
+
+    @abstractmethod
+    def write(self, row: dict[str, Any], step: int | None) -> None:
+        """Write a row, of which nothing was written before."""
+
+    @abstractmethod
+    def end(self, failed: bool) -> None:
+        """End what was begun in this process. The run may go on in another one."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log values of a step. Results, which are no curves, are left to `finish`, which has all of them."""
+        row = without_results(metrics)
+        if not row:
+            return
+        self._catch_up(step)
+        if step is None:
+            self.write(row, None)
+            return
+        if self._waiting is not None and self._waiting[0] != step:
+            self._write_waiting()
+        self._waiting = step, {**(self._waiting or (step, {}))[1], **row}
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting[0] > self.known_to:
+            self.write(waiting[1], waiting[0])
+
+    def _catch_up(self, step: int | None = None) -> None:
+        """Log the rows of metrics.csv from before a step, all by default, which may not have been written."""
+        behind, self.behind = self.behind, False
+        if behind and self.run.metrics.is_file():
+            replay(self.run.metrics, self, step)
+
+    def save(self) -> None:
+        """Write what waits for its step to end."""
+        self._write_waiting()
+        super().save()
+
+    def leave(self, failed: bool) -> None:
+        """End in this process without results: the run has failed, or another process goes on with it."""
+        if failed:
+            self._waiting = None
+        else:
+            self._catch_up()
+        self.save()
+        self.run.unfollow()
+        self.end(failed)
+
+
+class LoggerList(Logger):
+    """Several loggers, as one that tells all of them what it is told."""
+
+    def __init__(self, *loggers: Logger) -> None:
+        super().__init__()
+        self.loggers = list(loggers)
+
+    @property
+    def name(self) -> str:
+        return "several"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step)
+
+    def save(self) -> None:
+        for logger in self.loggers:
+            logger.save()
+
+
 # ---- W&B
 
 STEP = "trainer/global_step"
@@ -196,19 +291,19 @@ def wandb_tags(config: Mapping[str, Any]) -> list[str]:
     return [str(tag)[:LONGEST_TAG] for tag in (*names, *goals_of(config)) if tag]
 
 
-class RunWandbLogger(WandbLogger):
+class RunWandbLogger(RunLogger, WandbLogger):
     """Lightning's logger of W&B for a run: the results go to the summary of its W&B run, which ends with them.
 
     Args:
         run: the folder of the run. config: its settings. artifacts: whether to store its checkpoints and calibration as well.
-        settings: what WandbLogger and wandb.init take.
+        settings: what WandbLogger and wandb.init take. With reinit="create_new" several may be open in a process, as those of
+            an ensemble are; all of them use one process of W&B.
 
     A W&B run without a server cannot be gone on with: when its run is resumed, a second one gets all rows from before, and the
     former is put into wandb/former, where `wandb sync` does not look, so that it uploads one that is whole.
 
     Attributes:
-        open: the logger whose W&B run has not ended, in this process. known_to: the last step that W&B has from before.
-        behind: whether W&B does not have the rows from before.
+        open: the logger of a run that trains alone whose W&B run has not ended, in this process.
     """
 
     open: ClassVar[RunWandbLogger | None] = None
@@ -221,28 +316,19 @@ class RunWandbLogger(WandbLogger):
         if RunWandbLogger.open is not None:  # an error that nobody foresaw has ended its run
             close(RunWandbLogger.open, failed=True)
         wandb_run: Any = self.experiment  # connects now rather than during training
-        RunWandbLogger.open = self
+        if settings.get("reinit") != "create_new":
+            RunWandbLogger.open = self
         for key in MINIMISED:
             wandb_run.define_metric(key, step_metric=STEP, summary="min,last")
-        self.known_to = int(wandb_run.summary.get(STEP, 0)) if wandb_run.resumed else 0
-        self.behind = not wandb_run.resumed
+        if wandb_run.resumed:
+            self.known_to = int(wandb_run.summary.get(STEP, self.known_to))
         if wandb_run.offline:
             put_aside(run.path / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
         run.follow(self.finish)
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log a row, unless W&B has it from before the run was resumed. Results, which are no curves, are left to `finish`."""
-        row = without_results(metrics)
-        if row:
-            self._catch_up(step)
-        if row and (step is None or step >= self.known_to):
-            super().log_metrics(row, step)
-
-    def _catch_up(self, step: int | None = None) -> None:
-        """Log the rows of metrics.csv from before a step, all by default, if W&B does not have them."""
-        behind, self.behind = self.behind, False
-        if behind and self.run.metrics.is_file():
-            replay(self.run.metrics, self, step)
+    def write(self, row: dict[str, Any], step: int | None) -> None:
+        """Log a row to W&B."""
+        WandbLogger.log_metrics(self, row, step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the results into the summary of the W&B run, and end it. The run itself does not fail where W&B does."""
@@ -253,6 +339,7 @@ class RunWandbLogger(WandbLogger):
         try:
             try:
                 self._catch_up()
+                self.save()
                 wandb_run.summary.update(flat_results(summary))
                 if self.artifacts:
                     self._store_files(wandb_run, summary)
@@ -260,6 +347,13 @@ class RunWandbLogger(WandbLogger):
                 wandb_run.finish()
         except (wandb.errors.Error, OSError, ValueError) as error:
             print_note(f"W&B did not take all results of {self.run.path}: {error}")
+
+    def end(self, failed: bool) -> None:
+        """End the W&B run. It must have ended before another process goes on with it."""
+        if RunWandbLogger.open is self:
+            RunWandbLogger.open = None
+        self.finalize("failed" if failed else "success")
+        self.experiment.finish(exit_code=int(failed))
 
     def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
         """Store the checkpoints, with the config.yaml that makes a run of them, and the calibration."""
@@ -334,100 +428,51 @@ def folder_of_sweep(config: Mapping[str, Any]) -> str | None:
     return parent if parent != "." else None
 
 
-SWEEP = "sweep"
-"""The job type of the W&B run of a comparison; that of the run of a model is its family."""
-
-FIGURES = {
-    "figure1": "Figure 1: information over the slack of −ELBO",
-    "figure2": "Figure 2: information against −ELBO, with the front of each method",
-}
-"""Figure of a comparison → its caption."""
-
-
-def log_sweep(folder: Path, runs: Mapping[str, RunFolder], table: Path, pictures: Iterable[Path]) -> None:
-    """Log a comparison to W&B as a run of job type `SWEEP`, where its runs were logged there, in their project and group.
-
-    It has the table, with the id of the W&B run of each row, and the figures. It works offline as the runs do, and goes on
-    where the comparison is made again. Where W&B fails, a note says so.
-
-    Args:
-        folder: of the comparison; the files of W&B go there, too. runs: name in the table → folder. table: its pareto.csv.
-    """
-    configs = {name: run.read_settings() for name, run in runs.items()}
-    logged = [(node, config) for config in configs.values() if (node := _wandb_settings(config)) is not None]
-    if not logged:
-        return
-    import wandb
-
-    ids = {name: file.read_text(encoding="utf-8").strip() for name, run in runs.items() if (file := wandb_file(run)).is_file()}
-    with table.open(newline="", encoding="utf-8") as stream:
-        head, *rows = csv.reader(stream)
-    data = [[row[0], *map(_number_or_text, row[1:]), ids.get(row[0])] for row in rows]
-    groups = {node.get("group") or folder_of_sweep(config) for node, config in logged}
-    name, first = groups.pop() if len(groups) == 1 else None, logged[0][0]
-    settings: dict[str, Any] = {
-        **{key: first.get(key) for key in ("project", "entity")},
-        "group": name,
-        "name": f"{name or folder.parent.name} compared",
-        "job_type": SWEEP,
-        "tags": list(dict.fromkeys(tag for config in configs.values() for tag in wandb_tags(config))),
-        "config": {"runs": ids},
-        "dir": str(folder),
-        "id": wandb_id(RunFolder(folder)),
-        "resume": "allow",
-        "mode": first.get("mode") or wandb_mode(),
-    }
-    try:
-        wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
-        if wandb_run.offline:
-            put_aside(folder / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
-        wandb_run.log(
-            {"pareto": wandb.Table(columns=[*head, "wandb_run"], data=data, allow_mixed_types=True)}
-            | {f"figures/{path.stem}": wandb.Image(str(path), caption=FIGURES.get(path.stem)) for path in pictures}
-        )
-        wandb_run.finish()
-    except (wandb.errors.Error, OSError, ValueError) as error:
-        print_note(f"W&B did not take the comparison in {folder}: {error}")
-
-
-def _wandb_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The settings of the W&B logger of a run; None where it has none."""
-    nodes = [node for node in (config.get("logger") or {}).values() if isinstance(node, Mapping)]
-    return next((node for node in nodes if str(node.get("_target_")).endswith("WandbLogger")), None)
-
-
-def _number_or_text(cell: str) -> float | str | None:
-    """What a cell of a CSV file holds; an empty one holds nothing."""
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
-
-
 # ---- TensorBoard
 
 
-class RunTensorBoardLogger(TensorBoardLogger):
+class RunTensorBoardLogger(RunLogger, TensorBoardLogger):
     """Lightning's logger of TensorBoard for a run: the results are logged with the settings, as hyperparameters, and end it.
+
+    Where a run is resumed, what was written after its checkpoint is withdrawn, because it is written again.
 
     Args:
         save_dir: the folder of the run. settings: what TensorBoardLogger takes.
 
     Attributes:
-        ended: whether the results are known, and are logged now.
+        resumed: whether there are files of it from before. ended: whether the results are known, and are logged now.
     """
 
     def __init__(self, save_dir: str, **settings: Any) -> None:
         super().__init__(save_dir, **{"default_hp_metric": False} | settings)
-        self.run, self.ended = RunFolder(Path(save_dir)), False
+        self.run = RunFolder(Path(save_dir))
+        self.behind = not any(Path(self.log_dir).glob("events.*"))
+        self.resumed, self.ended = not self.behind, False
         self.run.follow(self.finish)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log a row. Results are left to `finish`, which has all of them."""
-        super().log_metrics(metrics if self.ended else without_results(metrics), step)
+        """Log values of a step, or the results."""
+        if self.ended:
+            TensorBoardLogger.log_metrics(self, metrics, step)
+        else:
+            super().log_metrics(metrics, step)
+
+    def write(self, row: dict[str, Any], step: int | None) -> None:
+        """Write a row to TensorBoard's file."""
+        if self.resumed and self._experiment is None:
+            self._kwargs["purge_step"] = step
+        TensorBoardLogger.log_metrics(self, row, step)
+
+    def save(self) -> None:
+        """Write what waits for its step to end, and all that TensorBoard keeps in memory."""
+        super().save()
+        if self._experiment is not None:
+            self.experiment.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Log the results, numbers as the metrics of the hyperparameters and texts as texts, and close the file."""
+        self._catch_up()
+        self.save()
         self.ended, results = True, flat_results(summary)
         texts = {key: value for key, value in results.items() if isinstance(value, str)}
         for key, text in texts.items():
@@ -435,6 +480,10 @@ class RunTensorBoardLogger(TensorBoardLogger):
         numbers = {key: float(value) for key, value in results.items() if key not in texts}
         self.log_hyperparams(on_one_level(self.run.read_settings(), "."), numbers, summary["steps"])
         self.finalize("success")
+
+    def end(self, failed: bool) -> None:
+        """Close the file."""
+        self.finalize("failed" if failed else "success")
 
 
 # ---- what a run does with its loggers
@@ -454,15 +503,12 @@ def log_picture(logger: Logger, path: Path) -> None:
 
         with Image.open(path) as image:
             logger.experiment.add_image(key, np.asarray(image.convert("RGB")), dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path), "figures")
 
 
 def replay(table: Path, logger: Logger, before: int | None = None) -> None:
-    """Log the rows of metrics.csv before a step; all by default.
-
-    The runs of an ensemble train at the same time, and each is logged after it has finished.
-    """
-    if isinstance(logger, MetricsTable):
-        return
+    """Log the rows of metrics.csv before a step; all by default."""
     rows: dict[int, dict[str, float]] = {}
     for row in read_rows(table):
         rows.setdefault(int(row["step"]), {})[f"{row['split']}/{row['name']}"] = float(row["value"])
@@ -476,12 +522,16 @@ def close(logger: Logger, failed: bool = False) -> None:
 
     The W&B run must have ended before the next job of a sweep starts one.
     """
-    logger.save()
-    if isinstance(logger, RunWandbLogger | RunTensorBoardLogger):
-        if not failed:
-            return
-        logger.run.unfollow()
-        RunWandbLogger.open = None
-    logger.finalize("failed" if failed else "success")
-    if isinstance(logger, WandbLogger):
-        logger.experiment.finish(exit_code=int(failed))
+    if isinstance(logger, RunLogger) and not failed:
+        logger.save()
+    else:
+        leave(logger, failed)
+
+
+def leave(logger: Logger, failed: bool = False) -> None:
+    """End a logger in this process before there are results: the run has failed, or another process goes on with it."""
+    if isinstance(logger, RunLogger):
+        logger.leave(failed)
+    else:
+        logger.save()
+        logger.finalize("failed" if failed else "success")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
-from lagvae.runs.loggers import STEP, SWEEP
+from lagvae.runs.loggers import STEP
+from lagvae.runs.wandb_comparison import SWEEP
 
 INSTALL = "pip install -e '.[dashboard]'"
 
@@ -80,8 +81,6 @@ def run_columns(constraints: Sequence[str]) -> list[str]:
 
 def constraints_of(api: Any, path: str) -> list[str]:
     """The names of the constraints of a project's runs. SettingError where there is no such project, or no run in it."""
-    import wandb
-
     try:
         names = dict.fromkeys(
             str(name)
@@ -89,7 +88,7 @@ def constraints_of(api: Any, path: str) -> list[str]:
             if run.job_type != SWEEP
             for name in run.config["constraints"]
         )
-    except (wandb.errors.Error, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # as W&B's own when there is no project, or KeyError when its runs are of other programs
         raise SettingError(
             f"{path} has no runs of lagvae on W&B ({error}). Name a project that has, as ENTITY/PROJECT."
         ) from error
@@ -113,7 +112,7 @@ def panels(sections: Sequence[Chart]) -> Iterator[Any]:
                 title=chart.title, x=x, y=wr.SummaryMetric(chart.y[0]), running_ymax=True, legend_template=legend
             )
         elif chart.kind == "bars":
-            yield wr.BarPlot(title=chart.title, metrics=[wr.SummaryMetric(key) for key in chart.y], max_bars_to_show=100)
+            yield wr.BarPlot(title=chart.title, metrics=list(chart.y), max_bars_to_show=100)
         else:
             yield wr.MediaBrowser(title=chart.title, media_keys=list(chart.y), num_columns=2)
 
@@ -161,13 +160,13 @@ def save_dashboard(path: str) -> tuple[str, str]:
     try:
         api: Any = wandb.Api()
         entity = owner or str(api.default_entity)
-    except (wandb.errors.Error, OSError, ValueError) as error:
+    except Exception as error:  # what W&B answers becomes an error of many kinds
         raise SettingError(f"W&B does not let us in ({str(error).splitlines()[0]}). Give it a key with wandb login.") from error
     constraints = constraints_of(api, f"{entity}/{project}")
     view, report = make_view(entity, project, constraints), make_report(entity, project, constraints)
     try:
         view.save()
         report.save()
-    except Exception as error:  # what W&B answers becomes an error of many kinds
+    except Exception as error:
         raise SettingError(f"W&B did not save the dashboard of {entity}/{project}: {error}") from error
     return str(view.url), str(report.url)

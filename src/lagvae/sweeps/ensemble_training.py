@@ -20,11 +20,12 @@ from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
 from lagvae.errors import CheckpointError
-from lagvae.experiment.factory import build_data, build_trainer, choose_threads
+from lagvae.experiment.factory import build_data, build_other_loggers, build_trainer, choose_threads
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint, read_content
 from lagvae.experiment.run import build_start, check_origin
 from lagvae.io import owned, write_atomically, write_json
 from lagvae.model import LatentVariableModel, nonfinite_error
+from lagvae.runs.loggers import LoggerList, leave
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.sweeps.sweep_run import SweepRun
 
@@ -36,7 +37,10 @@ EVAL_SPLITS = ("train", "val")
 
 @dataclass
 class EnsembleMember:
-    """A run that trains in an ensemble: its model, whose parameters are views of the ensemble's, its data and its callbacks."""
+    """A run that trains in an ensemble: its model, whose parameters are views of the ensemble's, its data and its callbacks.
+
+    Its rows go to metrics.csv, and while it trains to its other loggers.
+    """
 
     run: SweepRun
     model: LatentVariableModel
@@ -49,6 +53,18 @@ class EnsembleMember:
     """Whether metrics.csv was, wherever training went on, what had been written."""
     ended: str | None = None
     """None while it trains; afterwards "trained", or the message of the error that ended its training."""
+
+    def __post_init__(self) -> None:
+        self.loggers = LoggerList(self.table)
+
+    def open_loggers(self) -> None:
+        """Begin to log to what `logger` names."""
+        self.loggers.loggers += build_other_loggers(self.run.cfg, self.run.folder, several=True)
+
+    def leave_loggers(self, failed: bool) -> None:
+        """End what the other loggers do while it trains; whoever evaluates it opens them again."""
+        while len(self.loggers.loggers) > 1:
+            leave(self.loggers.loggers.pop(), failed)
 
     def state(self) -> dict[str, Any]:
         trained_on = {key: (self.model.origin or {}).get(key) for key in ("bounds", "digest")}
@@ -115,7 +131,9 @@ class EnsembleCheckpoint(pl.Callback):
         for k, member in enumerate(self.members):
             if member.run.dropped:
                 member.ended = "trained"
-            if member.ended is not None:
+            if member.ended is None:
+                member.open_loggers()
+            else:
                 ensemble.deactivate(k)
         trainer.should_stop = not bool(ensemble.alive.any())
         self.report_progress(trainer.global_step, ensemble.note)
@@ -137,6 +155,7 @@ class EnsembleCheckpoint(pl.Callback):
         write_atomically(self.file, trainer.save_checkpoint)  # calls on_save_checkpoint
         for k in self._ended:
             ensemble.deactivate(k)
+            self.members[k].leave_loggers(failed=False)
         self._ended.clear()  # its last.ckpt is written, and what is left of it in the ensemble is zeros
         if not bool(ensemble.alive.any()):
             trainer.should_stop = True
@@ -145,14 +164,14 @@ class EnsembleCheckpoint(pl.Callback):
         """Evaluate a member, write its rows, and find out whether it is better than before, has ended or has diverged."""
         ensemble, member = self.ensemble, self.members[k]
         member.evaluation.run(member.model, member.data, self._observed_batches(member.data, ensemble.device))
-        member.table.log_metrics(member.evaluation.row(), step)
+        member.loggers.log_metrics(member.evaluation.row(), step)
         loss = evaluated_loss(member.evaluation.results["train"])
         if (error := nonfinite_error([], [], step, loss)) is not None:
             ensemble.failed[k] = error
             ensemble.deactivate(k)
             return
         stop = member.watch.update(member.model)
-        member.table.save()
+        member.loggers.save()
         score = exact_penalty(member.model, member.evaluation.results)
         if score < member.best:
             member.best = score
@@ -177,6 +196,7 @@ class EnsembleCheckpoint(pl.Callback):
             return
         member.ended = message
         member.table.forget()
+        member.leave_loggers(failed=True)
         member.run.record_failure(message)
         if self.file.is_file():
             content = read_content(self.file)
@@ -231,7 +251,7 @@ def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: Progre
             run.create_folder()
     members = [make_member(run, data) for run in runs]
     seeds = [(m.model.seed, m.data.seed) for m in members]
-    ensemble = Ensemble([m.model for m in members], seeds, [m.table for m in members], compile)
+    ensemble = Ensemble([m.model for m in members], seeds, [m.loggers for m in members], compile)
     data_of_seed = {m.data.seed: m.data for m in members}
     file = folder / "ensemble.ckpt"
     checkpoint = file if file.is_file() else None
@@ -243,8 +263,12 @@ def fit_ensemble(runs: Sequence[SweepRun], folder: Path, report_progress: Progre
     trainer = build_trainer(cfg, folder, [callback], limit_val_batches=0)
     ensemble_data = EnsembleData([data_of_seed[seed] for _, seed in ensemble.parts])
     torch.set_num_threads(choose_threads(cfg, members[0].model, len(members)))
-    with interrupted(trainer):
-        trainer.fit(ensemble, ensemble_data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with interrupted(trainer):
+            trainer.fit(ensemble, ensemble_data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        for m in members:
+            m.leave_loggers(failed=True)  # of those that have not ended
     failed = {m.run.name: m.ended for m in members if m.ended not in (None, "trained")}
     file.unlink(missing_ok=True)
     return {name: message for name, message in failed.items() if message is not None}

@@ -33,8 +33,8 @@ MOST_IDLE = 3
 """How often a sweep is planned anew, at most, where neither this process nor another one has done any of it."""
 
 
-def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> None:
-    """Run all runs of a sweep that are not finished.
+def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> Path | None:
+    """Run all runs of a sweep that are not finished. Returns the folder of the sweep where there is something new to compare.
 
     Args:
         config: Hydra's config of the sweep. makers: make each run of its settings.
@@ -62,7 +62,7 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> N
     already = sum(run.finished for run in runs)
     if settings.dry_run:
         print_dry_run(runs, already, settings, executor.workers, progress)
-        return
+        return None
     failed: dict[str, str] = {}
     idle = 0
     while idle < MOST_IDLE and (waiting := [run for run in runs if not run.finished and run.name not in failed]):
@@ -77,6 +77,8 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> N
         left = [run for run in waiting if not run.finished and run.name not in failed]
         idle = 0 if waited or len(left) < len(waiting) else idle + 1
     print_outcome(runs, already, failed, time.perf_counter() - started)
+    folder = common_folder(runs)
+    return folder if folder != root and 1 < len(runs) != already else None
 
 
 def print_dry_run(runs: Sequence[SweepRun], already: int, settings: DictConfig, workers: int, progress: PlanProgress) -> None:
