@@ -33,6 +33,7 @@ from lagvae.divergences.mmd import (
 )
 from lagvae.divergences.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein, sorted_distance
 from lagvae.divergences.symbolic import SymbolicObjective
+from lagvae.divergences.total_correlation import TotalCorrelation, total_correlation
 from lagvae.divergences.wasserstein import Wasserstein
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "ReverseKL",
     "SlicedWasserstein",
     "SymbolicObjective",
+    "TotalCorrelation",
     "TotalVariation",
     "VariationalFDivergence",
     "Wasserstein",
@@ -72,4 +74,5 @@ __all__ = [
     "sliced_wasserstein",
     "sorted_distance",
     "squared_distances",
+    "total_correlation",
 ]
