@@ -16,9 +16,9 @@ from lagvae.metrics.information import LEAST, PosteriorSamples, count_earlier_dr
 LABELS = {
     f"{part}_{end}": f"{name} {end} (nats)"
     for part, name in (
-        ("index_code", "index-code information"),
-        ("total_correlation", "total correlation of q(z)"),
-        ("dimension_wise_kl", "Σ KL(q(z_k)‖p(z_k))"),
+        ("index_code", "index code"),
+        ("total_correlation", "TC of q(z)"),
+        ("dimension_wise_kl", "KL of z_k"),
     )
     for end in ("lower", "upper")
 }
