@@ -19,6 +19,8 @@ from lagvae.divergences import (
     MMD,
     AdversarialNegElbo,
     AdversarialRate,
+    AdversarialTotalCorrelation,
+    CovarianceDistance,
     Distortion,
     Divergence,
     LogRatio,
@@ -378,6 +380,8 @@ NEVER_NEGATIVE = (
     Wasserstein,
     AdversarialRate,
     TotalCorrelation,
+    CovarianceDistance,
+    AdversarialTotalCorrelation,
 )
 
 

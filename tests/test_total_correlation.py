@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from lagvae.distributions import ImplicitEncoder, JointModel, JointSamples, NormalDecoder, StandardNormalPrior
-from lagvae.divergences import TotalCorrelation, total_correlation
+from lagvae.divergences import (
+    AdversarialTotalCorrelation,
+    CovarianceDistance,
+    TotalCorrelation,
+    covariance_distance,
+    total_correlation,
+)
 from lagvae.errors import SettingError
 from lagvae.metrics import RateDecomposition
 from lagvae.networks import MLP
@@ -94,6 +100,46 @@ def test_what_it_needs_is_named() -> None:
     joint = JointModel(StandardNormalPrior(2), ImplicitEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
     with pytest.raises(SettingError, match=r"constraints\.tc needs a diagonal Gaussian q\(z\|x\), which ImplicitEncoder"):
         TotalCorrelation().prepare("tc", joint, (3,))
+
+
+# ---- its relatives: by a critic, and of second moments alone
+
+
+def test_a_critic_finds_the_total_correlation_and_sees_permuted_codes(generator: torch.Generator) -> None:
+    class Exact(nn.Module):
+        """log q(z) − Σ_k log q(z_k) of the Gaussian."""
+
+        def forward(self, z: Tensor) -> Tensor:
+            zero = torch.zeros(3, dtype=z.dtype)
+            joint = torch.distributions.MultivariateNormal(zero, COVARIANCE).log_prob(z)
+            return joint - Normal(zero, VARIANCE.sqrt()).log_prob(z).sum(-1)
+
+    z, _, _ = draw(20_000, generator)
+    samples = SimpleNamespace(z_q=z.requires_grad_(), noise={"slices_z": torch.randn(z.shape, generator=generator)})
+    estimator = AdversarialTotalCorrelation(MLP)
+    estimator.critic = Exact()
+    ((codes,), (permuted,)) = estimator.critic_inputs(samples)  # type: ignore[arg-type]
+    stderr = float(estimator.critic(codes).detach().std()) / len(z) ** 0.5
+    assert float(estimator(samples).detach()) == pytest.approx(CORRELATION, abs=4 * stderr)  # type: ignore[arg-type]
+    torch.testing.assert_close(permuted.sort(0).values, z.detach().sort(0).values)  # each marginal distribution is the same
+    correlation = torch.corrcoef(permuted.mT) - torch.eye(3, dtype=torch.float64)
+    assert correlation.abs().max() < 4 / len(z) ** 0.5  # the standard error of a correlation of 0
+    assert float(torch.corrcoef(codes.detach().mT)[0, 1]) > 0.3
+    estimator(samples).backward()  # type: ignore[arg-type]
+    assert z.grad is not None
+    assert z.grad.abs().sum() > 0
+
+
+def test_the_distance_of_a_covariance_has_the_expectation_of_its_closed_form(generator: torch.Generator) -> None:
+    n, of_means = 50, MIXING @ MIXING.mT
+    values = torch.stack([covariance_distance(*draw(n, generator)[1:]) for _ in range(2000)])
+    excess = (1 - 1 / n) * of_means + (SCALE**2 - 1) * torch.eye(3, dtype=torch.float64)
+    # The variances of a covariance of n Gaussian samples sum to (n − 1)/n² (‖A‖² + (tr A)²).
+    expected = excess.square().sum() + (n - 1) / n**2 * (of_means.square().sum() + of_means.trace() ** 2)
+    assert float(values.mean()) == pytest.approx(float(expected), abs=4 * float(values.std()) / len(values) ** 0.5)
+    joint = JointModel(StandardNormalPrior(2), ImplicitEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+    with pytest.raises(SettingError, match=r"constraints\.cov needs a diagonal Gaussian q\(z\|x\), which ImplicitEncoder"):
+        CovarianceDistance().prepare("cov", joint, (3,))
 
 
 # ---- the parts of the rate

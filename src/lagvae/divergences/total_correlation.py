@@ -1,4 +1,4 @@
-"""The total correlation of q(z), from the batch's own q(z|x) as a sample of those that q(z) is a mixture of."""
+"""The total correlation of q(z), from the q(z|x) of a batch as a sample of those that q(z) is a mixture of, or by a critic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from lagvae.distributions import JointModel, JointSamples
 from lagvae.divergences.base import Divergence, require
+from lagvae.divergences.critic import CriticDivergence
+from lagvae.divergences.f_divergence import JensenShannon
 from lagvae.errors import SettingError
+from lagvae.networks import Network
 
 ESTIMATORS = ("stratified", "weighted")
 
@@ -111,3 +114,42 @@ class TotalCorrelation(Divergence):
 
     def __repr__(self) -> str:
         return f"TotalCorrelation({self.estimator})"
+
+
+class AdversarialTotalCorrelation(CriticDivergence):
+    """The total correlation of q(z) in nats by a critic v ≈ log q(z) − Σ_k log q(z_k), as E_q v, for any encoder.
+
+    The critic tells codes from codes whose coordinates are permuted, each by itself, over the batch. Like every log ratio
+    it may err in either direction. The marginal densities need no gradient: that of Σ_k E_q log q(z_k) in them is 0.
+
+    Args:
+        network, r1, spectral: see `CriticDivergence`.
+
+    Reference: Kim & Mnih, Disentangling by Factorising, ICML 2018.
+
+    Examples:
+        >>> from lagvae.networks import MLP
+        >>> AdversarialTotalCorrelation(MLP)
+        TC(q(z)) by a critic
+    """
+
+    smallest = 0.0
+    symbol = "TC(q(z))"
+
+    def __init__(self, network: Network, r1: float = 0.0, spectral: bool = False) -> None:
+        super().__init__(network, "z", r1, spectral)
+        self.required_noise = frozenset({"z_q", "slices_z"})  # the order of one normal number per coordinate and sample
+
+    def critic_inputs(self, samples: JointSamples) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        z = samples.z_q
+        return (z,), (z.gather(0, samples.noise["slices_z"].argsort(0)).detach(),)
+
+    def critic_objective(self, v_q: Tensor, v_p: Tensor) -> Tensor:
+        return JensenShannon().lower(v_q, v_p)
+
+    def __call__(self, samples: JointSamples) -> Tensor:
+        value: Tensor = self.critic(samples.z_q).mean()
+        return value
+
+    def __repr__(self) -> str:
+        return "TC(q(z)) by a critic"
