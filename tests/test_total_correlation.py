@@ -83,6 +83,14 @@ def test_a_batch_with_a_run_of_n_samples_weights_its_own_by_one_in_n(generator: 
     assert float(TotalCorrelation("weighted")(samples)) == pytest.approx(by_hand(z, loc, scale, 1 / 7))
 
 
+def test_an_ensemble_maps_the_estimates_over_its_members(generator: torch.Generator) -> None:
+    z, loc, scale = (torch.stack(part) for part in zip(*(draw(9, generator) for _ in range(3)), strict=True))
+    mapped = torch.vmap(lambda *one: total_correlation(*one, 0.05))(z, loc, scale)
+    torch.testing.assert_close(mapped, torch.stack([total_correlation(*one, 0.05) for one in zip(z, loc, scale, strict=True)]))
+    mapped = torch.vmap(covariance_distance)(loc, scale)
+    torch.testing.assert_close(mapped, torch.stack([covariance_distance(*one) for one in zip(loc, scale, strict=True)]))
+
+
 def test_it_has_a_gradient_where_no_neighbour_is_near() -> None:
     loc = (100 * torch.arange(4.0)).unsqueeze(-1).repeat(1, 2).requires_grad_()
     value = total_correlation(loc + torch.tensor([0.5, -0.5]), loc, torch.ones_like(loc), own=0.1)
