@@ -71,7 +71,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
     "data": ("data", "conversion", "tables", "factors", "wiring", "run_wiring", "own_parts", "bad_data"),
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),
-    "divergences": ("divergences", "critics", "wiring", "family"),
+    "divergences": ("divergences", "critics", "total_correlation", "wiring", "family"),
     "ensemble.py": ("ensemble",),
     "experiment": (
         "settings",
@@ -101,7 +101,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "io.py": ("runs",),
     "lagrangian.py": ("lagrangian", "wiring", "feasible"),
     "log_ascent.py": ("log_ascent",),
-    "metrics": ("metrics", "factors", "two_sample", "wiring", "own_distributions", "own_parts"),
+    "metrics": ("metrics", "factors", "total_correlation", "two_sample", "wiring", "own_distributions", "own_parts"),
     "model.py": ("lightning", "wiring", "run_wiring", "lagrangian", "experiment", "ddp"),
     "networks.py": ("distributions", "own_distributions", "own_parts"),
     "noise.py": ("noise", "own_distributions", "own_parts"),

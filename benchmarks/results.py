@@ -258,6 +258,17 @@ RESULTS: dict[str, Result] = {
         "sensitivity", "--root {root} --out results/sensitivity.md", (*ENSEMBLES, "benchmarks/grid.py"), 5
     ),
     "step": benchmark("step", "--out results/step.md", (*TRAINING, "conf/model/mlp_paper.yaml"), 3),
+    "targets": benchmark(
+        "targets",
+        "--root {root} --out results/targets.md",
+        (
+            *TRAINING,
+            *below("conf", "data/array.yaml divergence/distortion.yaml divergence/rate.yaml likelihood/normal.yaml"),
+            *below("conf/family", "geco.yaml target_rate.yaml"),
+            *below("benchmarks", "continuous.py grid.py"),
+        ),
+        10,
+    ),
 }
 """Name → result. The hash is over what stands here, so that a row that changes makes its result stale."""
 

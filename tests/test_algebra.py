@@ -511,6 +511,14 @@ def test_a_reconstruction_penalty_prefers_information(explain) -> None:  # type:
     assert "carry a preference of their own" in said.out
 
 
+def test_of_a_total_correlation_it_says_what_the_algebra_does_not_know(explain) -> None:  # type: ignore[no-untyped-def]
+    for words in (("family=beta_tcvae",), ("divergence=[neg_elbo,total_correlation]",)):
+        said = explain(*words)
+        assert said.status == 0, said.err
+        assert "the algebra knows no coordinates of z" in " ".join(said.out.split()), said.out
+    assert "total_correlation TC(q(z)), λ = 5" in " ".join(explain("family=beta_tcvae").out.split())
+
+
 def test_a_written_objective(explain) -> None:  # type: ignore[no-untyped-def]
     said = explain(f"objective={DISTORTION} + 4 ({RATE})")
     assert (said.status, said.err) == (0, "")

@@ -47,6 +47,22 @@ def test_continuous_data_are_whole_and_in_their_units() -> None:
     assert cells[-2] == f"{280 * (log(2) - 0.5):.3f}"
 
 
+def test_a_target_is_met_or_missed_by_its_relative_distance() -> None:
+    import targets
+
+    def run(family: str, name: str, bound: float, reached: float) -> dict[str, Any]:
+        c = {"bound": bound, "train": reached, "multiplier": 1.0, "verdict": "active"}
+        splits = {"train": {f"{name}_stderr": 0.1}}
+        return {"constraints": {name: c}, "splits": splits} | {
+            "family": family, "data": "digits", "seed": 0, "seconds": {"all": 60}
+        }  # fmt: skip
+
+    page = "\n".join(targets.lines([run("geco", "distortion", -20.0, -19.7), run("target_rate", "rate", 6.0, 5.7)]))
+    assert "| +1.50% |" in page  # above a negative target is above, too
+    assert "| -5.00% |" in page
+    assert "1 of 2 runs end within 2% of their target; the median distance is 3.25%, the largest 5.00%." in page
+
+
 def summary(alpha: float, gamma: float, seed: int, multiplier: float, rate: float, distortion: float) -> dict[str, Any]:
     elbo = {"bound": 20 + gamma, "calibrated": 20.0, "multiplier": multiplier, "violation": 0.0}
     splits = {"train": {"rate": rate, "distortion": distortion}}

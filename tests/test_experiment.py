@@ -19,6 +19,8 @@ from lagvae.divergences import (
     MMD,
     AdversarialNegElbo,
     AdversarialRate,
+    AdversarialTotalCorrelation,
+    CovarianceDistance,
     Distortion,
     Divergence,
     LogRatio,
@@ -26,6 +28,7 @@ from lagvae.divergences import (
     Rate,
     SlicedWasserstein,
     SymbolicObjective,
+    TotalCorrelation,
     VariationalFDivergence,
     Wasserstein,
 )
@@ -368,7 +371,18 @@ def test_binary_data_have_no_value_per_dimension(finished: RunFolder) -> None:
 # ---- bounds
 
 SIGNED = (NegElbo, Distortion, AdversarialNegElbo, SymbolicObjective)
-NEVER_NEGATIVE = (Rate, MMD, SlicedWasserstein, VariationalFDivergence, LogRatio, Wasserstein, AdversarialRate)
+NEVER_NEGATIVE = (
+    Rate,
+    MMD,
+    SlicedWasserstein,
+    VariationalFDivergence,
+    LogRatio,
+    Wasserstein,
+    AdversarialRate,
+    TotalCorrelation,
+    CovarianceDistance,
+    AdversarialTotalCorrelation,
+)
 
 
 @pytest.mark.parametrize("kind", [*SIGNED, *NEVER_NEGATIVE], ids=lambda kind: kind.__name__)

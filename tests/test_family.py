@@ -84,6 +84,25 @@ class By:
     def mmd(self) -> Tensor:
         return next(c.divergence for c in self.model.lagrangian.constraints if c.name == "mmd")(self.s)
 
+    def total_correlation(self) -> Tensor:
+        """E log q(z) − Σ_k E log q(z_k), minibatch weighted, without the constant (d − 1) log N."""
+        q, n = self.s.q_z_given_x.base_dist, len(self.s.z_q)
+        each = torch.distributions.Normal(q.loc, q.scale).log_prob(self.s.z_q.unsqueeze(1))  # [i, j, k] = log q(z_ik|x_j)
+        joint, marginals = each.sum(-1).logsumexp(1) - log(n), each.logsumexp(1) - log(n)
+        return (joint - marginals.sum(-1)).mean()
+
+    def covariance(self) -> Tensor:
+        """Σ_{i≠j} C_ij² + Σ_i (C_ii − 1)² with C = E μμᵀ − E μ E μᵀ + E Σ."""
+        q = self.s.q_z_given_x.base_dist
+        c = torch.cov(q.loc.mT, correction=0) + q.variance.mean(0).diag()
+        off = c - c.diagonal().diag()
+        return off.square().sum() + (c.diagonal() - 1).square().sum()
+
+    def density_ratio(self, name: str) -> Tensor:
+        """E_q log D / (1 − D), D = σ(v) the probability of "not permuted"."""
+        d = self.number(name)[0].double().sigmoid()
+        return (d / (1 - d)).log().mean()
+
     def l1(self, scale: float = 1.0) -> Tensor:
         return laplace((self.s.x_q - self.s.p_x_given_z_q.mean).flatten(1), scale).mean()
 
@@ -96,6 +115,9 @@ class By:
 AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "vae": lambda a: a.bce() + a.rate(),
     "beta_vae": lambda a: a.bce() + 4 * a.rate(),
+    "beta_tcvae": lambda a: a.bce() + a.rate() + (6 - 1) * a.total_correlation(),
+    "dip_vae": lambda a: a.bce() + a.rate() + 10 * a.covariance(),
+    "factor_vae": lambda a: a.bce() + a.rate() + 10 * a.density_ratio("adversarial_total_correlation"),
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
     "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
     "lagvae": lambda a: 2 * a.bce() + a.rate() + a.mmd(),

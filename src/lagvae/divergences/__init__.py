@@ -5,6 +5,7 @@ and `lagvae.errors`.
 """
 
 from lagvae.divergences.base import Divergence
+from lagvae.divergences.covariance import CovarianceDistance, covariance_distance
 from lagvae.divergences.critic import Critic, CriticDivergence
 from lagvae.divergences.density_ratio import AdversarialNegElbo, AdversarialRate, LogRatio
 from lagvae.divergences.elbo import Distortion, NegElbo, Rate, check_preference, i_p_upper, neg_i_p_lower
@@ -33,6 +34,7 @@ from lagvae.divergences.mmd import (
 )
 from lagvae.divergences.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein, sorted_distance
 from lagvae.divergences.symbolic import SymbolicObjective
+from lagvae.divergences.total_correlation import AdversarialTotalCorrelation, TotalCorrelation, total_correlation
 from lagvae.divergences.wasserstein import Wasserstein
 
 __all__ = [
@@ -44,7 +46,9 @@ __all__ = [
     "STATISTICS",
     "AdversarialNegElbo",
     "AdversarialRate",
+    "AdversarialTotalCorrelation",
     "ChiSquared",
+    "CovarianceDistance",
     "Critic",
     "CriticDivergence",
     "Distortion",
@@ -62,14 +66,17 @@ __all__ = [
     "ReverseKL",
     "SlicedWasserstein",
     "SymbolicObjective",
+    "TotalCorrelation",
     "TotalVariation",
     "VariationalFDivergence",
     "Wasserstein",
     "check_preference",
+    "covariance_distance",
     "i_p_upper",
     "mmd",
     "neg_i_p_lower",
     "sliced_wasserstein",
     "sorted_distance",
     "squared_distances",
+    "total_correlation",
 ]

@@ -41,6 +41,8 @@ class Divergence(ABC):
     """The critic ψ of the estimate, which `prepare` builds; None if it needs no critic."""
     uses_critic: bool = False
     """Whether `prepare` builds a critic. The class says so, because a sweep is planned before anything is built."""
+    size: int | None = None
+    """The number of training samples, which a run sets; None where it is not known."""
     symbol: str = ""
     """The estimated quantity in the notation of `lagvae.algebra`."""
 

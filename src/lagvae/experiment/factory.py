@@ -402,6 +402,8 @@ def build_model(
 ) -> LatentVariableModel:
     """The LightningModule. `simplex` is passed to `Lagrangian`."""
     joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
+    for c in lagrangian.constraints:
+        c.divergence.size = data.size("train")
     model = assemble_model(cfg, joint, lagrangian, data.shape)
     model.origin = {
         "version": __version__,

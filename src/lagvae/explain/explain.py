@@ -42,6 +42,11 @@ WITHIN = {"likelihood": Class.LIKELIHOOD, "unary": Class.UNARY, "binary": Class.
 MAX_FORMS, MAX_NEIGHBOURS = 3, 3
 """Largest numbers of equivalent forms and of neighbours that are printed."""
 
+NOT_KNOWN = {
+    "TC(q(z))": "is KL(q(z)‖Π q(z_k)), a part of the KL(q(z)‖p(z)) in the rate, but the algebra knows no coordinates of z"
+}
+"""Symbol → why it is none that the algebra knows, where that is not plain."""
+
 
 def explain(cfg: DictConfig) -> None:
     """Describe the objective of a config or a written objective, or write the paper's Table 1 to a file.
@@ -102,7 +107,8 @@ def objective_lines(objective: Objective) -> Iterator[Line]:
         for care in combination.care:
             yield "", f"with care: {care}"
     for symbol in objective.opaque:
-        yield "note", f"{symbol} is not a KL: a symbol of its own, left out of α and of Theorem 1; {symbol.level}"
+        why = NOT_KNOWN.get(symbol.name, "is not a KL")
+        yield "note", f"{symbol} {why}: a symbol of its own, left out of α and of Theorem 1; {symbol.level}"
 
 
 def preference_word(alpha: Fraction) -> str:

@@ -6,6 +6,7 @@ only through the protocol `EvaluationData`, and knows nothing of training or con
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
 from lagvae.metrics.base import EvaluationData, LatentMetric, OwnMetric, as_latent_metric, mean_and_stderr
+from lagvae.metrics.decomposition import RateDecomposition
 from lagvae.metrics.factors import FactorScores, dci_scores, mutual_information_gap
 from lagvae.metrics.information import Information, PosteriorSamples, tightest
 from lagvae.metrics.likelihood import InformationOfModel, MarginalLikelihood
@@ -26,6 +27,7 @@ __all__ = [
     "OwnMetric",
     "PairingAccuracy",
     "PosteriorSamples",
+    "RateDecomposition",
     "ReconstructionError",
     "Terms",
     "TwoSampleTest",
