@@ -191,7 +191,7 @@ WRONG = {
     "trainer.precision=8": ["trainer.precision=8 does not work here"],
     "name=latest": ["name='latest' cannot be a folder under runs/"],
     "name=../a": ["name='../a' cannot be a folder under runs/"],
-    "data.seed=${nowhere}": ["Interpolation key 'nowhere' not found"],
+    "data.seed=${nowhere}": ["data.seed=${nowhere}: there is no setting nowhere."],
 }
 
 TOGETHER = {

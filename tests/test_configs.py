@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ CONF = ROOT / "conf"
 
 
 def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    """The options of a group, but for the logger of a package that may not be installed."""
+    left_out = {"mlflow"} if find_spec("mlflow") is None else set()
+    return sorted({file.stem for file in (CONF / group).glob("*.yaml")} - left_out)
 
 
 GROUPS = ("family", "data", "model", "multiplier", "kernel", "epsilon", "alpha", "trainer", "logger")

@@ -253,6 +253,7 @@ def test_evaluation_of_the_best_checkpoint_is_of_that_one(one: RunFolder) -> Non
     for name, value in content["state_dict"].items():
         if name.startswith("joint.encoder."):
             value.zero_()
+    content["state_dict"]["lagrangian.steps"].fill_(20)
     torch.save(content | {"global_step": 20}, one.checkpoints / "best.ckpt")
     best, last = evaluate(one, "best"), evaluate(one, str(one.last))
     assert (best["steps"], last["steps"], summary["steps"]) == (20, 40, 40)

@@ -216,7 +216,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(
         (("family=aae", "likelihood=generator", "data.likelihood=normal"), ["alpha.q=-1", "Generator", "likelihood=normal"]),
         (
             ("family=infogan", "posterior=gaussian", "prior=codes", "alpha.q=1"),
-            ["alpha.q=1", "GaussianEncoder with CodesPrior"],
+            ["alpha.q=1", "GaussianEncoder (posterior=gaussian) with CodesPrior (prior=codes)"],
         ),
         (("family=infogan", "prior=normal"), ["posterior=codes", "prior=codes"]),
         (("family=infogan", "model.latent=5"), ["model.latent=5 is too small for the codes, which take 10"]),
