@@ -22,9 +22,18 @@ class Docstrings(Extension):
     """Rewrites every docstring before it is parsed."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:
-        if not obj.is_alias and obj.docstring is not None:
-            parameters = {parameter.name for parameter in getattr(obj, "parameters", ())}
-            obj.docstring.value = "\n".join(rewrite(obj.docstring.value.splitlines(), parameters | set(obj.members)))
+        if not obj.is_class:
+            adapt(obj)
+
+    def on_class_members(self, *, cls: Any, **_: Any) -> None:  # whose parameters are known only now
+        adapt(cls)
+
+
+def adapt(obj: Any) -> None:
+    """Rewrite the docstring of a module, class, function or attribute."""
+    if not obj.is_alias and obj.docstring is not None:
+        parameters = {parameter.name for parameter in getattr(obj, "parameters", ())}
+        obj.docstring.value = "\n".join(rewrite(obj.docstring.value.splitlines(), parameters | set(obj.members)))
 
 
 def rewrite(lines: list[str], names: set[str]) -> Iterator[str]:
