@@ -22,9 +22,18 @@ class Docstrings(Extension):
     """Rewrites every docstring before it is parsed."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:
-        if not obj.is_alias and obj.docstring is not None:
-            parameters = {parameter.name for parameter in getattr(obj, "parameters", ())}
-            obj.docstring.value = "\n".join(rewrite(obj.docstring.value.splitlines(), parameters | set(obj.members)))
+        if not obj.is_class:
+            adapt(obj)
+
+    def on_class_members(self, *, cls: Any, **_: Any) -> None:  # whose parameters are known only now
+        adapt(cls)
+
+
+def adapt(obj: Any) -> None:
+    """Rewrite the docstring of a module, class, function or attribute."""
+    if not obj.is_alias and obj.docstring is not None:
+        parameters = {parameter.name for parameter in getattr(obj, "parameters", ())}
+        obj.docstring.value = "\n".join(rewrite(obj.docstring.value.splitlines(), parameters | set(obj.members)))
 
 
 def rewrite(lines: list[str], names: set[str]) -> Iterator[str]:
@@ -52,7 +61,11 @@ def entries(text: str, names: set[str]) -> Iterator[str]:
     """`name: description` for every name that a block describes. After a sentence only known names begin a description."""
     if NAMES.match(text) is None:
         raise ValueError(f"A list of parameters or attributes begins with `name: description`, not with {text[:60]!r}.")
-    heads = [head for head in NAMES.finditer(text) if text[: head.start()][-1:] in ("", "\n") or head[1] in names]
+    heads = [
+        head
+        for head in NAMES.finditer(text)
+        if text[: head.start()][-1:] in ("", "\n") or names.issuperset(head[1].split(", "))
+    ]
     for head, after in zip(heads, [*heads[1:], None], strict=True):
         description = " ".join(text[head.end() : after.start() if after else None].split())
         yield from (f"{name}: {escape(description)}" for name in head[1].split(", "))

@@ -102,7 +102,14 @@ def page(name: str) -> str:
     """The page of a package or of a module under lagvae: its docstring, then every module with what is public in it."""
     folder = PACKAGE / name
     if not folder.is_dir():
-        return f"# lagvae.{name}\n\n::: lagvae.{name}\n"
-    modules = [f"{name}.{path.stem}" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
-    parts = [f"## {module}\n\n::: lagvae.{module}\n" for module in modules]
+        return f"# lagvae.{name}\n\n{start(name, PACKAGE / f'{name}.py')}::: lagvae.{name}\n"
+    files = [path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    modules = [(f"{name}.{path.stem}", path) for path in files]
+    parts = [f"## {module}\n\n{start(module, path)}::: lagvae.{module}\n" for module, path in modules]
     return "\n".join([f"# lagvae.{name}\n\n::: lagvae.{name}\n    options: {{members: false}}\n", *parts])
+
+
+def start(module: str, path: Path) -> str:
+    """What a reader types before an example of the module: the test that runs the examples gives them no other name."""
+    examples = ">>> " in path.read_text(encoding="utf-8")
+    return f"The examples start with `from lagvae.{module} import *`.\n\n" if examples else ""

@@ -241,7 +241,9 @@ def test_what_is_no_checkpoint_is_said(trained: Trained, tmp_path: Path, monkeyp
         lagvae.load(damaged)
 
 
-def test_a_checkpoint_of_another_version_or_member_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_version_or_member_is_refused(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _, run = trained
 
     def older(content: dict[str, Any]) -> None:
@@ -255,6 +257,15 @@ def test_a_checkpoint_of_another_version_or_member_is_refused(trained: Trained, 
     told = r"a\.ckpt: it was written by an earlier version.*constraints\.mmd\.unit is now constraints\.mmd\.scale.*again with"
     with pytest.raises(CheckpointError, match=told):
         lagvae.load(renamed)
+    for target in ("lagvae.distributions.FormerEncoder", "torch.nn.Former"):
+        gone = tampered(
+            run, tmp_path / "c.ckpt", lambda c, t=target: c["lagvae"]["config"]["model"]["posterior"].update(_target_=t)
+        )
+        package = target.split(".")[0]
+        told = rf"c\.ckpt: model\.posterior\._target_={target} is not loaded: the version of {package} .* or train it again\.$"
+        with pytest.raises(SettingError, match=told):
+            lagvae.load(gone)
+        assert not caplog.records
     other = tampered(run, tmp_path / "b.ckpt", lambda c: c["lagvae"]["config"]["model"].update(latent=5))
     with pytest.raises(CheckpointError, match="is of another model"):
         lagvae.load(other)

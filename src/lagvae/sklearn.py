@@ -73,10 +73,13 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     Attributes:
         model_: the trained `LatentVariableModel`, on the CPU.
-        bound_: constraint → its bound. multiplier_: constraint → λ, in nats per unit of the divergence.
-        verdict_: whether the bounds were met. summary_: all that the run found; see docs/guide.md.
+        bound_: constraint → its bound.
+        multiplier_: constraint → λ, in nats per unit of the divergence.
+        verdict_: whether the bounds were met.
+        summary_: all that the run found; see docs/guide.md.
         information_: lower and upper bound on I_q(x;z) of the training data, in nats; None if it was not measured.
-        n_features_in_, feature_names_in_: of X. run_: the folder of the run; None if it was temporary.
+        n_features_in_, feature_names_in_: of X.
+        run_: the folder of the run; None if it was temporary.
 
     Raises: SettingError and DataError, which are ValueErrors.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
@@ -150,6 +149,11 @@ def check_targets(settings: Any, trust: str | Sequence[str] = (), whole: bool = 
             continue  # no logger
         elif not isinstance(value, str) or not (value.startswith(trusted) or is_known(value, whole)):
             package = str(value).split(".")[0] + "."
+            if package in PACKAGES and found_at(str(value)) is None:
+                raise SettingError(
+                    f"{key}={value} is not loaded: the version of {package[:-1]} that is installed has nothing of that name. "
+                    "Install the version that the run was made with, or train it again."
+                )
             raise SettingError(
                 f"{key}={value} is not loaded, because it may run any code. Only classes of lagvae, and networks, optimizers "
                 f"and schedules of {', '.join(prefix.rstrip('.') for prefix in PACKAGES[1:])} are. If you trust it, "
@@ -190,14 +194,19 @@ def is_known(target: str, whole: bool) -> bool:
     """
     if not target.startswith(PACKAGES):
         return False
-    try:
-        found = get_object(target)
-    except Exception:  # a name that leads nowhere
-        return False
+    found = found_at(target)
     home = str(getattr(found, "__module__", ""))
     if not isinstance(found, type):
         return whole and home.startswith(("lagvae.data.", "lagvae.oracles."))
     return home.startswith("lagvae.") or issubclass(found, BASES + ((Callback, Logger) if whole else ()))
+
+
+def found_at(target: str) -> Any:
+    """What a name leads to; None where that is nothing."""
+    try:
+        return locate(target)
+    except Exception:  # importing a module can raise any exception
+        return None
 
 
 BASES = (nn.Module, Optimizer, LRScheduler)
