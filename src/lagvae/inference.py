@@ -336,7 +336,7 @@ class Inference:
         ):
             raise DataError(
                 f"x has values from {float(t.min()):g} to {float(t.max()):g}, but the Bernoulli p(x|z) of this model needs "
-                "them in [0, 1]; rescale them, or pass grey levels 0 … 255 as uint8."
+                "them in [0, 1]; rescale them (divide by the largest level), or pass grey levels 0 … 255 as uint8."
             )
         return t
 
