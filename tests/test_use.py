@@ -293,7 +293,10 @@ BAD: dict[str, tuple[Any, str]] = {
         "holds an array of <U1; it must be one of real numbers",
     ),
     "flat.npy": (lambda: np.save("flat.npy", ROWS), r"x has shape \(5, 64\); this model takes \(N, 1, 8, 8\)"),
-    "wide.npy": (lambda: np.save("wide.npy", 16 * X), r"values from 0 to .*needs them in \[0, 1\]; rescale them \(divide by the largest level\), or pass"),
+    "wide.npy": (
+        lambda: np.save("wide.npy", 16 * X),
+        r"values from 0 to .*needs them in \[0, 1\]; rescale them \(divide by the largest level\), or pass",
+    ),
     "nan.npy": (lambda: np.save("nan.npy", np.where(X > 0, np.nan, X)), r"x has NaN or infinite values, \d+ of 320"),
     "two.npz": (lambda: np.savez("two.npz", a=X, b=X), "has no array 'x', only a, b; name one with --key"),
     "two.npz --key c": (lambda: np.savez("two.npz", a=X), "has no array 'c', only a; name"),
