@@ -6,8 +6,11 @@ A fault (a mutant) is one change of a copy of the package: a comparison or a sig
 dropped, a condition negated, or one split named for another. It is killed where a test of its package fails or takes longer
 than --timeout, and survives where all pass. A survivor is a test that is missing, or a change that changes nothing.
 
-What was found is kept line by line beside the table (--out with the ending .jsonl): the same command goes on where it stopped,
-and a fault is tried anew only where its module has changed.
+Every test is run once without any fault, under coverage, to see which lines it reaches. A fault is tried with the tests that
+reach its statement, and where these pass with all others that watch over its package, which see it through programs that they
+start. What was found is kept line by line beside the table (--out with the ending .jsonl), and what the tests reach in a file
+that ends in .lines.json: the same command goes on where it stopped. A fault is tried anew where its module has changed, and a
+test file is run anew where it or the package has.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
+import coverage
+import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -177,6 +183,8 @@ class Mutant:
     end: int
     source: str
     """A digest of the module that it is of."""
+    lines: tuple[int, int]
+    """The first and the last line of its statement, of which a compound one is its head, and a function all of it."""
 
     @property
     def key(self) -> str:
@@ -252,14 +260,25 @@ def mutants_of(root: Path, file: Path) -> list[Mutant]:
     starts = [0]
     for line in content.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    digest, found = hashlib.sha256(content).hexdigest()[:12], {}
-    for node in mutable(ast.parse(content)):
+    tree, digest, found = ast.parse(content), hashlib.sha256(content).hexdigest()[:12], {}
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]  # those within others come later
+    for node in mutable(tree):
         for kind, at, new in changes(node):
             start, end = starts[at.lineno - 1] + at.col_offset, starts[at.end_lineno - 1] + at.end_col_offset
             old = content[start:end].decode()
-            mutant = Mutant(file.relative_to(PACKAGE).as_posix(), at.lineno, kind, old, new, start, end, digest)
+            around = [span(each) for each in statements if each.lineno <= at.lineno <= (each.end_lineno or 0)]
+            lines = min(around, key=lambda lines: lines[1] - lines[0])
+            mutant = Mutant(file.relative_to(PACKAGE).as_posix(), at.lineno, kind, old, new, start, end, digest, lines)
             found[mutant.key] = mutant
     return list(found.values())
+
+
+def span(statement: ast.stmt) -> tuple[int, int]:
+    """The lines that run when a statement does: of a compound one its head, of a function all of it."""
+    last = statement.end_lineno or statement.lineno
+    if isinstance(statement, ast.If | ast.While | ast.For | ast.With | ast.Try | ast.ClassDef):
+        last = max(statement.lineno, min(last, statement.body[0].lineno - 1))
+    return statement.lineno, last
 
 
 def sample(root: Path, package: str, count: int, seed: int) -> list[Mutant]:
@@ -281,12 +300,91 @@ NO_REWRITE = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 """Plugins of pytest that are loaded before it starts are no fault of a test."""
 
 
-def run_tests(copy: Path, tests: Sequence[str], timeout: float) -> str:
+class InOrder:
+    """Runs the tests that it is given alone, file by file as they come: the files' fixtures are made once.
+
+    Args:
+        wanted: ids of the tests in their order; None for all, as pytest finds them. without: ids of tests that are left out.
+    """
+
+    def __init__(self, wanted: Sequence[str] | None = None, without: Iterable[str] = ()) -> None:
+        self.place = None if wanted is None else {name: place for place, name in enumerate(wanted)}
+        self.without = set(without)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        place = self.place
+        if place is None:
+            items[:] = [item for item in items if item.nodeid not in self.without]
+        else:
+            items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # all of these have been run before
+
+
+class Watching:
+    """Tells which lines of the package a test reaches, by itself or through fixtures that it shares, and how long it takes.
+
+    A file of `output` has then {test: {"seconds": …, "lines": {module: [line, …]}}}, of the tests of one file.
+    """
+
+    def __init__(self, package: Path, output: Path) -> None:
+        self.package, self.output = package, output
+        self.found: dict[str, Any] = {}
+        self.coverage = coverage.Coverage(data_file=None, source=[str(package)], config_file=False, messages=False)
+        self.seconds: dict[str, float] = {}
+        self.shared: dict[str, list[str]] = {}
+        """A test → the fixtures of more than one test that it uses."""
+        self.coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Function) -> Any:
+        self.shared[item.nodeid] = list(item.fixturenames)
+        self.coverage.switch_context(item.nodeid)
+        start = time.perf_counter()
+        try:
+            return (yield)
+        finally:
+            self.seconds[item.nodeid] = time.perf_counter() - start
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Any:
+        if fixturedef.scope == "function":
+            return (yield)
+        before = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        self.coverage.switch_context(f"fixture {fixturedef.argname}")
+        try:
+            return (yield)
+        finally:
+            self.coverage.switch_context(before)
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        reached: dict[str, dict[str, list[int]]] = {}  # a context → module → lines
+        for file in data.measured_files():
+            module = Path(file).relative_to(self.package).as_posix()
+            for line, contexts in data.contexts_by_lineno(file).items():
+                for context in contexts:
+                    reached.setdefault(context, {}).setdefault(module, []).append(line)
+        for test, seconds in self.seconds.items():
+            lines: dict[str, set[int]] = {}
+            for context in (test, *(f"fixture {name}" for name in self.shared[test])):
+                for module, some in reached.get(context, {}).items():
+                    lines.setdefault(module, set()).update(some)
+            kept = {module: sorted(some) for module, some in lines.items()}
+            self.found[test] = {"seconds": round(seconds, 3), "lines": kept}
+        self.output.write_text(json.dumps(self.found))
+
+
+def run_tests(copy: Path, tests: Sequence[str], timeout: float, plugin: Callable[[], object] = InOrder) -> str:
     """passed, failed or timeout. SystemExit where the tests could not be run."""
     context = get_context("forkserver")
     context.set_forkserver_preload(list(LOADED))
     output = copy / "output.txt"
-    process = context.Process(target=run_pytest, args=(copy, [f"tests/test_{name}.py" for name in tests], output))
+    process = context.Process(target=run_pytest, args=(copy, [f"tests/test_{name}.py" for name in tests], output, plugin))
     process.start()
     process.join(timeout)
     if process.is_alive():
@@ -299,7 +397,7 @@ def run_tests(copy: Path, tests: Sequence[str], timeout: float) -> str:
     return "failed" if process.exitcode else "passed"
 
 
-def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
+def run_pytest(copy: Path, files: Sequence[str], output: Path, plugin: Callable[[], object]) -> NoReturn:
     """Run tests of a copy of the package, with what they say in a file; the process ends with pytest's status."""
     os.setsid()
     with output.open("w") as said:
@@ -313,9 +411,59 @@ def run_pytest(copy: Path, files: Sequence[str], output: Path) -> NoReturn:
         del sys.modules[name]
     # A compiled module stands for its file by size and second of change, which two faults may share.
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
-    import pytest
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", NO_REWRITE, *files], plugins=[plugin()]))
 
-    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", NO_REWRITE, *files]))
+
+def digest_of(copy: Path, folders: Sequence[str], files: Iterable[Path] = ()) -> str:
+    """A digest of Python files and settings: of whole folders of the project, and of single files."""
+    named = [path for folder in folders for path in (copy / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    found = hashlib.sha256()
+    for path in sorted({*named, *files}):
+        found.update(path.relative_to(copy).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
+
+
+class Reached:
+    """What each test reaches, kept in a file.
+
+    Args:
+        copy: the project. file: where what is found is kept, by test file with a digest of all that decides about it.
+    """
+
+    def __init__(self, copy: Path, file: Path) -> None:
+        self.copy, self.file = copy, file
+        self.found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        helpers = [path for path in (copy / "tests").glob("*.py") if not path.name.startswith("test_")]
+        self.common = digest_of(copy, ["src", "conf"], helpers)
+
+    def digest(self, name: str) -> str:
+        return f"{self.common}-{digest_of(self.copy, [], [self.copy / 'tests' / f'test_{name}.py'])}"
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The test files of which it is not known, in their order."""
+        return [name for name in dict.fromkeys(names) if self.found.get(name, {}).get("digest") != self.digest(name)]
+
+    def measure(self, name: str, timeout: float) -> None:
+        """Run a test file once; SystemExit where it does not pass."""
+        output = self.copy / "reached.json"
+        if run_tests(self.copy, [name], timeout, partial(Watching, self.copy / PACKAGE, output)) != "passed":
+            raise SystemExit(f"tests/test_{name}.py fails, or takes too long, without any mutant: nothing can be told.")
+        self.found[name] = {"digest": self.digest(name), "tests": json.loads(output.read_text())}
+        self.file.write_text(json.dumps(self.found))
+
+    def by(self, mutant: Mutant) -> list[str]:
+        """Ids of the tests that reach the statement of a mutant, those of the quickest file first."""
+        first, last = mutant.lines
+        files = []
+        for each in self.found.values():
+            tests = {
+                name: test["seconds"]
+                for name, test in each["tests"].items()
+                if any(first <= line <= last for line in test["lines"].get(mutant.file, ()))
+            }
+            if tests:
+                files.append((sum(tests.values()), sorted(tests, key=lambda name: tests[name])))
+        return [name for _, tests in sorted(files) for name in tests]
 
 
 def copy_tree(root: Path, to: Path) -> None:
@@ -326,15 +474,18 @@ def copy_tree(root: Path, to: Path) -> None:
             shutil.copy2(root / name, to / name)
 
 
-def try_out(copy: Path, mutant: Mutant, tests: Sequence[str], timeout: float) -> str:
-    """killed, timeout or survived; the copy is afterwards what it was."""
+def try_out(copy: Path, mutant: Mutant, near: Sequence[str], tests: Sequence[str], timeout: float) -> str:
+    """killed, timeout or survived, by tests of some ids and then by the others of some files; the copy is then as before."""
     file = copy / PACKAGE / mutant.file
     content = file.read_bytes()
     mutated = content[: mutant.start] + mutant.new.encode() + content[mutant.end :]
+    files = [name.partition("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in near]
     try:
         compile(mutated, str(file), "exec")
         file.write_bytes(mutated)
-        said = run_tests(copy, tests, timeout)
+        said = run_tests(copy, list(dict.fromkeys(files)), timeout, partial(InOrder, near)) if near else "passed"
+        if said == "passed":
+            said = run_tests(copy, tests, timeout, partial(InOrder, without=near))
     finally:
         file.write_bytes(content)
     return {"failed": "killed", "passed": "survived"}.get(said, said)
@@ -381,18 +532,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, Progress(*columns, console=Console(stderr=True)) as bar:
         copy = Path(name)
         copy_tree(ROOT, copy)
+        reached = Reached(copy, args.out.with_suffix(".lines.json"))
+        if any(mutant.key not in results for mutants in chosen.values() for mutant in mutants):
+            missing = reached.missing(name for package in chosen for name in tests_of(package))
+            for name in bar.track(missing, description="Tests without a fault"):
+                reached.measure(name, args.timeout)
         task = bar.add_task("Mutants", total=sum(map(len, chosen.values())))
         for package, mutants in chosen.items():
             left = [mutant for mutant in mutants if mutant.key not in results]
             bar.advance(task, len(mutants) - len(left))
-            if left:
-                bar.update(task, description=f"{package}: its tests as they are")
-                if run_tests(copy, tests_of(package), args.timeout) != "passed":
-                    raise SystemExit(f"The tests of {package} fail, or take too long, without any mutant: nothing can be told.")
             for mutant in left:
                 bar.update(task, description=shortened(f"{package}: {mutant.name}"))
                 start = time.perf_counter()
-                result = try_out(copy, mutant, tests_of(package), args.timeout)
+                result = try_out(copy, mutant, reached.by(mutant), tests_of(package), args.timeout)
                 seconds = round(time.perf_counter() - start, 1)
                 found = {"key": mutant.key, "package": package, "result": result, "seconds": seconds, **asdict(mutant)}
                 results[mutant.key] = found

@@ -139,9 +139,14 @@ def test_faults_are_changed_killed_and_counted(tmp_path: Path, monkeypatch: pyte
         "split: \"train\" → 'val'",
     }
     assert mutants.sample(tmp_path, "tiny.py", 3, seed=5) == mutants.sample(tmp_path, "tiny.py", 3, seed=5)
-    results = {}
+    results, reached = {}, mutants.Reached(tmp_path, tmp_path / "found.lines.json")
+    assert reached.missing(["tiny"]) == ["tiny"]
+    reached.measure("tiny", timeout=100)
+    assert mutants.Reached(tmp_path, tmp_path / "found.lines.json").missing(["tiny"]) == []
     for name in ("constant: 1 → 2", "comparison: x > least → x >= least", "sign: -x → +x"):
-        said = mutants.try_out(tmp_path, by_name[name], ["tiny"], timeout=100)
+        near = reached.by(by_name[name])
+        assert near == ([] if "sign" in name else ["tests/test_tiny.py::test_above"]), name
+        said = mutants.try_out(tmp_path, by_name[name], near, ["tiny"], timeout=100)
         assert said == ("survived" if "sign" in name else "killed"), name
         results[by_name[name].key] = {"result": said}
     assert (package / "tiny.py").read_text() == TINY_MODULE
