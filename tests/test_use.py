@@ -215,11 +215,12 @@ def test_long_work_has_a_bar_on_a_terminal_alone(
     assert terminal or not err
 
 
-def test_data_of_another_scale_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    np.save("dark.npy", X / 255)
+@pytest.mark.parametrize(("x", "most"), [(X / 255, "0.00392157"), ((16 * X).astype("u1"), "0.0627451")])
+def test_data_of_another_scale_are_noted(capsys: pytest.CaptureFixture[str], x: np.ndarray, most: str) -> None:
+    np.save("dark.npy", x)
     status, _, err = start(capsys, "encode one --input dark.npy --output z.npy")
     assert status == 0
-    assert "Note: dark.npy has values from 0 to 0.00392157, samples of this model from 0 to 1. If the training" in err
+    assert f"Note: dark.npy has values from 0 to {most}, samples of this model from 0 to 1. If the training" in err
 
 
 @pytest.mark.parametrize("factor", [50, -50])

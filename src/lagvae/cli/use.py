@@ -184,7 +184,7 @@ def note_scale(model: Any, path: Path, x: Any) -> None:
         return
     low, high, least, most = float(x.min()), float(x.max()), float(own.min()), float(own.max())
     width = most - least
-    if low < least - width or high > most + width or 0 < high - low < width / 50:
+    if low < least - width or high > most + width or 0 < high - low < width / 8:  # such as levels 0 … 16 kept as uint8
         print_note(
             f"{path} has values from {low:g} to {high:g}, samples of this model from {least:g} to {most:g}. If the training "
             "data were rescaled, rescale these likewise."
