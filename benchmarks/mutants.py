@@ -261,12 +261,12 @@ def mutants_of(root: Path, file: Path) -> list[Mutant]:
     for line in content.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     tree, digest, found = ast.parse(content), hashlib.sha256(content).hexdigest()[:12], {}
-    statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]  # those within others come later
+    statements = [span(node) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
     for node in mutable(tree):
         for kind, at, new in changes(node):
             start, end = starts[at.lineno - 1] + at.col_offset, starts[at.end_lineno - 1] + at.end_col_offset
             old = content[start:end].decode()
-            around = [span(each) for each in statements if each.lineno <= at.lineno <= (each.end_lineno or 0)]
+            around = [lines for lines in statements if lines[0] <= at.lineno <= lines[1]]
             lines = min(around, key=lambda lines: lines[1] - lines[0])
             mutant = Mutant(file.relative_to(PACKAGE).as_posix(), at.lineno, kind, old, new, start, end, digest, lines)
             found[mutant.key] = mutant
@@ -275,10 +275,11 @@ def mutants_of(root: Path, file: Path) -> list[Mutant]:
 
 def span(statement: ast.stmt) -> tuple[int, int]:
     """The lines that run when a statement does: of a compound one its head, of a function all of it."""
-    last = statement.end_lineno or statement.lineno
+    first = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
+    last = statement.end_lineno or first
     if isinstance(statement, ast.If | ast.While | ast.For | ast.With | ast.Try | ast.ClassDef):
         last = max(statement.lineno, min(last, statement.body[0].lineno - 1))
-    return statement.lineno, last
+    return first, last
 
 
 def sample(root: Path, package: str, count: int, seed: int) -> list[Mutant]:
