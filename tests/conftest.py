@@ -18,20 +18,28 @@ from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
 LONGEST = [
-    "own_examples",
     "launch",
     "configs",
-    "family",
-    "own_parts",
-    "bad_settings",
-    "bad_runs",
-    "experiment",
     "stopping",
-    "resume",
+    "use",
+    "family",
     "ensemble",
-    "algebra",
-    "ddp",
+    "pareto",
+    "experiment",
+    "own_examples",
+    "bad_data",
+    "lightning",
     "lagrangian",
+    "rate_distortion",
+    "ddp",
+    "matching",
+    "loggers",
+    "algebra",
+    "bad_runs",
+    "load",
+    "resume",
+    "bad_settings",
+    "own_parts",
 ]
 """The files whose tests take longest, which start first, so that no process of several ends long after the others."""
 

@@ -170,7 +170,7 @@ def test_an_image_that_breaks_while_training_is_named_without_the_traceback_of_a
 def test_without_a_network_the_data_that_need_none_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://name.invalid/"])
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     said = program(tmp_path, "data=fashion_mnist")
     offline = "data=digits and data=linear_gaussian work without a network"
     refuses(said, "FashionMNIST is not under", "could not be downloaded", offline)

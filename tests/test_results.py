@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -214,8 +215,10 @@ def test_what_the_code_of_a_result_imports_decides_about_it_too(results: ModuleT
                 assert known, f"{name}: {file.relative_to(ROOT)} imports {module.relative_to(ROOT)}; add it to the row"
 
 
-def imported(file: Path) -> Iterator[Path]:
+@cache
+def imported(file: Path) -> frozenset[Path]:
     """The files of the package and of benchmarks/ that a Python file imports, wherever in it; of a package its folder."""
+    found: set[Path] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -224,7 +227,8 @@ def imported(file: Path) -> Iterator[Path]:
             candidates = [ROOT / f"src/{path}.py", ROOT / f"benchmarks/{path}.py"]
             candidates += [ROOT / "src" / path] if path.startswith("lagvae/") else []
             # grid.py starts runs and sets tables.
-            yield from (there for there in candidates if there.exists() and there.name != "grid.py")
+            found |= {there for there in candidates if there.exists() and there.name != "grid.py"}
+    return frozenset(found)
 
 
 # ---- figures of the documentation
