@@ -45,6 +45,7 @@ from lagvae.algebra.linear import basic_solutions, rank, solve_linear
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_constraints
 from lagvae.explain import presets
+from lagvae.explain.explain import format_form
 from lagvae.explain.paper_table1 import table1_markdown
 from lagvae.explain.presets import ObjectiveSpec, Penalty, objective_spec
 
@@ -97,7 +98,10 @@ def test_constants_are_kept_but_do_not_count() -> None:
     assert bound == parse("KL(q(x,z)||p(x,z))")
     # This is −ELBO itself, so no constant is left out.
     assert not computable_form(bound).constant.coefficients
-    assert str(computable_form(parse("KL(q(x,z)||p(x,z))")).constant) == "E_q[log q(x)]"
+    form = computable_form(parse("KL(q(x,z)||p(x,z))"))
+    assert str(form.constant) == "E_q[log q(x)]"
+    assert format_form(form) == f"{form}, leaving out the constant E_q[log q(x)]"
+    assert format_form(computable_form(bound)) == str(computable_form(bound))
 
 
 def test_printed_objectives_can_be_parsed() -> None:

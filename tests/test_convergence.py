@@ -182,6 +182,10 @@ def test_a_run_below_its_calibration_shows_that_it_was_too_short() -> None:
     assert below == pytest.approx(23.0 - 22.0 - 100 * 1e-3)
     assert below_calibration(cfg, calibration(22.0), {"val": measured}) is None
     assert below_calibration(cfg, calibration(22.0 + TOLERANCE), {"val": measured}) is None
+    deviation = (2 * 0.02**2 + 2 * (100 * 1e-4) ** 2) ** 0.5
+    for times, told in ((1.9, False), (2.1, True)):
+        calibrated = 22.0 + 100 * 1e-3 + TOLERANCE + times * deviation
+        assert (below_calibration(cfg, calibration(calibrated), {"val": measured}) is not None) is told
     # less −ELBO at the price of more MMD is no contradiction
     assert below_calibration(cfg, calibration(23.0), {"val": measured | {"constraint/mmd": 1e-2}}) is None
     assert below_calibration(cfg, None, {"val": measured}) is None

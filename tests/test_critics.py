@@ -335,3 +335,31 @@ def test_a_model_refuses_a_critic_that_its_class_does_not_name() -> None:
     lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
     with pytest.raises(SettingError, match=r"constraints\.d: Silent has uses_critic=False, but it has a critic"):
         LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam)
+
+
+def test_r1_adds_a_quarter_of_the_mean_squared_gradients_of_both_sides() -> None:
+    """Roth et al. 2017: γ/2 · E‖∇v‖² with γ = r1/2, over q and p. The gradient of v(z) = a·z is a everywhere."""
+    a, noise = torch.tensor([0.5, -2.0]), Noise(7)
+    samples = samples_of(noise.normal("q", 0, (9, 2)), noise.normal("p", 0, (9, 2)))
+
+    def loss(r1: float) -> float:
+        estimator = LogRatio(network, r1=r1)
+        estimator.critic = lambda z: z @ a
+        return float(estimator.critic_loss(samples).detach())
+
+    assert loss(3.0) - loss(0.0) == pytest.approx(0.25 * 3.0 * 2 * float(a @ a), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("without", "needed", "cure"),
+    [("decoder", r"log p\(x\|z\)", "likelihood=normal"), ("encoder", r"log q\(z\|x\)", "posterior=gaussian")],
+)
+def test_a_written_objective_is_refused_where_a_density_is_missing_that_it_has(without: str, needed: str, cure: str) -> None:
+    parts = {"prior": StandardNormalPrior(2), "encoder": GaussianEncoder(MLP, (3,), 2)}
+    joint = JointModel(**(parts | {"decoder": BernoulliDecoder(MLP, (3,), 2)}))
+    lacking = JointModel(**(parts | {"decoder": BernoulliDecoder(MLP, (3,), 2)} | {without: ABSENT}))
+    with_it, without_it = (SymbolicObjective(text, network) for text in ("KL(q(x,z)||p(x,z))", "KL(q(z)||p(z))"))
+    with_it.prepare("d", joint, (3,))
+    without_it.prepare("d", lacking, (3,))
+    with pytest.raises(SettingError, match=f"d needs {needed}.*{cure}"):
+        with_it.prepare("d", lacking, (3,))

@@ -35,7 +35,7 @@ from lagvae.experiment.run import train
 from lagvae.experiment.validate import validate
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.log_ascent import LogAscent
-from lagvae.model import LatentVariableModel
+from lagvae.model import LatentVariableModel, nonfinite_error
 from lagvae.networks import MLP
 from lagvae.pareto.points import collect
 from lagvae.runs.layout import RunFolder
@@ -604,3 +604,13 @@ def test_the_python_of_the_guide_trains(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["trainer"].current_epoch >= 4
     assert torch.cat(names["codes"]).shape == (20, 2)
     assert Path(names["best"].best_model_path).name == "best.ckpt"
+
+
+@pytest.mark.parametrize(("first", "step"), [([0, -1], 0), ([-1, 7], 7), ([-1, -1], None)])
+def test_the_first_term_that_is_not_finite_is_named_at_the_first_step_too(first: list[int], step: int | None) -> None:
+    found = nonfinite_error(first, ["mmd", "−ELBO"], 9)
+    if step is None:
+        assert found is None
+    else:
+        name = "mmd" if step == 0 else "−ELBO"
+        assert name in str(found) and f"at step {step}" in str(found)
