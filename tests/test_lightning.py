@@ -613,4 +613,5 @@ def test_the_first_term_that_is_not_finite_is_named_at_the_first_step_too(first:
         assert found is None
     else:
         name = "mmd" if step == 0 else "−ELBO"
-        assert name in str(found) and f"at step {step}" in str(found)
+        assert name in str(found)
+        assert f"at step {step}" in str(found)
