@@ -20,6 +20,7 @@ from lagvae.terminal import quiet_libraries
 
 def train(folder: Path, devices: int, steps: int, lr: float) -> None:
     bounds = ["epsilon=explicit", "constraints.neg_elbo.epsilon=30", "constraints.mmd.epsilon=1e-3", "training.start=scratch"]
+    bounds.append("data.batch=126")  # a multiple of one, two and three processes
     # With plain descent at rate 1, one step moves θ by minus the gradient.
     descent = ["model.optimizer._target_=torch.optim.SGD", f"model.optimizer.lr={lr}", "model.schedule=null"]
     descent.append("multiplier.optimizer.reach=2")  # at a fixed rate, a λ that grows a lot would let θ diverge

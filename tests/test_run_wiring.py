@@ -280,6 +280,28 @@ def test_a_resumed_run_has_every_row_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert {step for step, split, _ in rows if split == "train"} == set(range(5, 41, 5))
 
 
+def test_a_lost_row_is_told_by_a_run_that_was_stopped_once_more_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of step 20 is written after the row was lost, and says so itself."""
+    step, at = LatentVariableModel.training_step, 15
+
+    def stop(self: LatentVariableModel, batch: Batch, batch_idx: int) -> None:
+        if batch.step == at:
+            raise KeyboardInterrupt
+        step(self, batch, batch_idx)
+
+    run = RunFolder(tmp_path / "runs" / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentVariableModel, "training_step", stop)
+        with pytest.raises(Stopped):
+            train(settings(tmp_path, *UNCONSTRAINED, "training.interval=10", "name=run"))
+        head, _, *rest = run.metrics.read_bytes().splitlines(keepends=True)
+        run.metrics.write_bytes(b"".join([head, *rest]))
+        at = 25
+        with pytest.raises(Stopped):
+            resume(run)
+    assert any("rows are lost" in message for message in resume(run)["messages"])
+
+
 def full_disk(*args: Any, **kwargs: Any) -> NoReturn:
     raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -442,7 +442,13 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Raise SettingError for a logger whose package is not installed, or that does not take a setting."""
+    """Raise SettingError for a logger that is no class, whose package is not installed, or that does not take a setting."""
+    for name, node in ({} if "_target_" in cfg.logger else cfg.logger).items():
+        if not isinstance(node, DictConfig) or node.get("_target_") is None:
+            raise SettingError(
+                f"logger.{name}={node} is not a logger, because it has no _target_. Leave it out, choose one with "
+                f"logger=[NAME], or give logger.{name}._target_=CLASS."
+            )
     for name, node in named_loggers(cfg).items():
         key = f"logger.{name}" if name else "logger"
         target = str(node._target_)

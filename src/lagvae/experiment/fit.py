@@ -100,7 +100,12 @@ class Fit:
         self.watch = FeasibilityWatch(self.evaluation)
         self.loggers = build_loggers(cfg, folder, data)
         table = next(logger for logger in self.loggers if isinstance(logger, MetricsTable))
-        checkpoints = Checkpoints(folder.checkpoints, self.evaluation, table.digest)
+
+        def digest() -> str:
+            # Where the table is not whole, the digest is that of no table, so that a run stopped once more tells it too.
+            return "not whole" if self.messages else table.digest()
+
+        checkpoints = Checkpoints(folder.checkpoints, self.evaluation, digest)
         callbacks = [StopOnSigterm(), self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
         own = build_callbacks(cfg, folder.checkpoints)
         self.trainer = build_trainer(cfg, folder.path, [*callbacks, *own], self.loggers)
