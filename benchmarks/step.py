@@ -3,8 +3,9 @@
     python benchmarks/step.py [--rounds N] [--threads N]
 
 Both train the same network on the same data with the same objective, optimizer and batch, in turns within one process;
-the ratio of each pair of turns is taken, then the median. `train.py` is timed through its own trainer: data, noise,
-callbacks, logging, evaluation in every interval and checkpoints. Making the trainer and the final evaluation are left out.
+the ratio of each pair of turns is taken, then the median. Where trainer.precision=auto is bf16, `train.py` is timed with both
+precisions. `train.py` is timed through its own trainer: data, noise, callbacks, logging, evaluation in every interval and
+checkpoints. Making the trainer and the final evaluation are left out.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ def main() -> None:
 
     from lagvae.cli.entry import register
     from lagvae.data.sources import digits
+    from lagvae.experiment.factory import choose_precision
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()
@@ -130,8 +132,8 @@ def main() -> None:
     lines = [
         f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds; medians.",
         "",
-        "| case | plain loop (ms/step) | train.py (ms/step) | ratio: median (min – max) |",
-        "|---|---|---|---|",
+        "| case | precision | plain loop, fp32 (ms/step) | train.py (ms/step) | ratio: median (min – max) |",
+        "|---|---|---|---|---|",
     ]
     generator = torch.Generator().manual_seed(0)
     torch.save((torch.rand(25_000, 1, 28, 28, generator=generator) < 0.2).float(), f"{root}/x.pt")
@@ -143,19 +145,25 @@ def main() -> None:
             "training.start=scratch",
         ]
         extra = [f"data.source.path={root}/x.pt"] if "data=array" in overrides else []
-        cfg = compose([*overrides, *explicit, *extra, f"training.steps={steps}", "trainer=cpu"])
+        cfg = compose(
+            [*overrides, *explicit, *extra, f"training.steps={steps}", "trainer=cpu", f"training.threads={options.threads}"]
+        )
         x = digits().x if "data=digits" in overrides else torch.load(f"{root}/x.pt", weights_only=True)
         assert isinstance(x, torch.Tensor)
         plain_loop(cfg, x, steps // 5)
-        ours, plain = [], []
+        plain: list[float] = []
+        ours: dict[str, list[float]] = {precision: [] for precision in dict.fromkeys(("32-true", choose_precision(cfg)))}
         for _ in track(range(options.rounds), name, transient=True):
             plain.append(plain_loop(cfg, x, steps))
-            ours.append(through_trainer(cfg, steps))
-        ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-        lines.append(
-            f"| {name} | {1e3 * statistics.median(plain):.2f} | {1e3 * statistics.median(ours):.2f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |"
-        )
+            for precision, times in ours.items():
+                cfg.trainer.precision = precision
+                times.append(through_trainer(cfg, steps))
+        for precision, times in ours.items():
+            ratios = [a / b for a, b in zip(times, plain, strict=True)]
+            lines.append(
+                f"| {name} | {precision} | {1e3 * statistics.median(plain):.2f} | {1e3 * statistics.median(times):.2f} | "
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f}) |"
+            )
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

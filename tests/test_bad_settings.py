@@ -155,7 +155,7 @@ WRONG = {
     "~callbacks.training.terms": ["callbacks.training.terms cannot be removed, because best.ckpt is chosen by"],
     "+trainer.max_epochs=3": ["trainer.max_epochs=3 cannot be set, because the program gives it itself; use training.steps."],
     "+trainer.logger=false": ["trainer.logger=False cannot be set", "use logger=[NAME]"],
-    "trainer.precision=64-true": ["trainer.precision=64-true does not work here", "use 32-true, bf16-mixed or 16-mixed"],
+    "trainer.precision=64-true": ["trainer.precision=64-true does not work here", "use auto, 32-true, bf16-mixed or 16-mixed"],
     "name=.jobs/a": ["name='.jobs/a' cannot be a folder under runs/"],
     "name=a/latest": ["name='a/latest' cannot be a folder under runs/"],
     "name=pareto-analysis": ["name='pareto-analysis' cannot be a folder under runs/"],

@@ -20,6 +20,7 @@ import pytest
 import torch
 from helpers import QUICK, files, settings
 from rich.console import Console
+from small import compose
 from test_wiring import bounded, grey, labelled, stored
 
 from lagvae.callbacks import Checkpoints, FeasibilityWatch, TrainingProgress
@@ -29,13 +30,21 @@ from lagvae.divergences import MMD, RBF, NegElbo
 from lagvae.errors import SettingError, Stopped
 from lagvae.experiment import figures
 from lagvae.experiment.calibration import Calibration
-from lagvae.experiment.factory import available_threads, build_data, build_model, build_trainer, choose_threads
+from lagvae.experiment.factory import (
+    available_threads,
+    build_data,
+    build_model,
+    build_trainer,
+    choose_precision,
+    choose_threads,
+)
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import resume, train
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.sweeps.sweep_run import SweepRun, compose_run
 
 CPU = torch.device("cpu")
 UNCONSTRAINED = (*QUICK, "family=vae")
@@ -368,3 +377,64 @@ def test_a_small_model_leaves_all_threads_to_the_next(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(before)
         available_threads.cache_clear()
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fast", "precision"),
+    [
+        ([], True, "32-true"),  # the digits default keeps its numbers
+        (["model=conv"], True, "32-true"),
+        (["model=mlp_paper"], True, "bf16-mixed"),
+        (["model=mlp_paper"], False, "32-true"),
+        (["model=mlp_paper", "trainer.precision=32-true"], True, "32-true"),
+        (["model=mlp_paper", "data.batch=64"], True, "32-true"),
+        (["model=mlp_paper", "model.decoder.hidden=[1024,256]"], True, "32-true"),
+        (["model=mlp_paper", "family=vae_gan"], True, "32-true"),
+        (["trainer.precision=bf16-mixed"], False, "bf16-mixed"),
+    ],
+)
+def test_the_precision_follows_from_the_machine_and_the_networks(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], fast: bool, precision: str
+) -> None:
+    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: fast)
+    cfg = compose(["data.batch=128", *overrides])
+    assert choose_precision(cfg) == precision
+    assert compose_run(lambda: cfg).settings["trainer.precision"] == precision
+
+
+def test_a_run_of_a_sweep_keeps_its_precision_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def composed() -> SweepRun:
+        cfg = compose(["model=mlp_paper", "data.batch=128", "name=wide"])
+        cfg.paths.runs = str(tmp_path)
+        return compose_run(lambda: cfg)
+
+    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: True)
+    composed().create_folder()
+    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: False)
+    again = composed()
+    again.check_folder()
+    assert again.settings["trainer.precision"] == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch"), [(150, 128), pytest.param(1500, 128, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_bf16_costs_less_than_a_tenth_of_a_nat(tmp_path: Path, steps: int, batch: int) -> None:
+    """−ELBO and λ after training a wide network in bf16, beside those in fp32 from the same start with the same noise."""
+    results = []
+    for precision in ("32-true", "bf16-mixed"):
+        words = ["model.encoder.hidden=[512,512]", "model.decoder.hidden=[512,512]", f"data.batch={batch}"]
+        length = [f"training.steps={steps}", f"training.interval={steps}", "callbacks=light", f"name={precision}"]
+        explicit = ["epsilon=explicit", "constraints.neg_elbo.epsilon=24", "constraints.mmd.epsilon=4e-3"]
+        cfg = compose([*words, *length, *explicit, "training.start=scratch", f"trainer.precision={precision}"])
+        cfg.paths.runs, cfg.training.threads = str(tmp_path), 1
+        summary = train(cfg)
+        multiplier = summary["constraints"]["neg_elbo"]["multiplier"]
+        results.append((summary["splits"]["train"]["neg_elbo"], multiplier))
+    (full, λ), (half, λ_half) = results
+    assert half == pytest.approx(full, abs=0.1)
+    assert λ_half == pytest.approx(λ, rel=0.02)
+    assert results[0] != results[1], "the second was trained in fp32 too"

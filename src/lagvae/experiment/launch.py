@@ -14,9 +14,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.errors import SettingError
-from lagvae.experiment.factory import error_context
+from lagvae.experiment.factory import AUTO, choose_precision, error_context
 from lagvae.experiment.validate import validate
-from lagvae.ranks import GRACE, is_joined, joined_ranks
+from lagvae.ranks import GRACE, is_joined, joined_ranks, on_first
 from lagvae.terminal import console, print_error
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -45,15 +45,22 @@ def in_one_process(cfg: DictConfig) -> None:
         cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
 
 
+def settle_precision(cfg: DictConfig) -> None:
+    """Put the precision that the first process chooses in the place of trainer.precision=auto."""
+    if cfg.trainer.get("precision") == AUTO:
+        cfg.trainer.precision = on_first(lambda: choose_precision(cfg))
+
+
 @contextmanager
 def all_processes(cfg: DictConfig) -> Iterator[None]:
     """Validate the settings, and enter a context that all processes of a run enter together.
 
-    The first process starts the others, where no launcher has.
+    The first process starts the others, where no launcher has, and chooses the precision where that is left to the machine.
 
     Raises: SettingError for an invalid setting, and where the processes that a launcher started are not those of the settings.
     """
     if is_joined():
+        settle_precision(cfg)
         yield
         return
     trainer = validate(cfg)
@@ -71,6 +78,7 @@ def all_processes(cfg: DictConfig) -> Iterator[None]:
         interrupt_on_sigterm()
     try:
         with joined_ranks(trainer.global_rank, trainer.world_size, strategy.broadcast, print_last_error):
+            settle_precision(cfg)
             yield
     finally:
         for process in started:

@@ -18,6 +18,11 @@ from lagvae.terminal import console, format_number, plain_table, print_line, sho
 
 AT_BOUND = "at its bound"
 
+IN_BF16 = ("bf16-mixed", "bf16")
+"""The values of trainer.precision with which products of matrices are in bf16."""
+
+IN_BF16_WORDS = "products of matrices in bf16, weights, sums and λ in fp32 (trainer.precision=32-true: all in fp32)"
+
 COLOURS = {
     "active": "green",
     AT_BOUND: "green",
@@ -75,6 +80,8 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
     )
     if model.joint.has_rate and not model.joint.rate_is_exact:
         print_line(f"rate: {RATES[False]}")
+    if str(cfg.trainer.get("precision")) in IN_BF16:
+        print_line(IN_BF16_WORDS)
     count = torch.get_num_threads()
     threads = f"{count} thread{'s' if count > 1 else ''}"
     print_line(f"{cfg.training.steps} steps on {threads}, start: {cfg.training.start}, folder: {short_path(run.path)}")

@@ -78,7 +78,7 @@ OURS = {
 }
 """Arguments of Lightning's trainer that this program gives itself → what to set instead."""
 
-PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
+PRECISIONS = ("auto", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 """Values of trainer.precision with which a model trains: data and noise have 32 bits."""
 
 MOST_THREADS = 4096
@@ -267,8 +267,8 @@ def check_trainer_settings(cfg: DictConfig) -> None:
         )
     if (precision := given.get("precision")) is not None and str(precision) not in PRECISIONS:
         raise SettingError(
-            f"trainer.precision={precision} does not work here, because data, noise and λ have 32 bits; use 32-true, "
-            "bf16-mixed or 16-mixed."
+            f"trainer.precision={precision} does not work here, because data, noise and λ have 32 bits; use auto, "
+            "32-true, bf16-mixed or 16-mixed."
         )
 
 

@@ -21,7 +21,7 @@ from lagvae.experiment.settings import (
     leaves,
     stored_settings,
 )
-from lagvae.sweeps.sweep_run import SweepRun, compose_run, prepare_config
+from lagvae.sweeps.sweep_run import SweepRun, compose_run, prepare_config, settle_run_precision
 
 
 class Composer:
@@ -122,6 +122,7 @@ class Template:
             value = OmegaConf.select(self.cfg, key)
             assign(plain, {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value})
         assign(plain, full_paths(plain))
+        settle_run_precision(plain)
         return SweepRun(plain, references=self.references)
 
 

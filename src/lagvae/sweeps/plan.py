@@ -19,6 +19,7 @@ from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_targets
+from lagvae.experiment.report import IN_BF16, IN_BF16_WORDS
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint, settings_where
 from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
@@ -311,6 +312,8 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
         print_line(f"{alone} of them train one at a time, because they have critics, average their weights or have callbacks")
     for obstacle, count in own.items():
         print_line(f"{count} of them train one at a time, because {obstacle}")
+    if halved := sum(str(run.plain.trainer.get("precision")) in IN_BF16 for run in waiting):
+        print_line(f"{'all' if halved == len(waiting) else halved} of them train with {IN_BF16_WORDS}")
     groups = group_runs([run for run in waiting if not trains_alone(run)])
     if len(groups) > 1:
         differing = differing_settings(groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,12 +13,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
+from lagvae.experiment.factory import AUTO, choose_precision, has_wide_layers
 from lagvae.experiment.fit import read_content
 from lagvae.experiment.settings import (
     Attributes,
     assign,
     deciding_settings,
     differences,
+    select,
     settings_where,
     stored_config,
     write_settings,
@@ -145,7 +148,31 @@ def compose_run(compose: Callable[[], DictConfig]) -> SweepRun:
     if cfg.match is not None:
         with flag_override(cfg, ["struct", "readonly"], False):
             cfg = match_config(cfg)
-    return SweepRun(stored_config(cfg))
+    stored = stored_config(cfg)
+    settle_run_precision(stored)
+    return SweepRun(stored)
+
+
+def settle_run_precision(settings: Any) -> None:
+    """Choose the precision where trainer.precision=auto leaves it to the machine; a run that has a folder keeps its own.
+
+    So a sweep goes on, and finds what it has finished, on a machine that would choose another.
+
+    Args:
+        settings: those of one run, a config or plain dicts, of which trainer.precision is set.
+    """
+    if select(settings, "trainer.precision") != AUTO:
+        return
+    precision = choose_precision(settings)
+    if has_wide_layers(settings):  # of all others the precision is the same everywhere
+        file = RunFolder(Path(settings["paths"]["runs"]) / str(settings["name"])).config
+        found = PRECISION.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+        precision = found[1] if found else precision
+    settings["trainer"]["precision"] = precision
+
+
+PRECISION = re.compile(r"^trainer:$(?:\n .*)*?\n +precision: (bf16-mixed|32-true)$", re.MULTILINE)
+"""The precision in the text of a run's config.yaml, which is not parsed for it."""
 
 
 def prepare_config(cfg: DictConfig) -> DictConfig:
