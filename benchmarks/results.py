@@ -65,7 +65,7 @@ TRAINING = (
         "callbacks/budget.py callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py",
     ),
     "src/lagvae/nupi.py",
-    *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py run.py"),
+    *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py precision.py run.py"),
     *SETTINGS,
 )
 """What decides about a run."""

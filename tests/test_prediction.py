@@ -21,6 +21,7 @@ def run_of(steps: int = 100, calibration: Any = 50, root: str = "runs") -> Any:
         training=SimpleNamespace(steps=steps),
         calibration=SimpleNamespace(steps=calibration),
         data=SimpleNamespace(batch=4),
+        trainer={"precision": "32-true"},
         paths=SimpleNamespace(runs=root),
     )
     return SimpleNamespace(plain=plain, cfg=None)

@@ -35,10 +35,10 @@ from lagvae.experiment.factory import (
     build_data,
     build_model,
     build_trainer,
-    choose_precision,
     choose_threads,
 )
 from lagvae.experiment.fit import Fit
+from lagvae.experiment.precision import choose_precision
 from lagvae.experiment.run import resume, train
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.model import LatentVariableModel
@@ -399,7 +399,7 @@ def test_a_small_model_leaves_all_threads_to_the_next(tmp_path: Path) -> None:
 def test_the_precision_follows_from_the_machine_and_the_networks(
     monkeypatch: pytest.MonkeyPatch, overrides: list[str], fast: bool, precision: str
 ) -> None:
-    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: fast)
+    monkeypatch.setattr("lagvae.experiment.precision.has_fast_bf16", lambda accelerator: fast)
     cfg = compose(["data.batch=128", *overrides])
     assert choose_precision(cfg) == precision
     assert compose_run(lambda: cfg).settings["trainer.precision"] == precision
@@ -411,9 +411,9 @@ def test_a_run_of_a_sweep_keeps_its_precision_on_another_machine(tmp_path: Path,
         cfg.paths.runs = str(tmp_path)
         return compose_run(lambda: cfg)
 
-    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: True)
+    monkeypatch.setattr("lagvae.experiment.precision.has_fast_bf16", lambda accelerator: True)
     composed().create_folder()
-    monkeypatch.setattr("lagvae.experiment.factory.has_fast_bf16", lambda accelerator: False)
+    monkeypatch.setattr("lagvae.experiment.precision.has_fast_bf16", lambda accelerator: False)
     again = composed()
     again.check_folder()
     assert again.settings["trainer.precision"] == "bf16-mixed"

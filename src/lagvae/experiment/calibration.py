@@ -24,6 +24,7 @@ from lagvae.data.datamodule import content_digest
 from lagvae.errors import CalibrationError
 from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.own_code import digest_own_code
+from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.settings import differences, fingerprint, settings_where
 from lagvae.io import check_archive, file_digest, json_digest, write_atomically, write_json
 from lagvae.terminal import command
@@ -184,6 +185,8 @@ def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
         chosen = {key: value for key, value in chosen.items() if not key.startswith("critic.")}
     if cfg.calibration.steps == AUTO:
         chosen["training.steps"] = cfg.training.steps  # the length from which the search starts
+    if cfg.trainer.precision == BY_MACHINE:
+        chosen["trainer.precision"] = choose_precision(cfg)
     digest = content_digest(data, test=cfg.calibration.split == "test")
     return chosen | {"data.shape": list(data.shape), "data.digest": digest} | digest_own_code(cfg)
 

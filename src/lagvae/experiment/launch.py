@@ -14,7 +14,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from lagvae.callbacks.stopping import interrupt_on_sigterm
 from lagvae.errors import SettingError
-from lagvae.experiment.factory import AUTO, choose_precision, error_context
+from lagvae.experiment.factory import error_context
+from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.validate import validate
 from lagvae.ranks import GRACE, is_joined, joined_ranks, on_first
 from lagvae.terminal import console, print_error
@@ -47,7 +48,7 @@ def in_one_process(cfg: DictConfig) -> None:
 
 def settle_precision(cfg: DictConfig) -> None:
     """Put the precision that the first process chooses in the place of trainer.precision=auto."""
-    if cfg.trainer.get("precision") == AUTO:
+    if cfg.trainer.get("precision") == BY_MACHINE:
         cfg.trainer.precision = on_first(lambda: choose_precision(cfg))
 
 

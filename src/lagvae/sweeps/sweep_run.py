@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lagvae.errors import CheckpointError, SettingError
-from lagvae.experiment.factory import AUTO, choose_precision, has_wide_layers
 from lagvae.experiment.fit import read_content
+from lagvae.experiment.precision import BY_MACHINE, choose_precision, has_wide_layers
 from lagvae.experiment.settings import (
     Attributes,
     assign,
@@ -161,7 +161,7 @@ def settle_run_precision(settings: Any) -> None:
     Args:
         settings: those of one run, a config or plain dicts, of which trainer.precision is set.
     """
-    if select(settings, "trainer.precision") != AUTO:
+    if select(settings, "trainer.precision") != BY_MACHINE:
         return
     precision = choose_precision(settings)
     if has_wide_layers(settings):  # of all others the precision is the same everywhere
