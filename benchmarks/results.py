@@ -238,6 +238,15 @@ RESULTS: dict[str, Result] = {
         settings=f"data=mnist paths.data={{data}} {MNIST_NETWORK} {MNIST_LENGTH}",
         code=("conf/data/mnist.yaml",),
     ),
+    "front": benchmark(
+        "front",
+        "--root {root} --out results/front.md",
+        (
+            *(*TRAINING, "src/lagvae/front.py", "conf/family/front.yaml", "conf/data/linear_gaussian.yaml"),
+            *("src/lagvae/oracles", *below("benchmarks", "grid.py linear_gaussian.py")),
+        ),
+        50,
+    ),
     "regret": Result(
         "results/regret.md",
         (

@@ -68,6 +68,7 @@ FAMILIES: dict[str, tuple[set[str], float, str, bool, str]] = {
     "factor_vae": ({"neg_elbo", "adversarial_total_correlation"}, 0.0, "none", False, "scratch"),
     "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),
     "lagvae": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
+    "front": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
     "geco": ({"distortion"}, 1.0, "explicit", True, "scratch"),
     "target_rate": ({"rate"}, -1.0, "explicit", True, "scratch"),
 }

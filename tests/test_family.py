@@ -121,6 +121,7 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
     "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
     "lagvae": lambda a: 2 * a.bce() + a.rate() + a.mmd(),
+    "front": lambda a: 2 * a.bce() + a.rate() + a.mmd(),  # at every slack
     "geco": lambda a: a.rate() + a.bce() - 20,
     "target_rate": lambda a: a.bce() + a.rate() - 6,
     "aae": lambda a: a.bce() + 10 * a.js("js_z"),

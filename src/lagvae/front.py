@@ -9,10 +9,11 @@ is that of `lagvae.lagrangian`, with one constraint for each knot of λ(γ).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import exp, isfinite, log, log1p
+from dataclasses import replace
+from itertools import pairwise
+from math import exp, isfinite, log
 from typing import Any
 
 import torch
@@ -31,8 +32,11 @@ from lagvae.noise import Noise
 KNOTS = 13
 """Number of knots of λ(γ) over the range of slacks, in equal steps of log γ, besides the γ of the constraint itself."""
 
-DEGREE = 4
+DEGREE = 5
 """Degree of the polynomials in log γ by which the networks depend on γ."""
+
+FLOOR = 1e-3
+"""The smallest λ · scale / |α| whose logarithm is taken, that of `lagvae.log_ascent.LogAscent`."""
 
 LINEAR, CONVOLUTIONS, TRANSPOSED = (
     (nn.Linear,),
@@ -118,17 +122,19 @@ class Slacks(nn.Module):
     def features(self) -> Tensor:
         """Chebyshev polynomials of log γ, scaled to [−1, 1], at the current γ: (1, P) or (B, P)."""
         if self._features is None:
-            first, last = self.log_knots[0], self.log_knots[-1]
-            current = self.log_knots.new_tensor([self.own]) if self.rows is None else self.rows
-            place = 2 * (current.log() - first) / (last - first) - 1
-            found = [torch.ones_like(place), place]
-            for _ in range(DEGREE - 1):
-                found.append(2 * place * found[-1] - found[-2])
-            features = torch.stack(found, -1)
             if self.rows is None:
-                return features
-            self._features = features  # every layer of both networks asks for them
+                return self.polynomials(self.log_knots.new_tensor([log(self.own)]))
+            self._features = self.polynomials(self.rows.log())  # every layer of both networks asks for them
         return self._features
+
+    def polynomials(self, log_gamma: Tensor) -> Tensor:
+        """The Chebyshev polynomials at log γ, (N,) → (N, P)."""
+        first, last = self.log_knots[0], self.log_knots[-1]
+        place = 2 * (log_gamma - first) / (last - first) - 1
+        found = [torch.ones_like(place), place]
+        for _ in range(DEGREE - 1):
+            found.append(2 * place * found[-1] - found[-2])
+        return torch.stack(found, -1)
 
 
 class Modulated(nn.Module):
@@ -299,7 +305,9 @@ def expand(constraints: Sequence[Constraint], slacks: Slacks) -> tuple[list[Cons
 class FrontLagrangian(Lagrangian):
     """The Lagrangian of a front, E_γ [f + λ(γ) (−ELBO − ε̂ − γ)] and the other constraints, which hold for all γ together.
 
-    λ(γ) is linear in log γ between the knots, and decreases: after every step λ is projected so.
+    λ(γ) decreases, and log λ is a polynomial of the degree by which the networks depend on γ: after every step λ is projected
+    so. What networks cannot answer to, such as a λ that goes up and down from knot to knot, would otherwise never settle.
+    Between the knots λ is linear in log γ.
 
     Args:
         preference, constraints: as for `Lagrangian`; the constraint neg_elbo is that at the γ of `slacks.own`.
@@ -307,6 +315,7 @@ class FrontLagrangian(Lagrangian):
     """
 
     share: Tensor
+    smooth: Tensor
 
     def __init__(self, preference: Any, constraints: Sequence[Constraint], slacks: Slacks) -> None:
         expanded, at_knots = expand(constraints, slacks)
@@ -315,6 +324,9 @@ class FrontLagrangian(Lagrangian):
         share = torch.ones(len(expanded))
         share[self.at_knots] = slacks.share
         self.register_buffer("share", share, persistent=False)
+        basis = slacks.polynomials(slacks.log_knots).double()
+        weighted = basis * slacks.share.double()[:, None]
+        self.register_buffer("smooth", (basis @ torch.linalg.solve(weighted.mT @ basis, weighted.mT)).float(), persistent=False)
 
     def forward(self, values: Values) -> Tensor:
         """L in nats, (), without a gradient in λ: knots count by their share of the range."""
@@ -326,7 +338,8 @@ class FrontLagrangian(Lagrangian):
         """`Lagrangian.ascend`, and the projection to a λ that decreases in γ."""
         super().ascend(violation, optimizer)
         for values in (self.scaled, self.running):
-            values[self.at_knots] = decreasing(values[self.at_knots])
+            smooth = (self.smooth @ values[self.at_knots].clamp(min=FLOOR).log()).exp()
+            values[self.at_knots] = decreasing(smooth).minimum(self.max_multiplier[self.at_knots])
 
 
 def decreasing(values: Tensor) -> Tensor:
@@ -388,7 +401,9 @@ class Front(LatentVariableModel):
             layer, _, leaf = name.rpartition(".")
             return f"{layer}.layer.{leaf}" if layer in inner else name
 
-        super().warm_start({name: torch.zeros_like(value) for name, value in own.items()} | {renamed(n): v for n, v in state.items()})
+        super().warm_start(
+            {name: torch.zeros_like(value) for name, value in own.items()} | {renamed(n): v for n, v in state.items()}
+        )
 
     # ---- a trained front
 
@@ -444,7 +459,9 @@ class Front(LatentVariableModel):
         """
         curve: list[dict[str, float]] | None = (self.origin or {}).get("curve")
         if not curve:
-            raise LagvaeError("This front has no curve: it is measured when its run ends. Resume the run, or measure model.at(γ).")
+            raise LagvaeError(
+                "This front has no curve: it is measured when its run ends. Resume the run, or measure model.at(γ)."
+            )
         return copy.deepcopy(curve)
 
     def pick(self, neg_elbo: float | None = None, information: float | None = None) -> float:
@@ -459,7 +476,7 @@ class Front(LatentVariableModel):
         ((name, value),) = wanted.items()
         points = [(p["neg_elbo"] if name == "neg_elbo" else p["i_q"], log(p["gamma"])) for p in self.curve()]
         low, high = min(y for y, _ in points), max(y for y, _ in points)
-        for (y0, g0), (y1, g1) in zip(points, points[1:], strict=False):
+        for (y0, g0), (y1, g1) in pairwise(points):
             if y0 != y1 and min(y0, y1) <= value <= max(y0, y1):
                 return exp(g0 + (g1 - g0) * (value - y0) / (y1 - y0))
         raise SettingError(f"{name}={value:g} is not on this front, which reaches from {low:.2f} to {high:.2f} nats.")

@@ -75,7 +75,7 @@ class _LearnedScale(nn.Module):
         u = self.log_scale.float()
         share = u.numel() / (loc[0].numel() * SPEED**2)
         if hasattr(self, "log_scale_shift"):  # of a model for several bounds (lagvae.front), a shift for each row
-            shift = self.log_scale_shift()
+            shift: Tensor = self.log_scale_shift()  # type: ignore[operator]
             u = u + shift.reshape(len(shift), *(u.shape or [1] * (loc.dim() - 1)))
         return (self.tiny + (SPEED * (u.detach() + share * (u - u.detach()))).exp()).expand_as(loc)
 

@@ -324,7 +324,7 @@ def build_slacks(cfg: DictConfig, slacks: Sequence[float]) -> Slacks:
             f"training.slacks={list(slacks)} must be two slacks of −ELBO in nats, [LOW,HIGH], or null for a single bound; the "
             "constraint neg_elbo must be there, with gamma_relative=false."
         )
-    return Slacks(*slacks, own=own.gamma)
+    return Slacks(slacks[0], slacks[1], own=own.gamma)
 
 
 def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:

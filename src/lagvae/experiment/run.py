@@ -46,8 +46,8 @@ from lagvae.experiment.settings import UNKNOWN, changed_settings, differences, f
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
-from lagvae.io import check_writable, owned
 from lagvae.front import Front
+from lagvae.io import check_writable, owned
 from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.model import LatentVariableModel
 from lagvae.pages.page import try_page

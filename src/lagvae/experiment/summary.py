@@ -117,7 +117,7 @@ def summarise(
         "labels": dict(labels or {}),
         "verdict": overall_verdict(results, unsettled is not None, below is not None),
         "convergence": None if convergence is None else convergence.as_dict(),
-        "regime": regime(*zip(*own, strict=True), cfg.alpha.q, cfg.alpha.p) if own else None,
+        "regime": regime([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
 
@@ -128,8 +128,9 @@ def explain_missed(missed: Sequence[Mapping[str, Any]], of: int) -> str:
     slacks = ", ".join(f"{point['gamma']:.3g}" for point in missed)
     side = "above" if worst["violation"] > 0 else "below"
     return (
-        f"At {len(missed)} of {of} slacks (γ = {slacks}) −ELBO did not end at its bound: by up to {abs(worst['violation']):.2g} "
-        f"nats {side}, at γ = {worst['gamma']:.3g}. Train longer (training.steps), or narrow training.slacks."
+        f"At {len(missed)} of {of} slacks (γ = {slacks}) −ELBO did not end at its bound: by up to "
+        f"{abs(worst['violation']):.2g} nats {side}, at γ = {worst['gamma']:.3g}. Train longer (training.steps), or narrow "
+        "training.slacks."
     )
 
 
