@@ -64,7 +64,7 @@ TRAINING = (
         "src/lagvae",
         "callbacks/budget.py callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py",
     ),
-    "src/lagvae/nupi.py",
+    *below("src/lagvae", "front.py nupi.py"),
     *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py run.py"),
     *SETTINGS,
 )
@@ -237,15 +237,6 @@ RESULTS: dict[str, Result] = {
         58,
         settings=f"data=mnist paths.data={{data}} {MNIST_NETWORK} {MNIST_LENGTH}",
         code=("conf/data/mnist.yaml",),
-    ),
-    "front": benchmark(
-        "front",
-        "--root {root} --out results/front.md",
-        (
-            *(*TRAINING, "src/lagvae/front.py", "conf/family/front.yaml", "conf/data/linear_gaussian.yaml"),
-            *("src/lagvae/oracles", *below("benchmarks", "grid.py linear_gaussian.py")),
-        ),
-        50,
     ),
     "regret": Result(
         "results/regret.md",

@@ -121,7 +121,6 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
     "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
     "lagvae": lambda a: 2 * a.bce() + a.rate() + a.mmd(),
-    "front": lambda a: 2 * a.bce() + a.rate() + a.mmd(),  # at every slack
     "geco": lambda a: a.rate() + a.bce() - 20,
     "target_rate": lambda a: a.bce() + a.rate() - 6,
     "aae": lambda a: a.bce() + 10 * a.js("js_z"),
@@ -150,8 +149,9 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "avb"])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("avb", "front")])
 def test_the_objective_is_that_of_the_authors(family: str) -> None:
+    """That of a front is the mean of lagvae's over its slacks: tests/test_front.py."""
     _, model, samples = member(family)
     with torch.no_grad():
         values = model.lagrangian.measure(samples)

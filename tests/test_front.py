@@ -261,7 +261,7 @@ def test_front_of_the_linear_gaussian_world_is_the_exact_one(tmp_path: Path, alp
         *(*QUICK, "family=front", "data.source.n=4000", "data.batch=128", "model.encoder.hidden=[]", "model.decoder.hidden=[]"),
         *("model.latent=2", "model.optimizer.lr=0.01", "training.steps=2500", "training.interval=1250", f"alpha.q={alpha:g}"),
         *("divergence=[neg_elbo]", "epsilon=explicit", "training.start=scratch", "training.slacks=[0.2,2.0]"),
-        *("constraints.neg_elbo.gamma=0.5"),
+        "constraints.neg_elbo.gamma=0.5",
     ]
     data = load_data(settings(tmp_path, *words, "constraints.neg_elbo.epsilon=0"))
     x = data.arrays.x[data.split["train"]]

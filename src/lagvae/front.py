@@ -56,8 +56,8 @@ class Slacks(nn.Module):
 
     Examples:
         >>> slacks = Slacks(0.1, 4.0, own=1.5)
-        >>> slacks.weights(torch.tensor([0.1, 1.5])).argmax(1).tolist(), len(slacks.knots)
-        ([0, 10], 14)
+        >>> slacks.weights(torch.tensor([0.1, 4.0])).argmax(1).tolist(), len(slacks.knots)
+        ([0, 13], 14)
     """
 
     log_knots: Tensor
@@ -275,7 +275,7 @@ def is_other_slack(constraint: Constraint) -> bool:
     return isinstance(constraint.divergence, NegElboNear) and constraint.name != "neg_elbo"
 
 
-def expand(constraints: Sequence[Constraint], slacks: Slacks) -> tuple[list[Constraint], slice]:
+def at_every_knot(constraints: Sequence[Constraint], slacks: Slacks) -> tuple[list[Constraint], slice]:
     """The constraints with that on −ELBO at every knot in place of the one, which keeps its name at its own γ.
 
     Returns: the constraints, and where those of the knots are.
@@ -318,7 +318,7 @@ class FrontLagrangian(Lagrangian):
     smooth: Tensor
 
     def __init__(self, preference: Any, constraints: Sequence[Constraint], slacks: Slacks) -> None:
-        expanded, at_knots = expand(constraints, slacks)
+        expanded, at_knots = at_every_knot(constraints, slacks)
         super().__init__(preference, expanded)
         self.base, self.at_knots, self.slacks = tuple(constraints), at_knots, slacks
         share = torch.ones(len(expanded))
@@ -360,6 +360,21 @@ class Front(LatentVariableModel):
         others: as for `LatentVariableModel`.
 
     Raises: SettingError for networks that cannot be conditioned.
+
+    Examples:
+        >>> from functools import partial
+        >>> from lagvae.distributions import BernoulliDecoder, GaussianEncoder, StandardNormalPrior
+        >>> from lagvae.lagrangian import Preference
+        >>> from lagvae.log_ascent import LogAscent
+        >>> from lagvae.networks import MLP
+        >>> network, shape = partial(MLP, hidden=[32]), (1, 8, 8)
+        >>> joint = JointModel(StandardNormalPrior(4), GaussianEncoder(network, shape, 4), BernoulliDecoder(network, shape, 4))
+        >>> at_own = Constraint("neg_elbo", NegElbo(), bound=24.5, learned=True)  # ε̂ + γ at γ = 1.5
+        >>> lagrangian = FrontLagrangian(Preference(-1.0), [at_own], Slacks(0.1, 4.0, own=1.5))
+        >>> dual = partial(LogAscent, steps=1000, maximize=True)
+        >>> front = Front(joint, lagrangian, primal=torch.optim.Adam, dual=dual)
+        >>> front.bound(0.5), front.at(0.5).encode(torch.zeros(5, 1, 8, 8)).shape
+        (23.5, torch.Size([5, 4]))
     """
 
     lagrangian: FrontLagrangian

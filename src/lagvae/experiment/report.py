@@ -138,11 +138,11 @@ def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-CURVE_COLUMNS = ("bound", "−ELBO", "I_q", "λ")
-"""The columns of `curve_rows` between γ and the verdict."""
+FRONT_COLUMNS = ("bound", "−ELBO", "I_q", "λ")
+"""The columns of `front_table_rows` between γ and the verdict."""
 
 
-def curve_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def front_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each slack of a front: γ, the bound, −ELBO, the interval of I_q, λ and the verdict."""
     return [
         (
@@ -235,10 +235,10 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     out.print(table)
     if "curve" in summary:
         table = plain_table("The front, on training data", "γ")
-        for name in CURVE_COLUMNS:
+        for name in FRONT_COLUMNS:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
-        for *cells, verdict in curve_rows(summary):
+        for *cells, verdict in front_table_rows(summary):
             table.add_row(*cells, f"[{COLOURS.get(verdict, 'default')}]{verdict}[/]")
         out.print(table)
     for line in remarks(summary):
