@@ -10,7 +10,8 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly inputs targets results mutants faults docs clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly inputs targets front results mutants faults \
+	docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -124,6 +125,9 @@ inputs: $(READY) ## Files of every kind, what is said of them, and the same data
 
 targets: $(READY) ## Whether geco and target_rate end at their targets: results/targets.md (ten minutes)
 	@$(PY) benchmarks/results.py --make targets
+
+front: $(READY) ## One model for all slacks against separate runs and the exact front: results/front.md (fifty minutes)
+	@$(PY) benchmarks/front.py --out results/front.md $(ARGS)
 
 results: $(READY) ## List which results are stale; ARGS=remake makes these again, ARGS="--make dual mnist" those
 	@$(PY) benchmarks/results.py $(ARGS)

@@ -79,6 +79,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),
     "divergences": ("divergences", "critics", "total_correlation", "wiring", "family"),
     "ensemble.py": ("ensemble",),
+    "front.py": ("front",),
     "experiment": (
         "settings",
         "data_profile",

@@ -64,7 +64,7 @@ TRAINING = (
         "src/lagvae",
         "callbacks/budget.py callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py",
     ),
-    "src/lagvae/nupi.py",
+    *below("src/lagvae", "front.py nupi.py"),
     *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py precision.py run.py"),
     *SETTINGS,
 )

@@ -31,7 +31,7 @@ GUIDES = ("guide", "cli", "sweeps", "extending", "theory", "estimators", "table1
 """The pages in docs/, in the order of the site; others follow."""
 
 REFERENCE = {
-    "Models": ("model", "inference", "distributions", "networks"),
+    "Models": ("model", "front", "inference", "distributions", "networks"),
     "Objectives": ("lagrangian", "log_ascent", "nupi", "divergences", "algebra", "information"),
     "Data and measures": ("data", "metrics", "pareto", "oracles"),
     "Basics": ("sklearn", "noise", "errors"),

@@ -108,8 +108,8 @@ def test_the_examples_of_docstrings_run(path: Path, at_home: Path) -> None:
 
 
 CALLED = (
-    "algebra data distributions divergences inference information lagrangian log_ascent metrics model networks noise nupi "
-    "oracles pareto sklearn"
+    "algebra data distributions divergences front inference information lagrangian log_ascent metrics model networks noise "
+    "nupi oracles pareto sklearn"
 )
 """The packages and modules whose functions and classes a user calls from Python."""
 
@@ -128,7 +128,9 @@ WITHOUT_EXAMPLE = {
         "is_builtin is_own_file observation_of on_accelerator part_name"
     ),
     "it prepares what another class or function takes": (
-        "CommonNoise LeakyReLU eval_splits generators_seeded prepare_run seed_of unchanged_process"
+        "CommonNoise FrontLagrangian LeakyReLU NegElboNear ScaleShift at_every_knot can_be_modulated condition eval_splits "
+        "generators_seeded "
+        "is_other_slack prepare_run seed_of unchanged_process unconditioned"
     ),
     "it needs labels or a second domain of the data, which a run has": "ClassifierScore CodeAgreement PairingAccuracy",
     "it is of a collection of finished runs, which `lagvae pareto` reads and reports": (

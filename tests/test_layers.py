@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("callbacks",),
     ("metrics",),
     # a model in training on its data, or K of them as one
-    ("ensemble",),
+    ("ensemble", "front"),
     ("model",),
     # codes, samples and likelihoods of a trained model
     ("inference",),

@@ -381,7 +381,7 @@ def test_runs_with_a_critic_or_an_average_train_alone(words: tuple[str, ...]) ->
 
 
 def test_who_must_share_a_setting_in_a_comparison() -> None:
-    lists = {"shared": SHARED, "own": {"multiplier.optimizer", "constraints.*.warm_up"}, "varied": VARIED}
+    lists = {"shared": SHARED, "own": {"multiplier.optimizer", "constraints.*.warm_up", "training.slacks"}, "varied": VARIED}
     for config in (composed(*PLAIN), composed(*CRITICS)):
         before, found = ComparedSettings.of(config, {}), {}
         for key in flatten(config):

@@ -171,17 +171,19 @@ class TrainingProgress(pl.Callback):
         notes = [f"epoch {trainer.global_step / data.per_epoch:.0f}"]
         if "rate" in last and "distortion" in last:
             notes.append(f"−ELBO {float(last['rate'] + last['distortion']):.2f}")
+        elif "neg_elbo" in last:  # of a front, at the γ that it is shown at
+            notes.append(f"−ELBO {float(last['neg_elbo']):.2f}")
         elif "distortion" in last:
             notes.append(f"distortion {float(last['distortion']):.2f}")
         notes += [
             f"{c.name} {float(last[c.name]):.3g}"
             for c in pl_module.lagrangian.constraints
-            if c.name in last and c.name not in ("neg_elbo", "mmd")
+            if c.name in last and c.name not in ("neg_elbo", "mmd") and "@" not in c.name
         ]
         values = self.evaluation.results.get("train", {})
         if "i_q_lower" in values:
             notes.append(f"I_q [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
-        learned = [c.name for c in pl_module.lagrangian.constraints if c.learned]
+        learned = [c.name for c in pl_module.lagrangian.constraints if c.learned and "@" not in c.name]
         if learned and last:
             notes.append("λ " + ", ".join(f"{name} {float(last[f'multiplier/{name}']):.3g}" for name in learned))
         return "  ".join(notes)

@@ -74,6 +74,9 @@ class _LearnedScale(nn.Module):
             return torch.full_like(loc, self.fixed)
         u = self.log_scale.float()
         share = u.numel() / (loc[0].numel() * SPEED**2)
+        if hasattr(self, "log_scale_shift"):  # of a model for several bounds (lagvae.front), a shift for each row
+            shift: Tensor = self.log_scale_shift()  # type: ignore[operator]
+            u = u + shift.reshape(len(shift), *(u.shape or [1] * (loc.dim() - 1)))
         return (self.tiny + (SPEED * (u.detach() + share * (u - u.detach()))).exp()).expand_as(loc)
 
     @torch.no_grad()

@@ -163,6 +163,7 @@ def calibration_config(cfg: DictConfig) -> DictConfig:
     derived.seed = derived.data.seed = cfg.calibration.seed
     derived.training.steps = cfg.calibration.steps
     derived.training.start = "scratch"
+    derived.training.slacks = None
     for c in derived.constraints.values():
         c.epsilon, c.learned, c.multiplier = None, False, c.calibration_weight
     return derived

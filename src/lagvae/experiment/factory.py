@@ -47,6 +47,7 @@ from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.data_profile import describe_likelihood, print_data, profile_data
 from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.settings import flatten, stored_settings
+from lagvae.front import Front, FrontLagrangian, Slacks
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
@@ -311,7 +312,20 @@ def second_domain(data: DataModule) -> Tensor:
 def build_lagrangian(cfg: DictConfig, calibration: Calibration | None, simplex: bool = False) -> Lagrangian:
     """The Lagrangian of the preference and of the constraints with their bounds."""
     parts = merge_symbolic_penalties(cfg.alpha.q, cfg.alpha.p, build_constraints(cfg, calibration))
+    if (slacks := cfg.training.get("slacks")) is not None:  # runs of earlier versions do not have the setting
+        return FrontLagrangian(*parts, build_slacks(cfg, slacks))
     return Lagrangian(*parts, simplex=simplex)
+
+
+def build_slacks(cfg: DictConfig, slacks: Sequence[float]) -> Slacks:
+    """The range of slacks of a front."""
+    own = cfg.constraints.get("neg_elbo")
+    if len(slacks) != 2 or own is None or own.gamma_relative:
+        raise SettingError(
+            f"training.slacks={list(slacks)} must be two slacks of −ELBO in nats, [LOW,HIGH], or null for a single bound; the "
+            "constraint neg_elbo must be there, with gamma_relative=false."
+        )
+    return Slacks(slacks[0], slacks[1], own=own.gamma)
 
 
 def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[Constraint]:
@@ -416,7 +430,7 @@ def build_model(
         "standardization": None if data.standardization is None else data.standardization.as_dict(),
         "range": list(data.value_range),
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
-        "bounds": {c.name: c.bound for c in lagrangian.constraints},
+        "bounds": {c.name: c.bound for c in getattr(lagrangian, "base", lagrangian.constraints)},
         "calibration": None if calibration is None else calibration.numbers,
         "digest": content_digest(data),
     }
@@ -427,9 +441,9 @@ def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, s
     """The LightningModule of a joint model and a Lagrangian, with the optimizers of the config. `shape` is that of one x."""
     for c in lagrangian.constraints:
         c.divergence.prepare(c.name, joint, shape)
-    return LatentVariableModel(
+    return (Front if isinstance(lagrangian, FrontLagrangian) else LatentVariableModel)(
         joint=joint,
-        lagrangian=lagrangian,
+        lagrangian=lagrangian,  # type: ignore[arg-type]
         primal=instantiate(cfg.model.optimizer),
         dual=instantiate(cfg.multiplier.optimizer) if cfg.multiplier.optimizer is not None else None,
         schedule=build_schedule(cfg),

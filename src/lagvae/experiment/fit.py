@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, StopOnSigterm, TrainingProgress
@@ -26,6 +26,7 @@ from lagvae.experiment.factory import (
     instantiate,
     metric_nodes,
 )
+from lagvae.front import Front
 from lagvae.io import check_archive
 from lagvae.metrics import DivergenceValues
 from lagvae.model import LatentVariableModel
@@ -34,6 +35,9 @@ from lagvae.runs.loggers import close
 from lagvae.runs.metrics_table import MetricsTable, digest_up_to
 
 STATIONARITY_BATCHES = 20
+
+CURVE_SHARE = 10
+"""A point of the curve of a front is measured with so many times fewer draws than the model at its own slack."""
 
 PARTS = ("training", "final")
 
@@ -158,8 +162,28 @@ class Fit:
         with interrupted(self.trainer):
             self.trainer.test(self.model, self.data, verbose=False)
 
+    def measure_curve(self, model: Front, curve: list[dict[str, Any]]) -> None:
+        """Add to every point of the curve of a front what the terms and the information are there, on the training split."""
+        nodes = {name: node for name, node in metric_nodes(self.cfg, "final").items() if name in ("terms", "information")}
+        if "pairs" in nodes.get("information", {}):
+            nodes["information"] = OmegaConf.merge(nodes["information"], {"pairs": nodes["information"].pairs // CURVE_SHARE})
+        evaluation = Evaluation({name: instantiate(node) for name, node in nodes.items()}, {})
+        self.data.trainer = None  # as in `stationarity`
+        most = self.data.most_draws or self.data.draws
+        passes = max(1, most // CURVE_SHARE // self.data.size("train"))
+        noise = self.data.noise("curve")
+        loader = self.data.eval_loader("train", model.device, passes, most)
+        batches = [self.data.observed(batch, noise) for batch in loader]
+        for point in curve:
+            with model.slacks.at(point["gamma"]):
+                evaluation.run(model, self.data, {"train": batches})
+            point |= {"neg_elbo": point["train"], "neg_elbo_stderr": point["train_stderr"]}
+            point |= {name: v for name, v in evaluation.results["train"].items() if name not in point}
+
     def stationarity(self) -> float | None:
-        """The KKT stationarity residual of θ on batches of the training split."""
+        """The KKT stationarity residual of θ on batches of the training split; None for a front, which has no single one."""
+        if isinstance(self.model, Front):
+            return None
         device = self.model.device
         self.data.trainer = None  # the loader then yields the batches of a single process, from the first step on
         share = (self.data.most_draws or self.data.draws) / self.data.draws

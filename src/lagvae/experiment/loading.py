@@ -22,6 +22,7 @@ from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.run import check_settings, read_config
 from lagvae.experiment.schema import check_moved
 from lagvae.experiment.settings import BUILT, changed_settings
+from lagvae.front import Front
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder, clone_root
 from lagvae.terminal import command
@@ -70,7 +71,7 @@ def load_with_caution(
     model = rebuild(path, origin, trust)
     check_weights(path, content, model)
     model.load_state_dict(content["state_dict"])
-    model.origin = origin
+    model.origin = origin | curve_of_run(path, model)
     try:
         return model.to(map_location).eval(), caution_about(path, content.get("global_step"), origin["config"])
     except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA raises the second
@@ -78,6 +79,14 @@ def load_with_caution(
         raise SettingError(
             f"map_location={map_location} cannot be used ({reason}). Name one device of this machine; leave it out for the CPU."
         ) from error
+
+
+def curve_of_run(path: Path, model: LatentVariableModel) -> dict[str, Any]:
+    """The curve that the run of a checkpoint has measured of its front, under "curve"; {} where there is none."""
+    folder = RunFolder(path.absolute().parent.parent)
+    if not isinstance(model, Front) or path.absolute() != folder.last or not folder.finished:
+        return {}
+    return {"curve": folder.read_summary().get("curve")}
 
 
 def caution_about(path: Path, step: int | None, config: Mapping[str, Any]) -> str | None:

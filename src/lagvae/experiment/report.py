@@ -68,7 +68,8 @@ def print_plan(cfg: DictConfig, model: LatentVariableModel, calibration: Calibra
         if c.bound is None:
             bounds.append(f"{c.multiplier:g} · {c.name}")
             continue
-        setting = cfg.constraints[c.name]
+        if (setting := cfg.constraints.get(c.name)) is None:
+            continue  # another slack of a front
         origin = "given"
         if setting.epsilon is None and calibration is not None:
             calibrated, nats = max(calibration.calibrated[c.name], c.divergence.smallest), c.divergence.nats
@@ -141,6 +142,25 @@ def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             verdict_in_words(c),
         )
         for name, c in summary["constraints"].items()
+    ]
+
+
+FRONT_COLUMNS = ("bound", "−ELBO", "I_q", "λ")
+"""The columns of `front_table_rows` between γ and the verdict."""
+
+
+def front_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each slack of a front: γ, the bound, −ELBO, the interval of I_q, λ and the verdict."""
+    return [
+        (
+            f"{p['gamma']:.3g}",
+            format_number(p["bound"], True),
+            format_number(p["neg_elbo"], True, p["neg_elbo_stderr"]),
+            f"{p['i_q_lower']:.2f} to {p['i_q_upper']:.2f} ± {p['i_q_stderr']:.2f}" if "i_q_lower" in p else "",
+            f"{p['multiplier']:.3g}",
+            verdict_in_words(p),
+        )
+        for p in summary["curve"]
     ]
 
 
@@ -220,6 +240,14 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     for label, *cells in measured_rows(summary):
         table.add_row(escape(label), *cells)
     out.print(table)
+    if "curve" in summary:
+        table = plain_table("The front, on training data", "γ")
+        for name in FRONT_COLUMNS:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for *cells, verdict in front_table_rows(summary):
+            table.add_row(*cells, f"[{COLOURS.get(verdict, 'default')}]{verdict}[/]")
+        out.print(table)
     for line in remarks(summary):
         out.print(escape(line))
     for message in summary["messages"]:

@@ -46,8 +46,9 @@ from lagvae.experiment.settings import UNKNOWN, changed_settings, differences, f
 from lagvae.experiment.summary import RATES, critic_messages, summarise
 from lagvae.experiment.trial import try_own_code
 from lagvae.experiment.validate import needs_calibration, validate
+from lagvae.front import Front
 from lagvae.io import check_writable, owned
-from lagvae.lagrangian import TOLERANCE
+from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.model import LatentVariableModel
 from lagvae.pages.page import try_page
 from lagvae.ranks import launched_rank, on_first
@@ -352,7 +353,7 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
             f"{metrics.parent} has vanished while its run was trained or measured. Put it back and resume the run, or train it "
             "again."
         )
-    convergence = assess_convergence(metrics, fit.model.lagrangian, fit.step)
+    convergence = assess_convergence(metrics, shown_lagrangian(fit.model), fit.step)
     summary = summarise(cfg, fit.model, calibration, fit.results, fit.watch.best, convergence, fit.evaluation.labels)
     summary["messages"] += critic_messages(fit.model.lagrangian, metrics) + fit.messages
     if fit.trained_in is not None and fit.step < cfg.training.steps and fit.watch.stopped_by is None:
@@ -365,6 +366,9 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
     summary |= {"cut": {key: list(pair) for key, pair in fit.evaluation.plan.cut.items()}}
     bar = MeasuringProgress("Reporting", 1.0 + cfg.callbacks.figures)
     bar.begin("stationarity", 1.0)
+    if isinstance(fit.model, Front):
+        bar.begin("the front", 1.0)
+        fit.measure_curve(fit.model, summary["curve"])
     summary |= {"stationarity": fit.stationarity(), "steps": fit.step, "seed": cfg.seed, "versions": versions()}
     joint = fit.model.joint
     summary |= {"rate_estimator": RATES[joint.rate_is_exact] if joint.has_rate else None}
@@ -400,6 +404,11 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
     folder.write_summary(summary)
     print_summary(summary, folder)
     return summary
+
+
+def shown_lagrangian(model: LatentVariableModel) -> Lagrangian:
+    """The Lagrangian of a model; of a front, that at the slack that it is shown at."""
+    return model.at(model.slacks.own).lagrangian if isinstance(model, Front) else model.lagrangian
 
 
 # ---- calibrations

@@ -117,6 +117,7 @@ class TrainingConfig:
     start: str = "calibrated"
     threads: int | None = None
     average: float | None = None
+    slacks: list[float] | None = None
 
 
 @dataclass

@@ -89,6 +89,7 @@ RULES: dict[str, Rule] = {
     "calibration": Rule(True, "differs", "same"),
     "training.steps": Rule(False, "same", "same"),
     "training.start": Rule(False, "differs", "same"),
+    "training.slacks": Rule(False, "same", "method"),
     "training.interval": Rule(False, "same", "ignored"),
     "training.log_every": Rule(False, "same", "ignored"),
     "training.gradient_clip": Rule(True, "same", "same"),

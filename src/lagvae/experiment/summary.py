@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lagvae.experiment.diagnostics import (
 )
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.validate import has_calibrated_bounds
+from lagvae.front import NegElboNear, is_other_slack
 from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
@@ -68,8 +69,9 @@ def summarise(
         )
         calibrated = None if calibration is None else calibration.calibrated.get(c.name)
         results.append(result)
-        message = explain_violation(result, calibrated, " nats" if c.divergence.nats else "")
-        messages += [message] if message else []
+        if not is_other_slack(c):
+            message = explain_violation(result, calibrated, " nats" if c.divergence.nats else "")
+            messages += [message] if message else []
         constraints[c.name] = {
             "estimator": repr(c.divergence),
             "nats": c.divergence.nats,
@@ -82,12 +84,20 @@ def summarise(
             **{f"{split}_stderr": splits[split][f"{key}_stderr"] for split in SPLITS},
             **result.as_dict(),
         }
+    curve = [
+        {"gamma": c.divergence.gamma, **constraints[c.name]}
+        for c in lagrangian.constraints
+        if isinstance(c.divergence, NegElboNear)
+    ]
+    if missed := [point for point in curve if point["verdict"] not in (Verdict.ACTIVE, Verdict.INACTIVE)]:
+        messages.append(explain_missed(missed, len(curve)))
+    own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if not is_other_slack(c)]
     below = below_calibration(cfg, calibration, splits)
     if below is not None:
         messages.append(explain_calibration(below))
     unsettled = None
     if convergence is not None:
-        active = [r.name for r in results if r.verdict is Verdict.ACTIVE]
+        active = [r.name for _, r in own if r.verdict is Verdict.ACTIVE]
         unsettled = explain_convergence(convergence, active, cfg.alpha.q, cfg.alpha.p, cfg.training.steps)
         messages += [unsettled] if unsettled else []
     return {
@@ -98,7 +108,8 @@ def summarise(
         "mmd_estimator": f"{instantiate(cfg.callbacks.final.mmd)().divergences['mmd']!r}, batches of {cfg.data.batch}"
         if "mmd" in cfg.callbacks.final
         else None,
-        "constraints": constraints,
+        "constraints": {c.name: constraints[c.name] for c, _ in own},
+        **({"curve": curve} if curve else {}),
         "splits": {
             split: {k: v for k, v in values.items() if not k.startswith("constraint/")} | tightest(values)
             for split, values in splits.items()
@@ -106,9 +117,21 @@ def summarise(
         "labels": dict(labels or {}),
         "verdict": overall_verdict(results, unsettled is not None, below is not None),
         "convergence": None if convergence is None else convergence.as_dict(),
-        "regime": regime(lagrangian.constraints, results, cfg.alpha.q, cfg.alpha.p),
+        "regime": regime([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
+
+
+def explain_missed(missed: Sequence[Mapping[str, Any]], of: int) -> str:
+    """A sentence for the user about the slacks of a front whose bounds are not met with a λ that fits."""
+    worst = max(missed, key=lambda point: abs(point["violation"]))
+    slacks = ", ".join(f"{point['gamma']:.3g}" for point in missed)
+    side = "above" if worst["violation"] > 0 else "below"
+    return (
+        f"At {len(missed)} of {of} slacks (γ = {slacks}) −ELBO did not end at its bound: by up to "
+        f"{abs(worst['violation']):.2g} nats {side}, at γ = {worst['gamma']:.3g}. Train longer (training.steps), or narrow "
+        "training.slacks."
+    )
 
 
 def below_calibration(

@@ -32,8 +32,10 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot join an ensemble: it has a critic, callbacks, averaged weights or code that vmap cannot run."""
+    """Whether a run cannot join an ensemble: a front, critics, callbacks, averaged weights, code that vmap cannot run."""
     own_callbacks = bool(run.plain.callbacks.get("lightning"))
+    if run.plain.training.get("slacks") is not None:
+        return True
     return uses_critics(run.plain) or run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
@@ -309,7 +311,9 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
     if alone := sum(map(trains_alone, waiting)) - sum(own.values()):
-        print_line(f"{alone} of them train one at a time, because they have critics, average their weights or have callbacks")
+        print_line(
+            f"{alone} of them train one at a time, because they are fronts, or have critics, averaged weights or callbacks"
+        )
     for obstacle, count in own.items():
         print_line(f"{count} of them train one at a time, because {obstacle}")
     if halved := sum(str(run.plain.trainer.get("precision")) in IN_BF16 for run in waiting):
