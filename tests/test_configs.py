@@ -79,7 +79,8 @@ BASES: list[Row] = [
     {**PLAIN, "logger": "csv", "family": family, "data": data}
     for family, data in (("vae", "digits"), ("cyclegan", "digits_pairs"), ("vmi", "digits"))
 ]
-"""Rows that build: of one domain, of two, and without a divergence. A pair builds where it can take a place in one."""
+BASES += [BASES[0] | {"multiplier": "learned"}]
+"""Rows that build: of one domain, of two, without a divergence, and with a learned multiplier. A pair builds where it can take a place in one."""
 
 
 def all_pairs() -> list[Row]:
@@ -219,7 +220,7 @@ def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> No
     assert cfg.data.name == row["data"]
     base = getattr(model.lagrangian, "base", model.lagrangian.constraints)  # a front has one at every knot
     assert [c.name for c in base] == list(cfg.constraints)
-    for c in model.lagrangian.constraints:
+    for c in base:
         assert c.learned == (row["multiplier"] != "fixed")
         stated = cfg.constraints[c.name].epsilon is not None  # by the preset
         assert (c.bound is None) == (row["epsilon"] == "none" and not stated)

@@ -172,7 +172,7 @@ def named(name: str, folder: str = "runs/s", obstacles: tuple[str, ...] = (), al
         obstacles=obstacles,
         alone=alone or bool(obstacles),
         folder=SimpleNamespace(path=Path(folder) / name),
-        plain=SimpleNamespace(paths=SimpleNamespace(runs="runs")),
+        plain=SimpleNamespace(paths=SimpleNamespace(runs="runs"), trainer={"precision": "32-true"}),
     )
 
 
@@ -218,7 +218,12 @@ OWN = "their code has an if on a value"
         ([["a"]], 0, 0, ["1 runs; 1 job of 1 run, in runs/s"]),
         ([["a", "b"], ["c", "d"]], 0, 1, ["4 runs; 2 jobs of 2 runs, in runs/s", "Calibrating first: 1 calibration."]),
         ([["a", "b"], ["c"]], 2, 2, ["5 runs, 2 of them finished before; 2 jobs of 1 to 2 runs", "first: 2 calibrations."]),
-        ([["a"], ["critic"]], 0, 0, ["2 runs; 2 jobs of 1 run,", "1 of them train one at a time, because they have critics"]),
+        (
+            [["a"], ["critic"]],
+            0,
+            0,
+            ["2 runs; 2 jobs of 1 run,", "1 of them train one at a time, because they are fronts, or have critics"],
+        ),
         (
             [["own"], ["own"], ["critic"]],
             0,
