@@ -80,7 +80,7 @@ BASES: list[Row] = [
     for family, data in (("vae", "digits"), ("cyclegan", "digits_pairs"), ("vmi", "digits"))
 ]
 BASES += [BASES[0] | {"multiplier": "learned"}]
-"""Rows that build: of one domain, of two, without a divergence, and with a learned multiplier. A pair builds where it can take a place in one."""
+"""Rows that build: of one domain, of two, without a divergence, with a learned λ. A pair builds where it has a place in one."""
 
 
 def all_pairs() -> list[Row]:
