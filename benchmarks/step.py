@@ -124,7 +124,7 @@ def main() -> None:
 
     from lagvae.cli.entry import register
     from lagvae.data.sources import digits
-    from lagvae.experiment.factory import choose_precision
+    from lagvae.experiment.precision import choose_precision
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()
