@@ -168,6 +168,12 @@ RESULTS: dict[str, Result] = {
         14,
         "docs/estimators.md",
     ),
+    "factors": benchmark(
+        "factors",
+        "--root {root} --out results/factors.md",
+        (*TRAINING, *below("conf", "data/array.yaml family/beta_vae.yaml family/vae.yaml"), "benchmarks/grid.py"),
+        12,
+    ),
     "family": Result(
         "results/family.md",
         (
