@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors inputs results mutants faults docs clean
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images inputs results mutants faults docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -121,6 +121,9 @@ anomaly: $(READY) ## log p(x) as an anomaly score, beside IsolationForest and PC
 
 factors: $(READY) ## MIG and DCI on made shapes, three members and three seeds: results/factors.md (a quarter of an hour)
 	@$(PY) benchmarks/results.py --make factors
+
+images: $(READY) ## Time and memory that images of 64×64 pixels take: results/images.md (eight minutes)
+	@$(PY) benchmarks/results.py --make images
 
 inputs: $(READY) ## Files of every kind, what is said of them, and the same data as clean floats: results/inputs.md (four minutes)
 	@$(PY) benchmarks/results.py --make inputs

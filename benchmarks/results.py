@@ -190,6 +190,12 @@ RESULTS: dict[str, Result] = {
         60,
     ),
     "figure1": comparison("figure1", "figure1", 9),
+    "images": benchmark(
+        "images",
+        "--root {root} --out results/images.md",
+        (*TRAINING, *below("conf", "data/array.yaml likelihood model/conv.yaml"), "benchmarks/grid.py"),
+        8,
+    ),
     "inputs": benchmark(
         "inputs",
         "--root {root} --out results/inputs.md",
