@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly inputs targets front results mutants faults \
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images inputs targets front results mutants faults \
 	docs clean
 
 help: ## Show this help
@@ -119,6 +119,12 @@ interval: $(READY) ## The interval for I of trained models, before and now: resu
 
 anomaly: $(READY) ## log p(x) as an anomaly score, beside IsolationForest and PCA: results/anomaly.md (five minutes)
 	@$(PY) benchmarks/results.py --make anomaly
+
+factors: $(READY) ## MIG and DCI on made shapes, three members and three seeds: results/factors.md (a quarter of an hour)
+	@$(PY) benchmarks/results.py --make factors
+
+images: $(READY) ## Time and memory that images of 64×64 pixels take: results/images.md (eight minutes)
+	@$(PY) benchmarks/results.py --make images
 
 inputs: $(READY) ## Files of every kind, what is said of them, and the same data as clean floats: results/inputs.md (four minutes)
 	@$(PY) benchmarks/results.py --make inputs

@@ -168,6 +168,12 @@ RESULTS: dict[str, Result] = {
         14,
         "docs/estimators.md",
     ),
+    "factors": benchmark(
+        "factors",
+        "--root {root} --out results/factors.md",
+        (*TRAINING, *below("conf", "data/array.yaml family/beta_vae.yaml family/vae.yaml"), "benchmarks/grid.py"),
+        12,
+    ),
     "family": Result(
         "results/family.md",
         (
@@ -184,6 +190,12 @@ RESULTS: dict[str, Result] = {
         60,
     ),
     "figure1": comparison("figure1", "figure1", 9),
+    "images": benchmark(
+        "images",
+        "--root {root} --out results/images.md",
+        (*TRAINING, *below("conf", "data/array.yaml likelihood model/conv.yaml"), "benchmarks/grid.py"),
+        8,
+    ),
     "inputs": benchmark(
         "inputs",
         "--root {root} --out results/inputs.md",

@@ -1,0 +1,103 @@
+"""What images of 64×64 pixels cost: time of training and of everything after it, and the peak memory of the whole program.
+
+    python benchmarks/images.py [--root FOLDER] [--out results/images.md] [KEY=VALUE …]
+
+Made scenes, 2,000 of each kind: a disc on a gradient, grey or in colour, kept as bytes. Each is trained by the command that a
+newcomer types, with every metric and figure of the default, but for fewer steps than the default: the cost of measuring is
+bounded by a share of that of the whole training, so that a short run shows the least favourable case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import grid
+import numpy as np
+
+SIDE, IMAGES, STEPS = 64, 2000, 100
+
+KINDS = {
+    "grey, Bernoulli": (1, ["likelihood=bernoulli"]),
+    "colour, discretised logistic": (3, ["likelihood=discretized_logistic"]),
+    "colour, Normal": (3, ["likelihood=normal"]),
+}
+"""Name → channels and settings."""
+
+
+def scenes(channels: int) -> np.ndarray:
+    """Images of a disc of any place, size and colour on a gradient, (N, H, W) or (N, H, W, 3), bytes."""
+    generator = np.random.default_rng(0)
+    v, u = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    x = np.empty((IMAGES, SIDE, SIDE, channels), dtype=np.uint8)
+    for image in x:
+        (a, b), radius = generator.uniform(0.25, 0.75, 2), generator.uniform(0.08, 0.25)
+        slope, ink, paper = generator.uniform(-1, 1, 2), generator.uniform(0, 1, channels), generator.uniform(0, 1, channels)
+        shade = 0.5 + 0.5 * (slope[0] * (u - 0.5) + slope[1] * (v - 0.5))
+        cover = np.clip((radius - np.hypot(u - a, v - b)) * SIDE + 0.5, 0, 1)[..., None]
+        image[:] = np.round(255 * (cover * ink + (1 - cover) * shade[..., None] * paper))
+    return x[..., 0] if channels == 1 else x
+
+
+def train(root: Path, name: str, words: list[str]) -> dict[str, Any]:
+    """The summary of a run in a process of its own, with the peak of its memory in GiB as "memory". SystemExit if it fails."""
+    folder = root / "runs" / name
+    file = folder / "memory.txt"
+    if not file.is_file():
+        program = [sys.executable, str(grid.ROOT / "src" / "train.py"), f"name={name}", *words]
+        print(" ".join(["python src/train.py", *program[2:]]), flush=True)
+        process = subprocess.Popen(program, env=os.environ | {"LAGVAE_ROOT": str(root)}, stdin=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{name} has failed, see above.")
+        file.write_text(f"{usage.ru_maxrss / 2**20:.2f}\n", encoding="utf-8")
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary | {"memory": float(file.read_text(encoding="utf-8"))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder of the runs; finished ones that are there are not trained again")
+    parser.add_argument("--out", type=Path, help="also write the table there (results/images.md)")
+    parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
+    options = parser.parse_args()
+    root = Path(options.root or tempfile.mkdtemp(prefix="images-")).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for k, (kind, (channels, words)) in enumerate(KINDS.items()):
+        file = root / f"scenes-{channels}.npy"
+        if not file.is_file():
+            np.save(file, scenes(channels))
+        length = [f"{node}.steps={STEPS}" for node in ("training", "calibration")]
+        settings = ["data=array", f"data.source.path={file}", "model=conv", *length, *words, *options.overrides]
+        run = train(root, f"scenes-{k}", settings)
+        seconds = run["seconds"]
+        after = seconds["all"] - seconds["training"]
+        rows.append(
+            [
+                *(kind, f"{seconds['training']:.0f}", f"{1000 * seconds['training'] / run['steps']:.0f}", f"{after:.0f}"),
+                *(f"{after / seconds['training']:.2f}", f"{run['memory']:.2f}"),
+            ]
+        )
+    head = ("images", "training (s)", "a step (ms)", "measuring, figures (s)", "share of training", "memory (GiB)")
+    grid.tell(
+        [
+            f"# Images of {SIDE}×{SIDE} pixels",
+            "",
+            f"{IMAGES:,} made scenes of each kind, model=conv, {STEPS:,} steps, {os.cpu_count()} cores; all other settings are "
+            "the defaults. Memory: the peak of the program, calibration included.",
+            "",
+            *grid.table(head, rows),
+        ],
+        options.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
