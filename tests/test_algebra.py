@@ -484,7 +484,7 @@ def test_families(explain) -> None:  # type: ignore[no-untyped-def]
     said = explain("family=infovae", "alpha.q=-2")
     assert said.status == 0
     assert not said.new, "no file is written"
-    for words in ("α₁ = −2 (maximise I_q)", "2·KL(q(x|z)‖p(x|z))", "−3·E_q[log p(x|z)]", "near            front − I_q"):
+    for words in ("α₁ = −2 (maximise I_q)", "2·KL(q(x|z)‖p(x|z))", "−3·E_q[log p(x|z)]", "near            front, lagvae − I_q"):
         assert words in said.out
     lines = said.out.splitlines()
     for line in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -255,11 +256,23 @@ def test_network_without_a_layer_to_condition_is_refused() -> None:
         condition(joint, Slacks(0.1, 4.0, own=1.5))
 
 
-@pytest.mark.parametrize("alpha", [-1.0, 1.0])
-def test_front_of_the_linear_gaussian_world_is_the_exact_one(tmp_path: Path, alpha: float) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "steps"), [(-1.0, 2500), pytest.param(1.0, 20000, marks=pytest.mark.slow)], ids=["maximise", "minimise"]
+)
+def test_front_of_the_linear_gaussian_world_is_near_the_exact_one(tmp_path: Path, alpha: float, steps: int) -> None:
+    """A short run, which has not converged, already tells slacks apart: rate and log λ are off by less than a quarter of what
+    they differ by over the range. A front that took no notice of γ would be off by half of it at one of its ends. How near a
+    long run comes is measured by `make front`.
+    """
     words = [
         *(*QUICK, "family=front", "data.source.n=4000", "data.batch=128", "model.encoder.hidden=[]", "model.decoder.hidden=[]"),
-        *("model.latent=2", "model.optimizer.lr=0.01", "training.steps=2500", "training.interval=1250", f"alpha.q={alpha:g}"),
+        *(
+            "model.latent=2",
+            "model.optimizer.lr=0.01",
+            f"training.steps={steps}",
+            f"training.interval={steps}",
+            f"alpha.q={alpha:g}",
+        ),
         *("divergence=[neg_elbo]", "epsilon=explicit", "training.start=scratch", "training.slacks=[0.2,2.0]"),
         "constraints.neg_elbo.gamma=0.5",
     ]
@@ -270,10 +283,12 @@ def test_front_of_the_linear_gaussian_world_is_the_exact_one(tmp_path: Path, alp
     cfg = settings(tmp_path, *words, f"constraints.neg_elbo.epsilon={least + 0.5}", "name=linear")
     train(cfg)
     front = load(RunFolder(tmp_path / "runs" / "linear"))
-    for gamma in (0.7, 1.2, 1.8):  # smaller slacks take longer training
-        best = exact.optimum(alpha, least + gamma)
+    best = {gamma: exact.optimum(alpha, least + gamma) for gamma in (0.2, 0.6, 2.0)}
+    rates = abs(best[2.0].rate - best[0.2].rate)
+    multipliers = abs(math.log(best[2.0].multiplier / best[0.2].multiplier))
+    for gamma, optimum in best.items():
         with torch.no_grad():
             q, prior = front.at(gamma).joint.encoder(x.float()), front.joint.prior()
             rate = float(torch.distributions.kl_divergence(q, prior).mean())
-        assert rate == pytest.approx(best.rate, rel=0.05)  # of a short run
-        assert front.multiplier(gamma) == pytest.approx(best.multiplier, rel=0.15)
+        assert rate == pytest.approx(optimum.rate, abs=rates / 4)
+        assert math.log(front.multiplier(gamma) / optimum.multiplier) == pytest.approx(0, abs=multipliers / 4)

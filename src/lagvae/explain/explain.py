@@ -176,19 +176,19 @@ def neighbours(objective: Objective, family: str = "") -> Iterator[Line]:
     A member whose learned λ decides about its preference is none of them.
     """
     others = [other for other in presets() if other.family != family and not other.learns_preference]
-    distances = []
+    found: dict[str, list[str]] = {}
     for other in others:
         differences = {"": objective - other.stated, " as trained": objective - other.trained}
-        suffix, difference = min(differences.items(), key=lambda item: count_terms(item[1]))
-        distances.append((count_terms(difference), f"{other.family}{suffix}", plainest(difference)))
-    equal = [name for distance, name, _ in distances if not distance]
-    if equal:
-        yield "equals", ", ".join(equal)
-    for distance, name, rest in sorted(distances)[: MAX_NEIGHBOURS + len(equal)]:
-        if distance:
-            yield "near", f"{name} {'−' if rest.startswith('−') else '+'} {rest.removeprefix('−')}"
+        texts = {suffix: plainest(difference) if difference else "" for suffix, difference in differences.items()}
+        suffix, rest = min(texts.items(), key=lambda item: count_terms(item[1]))
+        found.setdefault(rest, []).append(f"{other.family}{suffix}")
+    if "" in found:
+        yield "equals", ", ".join(found.pop(""))
+    nearest = sorted((count_terms(rest), ", ".join(names), rest) for rest, names in found.items())
+    for _, names, rest in nearest[:MAX_NEIGHBOURS]:
+        yield "near", f"{names} {'−' if rest.startswith('−') else '+'} {rest.removeprefix('−')}"
 
 
-def count_terms(objective: Objective) -> int:
-    """The number of terms of an objective in its simplest notation."""
-    return plainest(objective).count("(") + plainest(objective).count("I_") if objective else 0
+def count_terms(text: str) -> int:
+    """The number of terms of an objective that is written in its simplest notation."""
+    return text.count("(") + text.count("I_")

@@ -32,6 +32,9 @@ from lagvae.ranks import on_first
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import print_line, quiet_libraries
 
+COMPILED_FROM = 500
+"""The least number of steps of runs whose step is compiled: in fewer, the time that compiling takes is not regained."""
+
 MAX_EVALUATED_HERE = 4
 """Up to this many runs are evaluated in the job's own process, because starting other processes would take longer."""
 
@@ -216,7 +219,7 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
             job.folder,
             options.get("size"),
             lambda steps, note: job.report_progress(steps, 0, note),
-            bool(options.get("compile")),
+            bool(options.get("compile")) and int(runs[0].plain.training.steps) >= COMPILED_FROM,
         )
     total = sum(int(run.plain.training.steps) for run in runs)
     waiting = [run for run in runs if run.name not in failed and not run.finished]
