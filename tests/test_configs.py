@@ -218,9 +218,8 @@ def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> No
     model = build(cfg)
     assert cfg.family == row["family"]
     assert cfg.data.name == row["data"]
-    base = getattr(model.lagrangian, "base", model.lagrangian.constraints)  # a front has one at every knot
-    assert [c.name for c in base] == list(cfg.constraints)
-    for c in base:
+    assert [c.name for c in model.lagrangian.stated] == list(cfg.constraints)
+    for c in model.lagrangian.stated:
         assert c.learned == (row["multiplier"] != "fixed")
         stated = cfg.constraints[c.name].epsilon is not None  # by the preset
         assert (c.bound is None) == (row["epsilon"] == "none" and not stated)

@@ -270,11 +270,6 @@ class NegElboNear(NegElbo):
         return "NegElbo"
 
 
-def is_other_slack(constraint: Constraint) -> bool:
-    """Whether a constraint is that on −ELBO at a slack of a front beside its own."""
-    return isinstance(constraint.divergence, NegElboNear) and constraint.name != "neg_elbo"
-
-
 def at_every_knot(constraints: Sequence[Constraint], slacks: Slacks) -> tuple[list[Constraint], slice]:
     """The constraints with that on −ELBO at every knot in place of the one, which keeps its name at its own γ.
 
@@ -320,13 +315,17 @@ class FrontLagrangian(Lagrangian):
     def __init__(self, preference: Any, constraints: Sequence[Constraint], slacks: Slacks) -> None:
         expanded, at_knots = at_every_knot(constraints, slacks)
         super().__init__(preference, expanded)
-        self.base, self.at_knots, self.slacks = tuple(constraints), at_knots, slacks
+        self._stated, self.at_knots, self.slacks = tuple(constraints), at_knots, slacks
         share = torch.ones(len(expanded))
         share[self.at_knots] = slacks.share
         self.register_buffer("share", share, persistent=False)
         basis = slacks.polynomials(slacks.log_knots).double()
         weighted = basis * slacks.share.double()[:, None]
         self.register_buffer("smooth", (basis @ torch.linalg.solve(weighted.mT @ basis, weighted.mT)).float(), persistent=False)
+
+    @property
+    def stated(self) -> tuple[Constraint, ...]:
+        return self._stated
 
     def forward(self, values: Values) -> Tensor:
         """L in nats, (), without a gradient in λ: knots count by their share of the range."""
@@ -432,7 +431,7 @@ class Front(LatentVariableModel):
             joint = unconditioned(self.eval_model)
         constraints = [
             replace(c, bound=c.bound + gamma - self.slacks.own) if c.name == "neg_elbo" and c.bound is not None else c
-            for c in self.lagrangian.base
+            for c in self.lagrangian.stated
         ]
         preference = self.lagrangian.preference
         lagrangian = Lagrangian(type(preference)(float(preference.alpha_q), float(preference.alpha_p)), constraints)
@@ -463,7 +462,7 @@ class Front(LatentVariableModel):
 
     def bound(self, gamma: float) -> float:
         """ε̂ + γ in nats."""
-        own = next(c for c in self.lagrangian.base if c.name == "neg_elbo")
+        own = next(c for c in self.lagrangian.stated if c.name == "neg_elbo")
         assert own.bound is not None
         return own.bound + gamma - self.slacks.own
 

@@ -257,6 +257,11 @@ class Lagrangian(nn.Module):
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     @property
+    def stated(self) -> tuple[Constraint, ...]:
+        """The constraints as they were stated. A front has that on −ELBO once more for each other slack in `constraints`."""
+        return self.constraints
+
+    @property
     def names(self) -> list[str]:
         """Names of the constraints, in order."""
         return [c.name for c in self.constraints]

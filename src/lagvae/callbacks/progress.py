@@ -177,13 +177,13 @@ class TrainingProgress(pl.Callback):
             notes.append(f"distortion {float(last['distortion']):.2f}")
         notes += [
             f"{c.name} {float(last[c.name]):.3g}"
-            for c in pl_module.lagrangian.constraints
-            if c.name in last and c.name not in ("neg_elbo", "mmd") and "@" not in c.name
+            for c in pl_module.lagrangian.stated
+            if c.name in last and c.name not in ("neg_elbo", "mmd")
         ]
         values = self.evaluation.results.get("train", {})
         if "i_q_lower" in values:
             notes.append(f"I_q [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
-        learned = [c.name for c in pl_module.lagrangian.constraints if c.learned and "@" not in c.name]
+        learned = [c.name for c in pl_module.lagrangian.stated if c.learned]
         if learned and last:
             notes.append("λ " + ", ".join(f"{name} {float(last[f'multiplier/{name}']):.3g}" for name in learned))
         return "  ".join(notes)

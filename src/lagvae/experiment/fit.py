@@ -86,7 +86,7 @@ class Fit:
     Attributes:
         results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
         ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.
-        messages: what to tell of the files that it goes on from.
+        messages: what to tell of the files that it goes on from. whole: whether metrics.csv has all rows that were written.
         started: when the fit was created. trained_in: seconds until training ended, None before that.
     """
 
@@ -98,6 +98,7 @@ class Fit:
         self.ensemble: dict[str, Any] | None = None
         self.step = 0
         self.messages: list[str] = []
+        self.whole = True
         self.started, self.trained_in = time.perf_counter(), None
         data.interval = (cfg.training.interval, cfg.training.steps)
         self.evaluation = build_evaluation(cfg, model)
@@ -107,7 +108,7 @@ class Fit:
 
         def digest() -> str:
             # Where the table is not whole, the digest is that of no table, so that a run stopped once more tells it too.
-            return "not whole" if self.messages else table.digest()
+            return table.digest() if self.whole else "not whole"
 
         checkpoints = Checkpoints(folder.checkpoints, self.evaluation, digest)
         callbacks = [StopOnSigterm(), self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
@@ -139,6 +140,7 @@ class Fit:
         """Note where a metrics.csv does not have the rows that it had when the checkpoint with this content was written."""
         written = content.get("callbacks", {}).get(Checkpoints.__qualname__, {}).get("table")
         if written and digest_up_to(metrics, content["global_step"]) != written:
+            self.whole = False
             self.messages.append(
                 f"{metrics.name} is not what the run had written up to step {content['global_step']}: rows are lost or "
                 "changed, and so may be what is said of convergence."

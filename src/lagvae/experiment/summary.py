@@ -28,7 +28,7 @@ from lagvae.experiment.diagnostics import (
 )
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.validate import has_calibrated_bounds
-from lagvae.front import NegElboNear, is_other_slack
+from lagvae.front import NegElboNear
 from lagvae.lagrangian import TOLERANCE, Lagrangian
 from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
@@ -57,6 +57,7 @@ def summarise(
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
     constraints, results, messages = {}, [], []
+    stated = {c.name for c in lagrangian.stated}
     for i, c in enumerate(lagrangian.constraints):
         key = f"constraint/{c.name}"
         result = assess_constraint(
@@ -69,7 +70,7 @@ def summarise(
         )
         calibrated = None if calibration is None else calibration.calibrated.get(c.name)
         results.append(result)
-        if not is_other_slack(c):
+        if c.name in stated:
             message = explain_violation(result, calibrated, " nats" if c.divergence.nats else "")
             messages += [message] if message else []
         constraints[c.name] = {
@@ -91,7 +92,7 @@ def summarise(
     ]
     if missed := [point for point in curve if point["verdict"] not in (Verdict.ACTIVE, Verdict.INACTIVE)]:
         messages.append(explain_missed(missed, len(curve)))
-    own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if not is_other_slack(c)]
+    own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if c.name in stated]
     below = below_calibration(cfg, calibration, splits)
     if below is not None:
         messages.append(explain_calibration(below))
