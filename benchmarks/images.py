@@ -24,9 +24,9 @@ import numpy as np
 SIDE, IMAGES, STEPS = 64, 2000, 100
 
 KINDS = {
-    "grey, Bernoulli": (1, ["likelihood=bernoulli"]),
-    "colour, discretised logistic": (3, ["likelihood=discretized_logistic"]),
-    "colour, Normal": (3, ["likelihood=normal"]),
+    "grey, Bernoulli": (1, []),
+    "colour, discretised logistic": (3, ["data.likelihood=normal", "likelihood=discretized_logistic"]),
+    "colour, Normal": (3, ["data.likelihood=normal"]),
 }
 """Name → channels and settings."""
 

@@ -297,7 +297,7 @@ UNDECIDING = (
     *below(
         "src/lagvae/experiment",
         "data_picture.py data_profile.py export.py feasibility.py figures.py launch.py loading.py own_code.py page.py "
-        "report.py schema.py settings.py signatures.py style.py summary.py trial.py validate.py",
+        "report.py sample_figures.py schema.py settings.py signatures.py style.py summary.py trial.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",

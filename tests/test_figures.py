@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lagvae.experiment import figures
+from lagvae.experiment import figures, style
 from lagvae.pareto.figures import slack_figure
 
 
@@ -25,10 +25,10 @@ def test_images_are_dark_where_x_is_0() -> None:
 
 
 def test_lines_between_images_stand_out_from_dark_and_from_light_ones() -> None:
-    canvas = figures.tile(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 3, 3), 2)
+    canvas = style.tile(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 3, 3), 2)
     assert canvas.shape == (1, 3, 7)
-    assert canvas[0, 0].tolist() == pytest.approx([0, 0, 0, figures.LINE, 1, 1, 1])
-    assert 0.3 < figures.LINE < 0.7
+    assert canvas[0, 0].tolist() == pytest.approx([0, 0, 0, style.LINE, 1, 1, 1])
+    assert 0.3 < style.LINE < 0.7
 
 
 def summary(distortion: float) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from lagvae.cli.use import USES, use_model
 from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.experiment.factory import build_data, build_model
-from lagvae.experiment.figures import tile
 from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import create_folder, setup
+from lagvae.experiment.style import tile
 from lagvae.experiment.validate import needs_calibration
 from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP

@@ -17,7 +17,7 @@ from lagvae.data.cells import ENDINGS
 from lagvae.data.sources import IMAGE_ENDINGS, ImageFiles, image_files
 from lagvae.data.tables import Table
 from lagvae.errors import DataError
-from lagvae.experiment.figures import tile
+from lagvae.experiment.style import tile
 from lagvae.io import write_atomically
 from lagvae.terminal import print_note
 

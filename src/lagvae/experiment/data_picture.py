@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lagvae.data import DataModule
 from lagvae.data.conversion import as_float
+from lagvae.data.tables import Table
 from lagvae.experiment.data_profile import DataProfile
-from lagvae.experiment.figures import BLUE, ORANGE, as_picture, tile
-from lagvae.experiment.style import STYLE
+from lagvae.experiment.style import BLUE, ORANGE, STYLE, as_picture, tile
 from lagvae.io import write_atomically
 
 SAMPLES = 8
@@ -93,35 +93,39 @@ def shortened(name: str, most: int = 18) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
+def columns_of(x: Tensor, table: Table | None) -> dict[str, Tensor]:
+    """Name → the values of a column of rows x (N, D): numbers that are not missing, (n, 1), or categories one-hot, (N, K)."""
+    if table is None:
+        return {f"column {k}": x[:, k : k + 1] for k in range(x.shape[1])}
+    there = {table.numbers - 1 - k: x[:, -1 - k] > 0.5 for k in range(table.missing)}
+    return {name: x[:, place][there[k]] if k in there else x[:, place] for k, (name, place) in enumerate(table.slices.items())}
+
+
 def _table(data: DataModule, profile: DataProfile) -> Figure:
     """A histogram for each column, with a tick for each of eight rows; numbers of a table in their own units."""
     x, table, columns = _stored(data, ROWS), data.arrays.table, profile.columns
     if data.standardization is not None:
         x = data.standardization.undo(x)
-    places = [slice(k, k + 1) for k in range(columns)] if table is None else list(table.slices.values())
-    titles = [f"column {k}" for k in range(columns)] if table is None else list(table.slices)
-    signs = {} if table is None else {table.numbers - 1 - k: x.shape[1] - 1 - k for k in range(table.missing)}
+    found, first = columns_of(x, table), columns_of(x[:SAMPLES], table)
     shown = min(columns, PANELS)
     across = min(shown, 6)
     down = ceil(shown / across)
     figure = Figure(figsize=(1.5 * across + 0.6, 1.25 * down + 0.6), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flatten()
-    for k, axis in enumerate(axes):
+    for axis in axes[shown:]:
+        axis.set_axis_off()
+    for axis, (name, values) in zip(axes, found.items(), strict=False):
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
-        if k >= shown:
-            axis.set_axis_off()
-            continue
-        axis.set_title(shortened(titles[k]), loc="left", fontsize=8)
-        rows = x[:, places[k]].double()
-        if table is not None and k >= table.numbers:
+        axis.set_title(shortened(name), loc="left", fontsize=8)
+        rows = values.double()
+        if rows.shape[1] > 1:
             axis.bar(range(rows.shape[1]), rows.sum(0).numpy(), color=BLUE)
             axis.set_xticks([])
             axis.set_xlabel(f"{rows.shape[1]} categories", fontsize=7)
             continue
-        drawn = rows[:SAMPLES][x[:SAMPLES, signs[k]] > 0.5] if k in signs else rows[:SAMPLES]
-        axis.hist((rows[x[:, signs[k]] > 0.5] if k in signs else rows)[:, 0].numpy(), bins=30, color=BLUE)
-        axis.plot(drawn[:, 0].numpy(), torch.zeros(len(drawn)), "|", color=ORANGE, markersize=9, clip_on=False)
+        axis.hist(rows[:, 0].numpy(), bins=30, color=BLUE)
+        axis.plot(first[name][:, 0].numpy(), torch.zeros(len(first[name])), "|", color=ORANGE, markersize=9, clip_on=False)
     which = f", the first {shown} drawn" if columns > shown else ""
     figure.suptitle(
         f"{profile.name}: {columns} column{'s' if columns > 1 else ''}{which}; ticks: the first {SAMPLES} training rows",

@@ -1,11 +1,10 @@
-"""Figures of a run: samples, reconstructions, a latent traversal, and multipliers and constraints over training steps."""
+"""Figures of a run: samples, reconstructions, codes, a traversal; multipliers and constraints over training steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,23 @@ from torch import Tensor
 
 from lagvae.data import DataModule
 from lagvae.distributions import CodesPrior, EmpiricalPrior, GaussianEncoder, mean_of
+from lagvae.experiment import sample_figures
 from lagvae.experiment.report import verdict_in_words
-from lagvae.experiment.style import STYLE
+from lagvae.experiment.style import BLUE, GREY, ORANGE, RED, STYLE, as_picture, tile
 from lagvae.io import write_atomically
 from lagvae.model import LatentVariableModel
 from lagvae.noise import Noise
 from lagvae.runs.metrics_table import read_series
 
-BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
-
 EARLY = 4
 """The axes hold the path of training but for its first quarter: densities may start thousands of nats from where they end."""
 
-LINE = 0.4
-"""Grey level of the lines between images, which stand out from dark ones and from light ones."""
-
 CAPTIONS = {
     "samples": "Means of p(x|z) at samples of the prior",
-    "reconstructions": "Test samples, each above its reconstruction",
+    "reconstructions": "Test samples and their reconstructions",
+    "marginals": "The values of each column, in test data and in samples",
+    "correlations": "Correlations of columns, in test data and in samples",
+    "latent": "Mean codes of test samples in the plane of the two coordinates that vary most",
     "codes": "Samples, a row for each value of the first code",
     "translations": "Test samples, their translations, their true partners, and these translated back",
     "traversal": "Decoded images as one coordinate of the code varies, a row for each coordinate",
@@ -62,6 +60,12 @@ def draw_run(
             partners = data.second("test")
             if isinstance(model.eval_model.prior, EmpiricalPrior) and partners is not None:
                 figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
+        elif len(data.shape) == 2:
+            figures |= sample_figures.series(model, data)
+        elif len(data.shape) == 1:
+            figures |= sample_figures.table(model, data)
+        if (plane := sample_figures.codes_plane(model, data)) is not None:
+            figures["latent"] = plane
         if metrics.is_file():
             figures["constraints"] = constraints_over_steps(metrics, summary)
             if any(c["learned"] for c in summary["constraints"].values()):
@@ -91,23 +95,6 @@ def _show(axis: Axes, picture: Tensor) -> None:
     """Show one image (C, H, W) with values in [0, 1], where 0 is dark."""
     axis.imshow(as_picture(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
-
-
-def as_picture(image: Tensor) -> Tensor:
-    """An image (C, H, W) as matplotlib takes it, cut to [0, 1]."""
-    pixels = image.detach().cpu().clamp(0, 1)
-    return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-
-
-def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Arrange images (N, C, H, W) in a grid as one image, separated by grey lines."""
-    n, c, h, w = pictures.shape
-    rows = ceil(n / columns)
-    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), LINE, device=pictures.device)
-    for i in range(n):
-        r, k = divmod(i, columns)
-        canvas[:, r * (h + gap) : r * (h + gap) + h, k * (w + gap) : k * (w + gap) + w] = pictures[i]
-    return canvas
 
 
 def samples(model: LatentVariableModel, x: Tensor, alpha: float) -> Figure:

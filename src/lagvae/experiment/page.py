@@ -16,21 +16,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lagvae.data import DataModule
-from lagvae.distributions import GaussianEncoder, mean_of
-from lagvae.errors import LagvaeError
+from lagvae.distributions import GaussianEncoder
 from lagvae.experiment.figures import (
     CAPTIONS,
-    LINE,
     are_images,
-    as_picture,
     plane_ranges,
     running_mean,
     shown_range,
-    tile,
     traverse,
 )
 from lagvae.experiment.report import COLOURS, constraint_rows, goals_in_words, measured_rows, measured_title, remarks
+from lagvae.experiment.sample_figures import NAMED_LABELS, mean_codes
 from lagvae.experiment.settings import flatten
+from lagvae.experiment.style import LINE, as_picture, tile
 from lagvae.model import LatentVariableModel
 from lagvae.pages.page import Drawing, data_address, unchecked_charts, write_page
 from lagvae.runs.layout import RunFolder
@@ -61,13 +59,10 @@ SCATTERED = 500
 
 MOST_UNITS = 8
 
-NAMED_LABELS = 20
-"""The largest number of labels that are drawn as texts, each in its colour."""
-
 CLASSES = {"green": "good", "yellow": "warn", "red": "bad"}
 """Colour of a verdict on the terminal → its class on a page."""
 
-PICTURES = ("samples", "reconstructions", "codes", "translations")
+PICTURES = ("samples", "reconstructions", "marginals", "correlations", "codes", "translations")
 """Figures that stand together."""
 
 
@@ -284,11 +279,8 @@ def plane(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
 
 def codes_chart(data: DataModule, model: LatentVariableModel, x: torch.Tensor) -> tuple[Drawing | None, list[str]]:
     """The mean codes of test samples in the plane of two units, and the names of the units that can be chosen."""
-    try:
-        z = mean_of(model.eval_model.encoder(x)).flatten(1).cpu()
-    except LagvaeError:  # an encoder without a mean
-        return None, []
-    if z.shape[1] < 2 or not bool(z.isfinite().all()):
+    z = mean_codes(model, x)
+    if z is None:
         return None, []
     order = z.var(0).argsort(descending=True)[:MOST_UNITS].tolist()
     labels = data.labels("test")

@@ -1,8 +1,12 @@
-"""The matplotlib style of every figure."""
+"""How figures look: the style of matplotlib, colours, and images as pictures."""
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
+
+import torch
+from torch import Tensor
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
@@ -13,3 +17,25 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+
+BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
+
+LINE = 0.4
+"""Grey level of the lines between images, which stand out from dark ones and from light ones."""
+
+
+def as_picture(image: Tensor) -> Tensor:
+    """An image (C, H, W) as matplotlib takes it, cut to [0, 1]."""
+    pixels = image.detach().cpu().clamp(0, 1)
+    return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+
+
+def tile(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
+    """Arrange images (N, C, H, W) in a grid as one image, separated by grey lines."""
+    n, c, h, w = pictures.shape
+    rows = ceil(n / columns)
+    canvas = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), LINE, device=pictures.device)
+    for i in range(n):
+        r, k = divmod(i, columns)
+        canvas[:, r * (h + gap) : r * (h + gap) + h, k * (w + gap) : k * (w + gap) + w] = pictures[i]
+    return canvas
