@@ -9,13 +9,15 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import program
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from small import ROOT
+from small import ROOT, compose
 
 from lagvae import __version__
 from lagvae.cli import entry
@@ -249,3 +251,29 @@ def test_jobs_of_another_launcher_that_fail_leave_the_others_and_are_named_at_th
     assert second.startswith("job 3 (family=infovae seed=1 ")
     assert first.endswith("): seed=1 is unlucky.")
     assert said.err.count("seed=1 is unlucky.") == 4, "each also when it fails"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {}),
+        (["seed=1"], {}),
+        (["trainer.devices=2"], {"devices": 2}),
+        (["+trainer.precision=32-true"], {"precision": "32-true"}),
+        (["trainer=cpu"], {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}),
+        (["trainer=cpu", "trainer.precision=32-true"], {"accelerator": "cpu", "precision": "32-true"}),
+    ],
+)
+def test_an_option_of_the_trainer_leaves_the_precision_to_the_run(
+    words: list[str], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The precision decides about numbers; where the run goes on is a matter of the machine."""
+    from lagvae.cli.commands import given_trainer
+
+    cfg = compose([word.lstrip("+") for word in words])
+    task = SimpleNamespace(overrides=SimpleNamespace(task=words))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: task))
+    found = given_trainer(cfg)
+    assert {key: found[key] for key in given} == given
+    assert ("precision" in found) == any("precision" in word for word in words)
+    assert bool(found) == bool(given)
