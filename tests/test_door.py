@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
@@ -17,12 +18,23 @@ from helpers import program
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from rich.console import Console
 from small import ROOT, compose
 
 from lagvae import __version__
 from lagvae.cli import entry
 from lagvae.errors import SettingError
-from lagvae.terminal import format_number, print_error, print_line, print_note, quiet_libraries, short_path, silence
+from lagvae.terminal import (
+    format_number,
+    make_printable,
+    plain_table,
+    print_error,
+    print_line,
+    print_note,
+    quiet_libraries,
+    short_path,
+    silence,
+)
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -156,6 +168,39 @@ def test_nothing_is_printed_in_silence_and_lines_are_not_broken_after_it(capsys:
     print_error(line)
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == (f"{line}\n", f"Error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("strict", "replace"), ("surrogateescape", "replace"), ("backslashreplace", "backslashreplace"), ("ignore", "ignore")],
+)
+def test_only_a_stream_that_would_fail_at_a_sign_replaces_it(before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), "ascii", before) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    make_printable()
+    assert [stream.errors for stream in streams] == [after] * 2
+
+
+def test_numbers_have_no_colours_of_their_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_line("3.14 nats of 'digits' in /tmp/a")
+    assert capsys.readouterr().out == "3.14 nats of 'digits' in /tmp/a\n"
+
+
+def test_a_table_has_a_line_under_its_head_and_no_frame() -> None:
+    table = plain_table("Two rows", "name")
+    table.add_column("I", justify="right")
+    table.add_row("a-long-name", "3.00")
+    table.add_row("b", "10.00")
+    shown = Console(width=40, file=io.StringIO(), record=True)
+    shown.print(table)
+    lines = [line.rstrip() for line in shown.export_text().splitlines()]
+    assert lines[0] == "Two rows"
+    head, rule, *rows = [line for line in lines if line][1:]
+    assert [head.split(), *(row.split() for row in rows)] == [["name", "I"], ["a-long-name", "3.00"], ["b", "10.00"]]
+    assert set(rule.strip()) == {"─"}
+    assert all(line[0] == " " != line[1] for line in (head, rule, *rows)), "no more than a space on the left"
 
 
 @pytest.mark.parametrize(

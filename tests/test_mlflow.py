@@ -157,14 +157,7 @@ def test_a_run_says_what_it_is_and_what_it_found(tmp_path: Path, clients: dict[s
     logger.log_metrics({"train/rate": 3.0}, 20)
     assert run.data.rows == [(10, "train/rate", 2.0), (10, "val/rate", 2.5), (10, STEP, 10)]
     text = "x" * 6000
-    summary = {
-        "splits": {"val": {"rate": 4.0}},
-        "constraints": {},
-        "steps": 30,
-        "verdict": "met",
-        "messages": [],
-        "family": text,
-    }
+    summary = {"splits": {"val": {"rate": 4.0}}, "constraints": {}, "steps": 30, "verdict": text, "messages": []}
     folder.write_summary(summary)
     results = flat_results(folder.read_summary())
     texts = {key: value for key, value in results.items() if isinstance(value, str)}
