@@ -42,6 +42,7 @@ from lagvae.algebra import (
 from lagvae.algebra.closure import GENERATORS
 from lagvae.algebra.computing import VECTORS, terms_of
 from lagvae.algebra.linear import basic_solutions, rank, solve_linear
+from lagvae.algebra.objective import joined, number
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_constraints
 from lagvae.explain import presets
@@ -111,6 +112,35 @@ def test_printed_objectives_can_be_parsed() -> None:
         parsed = parse(str(one))
         assert parsed.coefficients == one.coefficients
         assert parse(str(computable_form(one))) == one
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0", "0"),
+        ("3", "3"),
+        ("-12", "−12"),
+        ("999999", "999999"),
+        ("1000000", "1000000"),  # six digits would be 1e+06, which cannot be parsed
+        ("1234567/2", "1234567/2"),
+        ("123456.5", "246913/2"),
+        ("0.000125", "0.000125"),
+        ("0.0001", "1/10000"),
+        ("-0.00005", "−1/20000"),
+        ("2/3", "2/3"),
+    ],
+)
+def test_coefficients_are_written_so_that_they_can_be_read_again(value: str, text: str) -> None:
+    assert number(Fraction(value)) == text
+    assert parse(f"{text.lstrip('−')} I_q") == abs(Fraction(value)) * parse("I_q")
+
+
+def test_a_sum_is_written_with_the_signs_between_its_parts() -> None:
+    parts = [(Fraction(0), "a"), (Fraction(-2), "b"), (Fraction(1), "−c"), (Fraction(-1), "−d"), (Fraction(1, 3), "e")]
+    assert joined(parts) == "−2·b − c + d + 1/3·e"
+    assert joined([(Fraction(-1), "−a")]) == "a"
+    assert joined([(Fraction(1, 3), "a")]) == "1/3·a"
+    assert joined([]) == "0"
 
 
 # ---- dimensions

@@ -363,3 +363,9 @@ def test_a_written_objective_is_refused_where_a_density_is_missing_that_it_has(w
     without_it.prepare("d", lacking, (3,))
     with pytest.raises(SettingError, match=f"d needs {needed}.*{cure}"):
         with_it.prepare("d", lacking, (3,))
+
+
+def test_the_penalty_on_the_slope_has_the_weight_of_its_authors() -> None:
+    divergence = Wasserstein(network)
+    assert (divergence.penalty, divergence.r1, divergence.smallest, divergence.nats) == (10.0, 0.0, 0.0, False)
+    assert "mix" in divergence.required_noise

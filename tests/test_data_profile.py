@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import QUICK, program, settings
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lagvae.data import Arrays, DataModule
@@ -187,6 +188,26 @@ def test_a_picture_is_dark_where_the_data_are(tmp_path: Path) -> None:
     width = grey.shape[1]
     images = grey[-int(0.125 * width * 0.9) :, width // 20]  # down the middle of the first image, below the title
     assert (int(images[len(images) // 4]), int(images[-len(images) // 4])) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("images", (8, 1.5)), ("binarised", (8, 2.6)), ("series", (8, 3.6)), ("table", (9.6, 1.85))]
+)
+def test_a_picture_has_room_for_its_rows_and_its_title(
+    tmp_path: Path, kind: str, size: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.1 inches for a row of images, 1.25 for one of panels."""
+    from lagvae.experiment import data_picture
+
+    x = {"table": TABLE, "series": TABLE.reshape(N, 3, 2), "binarised": np.arange(64 * N, dtype="u1").reshape(N, 1, 8, 8)}
+    data = loaded(x.get(kind, np.zeros((N, 1, 8, 8), "f4")), "bernoulli" if kind == "binarised" else "normal")
+    found: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, part, **_: found.append(figure))
+    data_picture.draw_data(tmp_path / "a.png", data, profile_data(data))
+    (figure,) = found
+    assert figure.get_size_inches() == pytest.approx(size)
+    title = figure.axes[0].get_title(loc="left")
+    assert title.endswith({"binarised": "; below, as binarised for one batch", "images": "; black is 0, white 0"}.get(kind, ""))
 
 
 def test_streamed_images_are_looked_at_too(tmp_path: Path) -> None:

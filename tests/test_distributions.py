@@ -477,3 +477,18 @@ def test_invalid_networks_are_rejected() -> None:
             network(shape_in=(8,))
         with pytest.raises(SettingError, match="too small"):
             network(shape_in=(1, 3, 8))
+
+
+def test_a_motion_has_few_parameters_and_follows_its_choice_as_sharply_as_it_is_told() -> None:
+    """Eight weights, and 16 tones in between: 1 → 16 → 1 with their biases. exp(2 · 3) to one for a choice of 3."""
+    motion = SquareMotion((1, 4, 4), (1, 4, 4))
+    assert sum(p.numel() for p in motion.parameters()) == 8 + 2 * 16 + 16 + 1
+    motion.tones = torch.nn.Identity()  # type: ignore[assignment]
+    with torch.no_grad():
+        motion.choice[1] = 3.0
+    x = torch.zeros(1, 1, 4, 4)
+    x[..., 0, 1] = 1.0  # its eight copies lie on eight places
+    shares = motion(x).detach().flatten()
+    shares = shares[shares > 0].sort().values
+    assert len(shares) == 8
+    torch.testing.assert_close(shares[-1] / shares[:-1], torch.full((7,), 6.0).exp())

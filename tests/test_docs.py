@@ -6,10 +6,12 @@ import ast
 import doctest
 import importlib
 import inspect
+import pkgutil
 import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from helpers import settings
 from omegaconf import OmegaConf
 from small import ROOT, TINY, compose
 
+import lagvae
 from lagvae.cli.entry import expand_word
 from lagvae.cli.programs import HYDRA_PROGRAMS, PROGRAMS
 from lagvae.cli.use import USES, parser_of
@@ -167,6 +170,25 @@ def test_what_a_user_calls_has_an_example() -> None:
     assert there == {*CALLED.split(), *PROGRAMS_ONLY.split()}
     without = {key for name in CALLED.split() for key, value in exported(name).items() if ">>> " not in (value.__doc__ or "")}
     assert without == {name for names in WITHOUT_EXAMPLE.values() for name in names.split()}
+
+
+MUTABLE = {
+    *("callbacks.budget.Plan", "cli.watch.JobFiles", "cli.watch.WatchedRun", "data.cells.Cells", "data.sources.Arrays"),
+    *("experiment.calibration.Calibration", "experiment.data_profile.DataProfile", "lagrangian.Values"),
+    *("oracles.gaussian.LinearGaussian", "oracles.rate_distortion.WaterFilling", "oracles.softmax_tables.TableReconstruction"),
+    *("pareto.points.Collection", "sweeps.ensemble_training.EnsembleCheckpoint", "sweeps.ensemble_training.EnsembleMember"),
+}
+"""The dataclasses beside the schema that may be changed. All others are values: what one is given stays as it was found."""
+
+
+def test_values_cannot_be_changed() -> None:
+    found = set()
+    for info in pkgutil.walk_packages(lagvae.__path__, "lagvae."):
+        if not info.name.endswith(("__main__", ".schema")):
+            for name, value in vars(importlib.import_module(info.name)).items():
+                if is_dataclass(value) and value.__module__ == info.name and not value.__dataclass_params__.frozen:
+                    found.add(f"{info.name.removeprefix('lagvae.')}.{name}")
+    assert found == MUTABLE
 
 
 # ---- commands

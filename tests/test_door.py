@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
@@ -9,18 +10,31 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import program
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from small import ROOT
+from rich.console import Console
+from small import ROOT, compose
 
 from lagvae import __version__
 from lagvae.cli import entry
 from lagvae.errors import SettingError
-from lagvae.terminal import format_number, print_error, print_line, print_note, quiet_libraries, short_path, silence
+from lagvae.terminal import (
+    format_number,
+    make_printable,
+    plain_table,
+    print_error,
+    print_line,
+    print_note,
+    quiet_libraries,
+    short_path,
+    silence,
+)
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn", "wandb"}
 """Packages that take long to import, and that only a run needs."""
@@ -157,6 +171,39 @@ def test_nothing_is_printed_in_silence_and_lines_are_not_broken_after_it(capsys:
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [("strict", "replace"), ("surrogateescape", "replace"), ("backslashreplace", "backslashreplace"), ("ignore", "ignore")],
+)
+def test_only_a_stream_that_would_fail_at_a_sign_replaces_it(before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), "ascii", before) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    make_printable()
+    assert [stream.errors for stream in streams] == [after] * 2
+
+
+def test_numbers_have_no_colours_of_their_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_line("3.14 nats of 'digits' in /tmp/a")
+    assert capsys.readouterr().out == "3.14 nats of 'digits' in /tmp/a\n"
+
+
+def test_a_table_has_a_line_under_its_head_and_no_frame() -> None:
+    table = plain_table("Two rows", "name")
+    table.add_column("I", justify="right")
+    table.add_row("a-long-name", "3.00")
+    table.add_row("b", "10.00")
+    shown = Console(width=40, file=io.StringIO(), record=True)
+    shown.print(table)
+    lines = [line.rstrip() for line in shown.export_text().splitlines()]
+    assert lines[0] == "Two rows"
+    head, rule, *rows = [line for line in lines if line][1:]
+    assert [head.split(), *(row.split() for row in rows)] == [["name", "I"], ["a-long-name", "3.00"], ["b", "10.00"]]
+    assert set(rule.strip()) == {"─"}
+    assert all(line[0] == " " != line[1] for line in (head, rule, *rows)), "no more than a space on the left"
+
+
+@pytest.mark.parametrize(
     ("value", "options", "shown"),
     [
         (0.00126, {}, "0.00"),
@@ -249,3 +296,29 @@ def test_jobs_of_another_launcher_that_fail_leave_the_others_and_are_named_at_th
     assert second.startswith("job 3 (family=infovae seed=1 ")
     assert first.endswith("): seed=1 is unlucky.")
     assert said.err.count("seed=1 is unlucky.") == 4, "each also when it fails"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {}),
+        (["seed=1"], {}),
+        (["trainer.devices=2"], {"devices": 2}),
+        (["+trainer.precision=32-true"], {"precision": "32-true"}),
+        (["trainer=cpu"], {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}),
+        (["trainer=cpu", "trainer.precision=32-true"], {"accelerator": "cpu", "precision": "32-true"}),
+    ],
+)
+def test_an_option_of_the_trainer_leaves_the_precision_to_the_run(
+    words: list[str], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The precision decides about numbers; where the run goes on is a matter of the machine."""
+    from lagvae.cli.commands import given_trainer
+
+    cfg = compose([word.lstrip("+") for word in words])
+    task = SimpleNamespace(overrides=SimpleNamespace(task=words))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: task))
+    found = given_trainer(cfg)
+    assert {key: found[key] for key in given} == given
+    assert ("precision" in found) == any("precision" in word for word in words)
+    assert bool(found) == bool(given)

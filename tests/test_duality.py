@@ -158,8 +158,9 @@ def test_two_solvers_agree_and_the_multiplier_is_the_shadow_price(seed: int) -> 
 
 
 @pytest.mark.usefixtures("_silent")
-def test_algorithm_1_finds_value_and_multiplier(program: Program) -> None:
+def test_algorithm_1_finds_value_and_multiplier(program: Program, capfd: pytest.CaptureFixture[str]) -> None:
     known, trained = solve_program(program), train_tables(program, steps=800)
+    assert tuple(capfd.readouterr()) == ("", "")
     assert trained.value == pytest.approx(known.value, abs=1e-3)
     assert trained.multipliers[0] == pytest.approx(known.multipliers[0], rel=0.02)
     assert float(trained.world.kl("x,z")) == pytest.approx(program.epsilon, abs=1e-3)

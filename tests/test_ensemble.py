@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -380,10 +381,13 @@ def test_a_compiled_step_is_tried_with_its_gradient(tmp_path: Path, monkeypatch:
         return compiled
 
     monkeypatch.setattr(torch, "compile", compiler)
+    extension = logging.getLogger("torch.utils.cpp_extension")
+    monkeypatch.setattr(extension, "level", logging.NOTSET)
     few = ("training.steps=5", "training.interval=5")
     runs = [run(tmp_path, name, *RUNS[name], *few) for name in ("maximize", "minimize")]
     assert train_ensemble(runs, tmp_path / "job", lambda step, note: None, compile=True) == {}
     assert calls == [True] * (6 if works else 1)
+    assert extension.level == logging.ERROR, "which otherwise warns of the compiler of the machine"
 
 
 def test_without_a_compiler_an_ensemble_trains_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from lagvae.experiment import figures, style
-from lagvae.pareto.figures import slack_figure
+from lagvae.pareto.figures import fronts_figure, slack_figure
+from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate
 
 
 def test_images_are_dark_where_x_is_0() -> None:
@@ -87,3 +88,61 @@ def test_a_path_of_one_point_has_room_about_it() -> None:
     rates, distortions = figures.plane_ranges(ends, [(1e6, 1e6)] + [(3.0, 20.5)] * 19)
     assert rates == pytest.approx((3 - 0.12 * 0.5, 3 + 0.12 * 0.5))
     assert distortions == pytest.approx((20 - 0.12, 21 + 0.12))
+
+
+@pytest.mark.parametrize(
+    ("counts", "families", "title", "labels"),
+    [
+        ([[1, 1], [1, 1]], ["lagvae"] * 2, "training data, ± standard error", ["α = −3", "α = +0.5"]),
+        ([[1, 1], [1, 2]], ["lagvae"] * 2, "training data, ± standard deviation over seeds", ["α = −3", "α = +0.5"]),
+        ([[1], [1]], ["lagvae", "own"], "training data, ± standard error", ["LagVAE, α = −3", "own, α = +0.5"]),
+    ],
+)
+def test_a_figure_of_slack_says_what_it_shows(
+    counts: list[list[int]], families: list[str], title: str, labels: list[str]
+) -> None:
+    values = {"split": "train", "gammas": [0.0, 1.0], "means": [1.0, 2.0], "spreads": [0.1] * 2, "others": [1.0, 2.0]}
+    curves = [
+        SimpleNamespace(alpha=alpha, counts=count, family=family, **values)
+        for alpha, count, family in zip((-3.0, 0.5), counts, families, strict=True)
+    ]
+    tested = SimpleNamespace(**vars(curves[0]) | {"split": "test"})
+    axis = slack_axis([*curves, tested])
+    assert axis.get_title(loc="left") == title
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("slack γ₁ of −ELBO (nats)", "$I_q(x;z)$ (nats)")
+    (legend,) = axis.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == labels
+    assert [container.lines[0].get_markerfacecolor() != "white" for container in axis.containers] == [True, False]
+
+
+def run_point(seed: int, information: float, neg_elbo: float, width: float = 0.0) -> SimpleNamespace:
+    lower, upper = (Estimate(information + end * width / 2, 0.1) for end in (-1, 1))
+    point = SimpleNamespace(neg_elbo=Estimate(neg_elbo, 0.2), lower=lower, upper=upper)
+    point.worse_end = lambda sign: lower if sign == MAXIMISE else upper
+    return SimpleNamespace(seed=seed, points={"train": point, "test": point})
+
+
+@pytest.mark.parametrize(("seeds", "information", "front"), [(1, "rate", "front"), (2, "interval", "fronts of 2 seeds")])
+def test_a_figure_of_fronts_says_what_it_shows(seeds: int, information: str, front: str) -> None:
+    runs = [run_point(seed, 2.0 + seed, 20.0 + seed, width=1.0) for seed in range(seeds)]
+    fronts = {run.seed: [run] for run in runs}
+    groups = [
+        SimpleNamespace(family="lagvae", split=split, sign=sign, runs=runs, fronts=fronts)
+        for split, sign in (("train", MAXIMISE), ("train", MINIMISE), ("test", MAXIMISE))
+    ]
+    collection = SimpleNamespace(families=["lagvae"], information=information, runs=runs)
+    figure = fronts_figure(SimpleNamespace(groups=groups, collection=collection))  # type: ignore[arg-type]
+    train, test = figure.axes
+    assert [axis.get_title(loc="left") for axis in (train, test)] == ["training data", "test data"]
+    assert {axis.get_xlabel() for axis in (train, test)} == {"−ELBO (nats)"}
+    assert (train.get_ylabel() != "", test.get_ylabel()) == (True, "")
+    assert (len(train.containers), len(test.containers)) == (2, 1)
+    up, down = (container.lines[0] for container in train.containers)
+    assert list(up.get_ydata()) == [1.5 + seed for seed in range(seeds)], "at the end that is optimised, here the lower one"
+    assert list(down.get_ydata()) == [2.5 + seed for seed in range(seeds)]
+    assert (up.get_markerfacecolor() != "white", down.get_markerfacecolor()) == (True, "white")
+    (legend,) = figure.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert (said[0], said[-1]) == ("LagVAE", front)
+    assert [text[:5] for text in said if text.startswith("α")] == ["α < 0", "α > 0"]
+    assert any(text.startswith("interval for I") for text in said) == (information == "interval")

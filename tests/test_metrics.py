@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isnan, log
+from math import isnan, log, log2
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,17 +19,22 @@ from lagvae.errors import SettingError
 from lagvae.information import aggregate_bounds, kde_information
 from lagvae.metrics import (
     ActiveUnits,
+    ClassifierScore,
     DivergenceValues,
+    FactorScores,
     Information,
     InformationOfModel,
     LatentMetric,
     MarginalLikelihood,
+    RateDecomposition,
     ReconstructionError,
     Terms,
+    TwoSampleTest,
     mean_and_stderr,
     permutation_p_value,
     tightest,
 )
+from lagvae.metrics.base import KERNEL, Sizes
 from lagvae.metrics.images import Reobserver
 from lagvae.metrics.information import apply_control_variates, count_earlier_draws
 from lagvae.noise import Noise
@@ -567,6 +572,83 @@ def test_the_reconstruction_of_a_second_domain_counts_its_rows_once(generator: t
         },
         rel=1e-5,
     )
+
+
+SIZES = Sizes(encode=1e6, decode=1e7, x=64, z=3, images=500, draws=2000)
+
+
+def applied(metric: Any, **settings: Any) -> Any:
+    """A metric as `is_applicable` leaves it."""
+    for name, value in settings.items():
+        setattr(metric, name, value)
+    return metric
+
+
+COSTS: dict[str, tuple[Any, float]] = {
+    # each sample in each component: 4 products for a coordinate, by itself and among all, and an exponential of all and of each
+    "decomposition": (RateDecomposition(), 2000**2 * (4 * 3 + 4 * KERNEL)),
+    "decomposition of few": (RateDecomposition(100), 100**2 * (4 * 3 + 4 * KERNEL)),
+    "decomposition of x without noise": (applied(RateDecomposition(), _stochastic=False), 500**2 * (4 * 3 + 4 * KERNEL)),
+    "two samples of z": (TwoSampleTest("z", samples=400, permutations=100), (2 * 400) ** 2 * (2 * 3 + KERNEL + 100)),
+    "two samples of x": (TwoSampleTest("x", samples=900, permutations=100), (2 * 500) ** 2 * (2 * 64 + KERNEL + 100)),
+    "likelihood": (MarginalLikelihood(draws=8, samples=700), 500 * 8 * 1e7),
+    "information of the model": (applied(InformationOfModel(draws=8, samples=700), weighs=True), 700 * 8 * 1e7),
+    "information of the model, unweighted": (InformationOfModel(draws=8, samples=700), 0.0),
+    # 256 samples at least in K components of 2 products for a coordinate and an exponential
+    "information": (Information(pairs=1), 256 * 2000 * (6 + KERNEL)),
+    "information of many pairs": (Information(pairs=1_000_000), 500 * 2000 * (6 + KERNEL)),
+    "information of x without noise": (applied(Information(pairs=1), _stochastic=False), 256 * 500 * (6 + KERNEL)),
+    "information of few": (Information(pairs=1, samples=100), 256 * 100 * (6 + KERNEL)),
+    # two halves that are fitted to 1,000 samples in 50 iterations, and a kernel estimate of one half at the other
+    "mixture": (Information(pairs=1, components=4), 256 * 2000 * (6 + KERNEL) + 2 * 4 * 50 * 1000 * 3 * (3 + KERNEL)),
+    "kernels": (Information(pairs=1, kde=True), 256 * 2000 * (6 + KERNEL) + 1000 * 2000 * (6 + KERNEL)),
+    # the components are K draws and 2 · 500 Gaussians of images. Each of 8 images is observed 5 K / 8 times more, of which 256
+    # are evaluated, and each of 500 images 4000 / 500 times for its Gaussian
+    "information of images": (
+        applied(Information(pairs=1, most=4000), _reobserve=True),
+        256 * (4000 + 1000) * (6 + KERNEL) + 8 * 2500 * 256 * (6 + KERNEL) + (2000 + 500 * 8 + 8 * 2500) * 1e6,
+    ),
+    # 200 iterations for 300 images, forwards and backwards, of two classes; then 3 predictions for each draw
+    "classifier": (applied(ClassifierScore(), _training_labels=torch.arange(300) % 2), (2 * 200 * 300 + 3 * 2000) * 2 * 64),
+    "classifier of few": (
+        applied(ClassifierScore(training=100), _training_labels=torch.arange(300) % 2),
+        (2 * 200 * 100 + 3 * 2000) * 2 * 64,
+    ),
+    # a tree for each of two factors sorts all images by each of 3 coordinates at every one of its levels
+    "factors": (applied(FactorScores(trees=5), _factors=torch.zeros(500, 2)), KERNEL * 5 * 500 * log2(500) * 3 * 2),
+    "factors of few": (applied(FactorScores(trees=5, samples=64), _factors=torch.zeros(500, 2)), KERNEL * 5 * 64 * 6 * 3 * 2),
+}
+
+
+@pytest.mark.parametrize("kind", COSTS)
+def test_the_cost_of_a_metric_is_counted_by_hand(kind: str) -> None:
+    metric, cost = COSTS[kind]
+    assert metric.cost(SIZES) == pytest.approx(cost, rel=1e-12)
+
+
+def test_of_few_images_no_more_observations_are_encoded_than_their_gaussians_need() -> None:
+    metric = applied(Information(pairs=1, most=4000), _reobserve=True)
+    encoded = metric.cost(SIZES._replace(images=100)) - metric.cost(SIZES._replace(images=100, encode=0.0))
+    assert encoded == pytest.approx((2000 + 100 * 32 + 8 * 2500) * 1e6), "32 of each image, where 40 would be 4,000 draws"
+
+
+@pytest.mark.parametrize(
+    ("metric", "quarter", "least"),
+    [
+        (RateDecomposition(4000), {"most": (4000, 2000)}, [128]),  # its cost grows with the square
+        (TwoSampleTest("z", samples=400), {"samples": (400, 200)}, [50]),
+        (FactorScores(samples=8000), {"samples": (8000, 2000)}, [1000]),
+        (applied(ClassifierScore(4000), _training_labels=torch.arange(4000) % 2), {"training": (4000, 1000)}, [256]),
+        (applied(ClassifierScore(4000), _training_labels=torch.arange(4000) // 2000), {"training": (4000, 4000)}, [4000]),
+        (Information(pairs=10**6), {"pairs": (10**6, 250_000), "most": (60_000, 15_000)}, [256 * 128, 128]),
+        (Information(samples=1000, pairs=10**6), {"pairs": (10**6, 250_000), "samples": (1000, 250)}, [256 * 128, 128]),
+    ],
+)
+def test_a_metric_is_limited_to_a_share_of_its_cost_as_long_as_it_says_something(
+    metric: Any, quarter: dict[str, tuple[int, int]], least: list[int]
+) -> None:
+    assert metric.limit(0.25) == quarter
+    assert [used for _, used in metric.limit(1e-9).values()] == least
 
 
 @pytest.mark.parametrize(("images", "times"), [(7, 1), (7, 2), (7, 3), (3, 11), (1, 8)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow_stand_in
 import pytest
 from helpers import QUICK, program, refuses, settings
 
@@ -16,6 +18,7 @@ from lagvae.experiment.run import train
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import STEP, close, flat_results
 from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.runs.mlflow_logger import RunMLFlowLogger
 
 WORDS = ("logger=mlflow", "training.log_every=10", "name=grid/cell")
 
@@ -118,3 +121,111 @@ def test_a_run_goes_on_where_mlflow_fails(client: Any, capsys: pytest.CaptureFix
     folder.write_summary({"splits": {}, "constraints": {}, "steps": 30})
     assert folder.finished
     assert capsys.readouterr().err.count("the server is gone") == 1
+
+
+# ---- what a run tells MLflow, without the package
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")  # what a logger sets is undone
+    return mlflow_stand_in.install(monkeypatch)
+
+
+def logger_of(root: Path, *words: str, name: str = "grid/cell") -> tuple[RunFolder, Any]:
+    folder = RunFolder(root / "runs" / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (logger,) = build_other_loggers(settings(root, *WORDS[:2], f"name={name}", *words), folder)
+    return folder, logger
+
+
+def test_a_run_says_what_it_is_and_what_it_found(tmp_path: Path, clients: dict[str, Any]) -> None:
+    folder, logger = logger_of(tmp_path)
+    assert list(clients) == [(tmp_path / "mlruns").as_uri()], "beside runs/"
+    assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
+    (client,) = clients.values()
+    ((known, run),) = client.runs.items()
+    assert (folder.path / "mlflow" / "id").read_text() == known
+    tags = {"group": "grid", "job_type": "lagvae", "mlflow.runName": "grid/cell"}
+    assert tags.items() <= run.data.tags.items()
+    assert (run.data.params["alpha.q"], run.data.params["family"]) == ("-1.0", "lagvae")
+    logger.log_metrics({"train/rate": 2.0}, 10)
+    logger.log_metrics({"val/rate": 2.5}, 10)
+    assert run.data.rows == [], "the step has not ended"
+    logger.log_metrics({"train/rate": 3.0}, 20)
+    assert run.data.rows == [(10, "train/rate", 2.0), (10, "val/rate", 2.5), (10, STEP, 10)]
+    text = "x" * 6000
+    summary = {"splits": {"val": {"rate": 4.0}}, "constraints": {}, "steps": 30, "verdict": text, "messages": []}
+    folder.write_summary(summary)
+    results = flat_results(folder.read_summary())
+    texts = {key: value for key, value in results.items() if isinstance(value, str)}
+    assert {key: run.data.tags[key] for key in texts} == {key: value[:5000] for key, value in texts.items()}
+    numbers = {key: value for key, value in results.items() if key not in texts}
+    assert "final/val/rate" in numbers
+    assert [row for row in run.data.rows if row[0] == 20] == [(20, "train/rate", 3.0), (20, STEP, 20)], "what was waiting"
+    assert sorted(row for row in run.data.rows if row[0] == 30) == sorted((30, key, float(v)) for key, v in numbers.items())
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_goes_on_in_its_mlflow_run(tmp_path: Path, clients: dict[str, Any]) -> None:
+    _, logger = logger_of(tmp_path)
+    logger.log_metrics({"train/rate": 2.0}, 10)
+    close(logger)
+    (client,) = clients.values()
+    (run,) = client.runs.values()
+    assert run.info.status == "RUNNING"
+    close(logger, failed=True)
+    assert run.info.status == "FAILED"
+    _, again = logger_of(tmp_path)
+    assert (len(client.runs), run.info.status, again.known_to) == (1, "RUNNING", 10)
+    for step in (10, 20):
+        again.log_metrics({"train/rate": float(step)}, step)
+    close(again)
+    assert [row for row in run.data.rows if row[1] == "train/rate"] == [(10, "train/rate", 2.0), (20, "train/rate", 20.0)]
+    again.leave(failed=False)
+    assert run.info.status == "FINISHED"
+
+
+def test_other_processes_of_a_run_begin_none(tmp_path: Path, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}.items():
+        monkeypatch.setenv(name, value)
+    folder, _ = logger_of(tmp_path)
+    assert not any(client.runs for client in clients.values())
+    assert not (folder.path / "mlflow").exists()
+
+
+def test_a_server_that_fails_is_named_once_and_told_no_more(
+    tmp_path: Path, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    folder, logger = logger_of(tmp_path)
+    assert list(clients) == ["http://there"]
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    client, tried = clients["http://there"], []
+
+    def refuse(**batch: Any) -> None:
+        tried.append(batch)
+        raise mlflow_stand_in.MlflowException("it is gone\nand more")
+
+    client.log_batch = refuse
+    for step in (10, 20, 30):
+        logger.log_metrics({"train/rate": 1.0}, step)
+    folder.write_summary({"splits": {}, "constraints": {}, "steps": 30, "verdict": "met"})
+    assert len(tried) == 1
+    assert " ".join(capsys.readouterr().err.split()).endswith("MLflow takes no more of " + str(folder.path) + ": it is gone")
+    (run,) = client.runs.values()
+    assert run.info.status == "RUNNING"
+    logger.end(failed=True)
+    assert run.info.status == "RUNNING"
+
+
+def test_settings_of_the_logger_reach_mlflow(tmp_path: Path, clients: dict[str, Any]) -> None:
+    config = {"paths": {"root": str(tmp_path)}, "name": "one", "family": "vae"}
+    folder = RunFolder(tmp_path / "runs" / "one")
+    folder.path.mkdir(parents=True)
+    RunMLFlowLogger(folder, config, experiment_name="mine", run_name=None, tracking_uri="http://here", tags={"a": "b"})
+    (run,) = clients["http://here"].runs.values()
+    assert run.info.experiment_id == "mine"
+    assert (run.data.tags["a"], run.data.tags["mlflow.runName"]) == ("b", "one"), "null is as if it were not there"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
 
 from lagvae.data.batches import SplitOrder, StepDataset, StepLoader, TrainOrder
-from lagvae.noise import Noise, _mix
+from lagvae.noise import Noise, _mix, generators_seeded
 
 STREAMS = ("z_q", "z_p", "x_p", "order", "observe")
 """Streams of a run."""
@@ -31,6 +33,37 @@ def test_the_global_state_is_neither_read_nor_touched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert torch.equal(Noise(0).normal("z_q", 0, (3,)), first)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_user_code_draws_from_generators_of_its_device_that_depend_on_the_text_alone(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, kept = [], []
+    fork = torch.random.fork_rng
+
+    def forked(devices: list[torch.device]) -> Any:
+        kept.extend(devices)
+        return fork([])  # there need not be a GPU
+
+    monkeypatch.setattr(torch.random, "fork_rng", forked)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+
+    def drawn(text: str) -> torch.Tensor:
+        with generators_seeded(text, torch.device(device)):
+            return torch.randn(5)
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = drawn("a")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(drawn("a"), first)
+    assert not torch.equal(drawn("b"), first)
+    cuda = device != "cpu"
+    assert kept == [torch.device(device)] * (3 * cuda)
+    assert len(seeds) == 3 * cuda
+    assert len(set(seeds)) == 2 * cuda, "one for each text"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +104,7 @@ def test_the_states_are_those_that_saved_runs_go_on_from(seed: int, purpose: str
     assert Noise(seed, purpose).generator(stream, step).initial_seed() == state
 
 
-@pytest.mark.parametrize(("value", "mixed"), [(0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)])
+@pytest.mark.parametrize(("value", "mixed"), [(0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39), (2**32 + 1, 0x514E28B7)])
 def test_steps_are_mixed_by_the_finaliser_of_murmurhash3(value: int, mixed: int) -> None:
     """Published hashes of the empty text, with the seed as the value."""
     assert _mix(value) == mixed

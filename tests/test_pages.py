@@ -105,6 +105,12 @@ def test_a_page_holds_all_that_it_shows(run: RunFolder, seen: Seen) -> None:
     assert "default-src &#39;none&#39;" in run.page.read_text(encoding="utf-8")
 
 
+def test_blocks_of_a_template_leave_no_empty_lines(run: RunFolder) -> None:
+    _, _, body = run.page.read_text(encoding="utf-8").partition("<body>")
+    lines = body.partition("<script")[0].split("\n")
+    assert lines.count("") < len(lines) / 4, "where each of them did, there would be as many as others"
+
+
 def test_a_name_runs_no_code(run: RunFolder, seen: Seen) -> None:
     text = run.page.read_text(encoding="utf-8")
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in text

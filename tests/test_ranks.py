@@ -14,7 +14,7 @@ from small import TINY, compose
 from lagvae import ranks
 from lagvae.errors import RankError, SettingError, Stopped
 from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_process
-from lagvae.ranks import Ranks, is_quiet, launched_rank
+from lagvae.ranks import Ranks, is_joined, is_quiet, launched_rank
 
 World = list[Ranks]
 
@@ -175,3 +175,53 @@ def test_one_process_measures_what_several_have_trained() -> None:
     cfg = compose([*TINY, "trainer=ddp", "trainer.devices=3"])
     in_one_process(cfg)
     assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy) == (1, 1, "auto")
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch, ended: Queue[int]) -> list[int]:
+    """The ranks that this process has connected, none of which has another to talk to."""
+    found: list[int] = []
+    monkeypatch.setattr(ranks, "_ranks", None)
+    monkeypatch.setattr(ranks, "HEARSAY", 0.0)
+    monkeypatch.setattr(Ranks, "connect", lambda self, broadcast: found.append(self.rank))
+    return found
+
+
+@pytest.mark.parametrize(("world", "connections"), [(1, []), (2, [0, 0])])
+def test_a_process_is_joined_until_it_leaves_and_can_be_joined_again(
+    connected: list[int], world: int, connections: list[int]
+) -> None:
+    for _ in range(2):
+        assert not is_joined()
+        with ranks.joined_ranks(0, world, lambda content: content, print):
+            assert is_joined()
+            with ranks.joined_ranks(0, world, lambda content: content, print):
+                assert is_joined(), "inside another one nothing changes"
+            assert is_joined()
+    assert not is_joined()
+    assert connected == connections, "one alone opens no connection"
+
+
+def test_a_process_for_which_another_speaks_is_quiet_to_its_end(connected: list[int]) -> None:
+    with ranks.joined_ranks(1, 2, lambda content: content, print):
+        assert is_quiet()
+    assert is_quiet()
+    assert connected == [1]
+
+
+@pytest.mark.parametrize("news", [None, RankError("Process 2 of 2 was killed.")])
+def test_a_process_that_fails_for_another_raises_the_error_of_that_one(
+    connected: list[int], news: RankError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ConnectionError("closed by peer")
+
+    def fail() -> None:
+        with ranks.joined_ranks(0, 2, lambda content: content, print):
+            assert ranks._ranks is not None
+            ranks._ranks.news = news
+            raise own
+
+    with pytest.raises(type(news or own)) as raised:
+        fail()
+    assert raised.value is (news or own)
+    assert not is_joined()

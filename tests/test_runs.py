@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import BytesIO
 from math import inf, nan
 from pathlib import Path
@@ -28,7 +29,18 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lagvae.errors import CheckpointError, OwnedError, SettingError
-from lagvae.io import check_writable, owned, wait_for_owner, write_atomically, write_json
+from lagvae.io import (
+    bytes_digest,
+    check_archive,
+    check_writable,
+    file_digest,
+    json_digest,
+    owned,
+    sync,
+    wait_for_owner,
+    write_atomically,
+    write_json,
+)
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import answers, close, has_key, log_picture
@@ -199,6 +211,43 @@ def test_json_contains_no_nan(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": None, "b": [None, 1.5, [2, "λ"]], "3": {"c": None, "d": None}}
     assert "λ" in text
+
+
+def test_digests_of_a_content_are_those_of_the_runs_that_there_are(tmp_path: Path) -> None:
+    """Calibrations and checkpoints are found by them: they must never change. 16 digits of SHA-256."""
+    assert bytes_digest(b"abc") == "ba7816bf8f01cfea", "the published digest of this text"
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == bytes_digest(b"abc")
+    text = '{"a": [1, null], "λ": 0.5}'
+    for content in ({"a": (1, nan), "λ": 0.5}, {"λ": 0.5, "a": [1, None]}):
+        assert json_digest(content) == bytes_digest(text.encode()), "whatever the order of the keys"
+
+
+def test_json_is_indented_by_two_and_ends_with_a_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": {"λ": 2}})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": {\n    "λ": 2\n  }\n}\n'
+
+
+def test_an_archive_whose_bytes_have_changed_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, file := tmp_path / "a.pt")
+    check_archive(file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="has another checksum than when it was written"):
+        check_archive(file)
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_only_a_file_system_that_cannot_tell_need_not_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: bool
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Input/output") if told else nullcontext():
+        sync(tmp_path)
 
 
 # ---- owning

@@ -6,6 +6,7 @@ import pickle
 import runpy
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,39 @@ def test_the_example_with_arrays_runs(capsys: pytest.CaptureFixture[str], monkey
     out = capsys.readouterr().out
     assert "codes: (45, 4), reconstructions: (45, 13), samples: (5, 13)" in out
     assert "log p(x) of held-out rows: " in out
+
+
+@pytest.mark.parametrize(
+    ("given", "valid"),
+    [
+        ({"slack": 0}, True),
+        ({"latent_dim": 1, "steps": 1, "batch_size": 2}, True),
+        ({"latent_dim": 0}, False),
+        ({"batch_size": 1}, False),
+        ({"validation_fraction": 0.0}, False),
+        ({"validation_fraction": 0.49}, True),
+        ({"validation_fraction": 0.5}, False),
+        ({"alpha": float("inf")}, False),
+        ({"folder": None, "alpha": -0.5}, True),
+    ],
+)
+def test_parameters_are_valid_up_to_their_limits(given: dict[str, Any], valid: bool) -> None:
+    with nullcontext() if valid else pytest.raises(ValueError, match=f"'{next(iter(given))}' parameter of LagVAE"):
+        LagVAE(**given)._validate_params()
+
+
+@pytest.mark.parametrize("verdict", ["violated", "met", "met on training data"])
+def test_a_warning_has_the_first_message_and_the_line_that_called(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
+    summary = {"constraints": {}, "splits": {"train": {}}, "verdict": verdict, "messages": ["First.", "Second."]}
+    monkeypatch.setattr("lagvae.sklearn.finish_run", lambda run: summary)
+    monkeypatch.setattr("lagvae.sklearn.load_with_caution", lambda path, trust: (None, None))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        levels = LagVAE(**TINY | {"likelihood": "normal"}).fit(np.full((20, 2), 255, np.uint8))
+    said = {w.category: str(w.message) for w in caught if w.filename == __file__}
+    texts = [str(w.message) for w in caught if w.filename == __file__]
+    assert any(text.startswith("X is uint8 and is divided by 255.") for text in texts)
+    assert any(text.startswith("The largest standard deviation of a column of X is 0. ") for text in texts)
+    expected = None if verdict.startswith("met") else f"Verdict: {verdict}. First. See verdict_ and summary_."
+    assert said.get(ConvergenceWarning) == expected
+    assert levels.information_ is None

@@ -17,7 +17,7 @@ from lagvae.cli.entry import expand_word
 from lagvae.divergences import Kernel, MixtureRBF, ReferenceRBF
 from lagvae.divergences.mmd import mmd as mmd_estimate
 from lagvae.errors import SettingError
-from lagvae.sweeps.grid import NAME, expand
+from lagvae.sweeps.grid import NAME, expand, run_label, same_value
 from lagvae.sweeps.job import SweepJob, redirect_output, train_all
 from lagvae.sweeps.progress import SweepProgress
 from lagvae.sweeps.sweep_run import SweepRun
@@ -145,6 +145,28 @@ def test_a_label_may_have_letters_of_any_language() -> None:
     words = [next(word for word in run if word.startswith("label=")) for run in runs]
     labels = [override.value() for override in OverridesParser.create().parse_overrides(words)]
     assert [str(label) for label in labels] == ["-path_tmp_ä_x.npy", "-path_tmp_ö_x.npy"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "label"),
+    [
+        ({"family": "vae", "seed": "1"}, ""),
+        ({"alpha.q": "-1", "data.batch": "64"}, "-q-1-batch64"),
+        ({"constraints.a.gamma": ".5", "constraints.b.gamma": "+2"}, "-a.5-b+2"),
+        ({"steps": "5", "training.steps": "7"}, "-steps5-training7"),  # what has no part before it keeps its own
+        ({"likelihood": "normal", "model.hidden": "[8, 4]", "x": "'a b'"}, "-likelihood_normal-hidden8_4-x_a_b"),
+    ],
+)
+def test_a_label_has_the_shortest_keys_that_differ(pairs: dict[str, str], label: str) -> None:
+    assert run_label(pairs) == label
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [("1", "1.0", True), ("1", "2", False), ("True", "true", True), ("'mlp'", "mlp", True), ("MLP", "mlp", False)],
+)
+def test_words_mean_the_same_in_any_spelling(a: str, b: str, same: bool) -> None:
+    assert same_value(a, b) is same
 
 
 def test_a_name_that_is_given_stays() -> None:

@@ -386,3 +386,19 @@ def test_no_time_is_told_where_nothing_is_known_of_it(tmp_path: Path) -> None:
     assert "left" not in seen(find_view(tmp_path / "runs", "s")), "nobody works on it"
     make_run(tmp_path, "t/c", owned=True)
     assert "left" not in seen(find_view(tmp_path / "runs", "t")), "nothing is done yet"
+
+
+def test_a_narrow_terminal_cuts_words_and_no_line_in_two(tmp_path: Path) -> None:
+    make_run(tmp_path, "a-name-that-is-long", 10, 20, 30, 40, owned=True)
+    view, shown = find_view(tmp_path / "runs", "a-name-that-is-long"), {}
+    for width in (28, 44):
+        console = Console(width=width, file=StringIO(), record=True)
+        console.print(view.look(width=width))
+        shown[width] = console.export_text().splitlines()
+    assert shown[28][0] == "a-name-that-is-lo…  training"
+    assert shown[28][1].partition("27%")[0] == "━━" + 9 * " ", "a bar as wide as what is left"
+    assert shown[44][0] == "a-name-that-is-long" + 17 * " " + "training"
+    (head,) = [line for line in shown[44] if "value" in line]
+    assert "λ over st" in head
+    (line,) = [line for line in shown[44] if "▁▃▆█" in line]
+    assert line.split()[-4:] == ["25", "24.5", "0.4", "▁▃▆█"]

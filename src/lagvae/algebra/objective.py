@@ -96,8 +96,8 @@ def number(value: Fraction) -> str:
         ('−0.25', '1/3')
     """
     size = abs(value)
-    short = size.denominator == 1 or Fraction(f"{float(size):.6g}") == size
-    return ("−" if value < 0 else "") + (f"{float(size):.6g}" if short and 1e-4 < size < 10**6 else str(size))
+    short = 1e-4 < size < 10**6 and Fraction(f"{float(size):.6g}") == size
+    return ("−" if value < 0 else "") + (f"{float(size):.6g}" if short else str(size))
 
 
 def joined(parts: Iterable[tuple[Fraction, str]]) -> str:

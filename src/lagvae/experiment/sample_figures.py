@@ -163,15 +163,17 @@ def codes_plane(model: LatentVariableModel, data: DataModule) -> Figure | None:
     axis = figure.subplots()
     known = [] if labels is None else sorted(set(labels[: len(z)].tolist()))
     if labels is None or len(known) > NAMED_LABELS:
-        colour = {"c": BLUE} if labels is None else {"c": labels[: len(z)].numpy(), "cmap": "viridis"}
-        shown = axis.scatter(z[:, first], z[:, second], s=8, **colour)
+        values = {"c": BLUE} if labels is None else {"c": labels[: len(z)].numpy(), "cmap": "viridis"}
+        shown = axis.scatter(z[:, first], z[:, second], s=8, **values)
         if labels is not None:
             figure.colorbar(shown, ax=axis, label="label")
     else:
-        colours = matplotlib.colormaps["viridis"].resampled(len(known) + 1)  # without its end, which is light
+        colour = matplotlib.colormaps["viridis"]  # without its end, which is light
         for k, label in enumerate(known):
             rows = z[labels[: len(z)] == label]
-            axis.scatter(rows[:, first], rows[:, second], s=28, color=colours(k), marker=f"${label}$", linewidths=0.2)
+            axis.scatter(
+                rows[:, first], rows[:, second], s=28, color=colour(0.85 * k / len(known)), marker=f"${label}$", linewidths=0.2
+            )
     axis.set_xlabel(f"z[{first}]")
     axis.set_ylabel(f"z[{second}]")
     axis.set_title("Mean codes of test samples" + (", by label" if labels is not None else ""), loc="left")

@@ -60,7 +60,6 @@ def write_page(path: Path, template: str, charts: Mapping[str, Drawing], picture
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True,
     )
     read = environment.loader.get_source  # type: ignore[union-attr]
     scripts = [vega_scripts() if charts else "", read(environment, "page.js")[0]]
