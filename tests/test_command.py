@@ -260,3 +260,22 @@ def test_a_program_ends_quietly_where_nobody_reads_its_output(words: list[str], 
     assert done.returncode == 1
     said = (tmp_path / "err").read_text()
     assert said == "", said
+
+
+@pytest.mark.parametrize("name", ["pareto", "train"])
+def test_ctrl_c_while_libraries_are_imported_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    class Stopping:
+        def find_spec(self, module: str, *_: object) -> None:
+            if module in ("lagvae.cli.compare", "lagvae.cli.entry"):
+                raise KeyboardInterrupt
+
+    for module in ("lagvae.cli.compare", "lagvae.cli.entry"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.delattr(f"{module.rpartition('.')[0]}.{module.rpartition('.')[2]}", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Stopping(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        programs.run(name, ROOT)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Note: Stopped.\n"

@@ -17,6 +17,7 @@ import torch
 from helpers import QUICK, program
 from small import ROOT
 
+from lagvae.ranks import STARTED_BY
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import read_rows
 
@@ -184,6 +185,16 @@ def test_the_others_end_with_one_rank_and_one_process_finishes_what_they_began(
     outcome = program(tmp_path, "resume=run")
     assert outcome.status == 0, outcome.err
     assert_same_numbers(alone, RunFolder(tmp_path / "runs" / "run"))
+
+
+def test_a_rank_ends_whose_first_was_killed_before_they_connected(tmp_path: Path) -> None:
+    """It would wait for half an hour. The one that has started it is not there any more."""
+
+    def orphan(*given: Any) -> dict[str, str]:
+        return torchrun(1, 2, free_port()) | {STARTED_BY: "0"}
+
+    (rank,) = start(tmp_path, 1, *UNEVEN, launcher=orphan)
+    assert statuses([rank], 30) == [1]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
+from lagvae.ranks import STARTED_BY
 from lagvae.sweeps import executors
 from lagvae.sweeps.executors import (
     DeviceExecutor,
@@ -141,7 +142,7 @@ def test_the_status_of_a_process_says_what_became_of_its_job(
     outcome = run_in_subprocess(folder, {"OWN": "1"})
     assert type(outcome) is kind
     assert given["command"] == [sys.executable, "-m", "lagvae.sweeps.job", str(folder)]
-    assert given["env"].items() >= {"OWN": "1", "PATH": os.environ["PATH"]}.items()
+    assert given["env"].items() >= {"OWN": "1", "PATH": os.environ["PATH"], STARTED_BY: str(os.getpid())}.items()
     assert Path(executors.__file__).parents[2] in [Path(p) for p in given["env"]["PYTHONPATH"].split(os.pathsep)]
     if status in (0, 1):
         finish(folder, failed={"a": "no"})

@@ -14,14 +14,17 @@ from typing import Any
 import forked
 import pytest
 import torch
-from helpers import QUICK
+from helpers import QUICK, settings
 from small import ROOT
 from test_launch import SMALL, summaries, sweep
 
+from lagvae.ranks import STARTED_BY
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
 from lagvae.sweeps import runner
 from lagvae.sweeps.ensemble_training import EnsembleCheckpoint
+from lagvae.sweeps.job import SweepJob
+from lagvae.sweeps.sweep_run import SweepRun
 
 BOUNDS = ("constraints.neg_elbo.epsilon=20", "constraints.mmd.epsilon=1e-3")
 
@@ -86,7 +89,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root.rename(root.with_name("moved"))
 
 
-@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged", "chunks damaged", "a row lost"])
+@pytest.mark.parametrize("what", ["moved", "one removed", "task damaged", "task changed", "chunks damaged", "a row lost"])
 def test_an_interrupted_ensemble_goes_on_where_it_can(
     interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -99,6 +102,11 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(
     elif what == "a row lost":
         rows = (gone / "metrics.csv").read_text().splitlines(keepends=True)
         (gone / "metrics.csv").write_text("".join(rows[:-1]))
+    elif what == "task changed":
+        task = file.parents[1] / "task.json"
+        text = task.read_text()
+        assert '"seed": 1' in text
+        task.write_text(text.replace('"seed": 1', '"seed": 3'))
     else:
         (file.parents[1] / f"{what.split()[0]}.json").write_text("{")
     cut, resumed_at = MetricsTable.cut, {}
@@ -114,7 +122,8 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(
     assert resumed_at == {"lagvae-seed0": at[0], "lagvae-seed1": at[1]}
     assert ("lagvae-seed1 are gone: these start anew" in outcome.out) == (what == "one removed")
     for name in ("task", "chunks"):
-        assert (f"{name}.json is damaged" in " ".join(outcome.out.split())) == (what == f"{name} damaged")
+        damaged = what in (f"{name} damaged", f"{name} changed")
+        assert (f"{name}.json is damaged" in " ".join(outcome.out.split())) == damaged
     for seed in (0, 1):
         run = RunFolder(root / "runs" / "sweep" / f"lagvae-seed{seed}")
         rows = [(row["step"], row["split"], row["name"]) for row in read_rows(run.metrics)]
@@ -125,6 +134,22 @@ def test_an_interrupted_ensemble_goes_on_where_it_can(
         content = torch.load(run.last, weights_only=True)
         assert content["global_step"] == 40
         assert content["state_dict"]["joint.decoder.network.layers.0.weight"].abs().sum() > 1
+
+
+def test_an_interrupted_ensemble_leaves_what_its_folders_hold_now(interrupted: Path) -> None:
+    """The folder of one of its runs was removed, and another sweep has begun to train a run in it."""
+    root = shutil.copytree(interrupted, interrupted.with_name("made"), symlinks=True)
+    other = RunFolder(root / "runs" / "sweep" / "lagvae-seed1")
+    shutil.rmtree(other.path)
+    assert sweep(root, *ENSEMBLE[1:], "seed=1", "training.steps=20").status == 0
+    other.summary.unlink()
+    before = other.config.read_text(), other.metrics.read_text(), other.last.read_bytes()
+    outcome = sweep(root, *ENSEMBLE[1:], "seed=0")
+    assert outcome.status == 0, outcome.err
+    assert "lagvae-seed1 hold other runs now" in " ".join(outcome.out.split())
+    assert (other.config.read_text(), other.metrics.read_text(), other.last.read_bytes()) == before
+    assert RunFolder(root / "runs" / "sweep" / "lagvae-seed0").finished
+    assert not other.finished
 
 
 def test_a_second_process_with_the_same_sweep_waits_and_has_the_results(
@@ -153,6 +178,18 @@ def test_a_second_process_with_the_same_sweep_waits_and_has_the_results(
     for seed in (0, 1):
         rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
         assert len(rows) == len({(row["step"], row["split"], row["name"]) for row in rows})
+
+
+def test_a_job_whose_sweep_was_killed_before_it_had_begun_ends(tmp_path: Path) -> None:
+    run = SweepRun(settings(tmp_path, *QUICK, "epsilon=explicit", *BOUNDS, "training.steps=1000000", "name=a"))
+    job = SweepJob.create(tmp_path / "runs" / ".jobs" / "a", "train", [run], {})
+    words = [sys.executable, "-m", "lagvae.sweeps.job", job.folder]
+    process = forked.Program(words, os.environ | {STARTED_BY: "0"})  # which is not there any more
+    try:
+        assert process.wait(30) == 1
+    finally:
+        process.kill()
+    assert job.outcome() is None
 
 
 def until(happened: object, process: forked.Program, patience: float = 120.0) -> None:

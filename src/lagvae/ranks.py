@@ -30,6 +30,9 @@ GRACE = 4.0
 HEARSAY = 1.0
 """Seconds in which a rank whose collective operation has failed hears that another one has ended."""
 
+STARTED_BY = "LAGVAE_STARTED_BY"
+"""The variable of the environment with the number of the process that starts this one."""
+
 PATIENCE = 120.0
 """Seconds in which all ranks must have connected to the first, once torch has connected them."""
 
@@ -164,6 +167,23 @@ def exit_at_once(status: int) -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
+
+
+def end_with_parent(until: threading.Event | None = None) -> None:
+    """Exit this process when the one that started it has ended, even if it was killed, and before this is called.
+
+    Args:
+        until: an event after which this process goes on without it.
+    """
+    parent, until = int(os.environ.pop(STARTED_BY, os.getppid())), until or threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if until.wait(1):
+                return
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _ranks: Ranks | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from lagvae.cli.use import USES, use_model
 from lagvae.runs.layout import clone_root
-from lagvae.terminal import COMMAND, command, make_printable, print_error
+from lagvae.terminal import COMMAND, command, make_printable, print_error, print_note
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ PROGRAMS = {
 @contextmanager
 def ending_with_reader() -> Iterator[None]:
     """A context that ends the process where its output cannot be written: without a message where what reads it has ended, as
-    `head` does.
+    `head` does. Where the user stops it while libraries are imported, it says no more than that.
     """
     try:
         try:
@@ -134,6 +134,9 @@ def ending_with_reader() -> Iterator[None]:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
+    except KeyboardInterrupt:
+        print_note("Stopped.")
+        sys.exit(130)
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and (error.filename is not None or not stdout_fails()):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from subprocess import TimeoutExpired
@@ -17,7 +18,7 @@ from lagvae.errors import SettingError
 from lagvae.experiment.factory import error_context
 from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.validate import validate
-from lagvae.ranks import GRACE, is_joined, joined_ranks, on_first
+from lagvae.ranks import GRACE, STARTED_BY, end_with_parent, is_joined, joined_ranks, on_first
 from lagvae.terminal import console, print_error
 
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -71,8 +72,16 @@ def all_processes(cfg: DictConfig) -> Iterator[None]:
     if trainer.world_size > 1:
         check_launcher(cfg, strategy)
         launcher: Any = strategy.launcher
-        with error_context(f"trainer.devices={cfg.trainer.devices} with trainer.num_nodes={cfg.trainer.num_nodes}"):
-            launcher.launch(strategy.setup_environment)
+        connected = threading.Event()
+        if STARTED_BY in os.environ:  # until then only this tells that the first was killed
+            end_with_parent(connected)
+        os.environ[STARTED_BY] = str(os.getpid())
+        try:
+            with error_context(f"trainer.devices={cfg.trainer.devices} with trainer.num_nodes={cfg.trainer.num_nodes}"):
+                launcher.launch(strategy.setup_environment)
+        finally:
+            del os.environ[STARTED_BY]
+        connected.set()
         # From here on every process notices by itself that another one ends; Lightning would kill them all, without a word.
         started = list(launcher.procs)
         launcher.procs.clear()

@@ -20,6 +20,7 @@ from typing import Any
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError, Stopped
 from lagvae.io import storage_error
+from lagvae.ranks import STARTED_BY
 from lagvae.sweeps.job import EXIT_TAKEN, SweepJob, cores, run_job
 
 Outcome = dict[str, str] | Exception
@@ -156,7 +157,7 @@ def run_in_subprocess(folder: Path, environment: dict[str, str]) -> Outcome:
     with opened as log:
         done = subprocess.run(
             [sys.executable, "-m", "lagvae.sweeps.job", str(folder)],
-            env=os.environ | environment | {"PYTHONPATH": search_path()},
+            env=os.environ | environment | {"PYTHONPATH": search_path(), STARTED_BY: str(os.getpid())},
             stdout=log,
             stderr=log,
             check=False,

@@ -27,8 +27,8 @@ from lagvae.errors import LagvaeError, OwnedError, Stopped
 from lagvae.experiment.factory import enough_memory
 from lagvae.experiment.launch import all_processes
 from lagvae.experiment.run import calibrate, owned_by_first, proceed
-from lagvae.io import owned, write_json, write_text
-from lagvae.ranks import on_first
+from lagvae.io import bytes_digest, owned, write_json, write_text
+from lagvae.ranks import end_with_parent, on_first
 from lagvae.sweeps.sweep_run import SweepRun, to_config
 from lagvae.terminal import print_line, quiet_libraries
 
@@ -73,12 +73,16 @@ class SweepJob:
             job.result.unlink(missing_ok=True)  # of an earlier attempt
             (folder / "progress.json").unlink(missing_ok=True)
             content = {"kind": kind, "runs": configs, "options": dict(options)}
-            write_text(job.task, json.dumps(content))  # without line breaks it is made ten times faster
+            # without line breaks it is made ten times faster
+            write_text(job.task, json.dumps(content | {"digest": task_digest(content)}))
         return job
 
     def read(self) -> tuple[str, list[SweepRun], dict[str, Any]]:
+        """The kind, the runs and the options of the task. ValueError where it is not the one that was written."""
         text = self.task.read_text(encoding="utf-8")
         content = json.loads(text)
+        if content.pop("digest", None) not in (None, task_digest(content)):  # earlier versions wrote none
+            raise ValueError("it was changed after it was written")
         options = content["options"]
         dropped = options.get("dropped", ())
         make = to_config if "${" in text else dict  # a reference to the environment is resolved by a config
@@ -137,6 +141,11 @@ class SweepJob:
             except OwnedError as error:
                 raise OwnedError(f"Another process trains these runs now. {error}") from error
             yield
+
+
+def task_digest(content: Mapping[str, Any]) -> str:
+    """A hash of a task."""
+    return bytes_digest(json.dumps(content).encode())
 
 
 def run_job(folder: str) -> dict[str, str]:
@@ -276,7 +285,7 @@ def evaluate_in_pool(runs: Sequence[SweepRun], processes: int) -> Iterator[tuple
 
     The error is a BrokenProcessPool for all runs that were under way or waiting when one of the processes died.
     """
-    with ProcessPoolExecutor(min(processes, len(runs)), process_context(), die_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(runs)), process_context(), die_with_pool) as pool:
         futures = {pool.submit(evaluate_one, run.stored): run for run in runs}
         try:
             for future in as_completed(futures):
@@ -314,22 +323,20 @@ def process_context() -> Any:
     return context
 
 
-def die_with_parent() -> None:
-    """Exit this process when the process that started it has ended, even if it was killed."""
-    of_pool, started_by = parent_process(), os.getppid()
+def die_with_pool() -> None:
+    """Exit this process when the one whose pool it is part of has ended, even if it was killed."""
+    of_pool = parent_process()
 
     def watch() -> None:
         if of_pool is not None:
             of_pool.join()
-        while of_pool is None and os.getppid() == started_by:
-            time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    end_with_parent()
     try:
         run_job(sys.argv[1])
     except (KeyboardInterrupt, Stopped):

@@ -269,7 +269,8 @@ def interrupted_jobs(
     """The jobs that have a checkpoint of an ensemble with a waiting run, each with its runs and its options.
 
     The waiting runs take the place of those that are stored, whose paths may be of a folder that was moved. A run whose folder
-    was removed starts anew: the option `dropped` names those that the ensemble goes on without.
+    was removed starts anew, and one in whose folder there is another run now is left: the option `dropped` names those that
+    the ensemble goes on without.
     """
     for file in sorted(folder.glob("*/*/ensemble.ckpt")):
         job = SweepJob(file.parent.parent)
@@ -286,13 +287,29 @@ def interrupted_jobs(
         if not same:
             continue
         runs = [waiting[run.name] if run.name in same else run for run in stored]
-        dropped = [run.name for run in runs[start : start + size] if not run.folder.config.is_file()]
-        if dropped:
-            print_line(f"Of an interrupted ensemble the folders of {', '.join(dropped)} are gone: these start anew.")
+        members = runs[start : start + size]
+        gone = [run.name for run in members if not run.folder.config.is_file()]
+        other = [run.name for run in members if run.name not in gone and not has_its_folder(run)]
+        if gone:
+            print_line(f"Of an interrupted ensemble the folders of {', '.join(gone)} are gone: these start anew.")
+        if other:
+            print_line(
+                f"Of an interrupted ensemble the folders of {', '.join(other)} hold other runs now: it leaves them alone."
+            )
+        dropped = gone + other
         if same <= set(dropped):
             file.unlink()
         else:
             yield job, runs, options | {"dropped": dropped}
+
+
+def has_its_folder(run: SweepRun) -> bool:
+    """Whether the folder of a run holds no run with other settings."""
+    try:
+        run.check_folder()
+    except LagvaeError:
+        return False
+    return True
 
 
 def common_folder(runs: Sequence[SweepRun]) -> Path:
