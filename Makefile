@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images inputs targets front results mutants faults \
+	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images pictures inputs targets front results mutants faults \
 	docs clean
 
 help: ## Show this help
@@ -122,6 +122,9 @@ anomaly: $(READY) ## log p(x) as an anomaly score, beside IsolationForest and PC
 
 factors: $(READY) ## MIG and DCI on made shapes, three members and three seeds: results/factors.md (a quarter of an hour)
 	@$(PY) benchmarks/results.py --make factors
+
+pictures: $(READY) ## Pictures of what models make of four kinds of data: docs/data-*.png (fifteen minutes)
+	@$(PY) benchmarks/pictures.py $(ARGS)
 
 images: $(READY) ## Time and memory that images of 64×64 pixels take: results/images.md (eight minutes)
 	@$(PY) benchmarks/results.py --make images

@@ -63,8 +63,8 @@ KINDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "digits": ([], {"samples": "digits", "latent": "codes"}),
     "photographs": (
         [
-            *("data=array", "data.source.path={root}/photographs.npz", "model=conv", "training.steps=1500"),
-            *("calibration.steps=1500", "data.likelihood=normal", "likelihood=discretized_logistic"),
+            *("data=array", "data.source.path={root}/photographs.npz", "model=conv", "training.steps=400"),
+            *("calibration.steps=400", "data.likelihood=normal", "likelihood=discretized_logistic"),
         ],
         {"reconstructions": "photographs"},
     ),

@@ -136,7 +136,7 @@ WITHOUT_EXAMPLE = {
     "it prepares what another class or function takes": (
         "CommonNoise FrontLagrangian LeakyReLU NegElboNear ScaleShift at_every_knot can_be_modulated condition eval_splits "
         "generators_seeded "
-        "is_other_slack prepare_run seed_of unchanged_process unconditioned"
+        " prepare_run seed_of unchanged_process unconditioned"
     ),
     "it needs labels or a second domain of the data, which a run has": "ClassifierScore CodeAgreement PairingAccuracy",
     "it is of a collection of finished runs, which `lagvae pareto` reads and reports": (

@@ -88,7 +88,7 @@ def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
     for path in (run.config, run.metrics, run.last, run.checkpoints / "best.ckpt"):
         assert path.is_file()
     pictures = {p.stem for p in run.figures.glob("*.png")}
-    assert pictures == {"samples", "reconstructions", "traversal", "constraints", "multipliers", "rate_distortion"}
+    assert pictures == {"samples", "reconstructions", "traversal", "latent", "constraints", "multipliers", "rate_distortion"}
     assert run.page.is_file()
     assert not list(run.path.rglob(".*"))  # nothing half-written
     assert set(summary["splits"]) == {"train", "val", "test"}

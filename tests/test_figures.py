@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import settings
 from matplotlib.figure import Figure
+from small import TINY
 
-from lagvae.experiment import figures, style
+from lagvae.data import DataModule
+from lagvae.data.tables import Column, Table
+from lagvae.experiment import figures, sample_figures, style
+from lagvae.experiment.data_picture import columns_of
+from lagvae.experiment.factory import build_data, build_model
+from lagvae.model import LatentVariableModel
 from lagvae.pareto.figures import fronts_figure, slack_figure
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate
 
@@ -146,3 +153,86 @@ def test_a_figure_of_fronts_says_what_it_shows(seeds: int, information: str, fro
     assert (said[0], said[-1]) == ("LagVAE", front)
     assert [text[:5] for text in said if text.startswith("α")] == ["α < 0", "α > 0"]
     assert any(text.startswith("interval for I") for text in said) == (information == "interval")
+
+
+def drawn_of(tmp_path: Path, **arrays: np.ndarray) -> tuple[DataModule, LatentVariableModel]:
+    """Data of arrays, and an untrained model of them."""
+    np.savez(tmp_path / "x.npz", **arrays)
+    cfg = settings(tmp_path, *TINY, "data=array", f"data.source.path={tmp_path / 'x.npz'}", "family=vae", "data.batch=20")
+    data = build_data(cfg)
+    return data, build_model(cfg, data, None).eval()
+
+
+def test_series_are_lines_beside_samples_and_their_reconstructions(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(400, 12, 2)).astype(np.float32)
+    data, model = drawn_of(tmp_path, x=x)
+    figures_of = sample_figures.series_figures(model, data)
+    assert set(figures_of) == {"samples", "reconstructions"}
+    test = data.first_samples("test", 8)
+    above, below = figures_of["samples"].axes[0], figures_of["samples"].axes[4]
+    np.testing.assert_allclose([line.get_ydata() for line in above.lines], test[0].mT)
+    np.testing.assert_allclose([line.get_ydata() for line in below.lines], model.sample(4, means=True)[0].mT, rtol=1e-5)
+    lines = figures_of["reconstructions"].axes[5].lines
+    np.testing.assert_allclose([line.get_ydata() for line in lines[:2]], test[5].mT)
+    np.testing.assert_allclose([line.get_ydata() for line in lines[2:]], model.reconstruct(test)[5].mT, rtol=1e-5)
+    assert [line.get_color() for line in lines[:2]] == [line.get_color() for line in lines[2:]]
+    assert lines[0].get_linestyle() != lines[2].get_linestyle()
+
+
+def test_columns_are_drawn_with_their_own_frequencies_in_data_and_samples() -> None:
+    number, other = torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+    kinds, made = torch.eye(3)[[0, 0, 2, 1]], torch.eye(3)[[1, 1]]
+    figure = sample_figures.marginals({"size": number, "kind": kinds}, {"size": other, "kind": made})
+    size, kind = figure.axes
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["size", "kind"]
+    heights = [bar.get_height() for bar in kind.patches]
+    assert heights == pytest.approx([0.5, 0.25, 0.25, 0, 1, 0])
+    first, last = size.patches[0], size.patches[29]  # of the data; two values of three are in the first bin
+    assert first.get_height() == pytest.approx(2 * last.get_height())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["test data", "samples"]
+
+
+def test_correlations_are_those_of_the_columns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(50, 1, generator=generator)
+    figure = sample_figures.correlations({"a": a, "b": -a}, {"a": a, "b": torch.randn(50, 1, generator=generator)})
+    (data,), (samples,) = figure.axes[0].images, figure.axes[1].images
+    np.testing.assert_allclose(data.get_array(), [[1, -1], [-1, 1]], atol=1e-6)
+    assert abs(float(samples.get_array()[0, 1])) < 0.6  # of independent columns; 4 standard errors of 1/√50
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+
+
+def test_columns_with_gaps_are_drawn_without_them() -> None:
+    table = Table((Column("age"), Column("income", missing=True), Column("sex", ("f", "m"))))
+    x = torch.tensor([[1.0, 5.0, 1.0, 0.0, 1.0], [2.0, 0.0, 0.0, 1.0, 0.0]])
+    columns = {name: rows.tolist() for name, rows in columns_of(x, table).items()}
+    assert columns == {"age": [[1], [2]], "income": [[5]], "sex": [[1, 0], [0, 1]]}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_codes_are_drawn_where_they_are_with_their_labels(tmp_path: Path, labelled: bool) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {"x": generator.normal(size=(400, 5)).astype(np.float32)} | (
+        {"y": generator.integers(0, 3, 400)} if labelled else {}
+    )
+    data, model = drawn_of(tmp_path, **arrays)
+    with torch.no_grad():
+        figure = sample_figures.codes_plane(model, data)
+    assert figure is not None
+    z = model.encode(data.first_samples("test", 10**6))
+    units = z.var(0).argsort(descending=True)[:2]
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == f"z[{int(units[0])}]"
+    groups = [np.asarray(group.get_offsets()) for group in axis.collections]
+    known = data.labels("test")
+    expected = [z[:, units]] if known is None else [z[known == k][:, units] for k in range(3)]
+    for group, codes in zip(groups, expected, strict=True):
+        np.testing.assert_allclose(group, codes, rtol=1e-5)
+
+
+def test_a_run_draws_the_figures_that_suit_its_data(tmp_path: Path) -> None:
+    data, model = drawn_of(tmp_path, x=np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32))
+    summary = {"splits": {"train": {}}, "constraints": {}, "alpha": {"q": 0.0}}
+    files = figures.draw_run(tmp_path, data, model, summary, tmp_path / "none.csv")
+    assert {file.stem for file in files} == {"marginals", "correlations", "latent"}
+    assert all(file.stem in figures.CAPTIONS for file in files)

@@ -176,14 +176,28 @@ def end_with_parent(until: threading.Event | None = None) -> None:
         until: an event after which this process goes on without it.
     """
     parent, until = int(os.environ.pop(STARTED_BY, os.getppid())), until or threading.Event()
+    direct = (
+        os.getppid() == parent
+    )  # otherwise it has ended, or there is a process between the two, such as a wrapper of Python
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent if direct else is_alive(parent):
             if until.wait(1):
                 return
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 _ranks: Ranks | None = None

@@ -61,9 +61,9 @@ def draw_run(
             if isinstance(model.eval_model.prior, EmpiricalPrior) and partners is not None:
                 figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
         elif len(data.shape) == 2:
-            figures |= sample_figures.series(model, data)
+            figures |= sample_figures.series_figures(model, data)
         elif len(data.shape) == 1:
-            figures |= sample_figures.table(model, data)
+            figures |= sample_figures.table_figures(model, data)
         if (plane := sample_figures.codes_plane(model, data)) is not None:
             figures["latent"] = plane
         if metrics.is_file():

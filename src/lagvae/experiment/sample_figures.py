@@ -42,7 +42,7 @@ def samples_of(model: LatentVariableModel, n: int, means: bool) -> Tensor | None
     return None if isinstance(model.eval_model.prior, EmpiricalPrior) else model.sample(n, means=means).cpu()
 
 
-def series(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
+def series_figures(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
     """Series (T, C) as lines: test series beside samples, and below their reconstructions."""
     x = rows_in_units(data, 8)
     figures = {}
@@ -74,7 +74,7 @@ def _draw_lines(axis: Axes, lines: Tensor, colour: str | None, linestyle: str = 
     axis.plot(lines[:, :CHANNELS].cpu().numpy(), color=colour, linestyle=linestyle, linewidth=1)
 
 
-def table(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
+def table_figures(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
     """Test rows and samples x ∼ p(x): a histogram for each column, and the correlations of numbers."""
     drawn = samples_of(model, min(ROWS, data.size("test")), means=False)
     if drawn is None:
