@@ -177,6 +177,8 @@ WRONG = {
     "data.batch=0": ["data.batch=0 must be at least 1"],
     "data.batch=2.5": ["data.batch=2.5 must be a whole number"],
     "data.batch=321": ["data.batch=321 is larger than the 320 training samples of linear_gaussian; lower it"],
+    "--latent": ["--latent is no option. Settings are words KEY=VALUE without dashes"],
+    "--training.steps=3": ["--training.steps=3 is no option"],
     "data.val=0": ["data.val=0 must be a share between 0 and 1"],
     "data.val=some": ["data.val=some must be a number"],
     "data.val=0.95": ["data.val=0.95 and data.test=0.1 leave nothing to train on"],

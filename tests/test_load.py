@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from math import pi
@@ -600,3 +601,14 @@ def test_a_model_that_no_config_describes_is_loaded_as_lightning_does(tmp_path: 
         lagvae.load(tmp_path / "own.ckpt")
     loaded = LatentVariableModel.load_from_checkpoint(tmp_path / "own.ckpt", **build(), primal=primal)
     torch.testing.assert_close(loaded.encode(x), model.encode(x))
+
+
+def test_levels_that_are_much_darker_than_those_of_training_are_warned_of(trained: Trained) -> None:
+    loaded = lagvae.load(trained[1].path)
+    levels = np.random.default_rng(0).integers(0, 17, (5, *SHAPE), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="x is uint8 with values up to 16, and levels are divided by 255"):
+        loaded.encode(levels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.encode(levels * 15)
+        loaded.encode(levels / 255)

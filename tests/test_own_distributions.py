@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
+from math import e, log, pi
 from types import SimpleNamespace
 from typing import Any
 
@@ -424,3 +426,11 @@ def test_a_class_without_arguments_of_its_own_is_given_none() -> None:
         build_prior(partial(Constant), 5, lambda: torch.empty(0))
     with pytest.raises(SettingError, match=r"Constant cannot be built .*'scale'.*It gets what its __init__ names of latent"):
         build_prior(partial(Constant, scale=3), LATENT, lambda: torch.empty(0))
+
+
+def test_the_entropy_of_a_prior_with_parameters_is_a_number_without_a_warning() -> None:
+    scale = torch.nn.Parameter(torch.full((LATENT,), 2.0))
+    prior = own_joint(prior=Returns(lambda: Independent(Normal(torch.zeros(LATENT), scale), 1))).prior
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert prior.entropy == pytest.approx(LATENT * (0.5 * log(2 * pi * e) + log(2)))

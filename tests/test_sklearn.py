@@ -255,6 +255,8 @@ def test_data_that_cannot_be_used_are_refused(fitted: LagVAE) -> None:
     with pytest.raises(ValueError, match=r"11 sample.*minimum of 12 is required by LagVAE"):
         LagVAE(**TINY).fit(rows(11))
     LagVAE(**TINY).fit(rows(12))
+    with pytest.raises(ValueError, match=r"array with dim 3.*pass X.reshape"):
+        LagVAE(**TINY).fit(np.zeros((20, 8, 8)))
     holes = rows()
     holes[3, 1] = np.nan
     for method in (LagVAE(**TINY).fit, fitted.transform, fitted.score_samples):

@@ -481,6 +481,8 @@ class Front(LatentVariableModel):
     def pick(self, neg_elbo: float | None = None, information: float | None = None) -> float:
         """The γ in nats at which −ELBO, or the middle of the interval of I_q, has a given value in nats: the curve's inverse.
 
+        Where a curve that has not converged has the value more than once, it is the least γ.
+
         Raises: SettingError unless one value is given, and for a value that the curve does not reach.
         """
         given = {"neg_elbo": neg_elbo, "information": information}

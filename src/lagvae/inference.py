@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeVar
@@ -43,6 +44,8 @@ A = TypeVar("A", Tensor, np.ndarray)
 BATCH = 1024
 """Number of rows that a model takes at once, where nothing else is asked for."""
 
+DARK = 8
+"""Levels whose largest value is this many times smaller than that in training are warned of: they may have fewer bits."""
 
 ARRAY = "a torch tensor or a numpy array of real numbers"
 """What the methods of a model take."""
@@ -327,6 +330,12 @@ class Inference:
             t = table.filled(t, None if units is None else units.mean)
         by = self._divisor(t, values)
         self._check_rows(t, shape, "x", values)
+        if values and by > 1 and 0 < (most := largest(t)) < by * ((self.origin or {}).get("range") or (0.0, 1.0))[1] / DARK:
+            warnings.warn(
+                f"x is {type_name(t)} with values up to {most:g}, and levels are divided by {by}. If they are of fewer bits, "
+                "pass them as floats on the scale of the training data.",
+                stacklevel=3,
+            )
         t = t.float() / by if by > 1 else t.float() if units is None else units.apply(t)
         if (
             values

@@ -136,6 +136,11 @@ class LagVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         Warns: ConvergenceWarning where a bound is not met; UserWarning for numbers that should be standardised.
         """
         self._validate_params()
+        if np.ndim(X) > 2:
+            raise ValueError(
+                f"Found array with dim {np.ndim(X)}, while dim <= 2 is required by LagVAE: pass X.reshape(len(X), -1). "
+                "Networks for images are those of data=array and model=conv."
+            )
         stored = validate_data(self, X, dtype=TYPES, ensure_min_samples=MIN_ROWS)
         levels = divisor(torch.from_numpy(stored))
         x = stored.astype(np.float32) / levels

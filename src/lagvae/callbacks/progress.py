@@ -182,7 +182,8 @@ class TrainingProgress(pl.Callback):
         ]
         values = self.evaluation.results.get("train", {})
         if "i_q_lower" in values:
-            notes.append(f"I_q [{values['i_q_lower']:.1f}, {values['i_q_upper']:.1f}]")
+            low, high = (round(values[key], 1) + 0.0 for key in ("i_q_lower", "i_q_upper"))  # 0.0, and not −0.0
+            notes.append(f"I_q [{low:.1f}, {high:.1f}]")
         learned = [c.name for c in pl_module.lagrangian.stated if c.learned]
         if learned and last:
             notes.append("λ " + ", ".join(f"{name} {float(last[f'multiplier/{name}']):.3g}" for name in learned))

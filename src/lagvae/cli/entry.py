@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -188,6 +189,7 @@ def run_program(root: Path, run: Callable[[], None], schema: type[Config] = Conf
 def command_line(words: Sequence[str]) -> Iterator[None]:
     """Set sys.argv to the form that Hydra expects, and make Hydra raise its errors; restore both on exit."""
     before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    refuse_options(words)
     expanded = [each for word in words for each in expand_word(word)]
     sys.argv[1:] = sorted_for_hydra(expanded)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
@@ -198,6 +200,16 @@ def command_line(words: Sequence[str]) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def refuse_options(words: Sequence[str]) -> None:
+    """Raise SettingError for an option that Hydra does not know, such as --steps: settings are words without dashes."""
+    unknown = [word for word in get_args_parser().parse_known_args(list(words))[1] if word.startswith("--")]
+    if unknown:
+        raise SettingError(
+            f"{unknown[0]} is no option. Settings are words KEY=VALUE without dashes, such as training.steps=1000; --help "
+            "lists the options."
+        )
 
 
 def expand_word(word: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,7 @@ def use_model(name: str, root: Path, words: Sequence[str] | None = None) -> None
         root: of the project, where LAGVAE_ROOT does not name another one; runs are looked for in its runs/.
     """
     options = parser_of(name).parse_args(words)
+    warnings.filterwarnings("ignore", message=r"x is \w+ with values up to")  # which a note of the program says of a file
     os.environ.setdefault("LAGVAE_ROOT", str(root))
     try:
         if name != "export":

@@ -141,14 +141,17 @@ class DataModule(pl.LightningDataModule):
 
     def check(self) -> None:
         """Load and split the data; DataError or SettingError where that is impossible."""
-        n = len(self.split["train"])
-        if self.batch > n:
-            raise SettingError(f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it.")
         smallest = min(self.split, key=lambda name: len(self.split[name]))
         if len(self.split[smallest]) < MIN_SPLIT:
             raise DataError(
                 f"data={self.name} is too small: its {smallest} split has {len(self.split[smallest])} samples and needs "
-                f"{MIN_SPLIT}; give more data, or a larger share with data.val and data.test."
+                f"{MIN_SPLIT}; give more data, or a larger share with data.val and data.test, such as data.val=0.2."
+            )
+        n = len(self.split["train"])
+        if self.batch > n:
+            raise SettingError(
+                f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it, such as "
+                f"data.batch={max(1, n // 2)}."
             )
 
     @cached_property

@@ -280,7 +280,7 @@ class TorchPrior(TorchPart):
     def entropy(self) -> float | None:
         """H(z) in nats; None where torch does not know it."""
         distribution = self()
-        return float(distribution.entropy()) if is_implemented(distribution.entropy) else None
+        return float(distribution.entropy().detach()) if is_implemented(distribution.entropy) else None
 
     def sample(self, noise: Tensor) -> Tensor:
         """z, (B, d), from noise (B, *noise_shape)."""

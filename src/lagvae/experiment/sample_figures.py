@@ -76,13 +76,12 @@ def _draw_lines(axis: Axes, lines: Tensor, colour: str | None, linestyle: str = 
 
 def table_figures(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
     """Test rows and samples x ∼ p(x): a histogram for each column, and the correlations of numbers."""
-    drawn = samples_of(model, min(ROWS, data.size("test")), means=False)
+    rows, drawn = rows_in_units(data, ROWS), samples_of(model, ROWS, means=False)
     if drawn is None:
         return {}
-    x = columns_of(rows_in_units(data, ROWS), data.arrays.table)
-    samples = columns_of(drawn, data.arrays.table)
+    x, samples = columns_of(rows, data.arrays.table), columns_of(drawn, data.arrays.table)
     figures = {"marginals": marginals(x, samples)}
-    numbers = [name for name, rows in x.items() if rows.shape[1] == 1 and min(len(rows), len(samples[name])) == len(drawn)]
+    numbers = [name for name, values in x.items() if values.shape == (len(rows), 1)]  # without gaps
     if len(numbers) > 1:
         figures["correlations"] = correlations(*({name: of[name] for name in numbers[:PANELS]} for of in (x, samples)))
     return figures
@@ -115,7 +114,8 @@ def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figure:
             continue
         shares = torch.tensor([0.002, 0.998], dtype=torch.float64)
         low, high = torch.cat([true.flatten(), made.flatten()]).quantile(shares).tolist()
-        bins = torch.linspace(low, high, 31).numpy() if low < high else 30
+        count = min(30, ceil(2 * len(true) ** (1 / 3)))  # by Rice's rule
+        bins = torch.linspace(low, high, count + 1).numpy() if low < high else count
         axis.hist(true.flatten().numpy(), bins, density=True, color=BLUE, alpha=0.5, label="test data")
         axis.hist(made.flatten().numpy(), bins, density=True, color=ORANGE, histtype="step", linewidth=1.3, label="samples")
     handles, labels = axes[0].get_legend_handles_labels()
