@@ -8,6 +8,7 @@ import io
 import os
 import runpy
 import struct
+import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -174,3 +175,10 @@ def follow(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, erro
         optimizer.step()
         path.append(parameter.detach().clone())
     return torch.stack(path)
+
+
+def ended_process() -> str:
+    """The number of a process that is not there any more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return str(process.pid)

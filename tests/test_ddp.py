@@ -14,7 +14,7 @@ from typing import Any
 import forked
 import pytest
 import torch
-from helpers import QUICK, program
+from helpers import QUICK, ended_process, program
 from small import ROOT
 
 from lagvae.ranks import STARTED_BY
@@ -191,7 +191,7 @@ def test_a_rank_ends_whose_first_was_killed_before_they_connected(tmp_path: Path
     """It would wait for half an hour. The one that has started it is not there any more."""
 
     def orphan(*given: Any) -> dict[str, str]:
-        return torchrun(1, 2, free_port()) | {STARTED_BY: "0"}
+        return torchrun(1, 2, free_port()) | {STARTED_BY: ended_process()}
 
     (rank,) = start(tmp_path, 1, *UNEVEN, launcher=orphan)
     assert statuses([rank], 30) == [1]

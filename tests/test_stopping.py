@@ -14,7 +14,7 @@ from typing import Any
 import forked
 import pytest
 import torch
-from helpers import QUICK, settings
+from helpers import QUICK, ended_process, settings
 from small import ROOT
 from test_launch import SMALL, summaries, sweep
 
@@ -184,7 +184,7 @@ def test_a_job_whose_sweep_was_killed_before_it_had_begun_ends(tmp_path: Path) -
     run = SweepRun(settings(tmp_path, *QUICK, "epsilon=explicit", *BOUNDS, "training.steps=1000000", "name=a"))
     job = SweepJob.create(tmp_path / "runs" / ".jobs" / "a", "train", [run], {})
     words = [sys.executable, "-m", "lagvae.sweeps.job", job.folder]
-    process = forked.Program(words, os.environ | {STARTED_BY: "0"})  # which is not there any more
+    process = forked.Program(words, os.environ | {STARTED_BY: ended_process()})
     try:
         assert process.wait(30) == 1
     finally:

@@ -190,7 +190,7 @@ def end_with_parent(until: threading.Event | None = None) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether there is a process of this number, above 0, on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
