@@ -58,9 +58,16 @@ def make_printable() -> None:
                 stream.reconfigure(errors="replace")
 
 
+FILE_WIDTH = 100
+"""The width of tables where the output is no terminal, whose width is not known: neither a number nor a name is broken."""
+
+
 def console(stderr: bool = False) -> Console:
     """The terminal; it prints nothing where `is_silent`."""
-    return Console(stderr=stderr, quiet=is_silent(), highlight=False, soft_wrap=True)
+    found = Console(stderr=stderr, quiet=is_silent(), highlight=False, soft_wrap=True)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = FILE_WIDTH
+    return found
 
 
 def print_line(text: str) -> None:
