@@ -19,7 +19,7 @@ from helpers import QUICK, Bomb, Outcome, files, no_space, program, refuses
 from PIL import Image
 from small import ROOT
 
-from lagvae.data.sources import ImageFiles
+from lagvae.data.sources import ImageFiles, folder
 from lagvae.errors import DataError
 from lagvae.io import storage_error
 from lagvae.runs.layout import RunFolder
@@ -283,3 +283,15 @@ def test_a_user_sees_one_line_and_status_1(tmp_path: Path) -> None:
     piece = "data.source.path=nowhere.npy: there is no such file"
     refuses(Outcome(said.returncode, said.stdout, said.stderr, files(tmp_path)), piece)
     assert said.stdout == ""
+
+
+def test_an_image_that_is_changed_while_it_is_in_use_is_named(tmp_path: Path) -> None:
+    """Where images are read on access; one that was only touched is used."""
+    for k in range(2):
+        Image.fromarray(np.full((4, 4), 100 * k, np.uint8)).save(tmp_path / f"{k}.png")
+    x = folder(str(tmp_path), 4, 1, in_memory_mib=0).x
+    os.utime(tmp_path / "0.png", (1e9, 1e9))
+    assert x[torch.tensor([0, 1])].unique().tolist() == [0, 100]
+    Image.fromarray(np.full((4, 4), 50, np.uint8)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"1\.png was changed while it was in use\. Put it back and resume"):
+        x[torch.tensor([0, 1])]

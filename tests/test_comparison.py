@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,3 +146,13 @@ def test_a_comparison_is_written_beside_what_is_compared(tmp_path: Path) -> None
     assert default_out([tmp_path / "a" / "b", tmp_path / "a" / "c"]) == tmp_path / "a" / "pareto-analysis"
     with pytest.raises(SettingError, match=r"no common parent folder: say where to write with --out FOLDER"):
         default_out([Path("/a"), Path("/b")])
+
+
+def test_a_comparison_of_runs_in_a_folder_that_cannot_be_written_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "collect", lambda *given: [])
+    monkeypatch.setattr(report, "analyse", lambda *given: None)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SettingError, match=r"is not writable\)\. Name another folder with --out\."):
+        report.write_comparison([tmp_path])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import QUICK
+from helpers import settings as made_settings
 
 from lagvae.errors import CheckpointError, SettingError
+from lagvae.experiment.run import create_folder
 from lagvae.io import write_json
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
 
@@ -45,6 +49,26 @@ def test_a_run_is_made_where_no_folder_is_yet_and_what_a_killed_process_left_doe
     assert first.path.is_dir()
     assert (runs / "latest").resolve() == second.path.resolve()
     assert sorted(p.name for p in runs.iterdir()) == ["a", "b", "latest"]
+
+
+@pytest.mark.parametrize("at", ["latest", "config.yaml"])
+def test_a_full_disk_leaves_nothing_of_a_run_that_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """So that the same command, given again, makes the run under its own name."""
+    cfg, runs, replace = made_settings(tmp_path, *QUICK, "name=a"), tmp_path / "runs", Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(SettingError, match="The disk is full"):
+            create_folder(cfg)
+    assert {p.name for p in runs.iterdir()} <= {"latest"}
+    assert create_folder(cfg).path == runs / "a"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../../b", "/a", "latest", "latest/a", ".multirun"])

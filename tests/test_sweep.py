@@ -213,9 +213,11 @@ def test_progress_is_written_twice_a_second_and_when_it_must_be(tmp_path: Path, 
 
 
 def test_a_job_counts_the_runs_that_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were finished before count from the start, those that failed in training at the end."""
+    """Those that were finished before count from the start, those that failed in training at the end, dropped ones never."""
     plain = SimpleNamespace(training=SimpleNamespace(steps=10))
-    runs: Any = [SimpleNamespace(name=name, finished=name == "a", trained=False, plain=plain) for name in "abcd"]
+    runs: Any = [
+        SimpleNamespace(name=name, finished=name in "ax", dropped=name == "x", trained=False, plain=plain) for name in "axbcd"
+    ]
     monkeypatch.setattr("lagvae.sweeps.ensemble_training.train_in_chunks", lambda *given: {"b": "diverged"})
     monkeypatch.setattr(
         "lagvae.sweeps.job.evaluate_all",
@@ -232,7 +234,7 @@ def test_a_run_that_is_a_job_by_itself_has_all_threads_and_says_what_it_does(
 ) -> None:
     """Several are evaluated at once, each on one thread and in silence."""
     plain = SimpleNamespace(training=SimpleNamespace(steps=10))
-    run: Any = SimpleNamespace(name="a", finished=False, trained=False, plain=plain, cfg=None)
+    run: Any = SimpleNamespace(name="a", finished=False, dropped=False, trained=False, plain=plain, cfg=None)
     monkeypatch.setattr("lagvae.sweeps.job.finish_run", lambda run: print(f"{run.name} has {torch.get_num_threads()} threads"))
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)

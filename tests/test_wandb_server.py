@@ -177,3 +177,32 @@ def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
         assert read_offline(tmp_path / "runs" / "sweep" / folder).exit == 0
     logs = "".join(file.read_text() for file in tmp_path.rglob("log.txt"))
     assert (outcome.err + logs).count("does not answer: W&B works offline. Upload later with wandb sync.") == 1
+
+
+def test_runs_are_logged_offline_where_what_answers_is_no_server_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the gateway of a network does that lets nothing through. A run that W&B could not start keeps its id."""
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def do_POST(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *given: Any) -> None: ...
+
+    for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        wandb.teardown()  # it reads the environment once
+        outcome = program(tmp_path, *QUICK, *SHORT, "logger=wandb", "name=a")
+        wandb.teardown()
+        server.shutdown()
+    assert outcome.status == 0, outcome.err
+    assert "W&B works offline: " in outcome.err
+    assert read_offline(tmp_path / "runs" / "a").exit == 0

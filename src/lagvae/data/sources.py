@@ -412,18 +412,27 @@ class ImageFiles:
     Attributes:
         binary: whether all pixels of all images are the levels 0 and 1, which are then taken as 0 and 1.
         digests: of the content of each file, where all were read and none was kept.
+
+    Raises: DataError where one of these files is no longer what it was then.
     """
 
     def __init__(self, files: list[Path], size: int, channels: int, index: Path | None = None) -> None:
         self.files, self.size, self.channels, self.index = files, size, channels, index
         self.binary = False
         self.digests: list[str] = []
+        self._stamps: list[tuple[int, ...]] = []
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return self._stacked([read_image(self.files[i], self.size, self.channels) for i in index.tolist()])
+        images = [read_image(self.files[i], self.size, self.channels) for i in index.tolist()]
+        for i in index.tolist() if self._stamps else ():
+            if _stamp(self.files[i]) != self._stamps[i] and file_digest(self.files[i]) != self.digests[i]:
+                raise DataError(
+                    f"{self.files[i]} was changed while it was in use. Put it back and resume the run, or start a new one."
+                )
+        return self._stacked(images)
 
     def _stacked(self, images: list[Tensor]) -> Tensor:
         fine = any(x.is_floating_point() for x in images)
@@ -480,6 +489,7 @@ class ImageFiles:
         if keep:
             return self._stacked(kept), said
         self.digests = [seen[os.path.abspath(file)].digest for file in self.files]
+        self._stamps = [seen[os.path.abspath(file)].stamp for file in self.files]
         self.binary = max(each.high for each in seen.values()) == 1
         return None, [*said, "uint8 of zeros and ones is taken as 0 and 1"] if self.binary else said
 

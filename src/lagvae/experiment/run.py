@@ -21,7 +21,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -278,7 +278,12 @@ def create_folder(cfg: DictConfig) -> RunFolder:
 
     def create() -> RunFolder:
         folder = RunFolder.create(Path(cfg.paths.runs), cfg.name)
-        write_settings(cfg, folder.config)
+        try:
+            write_settings(cfg, folder.config)
+        except SettingError:
+            with suppress(OSError):
+                folder.path.rmdir()  # else the run, begun again, would get a number
+            raise
         return folder
 
     return on_first(create)

@@ -132,7 +132,7 @@ def write_comparison(
     """What `compare` does but print: the analysis, and the files that it is told by."""
     out = out or default_out(folders)
     analysis = analyse(collect(folders, information), z)
-    check_writable(out)
+    check_writable(out, "Name another folder with --out.")
     figures = draw_pareto(out, analysis)
     table, text = out / "pareto.csv", out / "pareto.md"
     write_csv(analysis, table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,14 @@ class RunFolder:
             latest = runs / LATEST
             part = runs / f".latest.{os.getpid()}"
             part.unlink(missing_ok=True)
-            part.symlink_to(os.path.relpath(folder, runs))
-            part.replace(latest)
+            try:
+                part.symlink_to(os.path.relpath(folder, runs))
+                part.replace(latest)
+            except OSError:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+                    folder.rmdir()  # else the run, begun again, would get a number
+                raise
         except OSError as error:
             raise storage_error(runs / name, error) from error
         return cls(folder)

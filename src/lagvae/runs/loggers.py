@@ -419,6 +419,8 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
             raise
         print_note(f"W&B works offline: {str(error).splitlines()[0]}. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"  # for the other runs of this command
+        if wandb.setup().most_recent_active_run is None:
+            wandb.teardown()  # else W&B holds on to the id of the run that did not start
         return RunWandbLogger(run, config, mode="offline", **settings)
 
 

@@ -328,7 +328,8 @@ def train_in_chunks(
 ) -> dict[str, str]:
     """Train runs in as few ensembles as fit the memory, one after another. Returns run → error for those that failed.
 
-    The size of the ensembles is stored in `folder`, so that a job that was killed resumes with the same ensembles.
+    The size of the ensembles and the names of their runs are stored in `folder`, so that a job that was killed resumes with the
+    same ensembles.
 
     Args:
         size: the number of runs in an ensemble; None for as many as fit. report_progress: called with the number of training
@@ -344,14 +345,15 @@ def train_in_chunks(
         print(f"A run takes about {needed / 2**20:.0f} MiB; {free / 2**30:.1f} GiB are free: {size} of {len(runs)} at once.")
     if size < len(runs):
         note = f"{size} at once"
-    write_json(size_file, {"size": size})
+    write_json(size_file, {"size": size, "runs": [None if run.dropped else run.name for run in runs]})
     failed: dict[str, str] = {}
     done = 0
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
+        count = sum(not run.dropped for run in chunk)
         if not all(run.finished or run.trained for run in chunk):
 
-            def report_chunk(step: int, chunk_note: str, base: int = done, count: int = len(chunk)) -> None:
+            def report_chunk(step: int, chunk_note: str, base: int = done, count: int = count) -> None:
                 report_progress(base + count * step, ", ".join(filter(None, (note, chunk_note))))
 
             try:
@@ -363,5 +365,5 @@ def train_in_chunks(
                 size_file.unlink()
                 shutil.rmtree(folder / f"from{start}", ignore_errors=True)
                 return train_in_chunks(runs, folder, size // 2, report_progress, compile)
-        done += len(chunk) * int(chunk[0].cfg.training.steps)
+        done += count * int(chunk[0].cfg.training.steps)
     return failed

@@ -92,9 +92,10 @@ class SweepJob:
     def chunks(self) -> Path:
         return self.folder / "chunks.json"
 
-    def chunk_size(self) -> int:
-        """The number of runs in each ensemble of the job."""
-        return int(json.loads(self.chunks.read_text(encoding="utf-8"))["size"])
+    def read_chunks(self) -> tuple[int, list[str | None] | None]:
+        """The number of runs in each ensemble of the job, and its runs by name, where earlier versions wrote none."""
+        content = json.loads(self.chunks.read_text(encoding="utf-8"))
+        return int(content["size"]), content.get("runs")
 
     def report_progress(self, steps: int, evaluated: int, note: str = "", now: bool = False) -> None:
         """Write the number of training steps, summed over the runs, and of evaluated runs to progress.json.
@@ -230,9 +231,10 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
             lambda steps, note: job.report_progress(steps, 0, note),
             bool(options.get("compile")) and int(runs[0].plain.training.steps) >= COMPILED_FROM,
         )
-    total = sum(int(run.plain.training.steps) for run in runs)
-    waiting = [run for run in runs if run.name not in failed and not run.finished]
-    evaluated = len(runs) - len(waiting) - len(failed)
+    counted = [run for run in runs if not run.dropped]
+    total = sum(int(run.plain.training.steps) for run in counted)
+    waiting = [run for run in counted if run.name not in failed and not run.finished]
+    evaluated = len(counted) - len(waiting) - len(failed)
     if len(runs) == 1:
         for run in waiting:
             with record_failure(run, failed):
@@ -244,7 +246,7 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
                 failed[name] = message
             evaluated += 1
             job.report_progress(total, evaluated)
-    job.report_progress(total, len(runs), now=True)
+    job.report_progress(total, len(counted), now=True)
     return failed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,9 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
         except OwnedError:
             taken.append((SweepJob(to), part))
 
-    for job, runs, options in interrupted_jobs(folder, left):
+    size = settings.runs_per_job
+    new_options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
+    for job, runs, options in interrupted_jobs(folder, left, lambda: new_jobs(waiting, folder, size, workers), new_options):
         trust = {target for run in waiting for _, target in find_targets(run.plain)}
         dropped = options["dropped"]
         for run in runs:
@@ -239,10 +241,8 @@ def plan_jobs(waiting: Sequence[SweepRun], folder: Path, settings: Any, workers:
             elif run.name not in dropped:
                 del left[run.name]
         add(job.folder, runs, options)
-    size = settings.runs_per_job
-    options = {"compile": bool(settings.compile), "size": None if size == "auto" else size}
     for job, part in new_jobs(list(left.values()), folder, size, workers):
-        add(job.folder, part, options)
+        add(job.folder, part, new_options)
     return jobs, taken
 
 
@@ -264,21 +264,32 @@ def new_jobs(runs: Sequence[SweepRun], folder: Path, size: Any, workers: int) ->
 
 
 def interrupted_jobs(
-    folder: Path, waiting: Mapping[str, SweepRun]
+    folder: Path, waiting: Mapping[str, SweepRun], plan: Callable[[], Jobs], new_options: Mapping[str, Any]
 ) -> Iterator[tuple[SweepJob, list[SweepRun], dict[str, Any]]]:
     """The jobs that have a checkpoint of an ensemble with a waiting run, each with its runs and its options.
 
     The waiting runs take the place of those that are stored, whose paths may be of a folder that was moved. A run whose folder
     was removed starts anew, and one in whose folder there is another run now is left: the option `dropped` names those that
     the ensemble goes on without.
+
+    Args:
+        plan: the jobs of the waiting runs where they start anew, of which one with the same runs in the same order takes the
+            place of a job that is damaged. new_options: the options of such a job.
     """
     for file in sorted(folder.glob("*/*/ensemble.ckpt")):
         job = SweepJob(file.parent.parent)
-        reading = job.task
+        reading = job.chunks
         try:
-            _, stored, options = job.read()
-            reading = job.chunks
-            start, size = int(file.parent.name.removeprefix("from")), job.chunk_size()
+            (size, names), start = job.read_chunks(), int(file.parent.name.removeprefix("from"))
+            reading = job.task
+            try:
+                _, stored, options = job.read()
+            except Exception as error:
+                alike = [part for new, part in plan() if new.folder == job.folder and [run.name for run in part] == names]
+                if not alike:
+                    raise
+                print_line(f"{reading} is damaged ({first_line(error)}): its interrupted ensemble goes on as planned anew.")
+                stored, options = alike[0], dict(new_options)
             same = {run.name for run in stored if run.name in waiting and run.settings == waiting[run.name].settings}
         except Exception as error:  # a damaged file can raise almost any exception
             print_line(f"{reading} is damaged ({first_line(error)}): the runs of its interrupted ensemble start anew.")
