@@ -330,7 +330,8 @@ class Inference:
             t = table.filled(t, None if units is None else units.mean)
         by = self._divisor(t, values)
         self._check_rows(t, shape, "x", values)
-        if values and by > 1 and 0 < (most := largest(t)) < by * ((self.origin or {}).get("range") or (0.0, 1.0))[1] / DARK:
+        of_data = self.origin or {}  # a batch of dark levels is nothing unusual where training had levels too
+        if values and by > 1 and of_data.get("levels") == 1 and 0 < (most := largest(t)) < by * of_data["range"][1] / DARK:
             warnings.warn(
                 f"x is {type_name(t)} with values up to {most:g}, and levels are divided by {by}. If they are of fewer bits, "
                 "pass them as floats on the scale of the training data.",
