@@ -179,6 +179,46 @@ def test_series_are_lines_beside_samples_and_their_reconstructions(tmp_path: Pat
     assert lines[0].get_linestyle() != lines[2].get_linestyle()
 
 
+def test_series_with_their_steps_last_are_lines_over_the_steps(tmp_path: Path) -> None:
+    data, model = drawn_of(tmp_path, x=np.random.default_rng(0).normal(size=(400, 2, 12)).astype(np.float32))
+    test = data.first_samples("test", 8)
+    for figure in sample_figures.series_figures(model, data).values():
+        np.testing.assert_allclose([line.get_ydata() for line in figure.axes[0].lines[:2]], test[0])
+
+
+ARRAYS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "alpha": ((4, 8, 8), (3, 8, 8)),
+    "two channels": ((2, 8, 8), (1, 8, 8)),
+    "volume": ((9, 8, 8), (1, 8, 8)),
+    "volume with a channel": ((1, 9, 8, 8), (1, 8, 8)),
+    "video": ((5, 3, 8, 8), (3, 8, 8)),
+    "video with channels last": ((5, 8, 8, 3), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_all_that_has_images_in_it_is_drawn_as_images(tmp_path: Path, kind: str) -> None:
+    shape, image = ARRAYS[kind]
+    data, model = drawn_of(tmp_path, x=np.random.default_rng(0).random((400, *shape)).astype(np.float32))
+    summary = {"splits": {"train": {}}, "constraints": {}, "alpha": {"q": 0.0}}
+    files = figures.draw_run(tmp_path, data, model, summary, tmp_path / "none.csv")
+    assert {file.stem for file in files} == {"samples", "reconstructions", "traversal", "latent"}
+    assert figures.Pictures(data)(data.first_samples("test", 3)).shape == (3, *image)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_images_beyond_0_and_1_are_dark_where_they_are(tmp_path: Path, standardize: bool) -> None:
+    """Levels 0 … 255 that were saved as numbers, and those in standard deviations from the mean of a pixel."""
+    x = np.random.default_rng(0).integers(0, 256, (400, 1, 8, 8))
+    x[:20] = np.array([0, 255])[np.arange(20) % 2].reshape(20, 1, 1, 1)
+    np.savez(tmp_path / "x.npz", x=x)
+    words = [f"data.source.path={tmp_path / 'x.npz'}", f"data.standardize={standardize}", "data.batch=20"]
+    data = build_data(settings(tmp_path, *TINY, "data=array", "family=vae", *words))
+    show = figures.Pictures(data)
+    np.testing.assert_allclose(show(data.first_samples("test", 8)), x[data.split["test"][:8]] / 255, atol=1e-5)
+    assert show.said == "\nblack is 0, white 255"
+
+
 def test_columns_are_drawn_with_their_own_frequencies_in_data_and_samples() -> None:
     number, other = torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([[1.0], [1.0], [1.0], [0.0]])
     kinds, made = torch.eye(3)[[0, 0, 2, 1]], torch.eye(3)[[1, 1]]

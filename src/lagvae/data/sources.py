@@ -307,18 +307,23 @@ def image_files(path: str | Path, named: str = "data.source.path") -> list[Path]
     return sorted(files)
 
 
-TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED = (
+TURNED, TRANSPARENT, FINE, COARSE, GREYED, TRIPLED, CROPPED = (
     "turned as their EXIF says",
     "partly transparent, and laid on white",
     "of 16 bits or floats, kept as such",
     "colour of 16 bits, and read with 8",
     "colour, and read as grey (data.source.channels=3 keeps colour)",
+    "grey, and read as three equal channels (data.source.channels=1 reads one)",
     "cropped to squares",
 )
 """What is done to some images, in words."""
 
-DONE = (TURNED, TRANSPARENT, FINE, COARSE, GREYED, CROPPED)
+DONE = (TURNED, TRANSPARENT, FINE, COARSE, GREYED, TRIPLED, CROPPED)
 """All that is done to images, in the order in which it is said."""
+
+
+GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
+"""Kinds of images, as Pillow calls them, that have one channel beside alpha."""
 
 
 def read_image(file: Path, size: int, channels: int) -> Tensor:
@@ -347,6 +352,8 @@ def _read_image(file: Path, size: int, channels: int) -> tuple[Tensor, set[str]]
                 done.add(TURNED)
         if image.width != image.height:
             done.add(CROPPED)
+        if channels == 3 and image.mode in GREY:
+            done.add(TRIPLED)
         if image.mode[0] in "IF":
             done.add(FINE)
             levels = Image.fromarray(_fine_levels(image, str(kind)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.data.conversion import as_float
 from lagvae.data.tables import Table
-from lagvae.experiment.data_profile import DataProfile
+from lagvae.experiment.data_profile import IMAGES, DataProfile, in_own_units
 from lagvae.experiment.style import BLUE, ORANGE, STYLE, as_picture, tile
 from lagvae.io import write_atomically
 
@@ -42,20 +42,52 @@ def draw_data(path: Path, data: DataModule, profile: DataProfile) -> None:
 
 
 def _stored(data: DataModule, n: int) -> Tensor:
-    """The first n training samples as they are stored, before any noise of observation."""
-    return as_float(data.arrays.x[data.split["train"][:n]])
+    """The first n training samples in their own units, before any noise of observation."""
+    x = as_float(data.arrays.x[data.split["train"][:n]])
+    return x if data.standardization is None else in_own_units(x, data.standardization)
+
+
+def range_of(data: DataModule) -> tuple[float, float]:
+    """The least and the largest value of data in their own units; of the first rows where they are standardised."""
+    if data.standardization is None:
+        return data.value_range
+    x = _stored(data, ROWS)
+    return float(x.min()), float(x.max())
+
+
+def as_images(x: Tensor) -> tuple[Tensor, str]:
+    """Arrays (N, …, H, W) as images (N, C, H, W) of one or three channels, and in words what of them is left out.
+
+    Of a volume or a video it is the slice or the frame in its middle, whose channels may come first or last.
+
+    Examples:
+        >>> as_images(torch.zeros(2, 9, 32, 32))[0].shape, as_images(torch.zeros(2, 5, 8, 8, 3))[0].shape
+        (torch.Size([2, 1, 32, 32]), torch.Size([2, 3, 8, 8]))
+    """
+    words, video = "", x.dim() > 4
+    while x.dim() > 4:
+        x, words = x[:, x.shape[1] // 2], ", cut in the middle"
+    if video and x.shape[1] not in IMAGES and x.shape[-1] in (3, 4):
+        x = x.movedim(-1, 1)
+    if x.shape[1] not in IMAGES:
+        x, words = x[:, x.shape[1] // 2].unsqueeze(1), ", cut in the middle"
+    return (x[:, :3], f"{words} without their alpha channel") if x.shape[1] == 4 else (x, words)
+
+
+def as_series(x: Tensor) -> Tensor:
+    """Series as (N, T, C): of (N, a, b) the longer axis holds the steps, or the first of both where each is long.
+
+    Examples:
+        >>> as_series(torch.zeros(2, 40, 3)).shape, as_series(torch.zeros(2, 3, 40)).shape
+        (torch.Size([2, 40, 3]), torch.Size([2, 40, 3]))
+    """
+    return x.mT if x.shape[1] < x.shape[2] and x.shape[1] <= CHANNELS else x
 
 
 def _images(data: DataModule, profile: DataProfile) -> Figure:
     """A row of the stored images and, where they are binarised, a row as the model sees them."""
-    x, (low, high) = _stored(data, SAMPLES), profile.range
-    title = f"{profile.name}: samples of shape {profile.shape}"
-    if x.dim() == 4 and x.shape[1] == 4:
-        x, title = x[:, :3], f"{title} without their alpha channel"
-    elif not profile.images:
-        while x.dim() > 3:
-            x = x[:, x.shape[1] // 2]
-        x, title = x.unsqueeze(1), f"{title}, cut in the middle"
+    (x, words), (low, high) = as_images(_stored(data, SAMPLES)), range_of(data)
+    title = f"{profile.name}: samples of shape {profile.shape}{words}"
     x = (x - low) / (high - low or 1.0)
     rows = [x]
     if data.is_stochastic and not profile.binary and profile.images:
@@ -73,8 +105,8 @@ def _images(data: DataModule, profile: DataProfile) -> Figure:
 
 def _series(data: DataModule, profile: DataProfile) -> Figure:
     """A panel for each of eight series, a line for each of their values."""
-    x = _stored(data, SAMPLES)
-    steps, values = profile.shape
+    x = as_series(_stored(data, SAMPLES))
+    steps, values = x.shape[1:]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True, sharey=True, squeeze=False).flatten()
     for k, (axis, series) in enumerate(zip(axes, x, strict=False)):
@@ -104,8 +136,6 @@ def columns_of(x: Tensor, table: Table | None) -> dict[str, Tensor]:
 def _table(data: DataModule, profile: DataProfile) -> Figure:
     """A histogram for each column, with a tick for each of eight rows; numbers of a table in their own units."""
     x, table, columns = _stored(data, ROWS), data.arrays.table, profile.columns
-    if data.standardization is not None:
-        x = data.standardization.undo(x)
     found, first = columns_of(x, table), columns_of(x[:SAMPLES], table)
     shown = min(columns, PANELS)
     across = min(shown, 6)

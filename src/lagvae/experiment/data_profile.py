@@ -179,7 +179,7 @@ def _describe_table(profile: DataProfile, data: DataModule, table: Table, rows: 
 
 
 def in_own_units(rows: Tensor, units: Standardization) -> Tensor:
-    """Standardised rows (N, D) in their own units, without the traces of rounding, by which a 0 would be 1e-06; float64.
+    """Standardised rows (N, *shape) in their own units, without the traces of rounding, by which a 0 would be 1e-06; float64.
 
     float32 keeps a value to 2^-24 of its distance from the mean of its column. What is rounded are the decimals below that.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.distributions import CodesPrior, EmpiricalPrior, GaussianEncoder, mean_of
 from lagvae.experiment import sample_figures
+from lagvae.experiment.data_picture import as_images, range_of
 from lagvae.experiment.report import verdict_in_words
 from lagvae.experiment.style import BLUE, GREY, ORANGE, RED, STYLE, as_picture, tile
 from lagvae.io import write_atomically
@@ -51,15 +52,16 @@ def draw_run(
     with matplotlib.rc_context(STYLE), torch.no_grad():
         x = data.first_samples("test", 20, model.device)
         if are_images(data):
-            figures["samples"] = samples(model, x, summary["alpha"]["q"])
-            figures["reconstructions"] = reconstructions(model, x)
+            show = Pictures(data)
+            figures["samples"] = samples(model, x, summary["alpha"]["q"], show)
+            figures["reconstructions"] = reconstructions(model, x, show)
             if isinstance(model.eval_model.encoder, GaussianEncoder):
-                figures["traversal"] = traversal(model, x)
+                figures["traversal"] = traversal(model, x, show)
             if isinstance(model.eval_model.prior, CodesPrior) and model.eval_model.prior.categorical:
-                figures["codes"] = codes(model, x)
+                figures["codes"] = codes(model, x, show)
             partners = data.second("test")
             if isinstance(model.eval_model.prior, EmpiricalPrior) and partners is not None:
-                figures["translations"] = translations(model, x, partners[: len(x)].to(x.device))
+                figures["translations"] = translations(model, x, partners[: len(x)].to(x.device), show)
         elif len(data.shape) == 2:
             figures |= sample_figures.series_figures(model, data)
         elif len(data.shape) == 1:
@@ -82,8 +84,32 @@ def draw_run(
 
 
 def are_images(data: DataModule) -> bool:
-    """Whether samples are images, grey or coloured."""
-    return len(data.shape) == 3 and data.shape[0] in (1, 3)
+    """Whether samples are drawn as images: images of any channels, volumes and videos."""
+    return len(data.shape) > 2
+
+
+class Pictures:
+    """Samples, and means of p(x|z), (N, *shape), as images (N, C, H, W) in the units of the data, where black is 0 and white 1.
+
+    Values of data that leave [0, 1] are black where they are least, and white where they are largest.
+
+    Attributes:
+        said: what a title says of it, as a line of its own.
+    """
+
+    def __init__(self, data: DataModule) -> None:
+        self.units = data.standardization
+        low, high = range_of(data)
+        beyond = low < 0 or high > 1
+        self.low, self.high = (low, high) if beyond and low < high else (0.0, 1.0)
+        words = as_images(torch.zeros(1, *data.shape))[1]
+        words += f"; black is {self.low:.3g}, white {self.high:.3g}" if beyond else ""
+        self.said = words and "\n" + words.lstrip(",; ")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The images, float32."""
+        x = x if self.units is None else self.units.undo(x)
+        return as_images((x.float() - self.low) / (self.high - self.low))[0]
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -97,19 +123,19 @@ def _show(axis: Axes, picture: Tensor) -> None:
     axis.set_axis_off()
 
 
-def samples(model: LatentVariableModel, x: Tensor, alpha: float) -> Figure:
+def samples(model: LatentVariableModel, x: Tensor, alpha: float, show: Pictures) -> Figure:
     """The means of p(x|z) at 100 samples of the prior, of a run with the preference alpha."""
     prior = model.eval_model.prior
     noise = Noise(model.seed, "figures")
     draw = noise.normal if prior.noise_kind == "normal" else noise.uniform
     z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
     figure, axes = _figure(4.6, 4.9)
-    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(z)), 10))
-    axes[0, 0].set_title(f"Samples: E[x|z], z ∼ p(z); α = {alpha:+g}".replace("-", "−"), loc="left")
+    _show(axes[0, 0], tile(show(mean_of(model.eval_model.decoder(z))), 10))
+    axes[0, 0].set_title(f"Samples: E[x|z], z ∼ p(z); α = {alpha:+g}{show.said}".replace("-", "−"), loc="left")
     return figure
 
 
-def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
+def reconstructions(model: LatentVariableModel, x: Tensor, show: Pictures) -> Figure:
     """Test samples as the model observes them, above the means of p(x|z) at z ∼ q(z|x)."""
     x = x[: len(x) // 2 * 2]
     encoder = model.eval_model.encoder
@@ -120,30 +146,30 @@ def reconstructions(model: LatentVariableModel, x: Tensor) -> Figure:
     half = len(x) // 2
     rows = torch.cat([x[:half], means[:half], x[half:], means[half:]])
     figure, axes = _figure(5.2, 2.5)
-    _show(axes[0, 0], tile(rows, half))
-    axes[0, 0].set_title("Test data (rows 1, 3) and reconstructions (rows 2, 4)", loc="left")
+    _show(axes[0, 0], tile(show(rows), half))
+    axes[0, 0].set_title(f"Test data (rows 1, 3) and reconstructions (rows 2, 4){show.said}", loc="left")
     return figure
 
 
-def codes(model: LatentVariableModel, x: Tensor, columns: int = 12) -> Figure:
+def codes(model: LatentVariableModel, x: Tensor, show: Pictures, columns: int = 12) -> Figure:
     """One row per value of the first categorical code; along a column all other codes and the noise are the same."""
     prior = model.eval_model.prior
     k = prior.categorical[0]
     noise = Noise(model.seed, "figures").uniform("codes", 0, (columns, *prior.noise_shape), x.device).repeat(k, 1)
     noise[:, 0] = (torch.arange(k, device=x.device).repeat_interleave(columns) + 0.5) / k
     figure, axes = _figure(5.0, 0.42 * k + 0.4)
-    _show(axes[0, 0], tile(mean_of(model.eval_model.decoder(prior.sample(noise))), columns))
+    _show(axes[0, 0], tile(show(mean_of(model.eval_model.decoder(prior.sample(noise)))), columns))
     axes[0, 0].set_title("Codes: one value per row, the same noise in each column", loc="left")
     return figure
 
 
-def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, columns: int = 10) -> Figure:
+def translations(model: LatentVariableModel, x: Tensor, partners: Tensor, show: Pictures, columns: int = 10) -> Figure:
     """Test samples, their translations, their true partners, and the partners translated back to the first domain."""
     x, partners = x[:columns], partners[:columns]
     to_z = mean_of(model.eval_model.encoder(x)).reshape(partners.shape)
     to_x = mean_of(model.eval_model.decoder(partners.flatten(1)))
     figure, axes = _figure(5.2, 2.6)
-    _show(axes[0, 0], tile(torch.cat([x, to_z, partners, to_x]), columns))
+    _show(axes[0, 0], tile(show(torch.cat([x, to_z, partners, to_x])), columns))
     axes[0, 0].set_title("x, its translation E[z|x], the true partner z, its translation E[x|z]", loc="left")
     return figure
 
@@ -154,7 +180,7 @@ class Traversal:
 
     Attributes:
         units: coordinate → its rate in nats, the largest first. values: what it is set to, (T,).
-        images: the means of p(x|z), (units, T, samples, C, H, W).
+        images: the means of p(x|z) as images, (units, T, samples, C, H, W).
     """
 
     units: dict[int, float]
@@ -167,7 +193,9 @@ class Traversal:
         return [f"z[{k}]: {rate:.1f} nats" for k, rate in self.units.items()]
 
 
-def traverse(model: LatentVariableModel, x: Tensor, n: int, most: int = 8, steps: int = 9, span: float = 2.5) -> Traversal:
+def traverse(
+    model: LatentVariableModel, x: Tensor, n: int, show: Pictures, most: int = 8, steps: int = 9, span: float = 2.5
+) -> Traversal:
     """The decoded images of the codes of the first n samples as single coordinates vary over ±`span`.
 
     Args:
@@ -180,13 +208,13 @@ def traverse(model: LatentVariableModel, x: Tensor, n: int, most: int = 8, steps
     z = base.loc[:n].repeat(len(order), steps, 1, 1)
     for row, k in enumerate(order.tolist()):
         z[row, :, :, k] = grid[:, None]
-    images = mean_of(model.eval_model.decoder(z.flatten(0, 2)))
+    images = show(mean_of(model.eval_model.decoder(z.flatten(0, 2))))
     return Traversal({k: float(rate[k]) for k in order.tolist()}, grid, images.reshape(*z.shape[:3], *images.shape[1:]))
 
 
-def traversal(model: LatentVariableModel, x: Tensor) -> Figure:
+def traversal(model: LatentVariableModel, x: Tensor, show: Pictures) -> Figure:
     """The decoded images of one latent code as a single coordinate varies, the coordinates ordered by rate."""
-    found = traverse(model, x, 1)
+    found = traverse(model, x, 1, show)
     rows, steps = len(found.units), len(found.values)
     figure, axes = _figure(5.2, 0.55 * rows + 0.9)
     axis = axes[0, 0]
@@ -194,7 +222,7 @@ def traversal(model: LatentVariableModel, x: Tensor) -> Figure:
     axis.set_axis_on()
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    height, width = x.shape[-2] + 1, x.shape[-1] + 1
+    height, width = found.images.shape[-2] + 1, found.images.shape[-1] + 1
     axis.set_yticks([(r + 0.5) * height - 1 for r in range(rows)], found.labels)
     axis.set_xticks([(k + 0.5) * width - 1 for k in range(steps)], [f"{v:+.1f}" for v in found.values.tolist()])
     axis.tick_params(length=0)

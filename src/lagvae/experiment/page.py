@@ -19,6 +19,7 @@ from lagvae.data import DataModule
 from lagvae.distributions import GaussianEncoder
 from lagvae.experiment.figures import (
     CAPTIONS,
+    Pictures,
     are_images,
     plane_ranges,
     running_mean,
@@ -85,7 +86,8 @@ def write_run_page(
     with torch.no_grad(), unchecked_charts():
         x = data.first_samples("test", SCATTERED, model.device)
         scatter, units = codes_chart(data, model, x)
-        walk = walk_of(model, x) if are_images(data) and isinstance(model.eval_model.encoder, GaussianEncoder) else None
+        show = Pictures(data) if are_images(data) and isinstance(model.eval_model.encoder, GaussianEncoder) else None
+        walk = None if show is None else walk_of(model, x, show)
         charts = {"curves": curves(metrics, summary), "plane": plane(metrics, summary), "codes": scatter}
     settings = flatten(OmegaConf.to_container(cfg))
     folder = path.parent.name if path.parent.name != "evaluation" else path.parents[1].name
@@ -309,12 +311,12 @@ def codes_chart(data: DataModule, model: LatentVariableModel, x: torch.Tensor) -
     return Drawing(chart, {"codes": rows}), names
 
 
-def walk_of(model: LatentVariableModel, x: torch.Tensor) -> dict[str, Any]:
+def walk_of(model: LatentVariableModel, x: torch.Tensor, show: Pictures) -> dict[str, Any]:
     """The traversal as one picture, a strip of images for each unit (down) and each value that it is set to (across)."""
-    channels, height, width = x.shape[1:]
+    channels, height, width = show(x[:1]).shape[1:]
     smaller = ceil(max(height, width) / LARGEST_SIDE)
     size = channels * ceil(height / smaller) * ceil(width / smaller)
-    found = traverse(model, x, n=max(1, min(6, MOST_PIXELS // (size * 9 * MOST_UNITS))), most=MOST_UNITS)
+    found = traverse(model, x, max(1, min(6, MOST_PIXELS // (size * 9 * MOST_UNITS))), show, most=MOST_UNITS)
     images = found.images
     units, values, n = images.shape[:3]
     images = torch.nn.functional.avg_pool2d(images.flatten(0, 2), smaller, ceil_mode=True)

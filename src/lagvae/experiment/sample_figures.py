@@ -14,7 +14,7 @@ from torch import Tensor
 from lagvae.data import DataModule
 from lagvae.distributions import EmpiricalPrior, mean_of
 from lagvae.errors import LagvaeError
-from lagvae.experiment.data_picture import CHANNELS, PANELS, columns_of, shortened
+from lagvae.experiment.data_picture import CHANNELS, PANELS, as_series, columns_of, shortened
 from lagvae.experiment.style import BLUE, ORANGE
 from lagvae.model import LatentVariableModel
 
@@ -43,18 +43,18 @@ def samples_of(model: LatentVariableModel, n: int, means: bool) -> Tensor | None
 
 
 def series_figures(model: LatentVariableModel, data: DataModule) -> dict[str, Figure]:
-    """Series (T, C) as lines: test series beside samples, and below their reconstructions."""
+    """Series as lines: test series beside samples, and below their reconstructions."""
     x = rows_in_units(data, 8)
     figures = {}
     means = samples_of(model, 4, means=True)
     if means is not None:
         figure, axes = _panels("Test series (above) and samples E[x|z], z ∼ p(z) (below)")
-        for axis, lines, colour in zip(axes, [*x[:4], *means], [BLUE] * 4 + [ORANGE] * 4, strict=False):
+        for axis, lines, colour in zip(axes, [*as_series(x)[:4], *as_series(means)], [BLUE] * 4 + [ORANGE] * 4, strict=False):
             _draw_lines(axis, lines, colour if lines.shape[1] == 1 else None)
         figures["samples"] = figure
-    made = model.reconstruct(x)
+    made = as_series(model.reconstruct(x))
     figure, axes = _panels("Test series (solid) and reconstructions (dashed)")
-    for axis, true, again in zip(axes, x, made, strict=False):
+    for axis, true, again in zip(axes, as_series(x), made, strict=False):
         _draw_lines(axis, true, BLUE if true.shape[1] == 1 else None)
         _draw_lines(axis, again, ORANGE if true.shape[1] == 1 else None, linestyle="--")
     figures["reconstructions"] = figure
