@@ -1,4 +1,4 @@
-"""What images of 64×64 pixels cost: time of training and of everything after it, and the peak memory of the whole program.
+"""What images of 64×64 pixels cost: time of training and of everything after it, and the peak memory of programs.
 
     python benchmarks/images.py [--root FOLDER] [--out results/images.md] [KEY=VALUE …]
 
@@ -45,20 +45,27 @@ def scenes(channels: int) -> np.ndarray:
     return x[..., 0] if channels == 1 else x
 
 
-def train(root: Path, name: str, words: list[str]) -> dict[str, Any]:
-    """The summary of a run in a process of its own, with the peak of its memory in GiB as "memory". SystemExit if it fails."""
+def run(root: Path, name: str, words: list[str]) -> dict[str, Any]:
+    """The summary of a run that is trained, and evaluated again, each in a process of its own whose peak of memory is in GB.
+
+    The peaks are "train" and "evaluate". SystemExit where a program fails.
+    """
     folder = root / "runs" / name
-    file = folder / "memory.txt"
-    if not file.is_file():
-        program = [sys.executable, str(grid.ROOT / "src" / "train.py"), f"name={name}", *words]
-        print(" ".join(["python src/train.py", *program[2:]]), flush=True)
-        process = subprocess.Popen(program, env=os.environ | {"LAGVAE_ROOT": str(root)}, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{name} has failed, see above.")
-        file.write_text(f"{usage.ru_maxrss / 2**20:.2f}\n", encoding="utf-8")
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary | {"memory": float(file.read_text(encoding="utf-8"))}
+    found: dict[str, Any] = {}
+    for script, given in (("train", [f"name={name}", *words]), ("evaluate", [f"run={name}"])):
+        file = folder / f"memory-{script}.txt"
+        if not file.is_file():
+            print(" ".join([f"python src/{script}.py", *given]), flush=True)
+            program = [sys.executable, str(grid.ROOT / "src" / f"{script}.py"), *given]
+            process = subprocess.Popen(program, env=os.environ | {"LAGVAE_ROOT": str(root)}, stdin=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{name} has failed, see above.")
+            file.write_text(f"{usage.ru_maxrss * 1024 / 1e9:.2f}\n", encoding="utf-8")
+            if script == "train":
+                (folder / "trained.json").write_bytes((folder / "summary.json").read_bytes())
+        found[script] = float(file.read_text(encoding="utf-8"))
+    return found | json.loads((folder / "trained.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -76,22 +83,30 @@ def main() -> None:
             np.save(file, scenes(channels))
         length = [f"{node}.steps={STEPS}" for node in ("training", "calibration")]
         settings = ["data=array", f"data.source.path={file}", "model=conv", *length, *words, *options.overrides]
-        run = train(root, f"scenes-{k}", settings)
-        seconds = run["seconds"]
+        told = run(root, f"scenes-{k}", settings)
+        seconds = told["seconds"]
         after = seconds["all"] - seconds["training"]
         rows.append(
             [
-                *(kind, f"{seconds['training']:.0f}", f"{1000 * seconds['training'] / run['steps']:.0f}", f"{after:.0f}"),
-                *(f"{after / seconds['training']:.2f}", f"{run['memory']:.2f}"),
+                *(kind, f"{seconds['training']:.0f}", f"{1000 * seconds['training'] / told['steps']:.0f}", f"{after:.0f}"),
+                *(f"{after / seconds['training']:.2f}", f"{told['train']:.2f}", f"{told['evaluate']:.2f}"),
             ]
         )
-    head = ("images", "training (s)", "a step (ms)", "measuring, figures (s)", "share of training", "memory (GiB)")
+    head = (
+        "images",
+        "training (s)",
+        "a step (ms)",
+        "measuring, figures (s)",
+        "share of training",
+        "train.py (GB)",
+        "evaluate.py (GB)",
+    )
     grid.tell(
         [
             f"# Images of {SIDE}×{SIDE} pixels",
             "",
             f"{IMAGES:,} made scenes of each kind, model=conv, {STEPS:,} steps, {os.cpu_count()} cores; all other settings are "
-            "the defaults. Memory: the peak of the program, calibration included.",
+            "the defaults. GB: the peak of the memory of a program, of which train.py calibrates as well.",
             "",
             *grid.table(head, rows),
         ],

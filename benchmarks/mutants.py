@@ -3,8 +3,8 @@
     python benchmarks/mutants.py --packages data metrics --count 20 --seed 0 --out results/mutants.md
 
 A fault (a mutant) is one change of a copy of the package: a comparison or a sign flipped, a constant changed, a statement
-dropped, a condition negated, or one split named for another. It is killed where a test of its package fails or takes longer
-than --timeout, and survives where all pass. A survivor is a test that is missing, or a change that changes nothing.
+dropped, a condition negated, or one split named for another. It is killed where a test of its package fails, or takes too
+long, and survives where all pass. A survivor is a test that is missing, or a change that changes nothing.
 
 Every test is run once without any fault, under coverage, to see which lines it reaches. A fault is tried with the tests that
 reach its statement, and where these pass with all others that watch over its package, which see it through programs that they
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -26,9 +27,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
@@ -302,14 +304,23 @@ NO_REWRITE = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 """Plugins of pytest that are loaded before it starts are no fault of a test."""
 
 
+PATIENCE = 150
+"""Seconds for a single test, ten times what the longest takes: a fault by which one waits for ever is found soon."""
+
+TOO_LONG = 86
+"""The status of the process of a test that took longer."""
+
+
 class InOrder:
     """Runs the tests that it is given alone, file by file as they come: the files' fixtures are made once.
 
     Args:
         wanted: ids of the tests in their order; None for all, as pytest finds them. without: ids of tests that are left out.
+        patience: seconds for a single test.
     """
 
-    def __init__(self, wanted: Sequence[str] | None = None, without: Iterable[str] = ()) -> None:
+    def __init__(self, wanted: Sequence[str] | None = None, without: Iterable[str] = (), patience: int = PATIENCE) -> None:
+        self.patience = patience
         self.place = None if wanted is None else {name: place for place, name in enumerate(wanted)}
         self.without = set(without)
 
@@ -320,6 +331,15 @@ class InOrder:
             items[:] = [item for item in items if item.nodeid not in self.without]
         else:
             items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        signal.signal(signal.SIGALRM, lambda *given: os._exit(TOO_LONG))
+        signal.alarm(self.patience)
+        try:
+            return (yield)
+        finally:
+            signal.alarm(0)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
@@ -394,6 +414,11 @@ def run_tests(copy: Path, tests: Sequence[str], timeout: float, plugin: Callable
         os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests started
         process.join()
         return "timeout"
+    if process.exitcode == TOO_LONG:
+        assert process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return "timeout"
     if process.exitcode not in (0, 1, 2):  # 2: a module that cannot be imported
         raise SystemExit(f"The tests could not be run:\n{output.read_text(errors='replace')}")
     return "failed" if process.exitcode else "passed"
@@ -449,7 +474,8 @@ class Reached:
         """Run a test file once; SystemExit where it does not pass."""
         output = self.copy / "reached.json"
         if run_tests(self.copy, [name], timeout, partial(Watching, self.copy / PACKAGE, output)) != "passed":
-            raise SystemExit(f"tests/test_{name}.py fails, or takes too long, without any mutant: nothing can be told.")
+            said = (self.copy / "output.txt").read_text(errors="replace")[-3000:]
+            raise SystemExit(f"{said}\ntests/test_{name}.py fails, or takes too long, without any mutant: nothing can be told.")
         self.found[name] = {"digest": self.digest(name), "tests": json.loads(output.read_text())}
         self.file.write_text(json.dumps(self.found))
 
@@ -515,6 +541,12 @@ def table(chosen: dict[str, list[Mutant]], results: dict[str, dict[str, str]]) -
     return "\n".join(["# Mutants", "", *lines, *named]) + "\n"
 
 
+def in_turn(chosen: dict[str, list[Mutant]]) -> Iterator[tuple[str, Mutant]]:
+    """The first mutant of each package, then the second of each, so that what is known after a while is of all packages."""
+    for turn in zip_longest(*chosen.values()):
+        yield from ((package, mutant) for package, mutant in zip(chosen, turn, strict=True) if mutant is not None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -540,10 +572,8 @@ def main() -> None:
             for name in bar.track(missing, description="Tests without a fault"):
                 reached.measure(name, args.timeout)
         task = bar.add_task("Mutants", total=sum(map(len, chosen.values())))
-        for package, mutants in chosen.items():
-            left = [mutant for mutant in mutants if mutant.key not in results]
-            bar.advance(task, len(mutants) - len(left))
-            for mutant in left:
+        for package, mutant in in_turn(chosen):
+            if mutant.key not in results:
                 bar.update(task, description=shortened(f"{package}: {mutant.name}"))
                 start = time.perf_counter()
                 result = try_out(copy, mutant, reached.by(mutant), tests_of(package), args.timeout)
@@ -552,7 +582,7 @@ def main() -> None:
                 results[mutant.key] = found
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found, ensure_ascii=False) + "\n")
-                bar.advance(task)
+            bar.advance(task)
     report = table(chosen, results)
     args.out.write_text(report, encoding="utf-8")
     print(report, end="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 from math import log, pi
 from pathlib import Path
@@ -149,6 +150,8 @@ def test_faults_are_changed_killed_and_counted(tmp_path: Path, monkeypatch: pyte
         said = mutants.try_out(tmp_path, by_name[name], near, ["tiny"], timeout=100)
         assert said == ("survived" if "sign" in name else "killed"), name
         results[by_name[name].key] = {"result": said}
+    (tmp_path / "tests" / "test_long.py").write_text("import time\n\n\ndef test_long():\n    time.sleep(60)\n")
+    assert mutants.run_tests(tmp_path, ["long"], 50, partial(mutants.InOrder, patience=1)) == "timeout"
     assert (package / "tiny.py").read_text() == TINY_MODULE
     told = mutants.table({"tiny.py": found}, results)
     assert "| tiny.py | 3 | 2 | 0 | 1 |" in told

@@ -16,11 +16,12 @@ from helpers import files, made_up, program, settings, write_cifar10, write_dspr
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from small import ROOT
 from yaml import YAMLError
 
+from lagvae.cli import hydra_speed
 from lagvae.cli.entry import expand_word, register
 from lagvae.cli.hydra_speed import yaml_loader
 from lagvae.data import DataModule
@@ -529,6 +530,32 @@ def test_a_part_of_a_config_is_as_it_was_read_however_often_it_was_merged(monkey
     composed("family=cyclegan", "data=digits_pairs", "model=conv", "alpha=minimize", "trainer=ddp")
     monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
     assert OmegaConf.to_container(composed("family=vae")) == first
+
+
+@pytest.mark.parametrize("words", [(), ("family=infogan", "data=mnist", "debug=fast", "logger=[wandb,csv]"), ("sweep=pareto",)])
+def test_a_config_is_the_one_that_hydra_makes(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all flags, and the same twice: what is kept of the first time is used the second time."""
+    made = []
+    for _ in range(2):
+        register(ROOT)
+        monkeypatch.setattr("lagvae.cli.hydra_speed._merged", {})
+        made.append(composed(*words))
+    for ours, hydras in (("load_config", "_load_config"), ("load_part", "_load_part"), ("merge", "_merge")):
+        monkeypatch.setattr(hydra_speed, ours, getattr(hydra_speed, hydras))
+    register(ROOT)
+    theirs = composed(*words)
+    monkeypatch.undo()
+    register(ROOT)
+    for cfg in made:
+        assert parts_of(cfg) == parts_of(theirs)
+
+
+def parts_of(node: Any) -> Any:
+    """A config with the types and flags of its nodes."""
+    kept = (type(node), node._metadata.flags, node._metadata.ref_type, node._metadata.object_type, node._metadata.optional)
+    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return *kept, node._value()
+    return *kept, {key: parts_of(node._get_node(key)) for key in (node if isinstance(node, DictConfig) else range(len(node)))}
 
 
 def test_what_a_word_has_stored_is_merged_anew() -> None:

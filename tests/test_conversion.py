@@ -400,6 +400,22 @@ def test_masks_of_zeros_and_ones_are_zeros_and_ones(tmp_path: Path, mib: float) 
     assert data.levels == 1
 
 
+@pytest.mark.parametrize("mib", [1024, 0])
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (GREY, "uint8 levels 0 … 255 are divided by 255"),
+        (ramp("u2", 65535), f"{N} of {2 * N} images are of 16 bits or floats, kept as such"),
+    ],
+    ids=["levels", "levels and 16 bits"],
+)
+def test_what_becomes_of_levels_is_said_of_streamed_images_too(tmp_path: Path, second: Any, said: str, mib: float) -> None:
+    for i in range(N):
+        Image.fromarray(GREY).save(tmp_path / f"{i}.png")
+        Image.fromarray(second).save(tmp_path / f"second-{i}.png")
+    assert data_of(partial(sources.folder, str(tmp_path), 16, 1, mib), "normal").conversions == [said]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_as_they_say(tmp_path: Path, orientation: int) -> None:
     """EXIF: where the first row and the first column of the stored image belong. Each quarter is of one grey level."""

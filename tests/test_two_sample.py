@@ -125,6 +125,7 @@ class Known:
 
     def __init__(self, labels: Tensor | None = None, second: Tensor | None = None, images: Tensor | None = None) -> None:
         self._labels, self._second, self._images = labels, second, images
+        self.is_stochastic = False
 
     def labels(self, split: str) -> Tensor | None:
         return self._labels

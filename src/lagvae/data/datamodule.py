@@ -195,8 +195,10 @@ class DataModule(pl.LightningDataModule):
             x, test = self._fit_columns(arrays, x, test)
             x = self._checked(x, by, arrays.name_of("x"), self.likelihood)
             self.value_range = (float(as_float(x).min()), float(as_float(x).max())) if x.is_floating_point() else (0.0, 1.0)
-        elif x.binary:
-            self.levels = 1
+        else:
+            self.levels = 1 if x.binary else self.levels
+            if not x.fine:
+                self._describe(torch.empty(0, dtype=kind), self.levels, self.levels)
         if test is not None:
             test = self._arranged(test, f"{named}: test")
             by = self.levels if test.dtype == kind else divisor(test)

@@ -418,6 +418,7 @@ class ImageFiles:
 
     Attributes:
         binary: whether all pixels of all images are the levels 0 and 1, which are then taken as 0 and 1.
+        fine: whether some images are of 16 bits or floats.
         digests: of the content of each file, where all were read and none was kept.
 
     Raises: DataError where one of these files is no longer what it was then.
@@ -425,7 +426,7 @@ class ImageFiles:
 
     def __init__(self, files: list[Path], size: int, channels: int, index: Path | None = None) -> None:
         self.files, self.size, self.channels, self.index = files, size, channels, index
-        self.binary = False
+        self.binary = self.fine = False
         self.digests: list[str] = []
         self._stamps: list[tuple[int, ...]] = []
 
@@ -497,8 +498,8 @@ class ImageFiles:
             return self._stacked(kept), said
         self.digests = [seen[os.path.abspath(file)].digest for file in self.files]
         self._stamps = [seen[os.path.abspath(file)].stamp for file in self.files]
-        self.binary = max(each.high for each in seen.values()) == 1
-        return None, [*said, "uint8 of zeros and ones is taken as 0 and 1"] if self.binary else said
+        self.binary, self.fine = max(each.high for each in seen.values()) == 1, counts[FINE] > 0
+        return None, said
 
     @property
     def _readers(self) -> list[Any]:

@@ -174,7 +174,8 @@ class ClassifierScore(LatentMetric):
     def update(self, samples: JointSamples, index: Tensor) -> None:
         assert self._labels is not None
         self.fake.append(self.probabilities(samples.x_p))
-        self.real.append(samples.x_q.flatten(1).cpu())
+        real = samples.x_q.flatten(1).cpu()
+        self.real.append(real.bool() if self._data.is_stochastic else real)  # binarised images take a quarter of the memory
         self.label.append(self._labels[index.cpu()].to(samples.x_q.device))
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ class ClassifierScore(LatentMetric):
             x = self._data.first_samples("train", len(y)).flatten(1)
             self._classifier = trained_classifier(x.cpu().numpy().tobytes(), y.numpy().tobytes(), x.shape[1])
         parts = images.flatten(1).cpu().split(AT_ONCE)
-        return torch.cat([torch.from_numpy(self._classifier.predict_proba(part.numpy())) for part in parts])
+        return torch.cat([torch.from_numpy(self._classifier.predict_proba(part.float().numpy())) for part in parts])
 
     def compute(self) -> dict[str, Tensor]:
         self.real = [images := dim_zero_cat(self.real)]  # a single copy: they may take hundreds of megabytes
