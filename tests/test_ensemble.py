@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
-from lagvae.ensemble import Ensemble, stack_modules
+from lagvae.data import Arrays, Batch, DataModule
+from lagvae.ensemble import Ensemble, EnsembleData, stack_modules
 from lagvae.errors import CheckpointError, Stopped
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_data
@@ -422,3 +424,19 @@ def test_a_run_that_another_process_has_finished_is_not_trained_again(tmp_path: 
     assert second.trained
     resume(second.folder)
     assert train_ensemble([first, second], tmp_path / "job", silence) == {}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_samples_are_observed_as_those_of_a_run_that_trains_alone(seeds: tuple[int, ...]) -> None:
+    """Binarised with the noise of training, of the seed of each part."""
+    stored, index = torch.full((4, 1, 8, 8), 0.5), torch.arange(4)
+    parts = [DataModule(lambda: Arrays(torch.rand(40, 1, 8, 8)), "own", "bernoulli", batch=4, seed=seed) for seed in seeds]
+    alone = []
+    for data in parts:
+        data.trainer = SimpleNamespace(training=True, global_rank=0, world_size=1)  # type: ignore[assignment]
+        alone.append(data.on_after_batch_transfer(Batch(stored, index, 3), 0).x)
+    many = len(seeds) > 1
+    x, i = (torch.stack([each] * 2) if many else each for each in (stored, index))
+    together = EnsembleData(parts).on_after_batch_transfer(Batch(x, i, 3), 0)
+    assert torch.equal(together.x, torch.stack(alone) if many else alone[0])
+    assert set(together.x.unique().tolist()) == {0.0, 1.0}

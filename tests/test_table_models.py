@@ -69,8 +69,9 @@ def test_log_prob_is_the_sum_over_what_is_there() -> None:
 def test_what_is_missing_has_no_part_in_the_likelihood_and_its_gradient() -> None:
     decoder, z = mixed_decoder(), torch.zeros(1, 3)
     other = X[1:2].clone()
-    other[0, 1] = -7.0  # another value where one is missing
-    assert torch.equal(decoder(z).log_prob(X[1:2]), decoder(z).log_prob(other))
+    for value in (float("nan"), -7.0):
+        other[0, 1] = value  # where one is missing
+        assert torch.equal(decoder(z).log_prob(X[1:2]), decoder(z).log_prob(other))
     decoder(z).log_prob(other).sum().backward()
     assert decoder.log_scale.grad is not None
     assert decoder.log_scale.grad[1] == 0
