@@ -1,4 +1,4 @@
-"""What images of 64×64 pixels cost: time of training and of everything after it, and the peak memory of programs.
+"""What images of 64×64 pixels cost: time of training and of all after it, and the peak memory of train.py and evaluate.py.
 
     python benchmarks/images.py [--root FOLDER] [--out results/images.md] [KEY=VALUE …]
 

@@ -99,7 +99,7 @@ def version(source: ConfigSource, config_path: str) -> tuple[object, object]:
 
 def load_part(loader: ConfigLoaderImpl, default: Any, repo: Any) -> ConfigResult:
     """A part of a config in its place, which is put there once. All get copies, since Hydra moves their nodes into its own."""
-    if hasattr(default, "merged"):
+    if hasattr(default, "merged"):  # it stands for the parts that a config begins with: see `merge`
         return ConfigResult(provider="", path="", config=pickle.loads(default.merged), header={})
     found = repo.load_config(default.config_path)
     if not hasattr(found, "version"):
@@ -131,7 +131,8 @@ def merge(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfi
         start = next((k for k, default in enumerate(defaults, 1) if default.primary), 0)
         if key[:start] not in _merged:
             _merged[key[:start]] = pickle.dumps(_merge(loader, defaults[:start], repo))
-        vars(begun := ResultDefault("config"))["merged"] = _merged[key[:start]]
+        begun = ResultDefault("config")
+        vars(begun)["merged"] = _merged[key[:start]]
         _merged[key] = pickle.dumps(_merge(loader, [begun, *defaults[start:]], repo))
     merged: DictConfig = pickle.loads(_merged[key])
     return merged
