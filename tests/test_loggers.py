@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import wandb
 from helpers import QUICK, settings
@@ -256,6 +257,31 @@ def test_what_wandb_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert RunFolder(tmp_path / "a").read_summary()["verdict"] == "met"
     assert "the network is gone" in capsys.readouterr().err
     assert wandb.run is None
+
+
+def test_a_run_goes_on_without_wandb_where_the_process_of_wandb_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The next run of the same program has a new one."""
+    write = loggers.RunWandbLogger.write
+
+    def kill_first(self: loggers.RunWandbLogger, row: dict[str, Any], step: int | None) -> None:
+        if step == 20:
+            cores = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
+            for core in cores:
+                core.kill()
+            psutil.wait_procs(cores)
+            assert cores
+        write(self, row, step)
+
+    monkeypatch.setattr(loggers.RunWandbLogger, "write", kill_first)
+    words = (*QUICK, "callbacks.figures=true", "training.log_every=10", "logger=wandb", "logger.wandb.mode=offline")
+    summary = train(settings(tmp_path, *words, "name=killed"))
+    assert RunFolder(tmp_path / "runs" / "killed").read_summary()["verdict"] == summary["verdict"]
+    assert capsys.readouterr().err.count("W&B has ended") == 1
+    monkeypatch.undo()
+    train(settings(tmp_path, *words, "name=next"))
+    assert read_offline(tmp_path / "runs" / "next").exit == 0
 
 
 def test_an_agent_of_wandb_names_the_run_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

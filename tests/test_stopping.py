@@ -26,6 +26,9 @@ from lagvae.sweeps.ensemble_training import EnsembleCheckpoint
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.sweep_run import SweepRun
 
+LONGER = ("training.steps=100", "training.interval=25")
+"""After QUICK: three quarters of the training follow the first checkpoint, so that a sweep can be killed in between."""
+
 BOUNDS = ("constraints.neg_elbo.epsilon=20", "constraints.mmd.epsilon=1e-3")
 
 
@@ -39,7 +42,7 @@ def start(root: Path, *words: str) -> forked.Program:
 
 def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Kill −9 while it trains, and again while it measures; the same summaries as an undisturbed sweep, to the bit."""
-    words = ("alpha=maximize,minimize", "training.steps=200", "training.interval=50")
+    words = ("alpha=maximize,minimize", *LONGER)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert sweep(whole, *words).status == 0
     killed = start(cut, *words)
@@ -57,7 +60,7 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
 
 
 def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
-    words = ("seed=0,1", "training.steps=200", "training.interval=50")
+    words = ("seed=0,1", *LONGER)
     process = start(tmp_path, *words)
     until(lambda: any(tmp_path.rglob("ensemble.ckpt")), process)
     process.send_signal(signal.SIGKILL)
@@ -67,7 +70,7 @@ def test_runs_that_were_removed_are_trained_anew(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     for seed in (0, 1):
         rows = read_rows(tmp_path / "runs" / "sweep" / f"lagvae-seed{seed}" / "metrics.csv")
-        assert min(int(row["step"]) for row in rows) == 50, "from the first step on"
+        assert min(int(row["step"]) for row in rows) == 25, "from the first step on"
 
 
 ENSEMBLE = ("seed=0,1", "training.start=scratch", "epsilon=explicit", *BOUNDS)
@@ -166,7 +169,7 @@ def test_an_interrupted_ensemble_leaves_what_its_folders_hold_now(interrupted: P
 def test_a_second_process_with_the_same_sweep_waits_and_has_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("seed=0,1", "training.steps=200", "training.interval=50")
+    words = ("seed=0,1", *LONGER)
     first = start(tmp_path, *words)
     until(lambda: any(tmp_path.rglob("ensemble.ckpt")), first)
     first.send_signal(signal.SIGSTOP)

@@ -201,22 +201,22 @@ def stationarity(joint: JointModel, lagrangian: Lagrangian, samples: Iterable[Jo
     if not (preference.alpha_q or preference.alpha_p) and len(lagrangian.constraints) < 2:
         return None  # with one term no gradients can cancel: the ratio is always 1
     parameters = [p for p in joint.parameters() if p.requires_grad]
-    parts: list[Tensor] = []
-    count = 0
-    for batch in samples:
-        count += 1
+
+    def gradients(batch: JointSamples) -> Tensor:
+        """∇f and each λ_i ∇D_i, a row each; nothing of the batch is kept beyond it."""
         values = lagrangian.measure(batch)
         weighted = lagrangian.mean_multiplier * values.divergences
         rows = []
         for value in (lagrangian.preference(values.terms), *weighted.unbind(-1)):
-            gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            flat = [
-                g.flatten() if g is not None else p.new_zeros(p.numel()) for g, p in zip(gradients, parameters, strict=True)
-            ]
+            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            flat = [g.flatten() if g is not None else p.new_zeros(p.numel()) for g, p in zip(found, parameters, strict=True)]
             rows.append(torch.cat(flat))
-        stacked = torch.stack(rows)
-        parts = [parts[0] + stacked] if parts else [stacked]
-    total = parts[0] / count
+        return torch.stack(rows)
+
+    total, count = torch.zeros((), device=parameters[0].device), 0
+    for batch in samples:
+        total, count = total + gradients(batch), count + 1
+    total = total / count
     scale = float(total.norm(dim=1).sum())
     return float(total.sum(0).norm()) / scale if scale > 0 else 0.0
 

@@ -313,7 +313,12 @@ def count_earlier_draws(index: Tensor) -> Tensor:
 
 
 def thinned(values: Tensor, most: int) -> Tensor:
-    """Every k-th of the values, with the smallest k that leaves at most `most`."""
+    """Every k-th of the values, with the smallest k that leaves at most `most`.
+
+    Examples:
+        >>> thinned(torch.arange(10), most=4).tolist()
+        [0, 3, 6, 9]
+    """
     return values[:: max(1, -(-len(values) // most))]
 
 

@@ -45,7 +45,7 @@ def permutation_p_value(a: Tensor, b: Tensor, kernel: Kernel, permutations: int,
     if len(b) != n:
         raise SettingError(f"The two-sample test needs as many samples of one as of the other, not {n} and {len(b)}.")
     z = torch.cat([a, b]).double()
-    z = z - z[0]  # makes the distances of equal samples exact
+    z -= z[0].clone()  # makes the distances of equal samples exact
     k = kernel(squared_distances(z, z) / kernel.prepare(z, z))
     noise = Noise(seed, "two-sample")
     orders = torch.stack([noise.permutation("order", t, 2 * n) for t in range(permutations)])

@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, ClassVar
@@ -302,11 +302,16 @@ class RunWandbLogger(RunLogger, WandbLogger):
     A W&B run without a server cannot be gone on with: when its run is resumed, a second one gets all rows from before, and the
     former is put into wandb/former, where `wandb sync` does not look, so that it uploads one that is whole.
 
+    The run does not depend on W&B: where its process ends, killed for memory perhaps, a note says so and training goes on.
+
     Attributes:
-        open: the logger of a run that trains alone whose W&B run has not ended, in this process.
+        open: the logger of a run that trains alone whose W&B run has not ended, in this process. lost: whether W&B's process
+            has ended before this run. told: whether a note has said so since W&B began its last run.
     """
 
     open: ClassVar[RunWandbLogger | None] = None
+    told: ClassVar[bool] = False
+    lost = False
 
     def __init__(self, run: RunFolder, config: Mapping[str, Any], artifacts: bool = False, **settings: Any) -> None:
         super().__init__(config=config, **settings)
@@ -316,6 +321,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
         if RunWandbLogger.open is not None:  # an error that nobody foresaw has ended its run
             close(RunWandbLogger.open, failed=True)
         wandb_run: Any = self.experiment  # connects now rather than during training
+        RunWandbLogger.told = False
         if settings.get("reinit") != "create_new":
             RunWandbLogger.open = self
         for key in MINIMISED:
@@ -328,14 +334,45 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
     def write(self, row: dict[str, Any], step: int | None) -> None:
         """Log a row to W&B."""
-        WandbLogger.log_metrics(self, row, step)
+        self._tell(WandbLogger.log_metrics, row, step)
+
+    def log_hyperparams(self, params: Any) -> None:  # type: ignore[override]
+        self._tell(WandbLogger.log_hyperparams, params)
+
+    def log_image(self, key: str, images: list[Any], **options: Any) -> None:  # type: ignore[override]
+        self._tell(WandbLogger.log_image, key, images, **options)
+
+    def _tell(self, method: Callable[..., None], *given: Any, **options: Any) -> None:
+        """Call a method of WandbLogger, as long as W&B's process is there."""
+        if self.lost:
+            return
+        try:
+            method(self, *given, **options)
+        except _process_ended() as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Go on without W&B, whose process has ended. The next run begins with a new one."""
+        import wandb
+
+        self.lost = True
+        if not RunWandbLogger.told:
+            RunWandbLogger.told = True
+            print_note(
+                f"W&B has ended ({error or type(error).__name__}). Training goes on; metrics.csv has what is missing there."
+            )
+            with contextlib.suppress(*_process_ended()):
+                wandb.teardown()
+            wandb.run = None  # else Lightning takes it for the W&B run of the next run
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the results into the summary of the W&B run, and end it. The run itself does not fail where W&B does."""
         import wandb
 
-        wandb_run: Any = self.experiment
         RunWandbLogger.open = None
+        if self.lost:
+            return
+        wandb_run: Any = self.experiment
         try:
             try:
                 self._catch_up()
@@ -345,6 +382,8 @@ class RunWandbLogger(RunLogger, WandbLogger):
                     self._store_files(wandb_run, summary)
             finally:
                 wandb_run.finish()
+        except _process_ended() as error:
+            self._lose(error)
         except (wandb.errors.Error, OSError, ValueError) as error:
             print_note(f"W&B did not take all results of {self.run.path}: {error}")
 
@@ -352,8 +391,9 @@ class RunWandbLogger(RunLogger, WandbLogger):
         """End the W&B run. It must have ended before another process goes on with it."""
         if RunWandbLogger.open is self:
             RunWandbLogger.open = None
-        self.finalize("failed" if failed else "success")
-        self.experiment.finish(exit_code=int(failed))
+        if not self.lost:
+            self.finalize("failed" if failed else "success")
+            self._tell(lambda self: self.experiment.finish(exit_code=int(failed)))
 
     def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
         """Store the checkpoints, with the config.yaml that makes a run of them, and the calibration."""
@@ -361,6 +401,13 @@ class RunWandbLogger(RunLogger, WandbLogger):
         store(wandb_run, f"model-{wandb_run.id}", "model", self.run.path, files)
         if (folder := calibration_of(summary, Path(self.settings["paths"]["calibrations"]))) is not None:
             store(wandb_run, folder.name, "calibration", folder, [folder / "calibration.json", folder / "theta.pt"])
+
+
+def _process_ended() -> tuple[type[Exception], ...]:
+    """What W&B raises where its process has ended."""
+    from wandb.sdk.mailbox import MailboxClosedError
+
+    return ConnectionError, MailboxClosedError
 
 
 def put_aside(folder: Path, wandb_id: str, present: Path) -> None:
