@@ -65,6 +65,7 @@ FAMILIES: dict[str, tuple[set[str], float, str, bool, str]] = {
     "vae": ({"neg_elbo"}, 0.0, "none", False, "scratch"),
     "beta_vae": ({"neg_elbo"}, 3.0, "none", False, "scratch"),
     "beta_tcvae": ({"neg_elbo", "total_correlation"}, 0.0, "none", False, "scratch"),
+    "sigma_vae": ({"neg_elbo"}, 0.0, "none", False, "scratch"),
     "dip_vae": ({"neg_elbo", "covariance"}, 0.0, "none", False, "scratch"),
     "factor_vae": ({"neg_elbo", "adversarial_total_correlation"}, 0.0, "none", False, "scratch"),
     "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),

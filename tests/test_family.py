@@ -116,6 +116,12 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     "vae": lambda a: a.bce() + a.rate(),
     "beta_vae": lambda a: a.bce() + 4 * a.rate(),
     "beta_tcvae": lambda a: a.bce() + a.rate() + (6 - 1) * a.total_correlation(),
+    "sigma_vae": lambda a: (
+        gaussian(
+            (a.s.x_q - a.s.p_x_given_z_q.mean).flatten(1), a.model.joint.decoder(a.s.z_q).base_dist.scale.flatten()[0]
+        ).mean()
+        + a.rate()
+    ),
     "dip_vae": lambda a: a.bce() + a.rate() + 10 * a.covariance(),
     "factor_vae": lambda a: a.bce() + a.rate() + 10 * a.density_ratio("adversarial_total_correlation"),
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
