@@ -652,6 +652,26 @@ def test_infovae_is_the_objective_of_its_authors(
     assert not difference, difference
 
 
+def test_a_member_that_cannot_be_built_is_compared_with_none_but_missing_in_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra import initialize_config_dir
+
+    from lagvae.cli.entry import register
+
+    def without_vae(cfg: Any) -> ObjectiveSpec:
+        if cfg.family == "vae":
+            raise SettingError("vae cannot be built")
+        return objective_spec(cfg)
+
+    monkeypatch.setattr(presets, "objective_spec", without_vae)
+    register(ROOT)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = {one.family for one in presets.presets()}
+        assert "vae" not in found
+        assert "beta_vae" in found
+        with pytest.raises(SettingError, match="vae cannot be built"):
+            list(presets.presets(strict=True))
+
+
 def test_the_marginal_likelihoods_of_asvae_are_no_preference() -> None:
     assert not parse("-E_q[log p(x)] - E_p[log q(z)]") - parse("KL(q(x)||p(x)) + KL(p(z)||q(z))")
 

@@ -251,6 +251,7 @@ def test_an_unknown_solver_is_named(program: Program) -> None:
         ({"epsilon": -0.1}, "epsilon=-0.1"),
         ({"epsilon_mmd": 0.1}, "kernel and epsilon_mmd belong together"),
         ({"q_x": torch.tensor([0.5, 0.25, 0.0])}, "q_x sums to 0.75"),
+        ({"base": torch.full((3, 5), 0.5)}, "base sums to 2.5"),
         ({"alpha": inf}, "alpha=inf must be a finite number"),
         ({"epsilon": inf}, "epsilon=inf must be a finite number"),
         ({"scales": (0.0, 1.0)}, r"scales=\(0\.0, 1\.0\) must be finite numbers above 0"),

@@ -468,7 +468,9 @@ def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
 def test_the_view_and_the_report_hold_every_chart() -> None:
     constraints = ["neg_elbo", "mmd"]
     keys = {key for section in charts(constraints).values() for chart in section for key in chart.y}
-    view = make_view("me", "lagvae", constraints)._to_model().model_dump_json()
+    shown = make_view("me", "lagvae", constraints)
+    assert all(section.is_open for section in shown.sections)
+    view = shown._to_model().model_dump_json()
     report = make_report("", "lagvae", constraints)._to_model().model_dump_json()
     for text in (view, report):
         assert {key for key in keys if key not in text} == set()

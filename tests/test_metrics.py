@@ -487,6 +487,10 @@ def test_the_information_of_the_model_lies_between_its_bounds(linear_joint: Line
     assert found[300]["i_p_upper"] - found[300]["i_p_lower"] < 0.05 < found[3]["i_p_upper"] - found[3]["i_p_lower"]
     assert found[300]["i_p_lower"] > found[0]["i_p_lower"]
     assert "i_p_upper" not in found[0]
+    measure = InformationOfModel(draws=2, samples=700)
+    measure.is_applicable(joint, known, "train")  # type: ignore[arg-type]
+    feed(measure, [JointSamples(joint, x, draw_noise(required_noise, joint, Noise(3), k, x)) for k in range(2)])
+    assert sum(map(len, measure.above)) == 700, "draws beyond that are not weighted"
     with pytest.raises(SettingError, match="draws=-1"):
         InformationOfModel(draws=-1)
 

@@ -37,7 +37,7 @@ from lagvae.pareto import (
     training_line,
 )
 from lagvae.pareto.report import print_rows
-from lagvae.pareto.tables import monotone
+from lagvae.pareto.tables import DOMINATIONS, domination_rows, monotone
 from lagvae.runs.layout import ANALYSIS
 
 LEAST = 2 * sqrt(2) * STDERR
@@ -206,6 +206,14 @@ def test_dominance_between_the_runs_of_a_sweep(sweep: Path) -> None:
         ("infovae", MINIMISE, "test"): (2, 2, 2),
     }
     assert len(of(analyse(collect([sweep]), z=1).groups, "infovae", MAXIMISE, "train").dominated) == 2
+
+
+def test_it_is_told_whether_a_run_is_dominated_in_mmd_too(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "lagvae", -1.0, (9.0, 22.0), gamma=0.5, mmd=1e-3)
+    write_run(tmp_path / "b", "infovae", -1.0, (4.0, 26.0), mmd=1e-3)
+    write_run(tmp_path / "c", "infovae", -1.0, (4.0, 26.0), mmd=1e-2, multipliers=(1.0, 500.0))
+    told = {(row[DOMINATIONS.index("dominated")][0], row[-1]) for row in domination_rows(analyse(collect([tmp_path])))}
+    assert told == {("b", "no"), ("c", "yes")}
 
 
 def test_runs_with_other_seeds_are_not_rivals(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def as_images(x: Tensor) -> tuple[Tensor, str]:
     Examples:
         >>> as_images(torch.zeros(2, 9, 32, 32))[0].shape, as_images(torch.zeros(2, 5, 8, 8, 3))[0].shape
         (torch.Size([2, 1, 32, 32]), torch.Size([2, 3, 8, 8]))
+        >>> as_images(torch.zeros(2, 9, 32, 3))[0].shape  # 9 slices, 3 wide
+        torch.Size([2, 1, 32, 3])
     """
     words, video = "", x.dim() > 4
     while x.dim() > 4:
