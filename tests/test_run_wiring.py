@@ -430,7 +430,8 @@ def test_bf16_costs_less_than_a_tenth_of_a_nat(tmp_path: Path, steps: int, units
     results = []
     for precision in ("32-true", "bf16-mixed"):
         words = [f"model.{part}.hidden=[{units},{units}]" for part in ("encoder", "decoder")]
-        length = [f"training.steps={steps}", f"training.interval={steps}", "callbacks=light", "~callbacks.final.information"]
+        length = [f"training.steps={steps}", f"training.interval={steps}", "data.draws=6000", "callbacks=light"]
+        length += ["~callbacks.final.information"]
         explicit = ["epsilon=explicit", "constraints.neg_elbo.epsilon=32", "constraints.mmd.epsilon=4e-3"]
         cfg = compose(
             [*words, *length, *explicit, "training.start=scratch", f"trainer.precision={precision}", f"name={precision}"]
