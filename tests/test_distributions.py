@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import logsumexp
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
@@ -418,6 +419,23 @@ def test_the_scale_of_an_implicit_posterior_is_never_below_a_thousandth() -> Non
         noise = torch.tensor([[1.0, -1.0, 0.0]])
         samples = encoder.sample(encoder(torch.zeros(1, 3)), noise)
     torch.testing.assert_close(samples, torch.tensor([[1e-3, -1e-3]]))
+
+
+def test_the_density_of_an_implicit_posterior_is_a_mixture_over_its_further_noise(generator: torch.Generator) -> None:
+    """Of Gaussians whose means and scales are read off its samples: where ε is 0, and where it is 1."""
+    torch.manual_seed(0)
+    encoder = ImplicitEncoder(partial(MLP, hidden=[8]), shape=(3,), latent=2, noise=3)
+    torch.nn.init.normal_(encoder.bend[-1].weight)  # it starts at zero, where all means are the same
+    x, z, e = (torch.randn(*shape, generator=generator) for shape in ((5, 3), (5, 2), (4, 5, 3)))
+    with torch.no_grad():
+        means, ones = (
+            torch.stack([encoder.sample(encoder(x), torch.cat([torch.full((5, 2), at), each], 1)) for each in e])
+            for at in (0.0, 1.0)
+        )
+        found = encoder.log_density(x, z, e)
+    assert (means[0] - means[1]).abs().min() > 1e-3
+    expected = stats.norm.logpdf(z, means, ones - means).sum(-1)
+    np.testing.assert_allclose(found, logsumexp(expected, 0) - np.log(4), rtol=1e-4, atol=1e-4)
 
 
 def test_residual_blocks_start_as_the_identity_and_learn(generator: torch.Generator) -> None:

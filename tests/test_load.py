@@ -386,6 +386,7 @@ def test_log_prob_is_unbiased_and_above_the_elbo(linear_joint: LinearJoint, mean
     log_prob = model.log_prob(x, draws=8, batch_size=300)
     assert mean_is((log_prob.double() - log_p).exp(), 1.0) < 0.01
     elbo = model.elbo(x, draws=4)
+    assert torch.equal(model.elbo(x), model.elbo(x, draws=1))
     assert gap > 10 * mean_is(log_p - elbo, gap)
     above = log_prob - elbo
     assert above.mean() > 4 * above.std() / len(above) ** 0.5

@@ -188,6 +188,21 @@ def test_a_run_goes_on_in_its_mlflow_run(tmp_path: Path, clients: dict[str, Any]
     assert run.info.status == "FINISHED"
 
 
+def test_a_run_that_is_resumed_after_training_has_its_curves(tmp_path: Path, clients: dict[str, Any]) -> None:
+    """The process that trained it was killed before MLflow had them."""
+    folder, _ = logger_of(tmp_path)
+    table = MetricsTable(folder.metrics, per_epoch=10)
+    for step in (10, 20):
+        table.log_metrics({"train/rate": float(step)}, step)
+    table.save()
+    folder.unfollow()  # what is left of a process that was killed
+    logger_of(tmp_path)
+    folder.write_summary({"splits": {}, "constraints": {}, "steps": 20, "verdict": "met", "messages": []})
+    (client,) = clients.values()
+    (run,) = client.runs.values()
+    assert [row for row in run.data.rows if row[1] == "train/rate"] == [(10, "train/rate", 10.0), (20, "train/rate", 20.0)]
+
+
 def test_other_processes_of_a_run_begin_none(tmp_path: Path, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}.items():
         monkeypatch.setenv(name, value)
