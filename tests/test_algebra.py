@@ -517,6 +517,7 @@ def test_families(explain) -> None:  # type: ignore[no-untyped-def]
     for words in ("α₁ = −2 (maximise I_q)", "2·KL(q(x|z)‖p(x|z))", "−3·E_q[log p(x|z)]", "near            front, lagvae − I_q"):
         assert words in said.out
     lines = said.out.splitlines()
+    assert any(line.startswith("infovae (its preset: InfoVAE") for line in lines), said.out
     for line in (
         "  preference      −2·I_q",
         "  mmd             MMD(q(z)‖p(z)), λ = 1000",

@@ -21,6 +21,7 @@ from lagvae.experiment.factory import build_data, build_model
 from lagvae.model import LatentVariableModel
 from lagvae.pareto.figures import fronts_figure, slack_figure
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate
+from lagvae.runs.metrics_table import MetricsTable
 
 
 def test_images_are_dark_where_x_is_0() -> None:
@@ -42,6 +43,18 @@ def test_lines_between_images_stand_out_from_dark_and_from_light_ones() -> None:
 def summary(distortion: float) -> dict[str, Any]:
     splits = {s: {"rate": 30.0 + k, "distortion": distortion + 9 * k} for k, s in enumerate(("train", "val", "test"))}
     return {"splits": splits, "constraints": {"neg_elbo": {"bound": distortion + 35}}}
+
+
+def test_constraints_over_steps_have_a_legend(tmp_path: Path) -> None:
+    table = MetricsTable(tmp_path / "m.csv", per_epoch=10)
+    for step in (10, 20):
+        table.log_metrics({"train/mmd": 0.1, "train_probe/constraint/mmd": 0.2}, step)
+    table.save()
+    mmd = {"bound": 0.15, "nats": False, "verdict": "active", "learned": True, "satisfied": True}
+    for constraints, words in (({"mmd": mmd}, [["one batch", "training data", "bound"]]), ({}, [])):
+        figure = figures.constraints_over_steps(tmp_path / "m.csv", {"constraints": constraints})
+        legends = [legend for axis in figure.axes if (legend := axis.get_legend()) is not None]
+        assert [[text.get_text() for text in legend.get_texts()] for legend in legends] == words
 
 
 def test_axes_of_rate_and_distortion_hold_the_end_of_the_path_and_not_its_start(tmp_path: Path) -> None:

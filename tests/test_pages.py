@@ -128,6 +128,7 @@ def test_the_charts_of_a_run_hold_its_series_and_its_bounds(seen: Seen) -> None:
     assert series == {"one batch", "training data", "validation data"}
     assert {"path", "ends", "bound"} == {*seen.specs["plane"]["datasets"]}
     assert all(row["rate"] + row["distortion"] == pytest.approx(30) for row in seen.specs["plane"]["datasets"]["bound"])
+    assert "−ELBO = 30.00, the bound" in json.dumps(seen.specs["plane"], ensure_ascii=False)
     assert {row["label"] for row in seen.specs["codes"]["datasets"]["codes"]} == {*"0123456789"}
 
 
