@@ -21,7 +21,7 @@ VAE = (*QUICK, "family=vae")
 
 
 UNKNOWN = {
-    "family=infogann": ["family=infogann is unknown; did you mean infogan?", "infogan, infovae, lagvae, sigma_vae, target_rate"],
+    "family=infogann": ["family=infogann is unknown; did you mean infogan?", "infogan, infovae, lagvae, sigma_vae"],
     "model=cnn": ["model=cnn is unknown", "conv, mlp, mlp_paper"],
     "data=imagenet": [
         "data=imagenet is unknown",
