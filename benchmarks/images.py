@@ -24,7 +24,7 @@ import numpy as np
 SIDE, IMAGES, STEPS = 64, 2000, 100
 
 KINDS = {
-    "grey, Bernoulli": (1, []),
+    "grey, Bernoulli": (1, ["data.likelihood=bernoulli"]),
     "colour, discretised logistic": (3, ["data.likelihood=normal", "likelihood=discretized_logistic"]),
     "colour, Normal": (3, ["data.likelihood=normal"]),
 }
