@@ -65,6 +65,7 @@ TOOLS: dict[str, frozenset[str]] = {
     "omegaconf": frozenset({*CONFIG_PACKAGES, "pareto"}),
     "pytorch_lightning": frozenset({"callbacks", "data", "ensemble", "experiment", "model", "oracles", "runs", "sweeps"}),
     "mlflow": frozenset({"runs"}),
+    "tensorboard": frozenset({"runs"}),
     "wandb": frozenset({"runs"}),
     "wandb_workspaces": frozenset({"runs"}),
     "matplotlib": frozenset({"experiment", "pareto"}),

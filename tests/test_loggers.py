@@ -13,14 +13,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import wandb
 from helpers import QUICK, settings
 from PIL import Image, PngImagePlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from wandb_files import Offline, read_offline
+from wandb_files import Offline, kill_core, read_offline
 
 from lagvae.errors import SettingError
 from lagvae.experiment.figures import CAPTIONS
@@ -29,6 +28,7 @@ from lagvae.experiment.settings import select
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import (
+    RunTensorBoardLogger,
     calibration_of,
     close,
     flat_results,
@@ -267,11 +267,7 @@ def test_a_run_goes_on_without_wandb_where_the_process_of_wandb_is_killed(
 
     def kill_first(self: loggers.RunWandbLogger, row: dict[str, Any], step: int | None) -> None:
         if step == 20:
-            cores = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
-            for core in cores:
-                core.kill()
-            psutil.wait_procs(cores)
-            assert cores
+            kill_core()
         write(self, row, step)
 
     monkeypatch.setattr(loggers.RunWandbLogger, "write", kill_first)
@@ -422,6 +418,20 @@ def test_tensorboard_has_the_same_keys(logged: Logged) -> None:
     assert set(events.Tags()["images"]) == {key for key in logged.offline.history if key.startswith("figures/")}
 
 
+def test_tensorboard_has_every_row_of_a_resumed_run_once(tmp_path: Path) -> None:
+    """Its first process was killed after the checkpoint of step 20, from which the second one goes on."""
+    folder = RunFolder(tmp_path / "a")
+    for steps in ((10, 20, 30), (30, 40)):
+        logger = RunTensorBoardLogger(str(folder.path), name="", version="")
+        assert logger.experiment, "as Lightning makes it before there are values"
+        for step in steps:
+            logger.log_metrics({"train/rate": float(step)}, step)
+        logger.save()
+    events = EventAccumulator(str(folder.path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/rate")] == [10, 20, 30, 40]
+
+
 def test_tensorboard_compares_runs_by_settings_and_results(logged: Logged) -> None:
     events = EventAccumulator(str(logged.folder.path / "tensorboard"))
     events.Reload()
@@ -546,5 +556,7 @@ def test_a_wandb_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.Monke
     monkeypatch.setattr(wandb, "Api", refuse)
     for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
-    with pytest.raises(SettingError, match=r"W&B does not let us in \(no key\)\. Give it a key with wandb login\."):
+    with pytest.raises(
+        SettingError, match=r"W&B does not let us in \(no key\)\. Check the network, or give it a key with wandb login\."
+    ):
         save_dashboard("lagvae")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import wandb
 from pareto_runs import write_run
-from wandb_files import Offline, read_offline
+from wandb_files import Offline, kill_core, read_offline
 
 from lagvae.pareto.report import compare
+from lagvae.runs import wandb_comparison
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_id
 
@@ -98,3 +99,25 @@ def test_a_comparison_made_again_continues_its_wandb_run_and_others_have_none(
         compare([tmp_path / "runs" / "grid"])
     assert (started[0]["id"], started[0]["resume"]) == (started[1]["id"], "allow")
     assert "W&B did not take the comparison in" in capsys.readouterr().err
+
+
+def test_a_comparison_is_whole_where_the_process_of_wandb_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "runs" / "grid"
+    in_wandb(sweep, "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
+    in_wandb(sweep, "b", "infovae", -1.0, (6.0, 24.0))
+    charts = wandb_comparison.figure_charts
+
+    def killed(*given: Any) -> dict[str, Any]:
+        kill_core()
+        return charts(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_comparison, "figure_charts", killed)
+        compare([sweep])
+    assert "W&B did not take the comparison" in capsys.readouterr().err
+    assert (sweep / "pareto-analysis" / "pareto.html").is_file()
+    assert wandb.run is None
+    compare([sweep])
+    assert len(table_of(sweep / "pareto-analysis", read_offline(sweep / "pareto-analysis"))) == 4

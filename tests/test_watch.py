@@ -310,6 +310,7 @@ def test_the_message_of_a_job_is_its_last_line_that_tells_something(tmp_path: Pa
         "first\nsecond \n\n": "second",
         "told\nfile.py:3: UserWarning: beware\n  warnings.warn(\n": "told",
         "file.py:3: UserWarning: beware\n": "",
+        "told\nwandb: View this run in the terminal with `wandb leet`\n": "told",
     }.items():
         (tmp_path / "log.txt").write_text(text)
         assert job.message == told

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from wandb.proto.wandb_internal_pb2 import Record
 
 
@@ -34,6 +35,15 @@ class Offline:
     @property
     def config(self) -> dict[str, Any]:
         return {item.key: json.loads(item.value_json) for item in self.run.config.update if item.key != "_wandb"}
+
+
+def kill_core() -> None:
+    """Kill the process of W&B that this one has started, as the system does where memory is short."""
+    cores = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
+    for core in cores:
+        core.kill()
+    psutil.wait_procs(cores)
+    assert cores
 
 
 def records(path: Path) -> Iterator[Record]:

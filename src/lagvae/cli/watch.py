@@ -180,13 +180,13 @@ class JobFiles:
 
     @property
     def message(self) -> str:
-        """The last line of its output that is no warning, without the lines of code that one shows, which are indented."""
+        """The last line of its output that is neither W&B's nor a warning, or indented as the code that a warning shows."""
         try:
             lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return ""
-        told = (line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace() and "Warning: " not in line)
-        return next(told, "")
+        said = (line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace())
+        return next((line for line in said if "Warning: " not in line and not line.startswith("wandb: ")), "")
 
 
 def jobs_of(runs: Path) -> list[JobFiles]:

@@ -353,17 +353,13 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
     def _lose(self, error: Exception) -> None:
         """Go on without W&B, whose process has ended. The next run begins with a new one."""
-        import wandb
-
         self.lost = True
         if not RunWandbLogger.told:
             RunWandbLogger.told = True
             print_note(
                 f"W&B has ended ({error or type(error).__name__}). Training goes on; metrics.csv has what is missing there."
             )
-            with contextlib.suppress(*_process_ended()):
-                wandb.teardown()
-            wandb.run = None  # else Lightning takes it for the W&B run of the next run
+            forget_wandb_process()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the results into the summary of the W&B run, and end it. The run itself does not fail where W&B does."""
@@ -401,6 +397,15 @@ class RunWandbLogger(RunLogger, WandbLogger):
         store(wandb_run, f"model-{wandb_run.id}", "model", self.run.path, files)
         if (folder := calibration_of(summary, Path(self.settings["paths"]["calibrations"]))) is not None:
             store(wandb_run, folder.name, "calibration", folder, [folder / "calibration.json", folder / "theta.pt"])
+
+
+def forget_wandb_process() -> None:
+    """Let go of W&B's process, which has ended: the next W&B run begins with a new one, and none is missed at exit."""
+    import wandb
+
+    with contextlib.suppress(*_process_ended()):
+        wandb.teardown()
+    wandb.run = None  # else Lightning takes it for the W&B run of the next run
 
 
 def _process_ended() -> tuple[type[Exception], ...]:
@@ -489,7 +494,8 @@ class RunTensorBoardLogger(RunLogger, TensorBoardLogger):
         save_dir: the folder of the run. settings: what TensorBoardLogger takes.
 
     Attributes:
-        resumed: whether there are files of it from before. ended: whether the results are known, and are logged now.
+        resumed: whether there are files from before, of which nothing has been withdrawn yet.
+        ended: whether the results are known, and are logged now.
     """
 
     def __init__(self, save_dir: str, **settings: Any) -> None:
@@ -508,8 +514,9 @@ class RunTensorBoardLogger(RunLogger, TensorBoardLogger):
 
     def write(self, row: dict[str, Any], step: int | None) -> None:
         """Write a row to TensorBoard's file."""
-        if self.resumed and self._experiment is None:
-            self._kwargs["purge_step"] = step
+        if self.resumed and step is not None:
+            self.resumed = False
+            withdraw_from(self.experiment, step)
         TensorBoardLogger.log_metrics(self, row, step)
 
     def save(self) -> None:
@@ -533,6 +540,17 @@ class RunTensorBoardLogger(RunLogger, TensorBoardLogger):
     def end(self, failed: bool) -> None:
         """Close the file."""
         self.finalize("failed" if failed else "success")
+
+
+def withdraw_from(writer: Any, step: int) -> None:
+    """Have TensorBoard leave out what files from before have of a step and later ones, as `purge_step` does of a new writer.
+
+    Lightning has a writer made before the first row, of which the step is known, is there.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    writer.file_writer.add_event(Event(step=step, file_version="brain.Event:2"))
+    writer.file_writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
 # ---- what a run does with its loggers

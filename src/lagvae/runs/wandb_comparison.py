@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import folder_of_sweep, put_aside, wandb_file, wandb_id, wandb_mode, wandb_tags
+from lagvae.runs.loggers import folder_of_sweep, forget_wandb_process, put_aside, wandb_file, wandb_id, wandb_mode, wandb_tags
 from lagvae.terminal import print_note
 
 SWEEP = "sweep"
@@ -73,6 +73,8 @@ def log_sweep(
         wandb_run.finish()
     except (wandb.errors.Error, OSError, ValueError) as error:
         print_note(f"W&B did not take the comparison in {folder}: {error}")
+        if isinstance(error, ConnectionError):
+            forget_wandb_process()
 
 
 def figure_charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:

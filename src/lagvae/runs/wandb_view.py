@@ -161,7 +161,9 @@ def save_dashboard(path: str) -> tuple[str, str]:
         api: Any = wandb.Api()
         entity = owner or str(api.default_entity)
     except Exception as error:  # what W&B answers becomes an error of many kinds
-        raise SettingError(f"W&B does not let us in ({str(error).splitlines()[0]}). Give it a key with wandb login.") from error
+        raise SettingError(
+            f"W&B does not let us in ({str(error).splitlines()[0]}). Check the network, or give it a key with wandb login."
+        ) from error
     constraints = constraints_of(api, f"{entity}/{project}")
     view, report = make_view(entity, project, constraints), make_report(entity, project, constraints)
     try:
