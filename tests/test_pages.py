@@ -29,7 +29,7 @@ from lagvae.runs.layout import RunFolder
 
 jinja2 = pytest.importorskip("jinja2")
 pytest.importorskip("altair")
-pytest.importorskip("vl_convert")
+vl_convert = pytest.importorskip("vl_convert")
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 """A name that would run code where it is not escaped."""
@@ -130,6 +130,16 @@ def test_the_charts_of_a_run_hold_its_series_and_its_bounds(seen: Seen) -> None:
     assert all(row["rate"] + row["distortion"] == pytest.approx(30) for row in seen.specs["plane"]["datasets"]["bound"])
     assert "−ELBO = 30.00, the bound" in json.dumps(seen.specs["plane"], ensure_ascii=False)
     assert {row["label"] for row in seen.specs["codes"]["datasets"]["codes"]} == {*"0123456789"}
+
+
+@pytest.mark.parametrize(("steps", "seen_alone"), [((10, 20), 0), ((20,), 1)])
+def test_a_curve_of_one_point_is_drawn_as_a_point(steps: tuple[int, ...], seen_alone: int) -> None:
+    from lagvae.experiment.page import Panel, panel_chart
+
+    panel = Panel("rate", "nats", {"one batch": [(10, 1.0), (20, 2.0)], "training data": [(step, 1.5) for step in steps]})
+    chart = panel_chart(panel, "rows").to_dict() | {"datasets": {"rows": panel.rows}}
+    drawn = re.findall(r'aria-roledescription="point"[^>]*opacity="1"', vl_convert.vegalite_to_svg(chart))
+    assert len(drawn) == seen_alone
 
 
 def test_charts_are_what_vega_lite_allows(seen: Seen) -> None:
@@ -387,12 +397,18 @@ def test_a_browser_draws_a_run_and_moves_through_its_codes(run: RunFolder, tmp_p
         const place = () => document.querySelector("#codes .mark-text text").getAttribute("transform");
         const at = place(); list.value = 3; list.dispatchEvent(new Event("change")); await wait(500);
         said.push(at !== place());
+        const near = document.querySelector("#curves .mark-path path"), box = near.getBoundingClientRect();
+        const where = { bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+        for (const kind of ["pointerover", "pointermove", "mousemove"]) near.dispatchEvent(new PointerEvent(kind, where));
+        await wait(500);
+        said.push(document.getElementById("vg-tooltip-element").textContent);
         document.title = JSON.stringify(said);"""
-    reading, moved, alt, other = title(dom(with_reader(run.page, tmp_path / "read.html", script)))
+    reading, moved, alt, other, told = title(dom(with_reader(run.page, tmp_path / "read.html", script)))
     assert reading == "z = -2.5"
     assert moved
     assert re.match(r"Decoded images with z\[\d+\]: .* nats set to -2.5", alt)
     assert other, "the codes are shown in the plane of another unit"
+    assert re.match(r"of(one batch|training data|validation data)step\d+−ELBO\d+\.\d+", told), told
 
 
 @pytest.mark.slow

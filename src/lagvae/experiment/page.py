@@ -169,7 +169,10 @@ def panel_chart(panel: Panel, name: str) -> alt.LayerChart | alt.FacetChart:
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5))
     y = alt.Y("value:Q", title=panel.unit, scale=alt.Scale(domain=[low, high], zero=False))
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=[SERIES[n] for n in names]), legend=None)
-    tooltip = [alt.Tooltip("series:N", title="of"), alt.Tooltip("step:Q"), alt.Tooltip("value:Q", title=title, format=".4g")]
+    # Encoded, the tooltip of the nearest point would take texts from its mark, and not from its row as it does numbers.
+    row = "(datum.datum || datum)"
+    shown = {"of": f"{row}.series", "step": f"{row}.step", title: f"format({row}.value, '.4g')"}
+    tooltip = alt.expr("{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in shown.items()) + "}")
     near = alt.selection_point(name=f"near_{name}", nearest=True, on="pointerover", clear="pointerout", empty=False)
     base = alt.Chart(alt.NamedData(name)).encode(x, y)
     layers = [
@@ -178,10 +181,13 @@ def panel_chart(panel: Panel, name: str) -> alt.LayerChart | alt.FacetChart:
             strokeWidth=alt.condition(f"datum.series == '{BATCH}'", alt.value(1), alt.value(2.2)),
             opacity=alt.condition(f"datum.series == '{BATCH}'", alt.value(0.55), alt.value(1)),
         ),
-        base.mark_point(clip=True, filled=True, size=60)
-        .encode(color=colour, tooltip=tooltip, opacity=alt.condition(near, alt.value(1), alt.value(0)))
+        base.mark_point(clip=True, filled=True, size=60, tooltip=tooltip)
+        .encode(color=colour, opacity=alt.condition(near, alt.value(1), alt.value(0)))
         .add_params(near),
     ]
+    if alone := [of for of in names if len(panel.lines[of]) == 1]:  # a line through one point is not seen
+        single = base.transform_filter(alt.FieldOneOfPredicate("series", alone))
+        layers.insert(1, single.mark_point(clip=True, filled=True, size=45, opacity=1).encode(color=colour))
     if bound is not None:
         rule = alt.Chart(alt.NamedData(name)).mark_rule(strokeDash=[6, 4], strokeWidth=1.6, color=SERIES[BOUND])
         layers.append(rule.encode(y=alt.datum(bound), tooltip=alt.value(f"{title}: {bound:.6g}, the bound")))
