@@ -180,7 +180,7 @@ class JobFiles:
 
     @property
     def message(self) -> str:
-        """The last line of its output that is neither W&B's nor a warning, or indented as the code that a warning shows."""
+        """The last line of its output, without those of W&B, warnings, and the indented code that a warning shows."""
         try:
             lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:

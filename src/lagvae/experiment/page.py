@@ -169,7 +169,8 @@ def panel_chart(panel: Panel, name: str) -> alt.LayerChart | alt.FacetChart:
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5))
     y = alt.Y("value:Q", title=panel.unit, scale=alt.Scale(domain=[low, high], zero=False))
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=[SERIES[n] for n in names]), legend=None)
-    # Encoded, the tooltip of the nearest point would take texts from its mark, and not from its row as it does numbers.
+    # Vega-Lite reads the texts of an encoded tooltip from the mark of the nearest point, where they are undefined. This
+    # expression reads texts and numbers from its row.
     row = "(datum.datum || datum)"
     shown = {"of": f"{row}.series", "step": f"{row}.step", title: f"format({row}.value, '.4g')"}
     tooltip = alt.expr("{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in shown.items()) + "}")

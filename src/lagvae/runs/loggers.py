@@ -306,11 +306,11 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
     Attributes:
         open: the logger of a run that trains alone whose W&B run has not ended, in this process. lost: whether W&B's process
-            has ended before this run. told: whether a note has said so since W&B began its last run.
+            has ended before this run. noted: whether a note has said so since the last W&B run began.
     """
 
     open: ClassVar[RunWandbLogger | None] = None
-    told: ClassVar[bool] = False
+    noted: ClassVar[bool] = False
     lost = False
 
     def __init__(self, run: RunFolder, config: Mapping[str, Any], artifacts: bool = False, **settings: Any) -> None:
@@ -321,7 +321,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
         if RunWandbLogger.open is not None:  # an error that nobody foresaw has ended its run
             close(RunWandbLogger.open, failed=True)
         wandb_run: Any = self.experiment  # connects now rather than during training
-        RunWandbLogger.told = False
+        RunWandbLogger.noted = False
         if settings.get("reinit") != "create_new":
             RunWandbLogger.open = self
         for key in MINIMISED:
@@ -334,30 +334,30 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
     def write(self, row: dict[str, Any], step: int | None) -> None:
         """Log a row to W&B."""
-        self._tell(WandbLogger.log_metrics, row, step)
+        self._try(WandbLogger.log_metrics, row, step)
 
     def log_hyperparams(self, params: Any) -> None:  # type: ignore[override]
-        self._tell(WandbLogger.log_hyperparams, params)
+        self._try(WandbLogger.log_hyperparams, params)
 
     def log_image(self, key: str, images: list[Any], **options: Any) -> None:  # type: ignore[override]
-        self._tell(WandbLogger.log_image, key, images, **options)
+        self._try(WandbLogger.log_image, key, images, **options)
 
-    def _tell(self, method: Callable[..., None], *given: Any, **options: Any) -> None:
+    def _try(self, method: Callable[..., None], *given: Any, **options: Any) -> None:
         """Call a method of WandbLogger, as long as W&B's process is there."""
         if self.lost:
             return
         try:
             method(self, *given, **options)
-        except _process_ended() as error:
+        except wandb_process_errors() as error:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
         """Go on without W&B, whose process has ended. The next run begins with a new one."""
         self.lost = True
-        if not RunWandbLogger.told:
-            RunWandbLogger.told = True
+        if not RunWandbLogger.noted:
+            RunWandbLogger.noted = True
             print_note(
-                f"W&B has ended ({error or type(error).__name__}). Training goes on; metrics.csv has what is missing there."
+                f"W&B has ended ({str(error) or type(error).__name__}). The run goes on without it; metrics.csv has all values."
             )
             forget_wandb_process()
 
@@ -378,7 +378,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
                     self._store_files(wandb_run, summary)
             finally:
                 wandb_run.finish()
-        except _process_ended() as error:
+        except wandb_process_errors() as error:
             self._lose(error)
         except (wandb.errors.Error, OSError, ValueError) as error:
             print_note(f"W&B did not take all results of {self.run.path}: {error}")
@@ -387,9 +387,8 @@ class RunWandbLogger(RunLogger, WandbLogger):
         """End the W&B run. It must have ended before another process goes on with it."""
         if RunWandbLogger.open is self:
             RunWandbLogger.open = None
-        if not self.lost:
-            self.finalize("failed" if failed else "success")
-            self._tell(lambda self: self.experiment.finish(exit_code=int(failed)))
+        self.finalize("failed" if failed else "success")
+        self._try(lambda logger: logger.experiment.finish(exit_code=int(failed)))
 
     def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
         """Store the checkpoints, with the config.yaml that makes a run of them, and the calibration."""
@@ -403,12 +402,12 @@ def forget_wandb_process() -> None:
     """Let go of W&B's process, which has ended: the next W&B run begins with a new one, and none is missed at exit."""
     import wandb
 
-    with contextlib.suppress(*_process_ended()):
+    with contextlib.suppress(*wandb_process_errors()):
         wandb.teardown()
     wandb.run = None  # else Lightning takes it for the W&B run of the next run
 
 
-def _process_ended() -> tuple[type[Exception], ...]:
+def wandb_process_errors() -> tuple[type[Exception], ...]:
     """What W&B raises where its process has ended."""
     from wandb.sdk.mailbox import MailboxClosedError
 
@@ -545,7 +544,7 @@ class RunTensorBoardLogger(RunLogger, TensorBoardLogger):
 def withdraw_from(writer: Any, step: int) -> None:
     """Have TensorBoard leave out what files from before have of a step and later ones, as `purge_step` does of a new writer.
 
-    Lightning has a writer made before the first row, of which the step is known, is there.
+    Lightning makes the writer before the first row, and so before the step is known.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import folder_of_sweep, forget_wandb_process, put_aside, wandb_file, wandb_id, wandb_mode, wandb_tags
+from lagvae.runs.loggers import (
+    folder_of_sweep,
+    forget_wandb_process,
+    put_aside,
+    wandb_file,
+    wandb_id,
+    wandb_mode,
+    wandb_process_errors,
+    wandb_tags,
+)
 from lagvae.terminal import print_note
 
 SWEEP = "sweep"
@@ -71,10 +80,11 @@ def log_sweep(
             | figure_charts([*head, "wandb_run"], data)
         )
         wandb_run.finish()
+    except wandb_process_errors() as error:
+        print_note(f"W&B did not take the comparison in {folder}: it has ended ({str(error) or type(error).__name__}).")
+        forget_wandb_process()
     except (wandb.errors.Error, OSError, ValueError) as error:
         print_note(f"W&B did not take the comparison in {folder}: {error}")
-        if isinstance(error, ConnectionError):
-            forget_wandb_process()
 
 
 def figure_charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
