@@ -17,6 +17,8 @@ from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, Sta
 from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
+gc.set_threshold(3000, 10, 50)  # searches for garbage took a tenth of the tests' time and more
+
 LONGEST = [
     "launch",
     "configs",

@@ -8,6 +8,7 @@ forked from has imported and nothing else, so that there is no thread that a for
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -150,6 +151,8 @@ def serve(calls: socket.socket) -> None:
     """Fork a program for every call; returns only in these, as the program."""
     for name in LOADED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # no program searches what was imported for garbage
     tasks = Path("/proc/self/task")
     assert not tasks.is_dir() or len(list(tasks.iterdir())) == 1, "a fork would lose a thread"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
