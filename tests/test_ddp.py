@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,9 @@ ONE_STEP, MANY = "1:1.0", "50:0.0003"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every rank of one process, and of two, holds after one step at rate 1 and after 50 small ones."""
     folder = tmp_path_factory.mktemp("ddp")
-    environment = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
     for devices in (1, 2):
         command = [sys.executable, Path(__file__).with_name("ddp_program.py"), folder, str(devices), ONE_STEP, MANY]
-        with (folder / "said").open("w") as said:
-            done = forked.run(command, environment, stdout=said, stderr=said)
-        assert done.returncode == 0, (folder / "said").read_text()[-3000:]
+        assert statuses(launch(folder, command, devices), 240) == [0] * devices, errors(folder)
     return folder
 
 
@@ -105,12 +102,17 @@ Launcher = Callable[[int, int, str], Mapping[str, str]]
 
 
 def start(root: Path, world: int, *words: str, launcher: Launcher = torchrun) -> list[forked.Program]:
-    """The ranks of a run, as a launcher starts them; each says what it says to a file."""
-    root.mkdir(exist_ok=True)
-    environment = {k: v for k, v in os.environ.items() if k not in LAUNCHERS} | {"LAGVAE_ROOT": str(root)}
+    """The ranks of a run, as a launcher starts them."""
     command = [sys.executable, ROOT / "src" / "train.py", "trainer.accelerator=cpu", *words]
     if words[0].startswith("resume="):
         del command[2]
+    return launch(root, command, world, launcher)
+
+
+def launch(root: Path, command: Sequence[Any], world: int, launcher: Launcher = torchrun) -> list[forked.Program]:
+    """The ranks of a program, as a launcher starts them; each says what it says to a file."""
+    root.mkdir(exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if k not in LAUNCHERS} | {"LAGVAE_ROOT": str(root)}
     port, started = free_port(), []
     for rank in range(world):
         with (root / f"said-{rank}").open("w") as said:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import wandb
-from helpers import QUICK, settings
+from helpers import QUICK, SHORT, settings
 from PIL import Image, PngImagePlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -266,13 +266,13 @@ def test_a_run_goes_on_without_wandb_where_the_process_of_wandb_is_killed(
     write = loggers.RunWandbLogger.write
 
     def kill_first(self: loggers.RunWandbLogger, row: dict[str, Any], step: int | None) -> None:
-        if step == 20:
+        if step == 2:
             kill_core()
         write(self, row, step)
 
     monkeypatch.setattr(loggers.RunWandbLogger, "write", kill_first)
-    words = (*QUICK, "callbacks.figures=true", "training.log_every=10", "logger=wandb", "logger.wandb.mode=offline")
-    summary = train(settings(tmp_path, *words, "name=killed"))
+    words = (*QUICK, *SHORT, "training.log_every=2", "logger=wandb", "logger.wandb.mode=offline")
+    summary = train(settings(tmp_path, *words, "callbacks.figures=true", "name=killed"))
     assert RunFolder(tmp_path / "runs" / "killed").read_summary()["verdict"] == summary["verdict"]
     assert capsys.readouterr().err.count("W&B has ended") == 1
     monkeypatch.undo()

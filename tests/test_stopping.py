@@ -26,7 +26,7 @@ from lagvae.sweeps.ensemble_training import EnsembleCheckpoint
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.sweep_run import SweepRun
 
-LONGER = ("training.steps=100", "training.interval=25")
+LONGER = ("training.steps=100", "training.interval=25", "calibration.steps=2")
 """After QUICK: three quarters of the training follow the first checkpoint, so that a sweep can be killed in between."""
 
 BOUNDS = ("constraints.neg_elbo.epsilon=20", "constraints.mmd.epsilon=1e-3")
