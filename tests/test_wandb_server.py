@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -159,13 +160,9 @@ def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
     asked: list[bytes] = []
 
     def listen(server: socket.socket) -> None:
-        held = []
-        while True:
-            try:
-                held.append(server.accept()[0])
-            except OSError:
-                return
-            asked.append(held[-1].recv(30))
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):  # until the server is closed
+            while True:
+                asked.append(held.enter_context(server.accept()[0]).recv(30))
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=listen, args=(server,), daemon=True).start()

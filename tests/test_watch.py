@@ -22,6 +22,8 @@ from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_v
 from lagvae.runs.layout import RunFolder
 
 STEPS = 100
+FAMILIES = ("lagvae", "infovae")
+
 RESULTS = {
     "splits": {"train": {"i_q_lower": 4.0, "i_q_upper": 5.0}},
     "constraints": {"neg_elbo": {"divergence": 24.25, "bound": 24.5, "multiplier": 0.5, "learned": True}},
@@ -187,7 +189,24 @@ def test_eighty_columns_hold_it(tmp_path: Path) -> None:
     said = program(tmp_path, "s", script="watch")
     assert max(map(len, said.out.splitlines())) <= 80
     assert said.out.count("24.5") == said.out.count("3.00 to 3.50") == 3
-    assert all(f"long-{k} " in said.out for k in range(3)), "by their ends runs are told apart"
+    assert "long-…" in said.out
+    assert {line.split()[0] for line in said.out.splitlines() if "24.5" in line} == {"0", "1", "2"}
+
+
+def test_runs_of_a_sweep_are_told_apart_where_their_names_are_too_long(tmp_path: Path) -> None:
+    """Families, signs and last settings are seen beside the longest verdict; what all share is said once."""
+    summary = RESULTS | {"verdict": "met, not converged"}
+    signs = [f"{family}-q{sign}-neg_elbo{weight}-mmd300-seed0" for family in FAMILIES for sign in (-1, 1) for weight in (1, 10)]
+    for name in signs:
+        make_run(tmp_path, f"s/{name}", 100).write_summary(summary)
+    said = program(tmp_path, "s", script="watch").out
+    names = [line.split()[0] for line in said.splitlines() if "met" in line]
+    assert len(set(names)) == len(signs)
+    assert all(name.startswith(FAMILIES) for name in names)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…-mmd300-seed0" in said
+    make_run(tmp_path, "s/lagvae", 100)
+    assert line_of(program(tmp_path, "s", script="watch").out, "lagvae "), "a name that others begin with is whole"
 
 
 def test_a_low_terminal_shows_the_first_runs_and_counts_the_rest(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import takewhile
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,6 @@ from lagvae.terminal import command, goals_of, plain_table
 
 PLAIN_WIDTH = 80
 """Columns of an output that is no terminal."""
-
-OTHER_COLUMNS = 64
-"""Columns that a line of a sweep takes beside the name of the run."""
 
 EVERY = 1.0
 """Seconds between two looks at the files."""
@@ -412,27 +410,58 @@ def run_table(run: WatchedRun) -> Table:
 
 
 def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Table:
-    """A line for each run, or the first `most` of them. Of a long name the end is shown, in which runs differ."""
-    table = plain_table("", "run")
-    table.padding = (0, 1, 0, 0)
-    room = width - OTHER_COLUMNS
-    for head in ("state", "step", "−ELBO", "bound", "I"):
-        table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
-    table.add_column("λ", no_wrap=True)
+    """A line for each run, or the first of them in `most` lines. Of names that are too long, what all share is the title."""
+    heads, rows = ("state", "step", "−ELBO", "bound", "I", "λ"), []
     for run in runs[:most]:
         constraints = run.constraints()
         first = constraints.get("neg_elbo")
         value, bound = bounded(first) if first else (Text(short_number(run.curves.last("train_probe/neg_elbo"), 4)), "")
-        ends = run.interval(run.sides[0])
         learned = [name for name, c in constraints.items() if c["learned"]]
         curve = run.curves.values.get(f"train/multiplier/{learned[0]}", []) if learned else []
-        state = str(run.summary.get("verdict", run.state))
-        shown = Text(state, COLOURS[run.state])
-        name = run.name if len(run.name) <= room else f"…{run.name[1 - room :]}"
-        table.add_row(escape(name), shown, str(run.step), value, bound, between(ends), sparkline(curve, 6))
-    if most is not None and len(runs) > most:
-        table.add_row(f"{len(runs) - most} more")
+        state = Text(str(run.summary.get("verdict", run.state)), COLOURS[run.state])
+        rows.append((state, str(run.step), value, bound, between(run.interval(run.sides[0])), sparkline(curve, 6)))
+    others = sum(2 + max(map(len, column)) for column in zip(heads, *rows, strict=True))
+    names, shared = short_names([run.name for run in runs[:most]], width - others - 3)
+    table = plain_table(shared, "run")
+    table.padding = (0, 1, 0, 0)
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("state", "λ") else "right", no_wrap=True)
+    shown = list(zip(names, rows, strict=True))
+    if shared and most is not None and len(runs) >= most:
+        del shown[-1]
+    for name, row in shown:
+        table.add_row(escape(name), *row)
+    if len(runs) > len(shown):
+        table.add_row(f"{len(runs) - len(shown)} more")
     return table
+
+
+def short_names(names: Sequence[str], room: int) -> tuple[list[str], str]:
+    """Names of at most `room` letters, and what was taken from the two ends of all of them; it is empty where they fit.
+
+    What is still too long is cut in the middle, since runs differ in their families and signs, and in their last settings.
+
+    Example:
+        >>> short_names(["lagvae-q-1-gamma0.6-seed0", "lagvae-q1-gamma3-seed0"], 20)
+        (['q-1-gamma0.6', 'q1-gamma3'], 'lagvae-…-seed0')
+        >>> short_names(["infovae-q-1-neg_elbo0.3-mmd15"], 20)
+        (['infovae-q-1….3-mmd15'], '')
+    """
+    words = [name.split("-") for name in names]
+    first = last = 0
+    if len(names) > 1 and max(map(len, names)) > room:
+        first = equal_words([of_name[:-1] for of_name in words])
+        last = equal_words([of_name[:first:-1] for of_name in words])
+    room = max(room, 12)
+    ends = 2 * room // 5
+    short = ["-".join(of_name[first : len(of_name) - last]) for of_name in words]
+    short = [name if len(name) <= room else f"{name[: room - ends - 1]}…{name[-ends:]}" for name in short]
+    return short, "-".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]]) if first or last else ""
+
+
+def equal_words(rows: Sequence[Sequence[str]]) -> int:
+    """How many words all rows begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
 
 
 def symbol(name: str) -> str:
