@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import wandb
 from helpers import QUICK, SHORT, program
-from wandb_files import read_offline
+from wandb_files import core, read_offline
 
 from lagvae.errors import SettingError
 from lagvae.runs import loggers
@@ -152,7 +152,11 @@ def test_a_project_that_does_not_exist_is_answered_in_a_line_and_nothing_is_save
 def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes connections and says nothing, as does a network that lets nothing through; the runs are logged offline."""
+    """It takes connections and says nothing, as does a network that lets nothing through; the runs are logged offline.
+
+    W&B's process does not report on itself either, as it does at the end of a long run, and waits for an answer.
+    """
+    wandb.teardown()
     monkeypatch.setattr(loggers, "answers", partial(loggers.answers, patience=0.5))
     for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
@@ -169,6 +173,8 @@ def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         outcome = program(tmp_path, "-m", *QUICK, *SHORT, "launcher.compile=false", "logger=wandb", "seed=0,1")
         assert outcome.status == 0, outcome.err
+        assert "--no-observability" in core().cmdline()
+    wandb.teardown()
     assert asked == [b"GET / HTTP/1.1\r\nAccept-Encoding"[:30]]
     for folder in ("lagvae-seed0", "lagvae-seed1", "pareto-analysis"):
         assert read_offline(tmp_path / "runs" / "sweep" / folder).exit == 0

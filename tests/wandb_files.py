@@ -37,13 +37,17 @@ class Offline:
         return {item.key: json.loads(item.value_json) for item in self.run.config.update if item.key != "_wandb"}
 
 
+def core() -> psutil.Process:
+    """The process of W&B that this one has started."""
+    (found,) = (child for child in psutil.Process().children() if "wandb-core" in child.name())
+    return found
+
+
 def kill_core() -> None:
     """Kill the process of W&B that this one has started, as the system does where memory is short."""
-    cores = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
-    for core in cores:
-        core.kill()
-    psutil.wait_procs(cores)
-    assert cores
+    process = core()
+    process.kill()
+    process.wait()
 
 
 def records(path: Path) -> Iterator[Record]:

@@ -33,7 +33,7 @@ from lagvae.terminal import goals_of, print_note
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 """What WandbLogger takes as its mode."""
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds in which a W&B server must answer; W&B itself would wait for a minute and a half in every run."""
 
 WANDB_ANSWER = "LAGVAE_WANDB"
@@ -121,6 +121,14 @@ def wandb_mode() -> str:
                 print_note(f"{url} does not answer: W&B works offline. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} {mode}"
     return mode
+
+
+def stay_offline() -> None:
+    """Keep W&B's process from reporting on itself: offline it does too, and waits for an answer before it ends.
+
+    What the environment already says about it counts.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def wandb_file(run: RunFolder) -> Path:
@@ -453,6 +461,8 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
     import wandb
 
     mode = mode or wandb_mode()
+    if mode == "offline":
+        stay_offline()
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {
         "save_dir": str(run.path),
@@ -470,6 +480,7 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
             raise
         print_note(f"W&B works offline: {str(error).splitlines()[0]}. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"  # for the other runs of this command
+        stay_offline()
         if wandb.setup().most_recent_active_run is None:
             wandb.teardown()  # else W&B holds on to the id of the run that did not start
         return RunWandbLogger(run, config, mode="offline", **settings)

@@ -12,6 +12,7 @@ from lagvae.runs.loggers import (
     folder_of_sweep,
     forget_wandb_process,
     put_aside,
+    stay_offline,
     wandb_file,
     wandb_id,
     wandb_mode,
@@ -69,6 +70,8 @@ def log_sweep(
         "resume": "allow",
         "mode": first.get("mode") or wandb_mode(),
     }
+    if settings["mode"] == "offline":
+        stay_offline()
     try:
         wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
         if wandb_run.offline:
