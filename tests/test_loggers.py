@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from lagvae.runs.loggers import (
     wandb_tags,
 )
 from lagvae.runs.metrics_table import MetricsTable, read_rows
-from lagvae.runs.wandb_view import charts, constraints_of, make_report, make_view, run_columns, save_dashboard
+from lagvae.runs.wandb_view import ProjectRuns, ask_runs, charts, make_report, make_view, run_columns, save_dashboard
 
 SUMMARY = {
     "splits": {"train": {"rate": 1.5, "rate_stderr": 0.1, "i_q_lower_by": "rate"}},
@@ -461,10 +461,12 @@ def test_a_picture_without_a_description_is_shown_under_its_name(tmp_path: Path)
 
 
 def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
-    """But for pictures of samples, which only images have."""
+    """But for pictures of samples, which only images have, and what a comparison logs, which has a test of its own."""
     kept = {f"summary:{key}" for key in logged.offline.summary} | {"run:displayName", "config:family.value"}
     assert set(run_columns(["neg_elbo", "mmd"])) <= kept
-    for chart in (chart for section in charts(["neg_elbo", "mmd"]).values() for chart in section):
+    sections = charts(["neg_elbo", "mmd"])
+    del sections["Comparisons"]
+    for chart in (chart for section in sections.values() for chart in section):
         known = {"curves": logged.offline.history, "pictures": {f"figures/{name}" for name in CAPTIONS}}.get(
             chart.kind, logged.offline.summary
         )
@@ -478,37 +480,51 @@ def test_every_key_of_the_dashboard_is_logged(logged: Logged) -> None:
 def test_the_view_and_the_report_hold_every_chart() -> None:
     constraints = ["neg_elbo", "mmd"]
     keys = {key for section in charts(constraints).values() for chart in section for key in chart.y}
-    shown = make_view("me", "lagvae", constraints)
+    shown = make_view("me", "lagvae", constraints, {"abcd": "#0072B2"})
     assert all(section.is_open for section in shown.sections)
     view = shown._to_model().model_dump_json()
-    report = make_report("", "lagvae", constraints)._to_model().model_dump_json()
+    report = make_report("", "lagvae", constraints, {"abcd": "#0072B2"})._to_model().model_dump_json()
     for text in (view, report):
         assert {key for key in keys if key not in text} == set()
+        assert "abcd" in text
+        assert "#0072B2" in text
         assert "config:constraints.value.neg_elbo.gamma" in text, "as W&B names a setting below constraints"
     assert "summary:constraint/mmd/bound" in report
 
 
 def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(path: str) -> Any:
+    def missing(path: str, **how: Any) -> Any:
         raise ValueError("Could not find project")
 
     with pytest.raises(SettingError, match="me/none has no runs of lagvae on W&B"):
-        constraints_of(SimpleNamespace(runs=missing), "me/none")
+        ask_runs(SimpleNamespace(runs=missing), "me/none")
     with pytest.raises(SettingError, match="no runs with constraints"):
-        constraints_of(SimpleNamespace(runs=lambda path: []), "me/none")
-    runs = [SimpleNamespace(job_type="vae", config={"constraints": {name: {}}}) for name in ("mmd", "neg_elbo", "mmd")]
-    runs.append(SimpleNamespace(job_type="sweep", config={"runs": {}}))
-    assert constraints_of(SimpleNamespace(runs=lambda path: runs), "me/some") == ["mmd", "neg_elbo"]
+        ask_runs(SimpleNamespace(runs=lambda path, **how: []), "me/none")
+    runs = [
+        SimpleNamespace(id=str(k), job_type="vae", config={"family": "vae", "constraints": {name: {}}})
+        for k, name in enumerate(("mmd", "neg_elbo", "mmd"))
+    ]
+    runs.append(SimpleNamespace(id="3", job_type="sweep", config={"runs": {}}))
+    found = ask_runs(SimpleNamespace(runs=lambda path, **how: runs), "me/some")
+    assert found == ProjectRuns(["mmd", "neg_elbo"], {"0": "vae", "1": "vae", "2": "vae"})
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(SettingError, match="needs the package wandb-workspaces"):
-        save_dashboard("lagvae")
+        save_dashboard("lagvae", blue)
+
+
+def blue(families: Sequence[str]) -> dict[str, str]:
+    """The same colour for every family."""
+    return dict.fromkeys(families, "#0072B2")
 
 
 class Saved:
     """A view or a report that W&B gives an address when it is saved, or answers with an error."""
 
-    def __init__(self, kind: str, entity: str, project: str, constraints: list[str], answer: str) -> None:
+    def __init__(
+        self, kind: str, entity: str, project: str, constraints: list[str], colours: dict[str, str], answer: str
+    ) -> None:
+        assert colours == {"abcd": "#0072B2"}
         self.url, self.answer = f"https://wandb.ai/{entity}/{project}/{kind}/{'+'.join(constraints)}/unsaved", answer
 
     def save(self) -> None:
@@ -531,9 +547,9 @@ def test_the_view_and_the_report_are_saved_and_their_addresses_told(
 ) -> None:
     asked: list[str] = []
 
-    def runs(project: str) -> list[Any]:
+    def runs(project: str, **how: Any) -> list[Any]:
         asked.append(project)
-        return [SimpleNamespace(config={"constraints": {"mmd": {}}}, job_type="lagvae")]
+        return [SimpleNamespace(id="abcd", config={"family": "lagvae", "constraints": {"mmd": {}}}, job_type="lagvae")]
 
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me", runs=runs))
     for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
@@ -543,9 +559,9 @@ def test_the_view_and_the_report_are_saved_and_their_addresses_told(
         monkeypatch.setattr(f"lagvae.runs.wandb_view.make_{kind}", partial(Saved, kind, answer=answer))
     if refused:
         with pytest.raises(SettingError, match=said):
-            save_dashboard(path)
+            save_dashboard(path, blue)
         return
-    assert save_dashboard(path) == tuple(f"https://wandb.ai/{said}/{kind}/mmd" for kind in ("view", "report"))
+    assert save_dashboard(path, blue) == tuple(f"https://wandb.ai/{said}/{kind}/mmd" for kind in ("view", "report"))
     assert asked == [said]
 
 
@@ -559,4 +575,4 @@ def test_a_wandb_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.Monke
     with pytest.raises(
         SettingError, match=r"W&B does not let us in \(no key\)\. Check the network, or give it a key with wandb login\."
     ):
-        save_dashboard("lagvae")
+        save_dashboard("lagvae", blue)

@@ -16,6 +16,7 @@ from lagvae.pareto.report import compare
 from lagvae.runs import wandb_comparison
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import wandb_id
+from lagvae.runs.wandb_view import charts
 
 
 def in_wandb(folder: Path, name: str, family: str, alpha: float, point: tuple[float, float], **settings: Any) -> None:
@@ -71,6 +72,7 @@ def test_a_comparison_has_a_wandb_run_with_its_table_figures_and_runs(tmp_path: 
         "figures/figure2": "Figure 2",
     }
     (page,) = found.history["pareto_page"]
+    assert {key for chart in charts([])["Comparisons"] for key in chart.y} <= found.history.keys(), "what the dashboard shows"
     assert (page["_type"], page["size"]) == ("html-file", (out / "pareto.html").stat().st_size)
     shown = {axis: chart_of(out, found, figure) for figure, axis in (("figure1", "gamma"), ("figure2", "neg_elbo"))}
     assert [(point["gamma"], point["i_q"], point["run"]) for point in shown["gamma"]] == [(1, 5, "a"), (2, 6, "b")]
@@ -99,6 +101,23 @@ def test_a_comparison_made_again_continues_its_wandb_run_and_others_have_none(
         compare([tmp_path / "runs" / "grid"])
     assert (started[0]["id"], started[0]["resume"]) == (started[1]["id"], "allow")
     assert "W&B did not take the comparison in" in capsys.readouterr().err
+
+
+def test_the_table_of_a_comparison_links_its_runs_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Online:
+        offline, url, logged = False, "https://wandb.mine.org/me/mine/runs/compared", dict[str, Any]()
+
+        def log(self, values: dict[str, Any]) -> None:
+            self.logged |= values
+
+        def finish(self) -> None: ...
+
+    monkeypatch.setattr(wandb, "init", lambda **settings: Online())
+    sweep = tmp_path / "runs" / "grid"
+    in_wandb(sweep, "a", "lagvae", -1.0, (5.0, 23.0), gamma=1.0)
+    compare([sweep])
+    address = f"https://wandb.mine.org/me/mine/runs/{wandb_id(RunFolder(sweep / 'a'))}"
+    assert {row[-1] for row in Online.logged["pareto"].data} == {address}
 
 
 def test_a_comparison_is_whole_where_the_process_of_wandb_is_killed(

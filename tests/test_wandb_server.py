@@ -51,7 +51,7 @@ def run(name: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 RUNS = (
-    run("a", "lagvae", {"constraints": {"value": {"neg_elbo": {}, "mmd": {}}}}),
+    run("a", "lagvae", {"family": {"value": "lagvae"}, "constraints": {"value": {"neg_elbo": {}, "mmd": {}}}}),
     run("compared", "sweep", {"runs": {"value": {}}}),
 )
 
@@ -123,7 +123,7 @@ def keys_of(spec: Any) -> set[str]:
 
 def test_the_dashboard_is_saved_with_the_keys_that_runs_log(asked: Asked) -> None:
     """That they log these is shown by `test_every_key_of_the_dashboard_is_logged`."""
-    view, report = save_dashboard("mine")
+    view, report = save_dashboard("mine", lambda families: dict.fromkeys(families, "#0072B2"))
     assert view.startswith(wandb.Api().settings["base_url"] + "/me/mine?nw=")
     assert "/me/mine/reports/" in report
     looked = [variables for name, variables in asked if name == "Runs"]
@@ -138,6 +138,7 @@ def test_the_dashboard_is_saved_with_the_keys_that_runs_log(asked: Asked) -> Non
         texts = keys_of(json.loads(variables["spec"]))
         named = {text.removeprefix("summary:") for text in texts}
         assert shown <= named
+        assert {"a", "#0072B2"} <= texts, "the colour of a run"
         known = shown | {column.partition(":")[2] for column in run_columns(names)}
         alike = {text for text in named if re.match(r"(final|constraint|train|train_probe|val|figures)/", text)}
         assert alike <= known, "no panel names what no run logs"
@@ -145,7 +146,7 @@ def test_the_dashboard_is_saved_with_the_keys_that_runs_log(asked: Asked) -> Non
 
 def test_a_project_that_does_not_exist_is_answered_in_a_line_and_nothing_is_saved(asked: Asked) -> None:
     with pytest.raises(SettingError, match="me/none has no runs of lagvae on W&B"):
-        save_dashboard("me/none")
+        save_dashboard("me/none", dict.fromkeys)
     assert not {"UpsertView2", "upsertView"} & {name for name, _ in asked}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -58,10 +58,10 @@ def draw_pareto(folder: Path, analysis: Analysis) -> list[Path]:
     return files
 
 
-def method_styles(analysis: Analysis) -> dict[str, tuple[str, str]]:
+def method_styles(families: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Method → colour and marker."""
-    unused = iter(OTHER_METHODS * len(analysis.collection.families))
-    return {family: METHODS.get(family) or next(unused) for family in analysis.collection.families}
+    unused = iter(OTHER_METHODS * len(families))
+    return {family: METHODS.get(family) or next(unused) for family in families}
 
 
 def fronts_figure(analysis: Analysis) -> Figure:
@@ -71,7 +71,7 @@ def fronts_figure(analysis: Analysis) -> Figure:
     """
     figure = Figure(figsize=(7.6, 4.3), layout="constrained")
     axes = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
-    styles = method_styles(analysis)
+    styles = method_styles(analysis.collection.families)
     for axis, split in zip(axes, SPLITS, strict=True):
         for group in (group for group in analysis.groups if group.split == split):
             _draw_group(axis, group, *styles[group.family])

@@ -110,7 +110,7 @@ class Look:
     @classmethod
     def of(cls, analysis: Analysis, rows: Sequence[Mapping[str, Any]]) -> Look:
         """The look of a comparison, with the colours and the markers of its figures."""
-        styles = {method_title(family): style for family, style in method_styles(analysis).items()}
+        styles = {method_title(family): style for family, style in method_styles(analysis.collection.families).items()}
         colours = alt.Scale(domain=[*styles], range=[GREY if colour == BLACK else colour for colour, _ in styles.values()])
         shapes = alt.Scale(domain=[*styles], range=[SHAPES[marker] for _, marker in styles.values()])
         legend = alt.Legend(orient="bottom", title=None, symbolOpacity=1)

@@ -39,8 +39,9 @@ def log_sweep(
 ) -> None:
     """Log a comparison to W&B as a run of job type `SWEEP`, where its runs were logged there, in their project and group.
 
-    It has the table, with the id of the W&B run of each row, the page, and the figures as pictures and as charts. It works
-    offline as the runs do, and goes on where the comparison is made again. Where W&B fails, a note says so.
+    It has the table, with the address of the W&B run of each row (its id where it works offline and nobody knows the address),
+    the page, and the figures as pictures and as charts. It works offline as the runs do, and goes on where the comparison is
+    made again. Where W&B fails, a note says so.
 
     Args:
         folder: of the comparison; the files of W&B go there, too. runs: name in the table → folder. table: its pareto.csv.
@@ -55,7 +56,6 @@ def log_sweep(
     ids = {name: file.read_text(encoding="utf-8").strip() for name, run in runs.items() if (file := wandb_file(run)).is_file()}
     with table.open(newline="", encoding="utf-8") as stream:
         head, *rows = csv.reader(stream)
-    data = [[row[0], *map(_number_or_text, row[1:]), ids.get(row[0])] for row in rows]
     groups = {node.get("group") or folder_of_sweep(config) for node, config in logged}
     name, first = groups.pop() if len(groups) == 1 else None, logged[0][0]
     settings: dict[str, Any] = {
@@ -74,6 +74,9 @@ def log_sweep(
         stay_offline()
     try:
         wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
+        address = str(wandb_run.url).rpartition("/")[0] if wandb_run.url else ""
+        links = {run: f"{address}/{of_wandb}" if address else of_wandb for run, of_wandb in ids.items()}
+        data = [[row[0], *map(_number_or_text, row[1:]), links.get(row[0])] for row in rows]
         if wandb_run.offline:
             put_aside(folder / "wandb", str(wandb_run.id), Path(wandb_run.settings.sync_dir))
         wandb_run.log(

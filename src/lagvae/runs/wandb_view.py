@@ -5,20 +5,22 @@ What they show is described here without W&B's own objects, so that it can be co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
 from lagvae.runs.loggers import STEP
-from lagvae.runs.wandb_comparison import SWEEP
+from lagvae.runs.wandb_comparison import FIGURES, SWEEP
 
 INSTALL = "pip install -e '.[dashboard]'"
 
-MOST_ASKED = 50
-"""The runs of a project of which the names of constraints are asked for."""
+MOST_ASKED = 1000
+"""The runs of a project that are asked for their constraints and families, the newest first; others keep W&B's colours."""
 
-Kind = Literal["curves", "points", "bars", "pictures"]
+Kind = Literal["curves", "points", "bars", "pictures", "table"]
+
+Front = Literal["most", "least"]
 
 TITLE = "Information and constraints"
 """The name of the view and of the report."""
@@ -29,14 +31,25 @@ class Chart:
     """A panel.
 
     Attributes:
-        kind: curves over training steps, points of runs, bars of runs, or pictures of runs.
+        kind: curves over training steps, points of runs, bars of runs, pictures of runs, or a table that a comparison has.
         y: keys that are logged. x: that of points, which may be a setting, as config:constraints.neg_elbo.gamma.
+        front: the line with points: the most of y up to an x, or the least. Runs that maximise I end on the first where y is
+            the lower end of I, and those that minimise it on the second where it is the upper end.
     """
 
     title: str
     kind: Kind
     y: tuple[str, ...]
     x: str = STEP
+    front: Front | None = None
+
+
+@dataclass(frozen=True)
+class ProjectRuns:
+    """What the runs of a project say: the names of their constraints, and the family of each W&B run by its id."""
+
+    constraints: list[str]
+    families: dict[str, str]
 
 
 def charts(constraints: Sequence[str]) -> dict[str, list[Chart]]:
@@ -46,12 +59,19 @@ def charts(constraints: Sequence[str]) -> dict[str, list[Chart]]:
         >>> [chart.title for chart in charts(["neg_elbo"])["Multipliers"]]
         ['λ of neg_elbo', 'Violation of neg_elbo']
     """
-    ends = [(end, f"final/train/i_q_{end}") for end in ("lower", "upper")]
-    against = [Chart(f"I, {end} end, against −ELBO", "points", (key,), "final/train/neg_elbo") for end, key in ends]
+    fronts: tuple[tuple[str, Front], ...] = (("lower", "most"), ("upper", "least"))
+    ends = [(end, f"final/train/i_q_{end}", front) for end, front in fronts]
+    against = [
+        Chart(f"I, {end} end, against −ELBO", "points", (key,), "final/train/neg_elbo", front) for end, key, front in ends
+    ]
     slack = "config:constraints.neg_elbo.gamma"
-    over = [Chart(f"I, {end} end, over the slack of −ELBO", "points", (key,), slack) for end, key in ends]
+    over = [Chart(f"I, {end} end, over the slack of −ELBO", "points", (key,), slack, front) for end, key, front in ends]
     return {
         "Information": against + (over if "neg_elbo" in constraints else []),
+        "Comparisons": [
+            Chart("Figures of comparisons", "pictures", tuple(f"figures/{name}" for name in FIGURES)),
+            Chart("Runs that are compared", "table", ("pareto",)),
+        ],
         "Verdicts": [
             Chart(f"How far {name} is above its bound", "bars", (f"constraint/{name}/violation",)) for name in constraints
         ],
@@ -79,22 +99,19 @@ def run_columns(constraints: Sequence[str]) -> list[str]:
     return ["run:displayName", "config:family.value", *(f"summary:{key}" for key in ("verdict", *results, *bounds))]
 
 
-def constraints_of(api: Any, path: str) -> list[str]:
-    """The names of the constraints of a project's runs. SettingError where there is no such project, or no run in it."""
+def ask_runs(api: Any, path: str) -> ProjectRuns:
+    """What the runs of a project say. SettingError where there is no such project, or no run in it."""
     try:
-        names = dict.fromkeys(
-            str(name)
-            for run, _ in zip(api.runs(path), range(MOST_ASKED), strict=False)
-            if run.job_type != SWEEP
-            for name in run.config["constraints"]
-        )
+        newest = api.runs(path, order="-created_at", lazy=False)  # with their settings, in pages instead of one by one
+        runs = [run for run, _ in zip(newest, range(MOST_ASKED), strict=False) if run.job_type != SWEEP]
+        names = dict.fromkeys(str(name) for run in runs for name in run.config["constraints"])
     except Exception as error:  # as W&B's own when there is no project, or KeyError when its runs are of other programs
         raise SettingError(
             f"{path} has no runs of lagvae on W&B ({error}). Name a project that has, as ENTITY/PROJECT."
         ) from error
     if not names:
         raise SettingError(f"{path} has no runs with constraints on W&B. Train some with logger=wandb, or upload them.")
-    return list(names)
+    return ProjectRuns(list(names), {str(run.id): str(run.config.get("family")) for run in runs})
 
 
 def panels(sections: Sequence[Chart]) -> Iterator[Any]:
@@ -109,16 +126,23 @@ def panels(sections: Sequence[Chart]) -> Iterator[Any]:
             x = wr.Config(name) if name != chart.x else wr.SummaryMetric(name)
             legend = "${run:displayName} ${config:family}"
             yield wr.ScatterPlot(
-                title=chart.title, x=x, y=wr.SummaryMetric(chart.y[0]), running_ymax=True, legend_template=legend
+                title=chart.title,
+                x=x,
+                y=wr.SummaryMetric(chart.y[0]),
+                running_ymax=chart.front == "most",
+                running_ymin=chart.front == "least",
+                legend_template=legend,
             )
         elif chart.kind == "bars":
             yield wr.BarPlot(title=chart.title, metrics=list(chart.y), max_bars_to_show=100)
+        elif chart.kind == "table":
+            yield wr.WeavePanelSummaryTable(table_name=chart.y[0])
         else:
             yield wr.MediaBrowser(title=chart.title, media_keys=list(chart.y), num_columns=2)
 
 
-def make_view(entity: str, project: str, constraints: Sequence[str]) -> Any:
-    """The view, which is not saved yet. ImportError where its package is missing."""
+def make_view(entity: str, project: str, constraints: Sequence[str], colours: Mapping[str, str]) -> Any:
+    """The view, which is not saved yet; `colours` are those of W&B runs, by id. ImportError where its package is missing."""
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -129,15 +153,19 @@ def make_view(entity: str, project: str, constraints: Sequence[str]) -> Any:
             ws.Section(name, panels=list(panels(shown)), is_open=True) for name, shown in charts(constraints).items() if shown
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
-        runset_settings=ws.RunsetSettings(pinned_columns=run_columns(constraints)[:5]),
+        runset_settings=ws.RunsetSettings(
+            pinned_columns=run_columns(constraints)[:5],
+            run_settings={run: ws.RunSettings(colour) for run, colour in colours.items()},
+        ),
     )
 
 
-def make_report(entity: str, project: str, constraints: Sequence[str]) -> Any:
+def make_report(entity: str, project: str, constraints: Sequence[str], colours: Mapping[str, str]) -> Any:
     """The report, which is not saved yet: the same panels, with a table of runs. ImportError where its package is missing."""
     import wandb_workspaces.reports.v2 as wr
 
-    runs = wr.Runset(entity, project, "Runs", visible_columns=run_columns(constraints))
+    shown_as = {run: wr.RunSettings(colour) for run, colour in colours.items()}
+    runs = wr.Runset(entity, project, "Runs", visible_columns=run_columns(constraints), run_settings=shown_as)
     blocks: list[Any] = []
     for name, shown in charts(constraints).items():
         if shown:
@@ -145,8 +173,11 @@ def make_report(entity: str, project: str, constraints: Sequence[str]) -> Any:
     return wr.Report(project, entity, TITLE, "Made by lagvae dashboard.", blocks=blocks, width="fluid")
 
 
-def save_dashboard(path: str) -> tuple[str, str]:
-    """Save a view and a report of a project, PROJECT or ENTITY/PROJECT, on W&B, and return their addresses.
+def save_dashboard(path: str, colour: Callable[[Sequence[str]], Mapping[str, str]]) -> tuple[str, str]:
+    """Save a view and a report of a project on W&B, and return their addresses.
+
+    Args:
+        path: PROJECT, or ENTITY/PROJECT. colour: gives families their colours, in which their runs are drawn.
 
     Raises: SettingError where there is no key, no such project, or the package is missing.
     """
@@ -164,8 +195,10 @@ def save_dashboard(path: str) -> tuple[str, str]:
         raise SettingError(
             f"W&B does not let us in ({str(error).splitlines()[0]}). Check the network, or give it a key with wandb login."
         ) from error
-    constraints = constraints_of(api, f"{entity}/{project}")
-    view, report = make_view(entity, project, constraints), make_report(entity, project, constraints)
+    runs = ask_runs(api, f"{entity}/{project}")
+    of_family = colour(list(dict.fromkeys(runs.families.values())))
+    colours = {run: of_family[family] for run, family in runs.families.items()}
+    view, report = (make(entity, project, runs.constraints, colours) for make in (make_view, make_report))
     try:
         view.save()
         report.save()
