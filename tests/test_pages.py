@@ -434,3 +434,96 @@ def test_a_browser_filters_and_describes_runs(sweep: Path, tmp_path: Path) -> No
     assert (after, recounted) == (12, "4 runs shown")
     assert "lag0" in told
     assert "setting" in told
+
+
+WIDTHS = {"desktop": 1280, "phone": 390}
+SCHEMES = {"light": "1", "dark": "0"}  # as Chromium numbers them
+
+MEASURED = """
+    const linear = (c) => c / 255 <= .04045 ? c / 255 / 12.92 : ((c / 255 + .055) / 1.055) ** 2.4;
+    const light = (colour) => {
+        const [r, g, b] = colour.match(/[0-9.]+/g).map(linear);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const page = light(getComputedStyle(document.body).backgroundColor);
+    const contrast = (colour) => {
+        const [low, high] = [page, light(colour)].sort((a, b) => a - b);
+        return (high + .05) / (low + .05);
+    };
+    const all = (selector) => [...document.querySelectorAll(selector)].filter((one) => one.textContent);
+    const colours = all("svg text").map((text) => getComputedStyle(text).fill);
+    colours.push(...all("p, td, th, h1, h2, a, caption").map((text) => getComputedStyle(text).color));
+    const controls = [...document.querySelectorAll("a[href], input, select, summary")];
+    const shown = controls.filter((one) => one.checkVisibility());
+    const reached = shown.filter((one) => { one.focus(); return document.activeElement === one && one.tabIndex === 0; });
+    const outlined = getComputedStyle(document.activeElement).outlineStyle;
+    document.title = JSON.stringify({
+        screen: innerWidth, wide: document.documentElement.scrollWidth,
+        charts: document.querySelectorAll("svg.marks").length, dark: page < .2,
+        contrast: Math.min(...colours.map(contrast)), controls: shown.length, reached: reached.length, outlined });"""
+"""What a page looks like: its width, its charts, the least contrast of its texts, and whether a keyboard reaches all."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_fit_every_screen(run: RunFolder, sweep: Path, tmp_path: Path, width: str, scheme: str) -> None:
+    """No page is wider than the screen, texts have a contrast of 3 and more, and a keyboard reaches every control.
+
+    Headless Chromium has no window below 500 pixels, so that a phone is a frame of its width within a page.
+    """
+    for page, charts in ((run.page, 3), (page_of(sweep), 1)):
+        inner = with_reader(page, tmp_path / "inner.html", MEASURED + " parent.postMessage(document.title, '*');")
+        outer = tmp_path / "outer.html"
+        outer.write_text(
+            f'<title>0</title><iframe src="{inner.name}" width="{WIDTHS[width]}" height="800" style="border: 0"></iframe>'
+            '<script>addEventListener("message", (sent) => { document.title = sent.data; });</script></body>'
+        )
+        seen = title(dom(outer, "--window-size=1400,900", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"))
+        assert seen["screen"] == WIDTHS[width]
+        assert seen["wide"] <= seen["screen"]
+        assert seen["charts"] == charts
+        assert seen["dark"] == (scheme == "dark")
+        assert seen["contrast"] >= 3, page
+        assert seen["reached"] == seen["controls"] > 0
+        assert seen["outlined"] == "solid"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_marks_runs_that_are_dragged_over_and_opens_their_pages(sweep: Path, tmp_path: Path) -> None:
+    """Runs in a rectangle in one figure are marked in all of them; a click on a run leads to its page."""
+    script = """
+        const points = () => [...document.querySelectorAll("#figures .mark-symbol.role-mark path")];
+        const faint = () => points().filter((point) => Number(point.getAttribute("opacity")) < .5).length;
+        const said = [points().length, faint()];
+        const mark = points().find((point) => point.closest("a, [href]") !== null) || points()[0];
+        mark.scrollIntoView({ block: "center" });
+        const box = mark.getBoundingClientRect();
+        const at = (dx, dy) => ({ bubbles: true, view: window, button: 0, buttons: 1,
+            clientX: box.x + box.width / 2 + dx, clientY: box.y + box.height / 2 + dy });
+        const drag = (kind, where, target) => {
+            target.dispatchEvent(new PointerEvent(`pointer${kind}`, at(...where)));
+            target.dispatchEvent(new MouseEvent(`mouse${kind}`, at(...where)));
+        };
+        const under = document.elementFromPoint(at(-9, -9).clientX, at(-9, -9).clientY);
+        drag("down", [-9, -9], under);
+        for (const step of [0, 6, 9]) drag("move", [step, step], window);
+        drag("up", [9, 9], window);
+        await wait(800);
+        said.push(faint());
+        let opened = null;
+        HTMLAnchorElement.prototype.dispatchEvent = function () { opened = this.getAttribute("href"); return true; };
+        for (const point of points()) {
+            point.dispatchEvent(new MouseEvent("click", { bubbles: true, view: window }));
+            await wait(100);
+            if (opened) break;
+        }
+        said.push(opened);
+        document.title = JSON.stringify(said);"""
+    found = title(dom(with_reader(page_of(sweep), tmp_path / "read.html", script)))
+    all_points, before, faint, opened = found
+    assert before == 0
+    assert 0 < faint < all_points, "the rest is faint, in the other figures too"
+    assert opened == "../lag0/report.html"

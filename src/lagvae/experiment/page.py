@@ -41,6 +41,9 @@ MULTIPLIER, BOUND = "λ", "bound"
 SERIES = {BATCH: "#8aa4c8", MEAN: "#5f7fae", PROBE: "#3d7fd6", VALIDATION: "#dd7a20", MULTIPLIER: "#a066c4", BOUND: "#d64545"}
 """What is drawn over the steps → its colour, which is seen on light and on dark pages."""
 
+LABELS = ["#e3645e", "#528d0b", "#129be4", "#bc4b89", "#aa9105", "#158a95", "#b471d7", "#b26400", "#0a9f7a", "#656dd7"]
+"""Colours of labels, which can be read on a light and on a dark page, as labels are drawn as texts."""
+
 TEST = "#6f9a3e"
 """The colour of test data."""
 
@@ -311,7 +314,8 @@ def codes_chart(data: DataModule, model: LatentVariableModel, x: torch.Tensor) -
         .properties(height=340)
     )
     names = [f"z[{k}]" for k in order]
-    colour = alt.value(SERIES[PROBE]) if shown is None else alt.Color("label:N", legend=None)
+    of_label = alt.Color("label:N", legend=None, scale=alt.Scale(range=LABELS))
+    colour = alt.value(SERIES[PROBE]) if shown is None else of_label
     chart = base.mark_circle(size=22).encode(color=colour)
     if shown is not None and len(set(shown)) <= NAMED_LABELS:
         chart = base.mark_text(fontSize=11).encode(text="label:N", color=colour)

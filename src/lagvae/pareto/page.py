@@ -121,7 +121,7 @@ class Look:
             "shape": alt.Shape("method:N", legend=legend, scale=shapes),
             "fillOpacity": alt.condition(f"datum.sign == '{MAXIMISE}'", alt.value(1), alt.value(0)),
             "opacity": alt.condition(brush, alt.value(1), alt.value(0.12)),
-            "href": alt.Href("page:N"),
+            "href": alt.condition("datum.page", alt.Href("page:N"), alt.value("")),
         }
         bars = {"color": colour, "opacity": alt.condition(brush, alt.value(0.4), alt.value(0.06))}
         ends = [row[f"{split}_{end}"] for row in rows for split in SPLITS for end in ("lower", "upper")]
