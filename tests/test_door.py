@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -31,6 +32,7 @@ from lagvae.terminal import (
     print_error,
     print_line,
     print_note,
+    quick_imports,
     quiet_libraries,
     short_path,
     silence,
@@ -322,3 +324,15 @@ def test_an_option_of_the_trainer_leaves_the_precision_to_the_run(
     assert {key: found[key] for key in given} == given
     assert ("precision" in found) == any("precision" in word for word in words)
     assert bool(found) == bool(given)
+
+
+def test_garbage_is_looked_for_again_after_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: kept.append(gc.isenabled()))
+    with quick_imports():
+        assert gc.isenabled(), "torch is there"
+    monkeypatch.delitem(sys.modules, "torch")
+    with quick_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert kept == [False]

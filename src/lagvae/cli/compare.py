@@ -14,7 +14,7 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.io import check_writable
 from lagvae.pareto import INFORMATION
 from lagvae.runs.layout import ANALYSIS, find_runs, runs_below
-from lagvae.terminal import command, print_error, print_note
+from lagvae.terminal import command, print_error, print_note, quick_imports
 
 
 def main(root: Path, words: Sequence[str] | None = None) -> None:
@@ -33,7 +33,8 @@ def main(root: Path, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
     options = parser.parse_args(words)
     with told():
-        from lagvae.pareto.report import compare  # imports torch, which is needed only to compare
+        with quick_imports():
+            from lagvae.pareto.report import compare  # imports torch, which is needed only to compare
 
         runs = runs_folder(root)
         compare(
@@ -57,7 +58,8 @@ def compare_runs(root: Path, words: Sequence[str] | None = None) -> None:
             if options.html.suffix.lower() not in (".html", ".htm"):
                 raise SettingError(f"--html={options.html} has the unknown ending {options.html.suffix!r}; use .html.")
             check_writable(options.html.parent, "Name another file with --html.")
-        from lagvae.pareto.side_by_side import side_by_side
+        with quick_imports():
+            from lagvae.pareto.side_by_side import side_by_side
 
         side_by_side([find_runs(runs_folder(root), name) for name in options.runs], options.html)
 

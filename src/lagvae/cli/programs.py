@@ -14,7 +14,7 @@ from typing import Any
 
 from lagvae.cli.use import USES, use_model
 from lagvae.runs.layout import clone_root
-from lagvae.terminal import COMMAND, command, make_printable, print_error, print_note
+from lagvae.terminal import COMMAND, command, make_printable, print_error, print_note, quick_imports
 
 
 @dataclass(frozen=True)
@@ -203,14 +203,16 @@ def run(name: str, root: Path) -> None:
         if COMMAND in os.environ and sys.argv[1:2] != [name]:
             sys.argv.insert(1, name)  # Lightning starts the other processes of trainer=ddp with the words of this one
         with guarded():
-            from lagvae.experiment.factory import enough_memory
-            from lagvae.experiment.own_code import settle_nodes
+            name_of_module, _, function = program.function.partition(":")
+            with quick_imports():
+                from lagvae.experiment.factory import enough_memory
+                from lagvae.experiment.own_code import settle_nodes
 
+                module = import_module(name_of_module)
             typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
             settle_nodes(cfg, typed)
-            module, _, function = program.function.partition(":")
             with enough_memory(cfg):
-                getattr(import_module(module), function)(cfg)
+                getattr(module, function)(cfg)
 
     task.__module__ = f"lagvae.{name}"  # its last part is what Hydra calls the job
     main = hydra.main(version_base="1.3", config_path=str(root / "conf"), config_name=program.config)(task)

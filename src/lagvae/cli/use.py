@@ -14,7 +14,7 @@ from typing import Any
 from lagvae.cli.version import describe_version
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import check_writable
-from lagvae.terminal import command, print_error, print_line, print_note, quiet_libraries, short_path
+from lagvae.terminal import command, print_error, print_line, print_note, quick_imports, quiet_libraries, short_path
 
 USES = {
     "encode": "Write the codes of data, the means of q(z|x), with a trained model.",
@@ -109,11 +109,12 @@ def run_use(name: str, options: argparse.Namespace) -> None:
     find_own_code([])
     limit_spinning()
     quiet_libraries()
-    from rich.markup import escape
+    with quick_imports():
+        from rich.markup import escape
 
-    import lagvae
-    from lagvae.cli.arrays import read_array, write_array
-    from lagvae.experiment.loading import load_with_caution
+        import lagvae
+        from lagvae.cli.arrays import read_array, write_array
+        from lagvae.experiment.loading import load_with_caution
 
     model, caution = load_with_caution(options.run, trust=options.trust)
     if caution is not None:
