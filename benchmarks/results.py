@@ -147,6 +147,12 @@ RESULTS: dict[str, Result] = {
         (*ENSEMBLES, *below("benchmarks", "convergence.py grid.py")),
         15,
     ),
+    "dashboard": benchmark(
+        "dashboard",
+        "--root {root} --out results/dashboard.md",
+        (*below("src/lagvae", "cli/watch.py runs"), "tests/wandb_files.py", "sweeps/pareto.yaml"),
+        6,
+    ),
     "dual": benchmark("dual", "--root {root} --out results/dual.md", (*TRAINING, "benchmarks/grid.py"), 30),
     "duality": benchmark(
         "duality",

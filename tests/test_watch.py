@@ -255,6 +255,14 @@ def test_the_time_left_is_that_of_the_work_that_was_seen(tmp_path: Path, monkeyp
     assert "0:01:30 left" in seen(view), "10 in ten seconds, 90 to go"
 
 
+def test_the_time_left_of_a_sweep_is_by_the_process_of_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is measured has an owner since a moment ago, and its job since a minute."""
+    monkeypatch.setattr(module.time, "time", lambda: 1.8e9)
+    own(make_run(tmp_path, "s/a", 100).path, ago=1)
+    make_job(tmp_path, "s/a")
+    assert "0:00:30 left" in seen(find_view(tmp_path / "runs", "s")), "100 of 150 in the first minute"
+
+
 def test_a_terminal_shows_it_until_the_last_run_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

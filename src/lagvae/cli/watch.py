@@ -326,7 +326,7 @@ class View:
                 self._add(there.path)
         for path, run in self.watched.items():
             run.read(of_run.get(path))
-        parts = [self._head(jobs), *self._calibrating()]
+        parts = [self._head(inside), *self._calibrating()]
         if self.alone:
             parts.append(run_table(self.watched[self.folder]))
         else:
@@ -364,11 +364,14 @@ class View:
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
         share = f"{done / total:.0%}" if total else "0%"
-        bar.add_row(ProgressBar(total or 1.0, done), Text(f"{share}{self._left(done, total)}"))
+        bar.add_row(ProgressBar(total or 1.0, done), Text(f"{share}{self._left(done, total, jobs)}"))
         return Group(head, bar)
 
-    def _left(self, done: float, total: float) -> str:
-        """The time left: by what was done since the view began, or if that is nothing since the process did."""
+    def _left(self, done: float, total: float, jobs: Sequence[JobFiles]) -> str:
+        """The time left: by what was done since the view began, or if that is nothing since the processes of its jobs did.
+
+        A run that no job has was begun by the process that owns it. In a job each is owned anew when it is measured.
+        """
         now = time.time()
         active = [run for run in self.watched.values() if run.state in ("training", "measuring")]
         if not active or done >= total:
@@ -377,7 +380,8 @@ class View:
             self.first = now, done
         started, before = self.first or (now, done)
         if done <= before:
-            begun = [begin for run in active if (begin := since(run.folder.path)) is not None]
+            begun = [job.since for job in jobs if job.since is not None]
+            begun = begun or [begin for run in active if (begin := since(run.folder.path)) is not None]
             started, before = min(begun, default=now), 0.0
         if done <= before or now <= started:
             return ""

@@ -32,7 +32,7 @@ class Chart:
 
     Attributes:
         kind: curves over training steps, points of runs, bars of runs, pictures of runs, or a table that a comparison has.
-        y: keys that are logged. x: that of points, which may be a setting, as config:constraints.neg_elbo.gamma.
+        x, y: keys that are logged.
         front: the line with points: the most of y up to an x, or the least. Runs that maximise I end on the first where y is
             the lower end of I, and those that minimise it on the second where it is the upper end.
     """
@@ -64,8 +64,8 @@ def charts(constraints: Sequence[str]) -> dict[str, list[Chart]]:
     against = [
         Chart(f"I, {end} end, against −ELBO", "points", (key,), "final/train/neg_elbo", front) for end, key, front in ends
     ]
-    slack = "config:constraints.neg_elbo.gamma"
-    over = [Chart(f"I, {end} end, over the slack of −ELBO", "points", (key,), slack, front) for end, key, front in ends]
+    bound = "constraint/neg_elbo/bound"  # which runs with fixed λ have not
+    over = [Chart(f"I, {end} end, over the bound on −ELBO", "points", (key,), bound, front) for end, key, front in ends]
     return {
         "Information": against + (over if "neg_elbo" in constraints else []),
         "Comparisons": [
@@ -122,12 +122,10 @@ def panels(sections: Sequence[Chart]) -> Iterator[Any]:
         if chart.kind == "curves":
             yield wr.LinePlot(title=chart.title, x=chart.x, y=list(chart.y), max_runs_to_show=100)
         elif chart.kind == "points":
-            name = chart.x.removeprefix("config:")
-            x = wr.Config(name) if name != chart.x else wr.SummaryMetric(name)
             legend = "${run:displayName} ${config:family}"
             yield wr.ScatterPlot(
                 title=chart.title,
-                x=x,
+                x=wr.SummaryMetric(chart.x),
                 y=wr.SummaryMetric(chart.y[0]),
                 running_ymax=chart.front == "most",
                 running_ymin=chart.front == "least",

@@ -1,0 +1,182 @@
+"""What dashboards are given by a sweep, and what `watch` shows of it while it trains.
+
+    python benchmarks/dashboard.py [--root FOLDER] [--out results/dashboard.md] [KEY=VALUE …]
+
+Trains the runs of sweep=pareto on digits for a few steps, with logger=wandb, which works offline. Then it reads what W&B's
+files hold: groups, job types, tags, keys, pictures and tables, whether every panel of `lagvae dashboard` has what it shows, and
+draws these panels, as W&B would, beside the text as dashboard.png. The training is too short for its numbers to mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from wandb_files import Offline, read_offline
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SHORT = ["training.steps=600", "training.interval=100", "calibration.steps=600", "logger=wandb", "logger.wandb.mode=offline"]
+
+MOMENTS = {"while it calibrates": "calibrating ", "while it trains": r"\d training", "while it measures": r"\d finished"}
+"""When `watch` is recorded → what it says then for the first time."""
+
+
+def watched(environment: Mapping[str, str]) -> str:
+    """What `watch` prints of the sweep now, in 80 columns; nothing where there is no sweep yet."""
+    words = [sys.executable, str(ROOT / "src" / "watch.py"), "shown"]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+def train(root: Path, words: Sequence[str]) -> dict[str, str]:
+    """Train the sweep, and record what `watch` shows of it."""
+    environment = dict(os.environ) | {"LAGVAE_ROOT": str(root)}
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", "sweep=pareto", "folder=shown", *SHORT, *words]
+    print(" ".join(["python src/train.py", *command[2:]]), flush=True)
+    recorded: dict[str, str] = {}
+    training = subprocess.Popen(command, env=environment)
+    while training.poll() is None:
+        said = watched(environment)
+        for moment, words_of_it in MOMENTS.items():
+            if moment not in recorded and re.search(words_of_it, said):
+                recorded[moment] = said
+        time.sleep(1)
+    if training.returncode:
+        raise SystemExit(f"The sweep ended with status {training.returncode}.")
+    return recorded
+
+
+def kinds_of(run: Offline) -> dict[str, str]:
+    """Key of the history → whether it is a curve, a single point, a picture, a table or another file."""
+    found = {}
+    for key, values in run.history.items():
+        kind = values[0].get("_type", "setting") if isinstance(values[0], dict) else "curve" if len(values) > 1 else "point"
+        found[key] = {"images/separated": "picture", "image-file": "picture", "table-file": "table"}.get(kind, kind)
+    return found
+
+
+def report(runs: Mapping[str, Offline], comparison: Offline) -> Iterator[str]:
+    """What W&B's files hold, as lines of Markdown."""
+    from lagvae.runs.wandb_view import charts, run_columns
+
+    every = [*runs.values(), comparison]
+    for name, values in {
+        "groups": Counter(one.run.run_group for one in every),
+        "job types": Counter(one.run.job_type for one in every),
+        "tags": Counter(tag for one in every for tag in one.run.tags),
+    }.items():
+        yield f"- {name}: " + ", ".join(f"{value} ({count} runs)" for value, count in values.items())
+    kinds: dict[str, set[str]] = {}
+    for one in runs.values():
+        for key, kind in kinds_of(one).items():
+            kinds.setdefault(kind, set()).add(key)
+    for kind, keys in sorted(kinds.items()):
+        if kind != "point":
+            yield f"- {kind}s of runs ({len(keys)}): " + ", ".join(
+                f"`{key}`" for key in sorted(keys) if not key.startswith("_")
+            )
+    points = {f"{run} {key}" for run, one in runs.items() for key, kind in kinds_of(one).items() if kind == "point"}
+    yield f"- keys of the history with one value, which would be charts of one point: {len(points)}"
+    yield "- of the comparison: " + ", ".join(f"`{key}` ({kind})" for key, kind in sorted(kinds_of(comparison).items()))
+    summary = sorted(set().union(*(one.summary for one in runs.values())))
+    yield f"- keys of the summary ({len(summary)}): " + ", ".join(f"`{key}`" for key in summary if not key.startswith("_"))
+    known = set(kinds["curve"]) | set(summary) | kinds.get("picture", set()) | set(comparison.history)
+    sections = charts(["neg_elbo", "mmd"])
+    named = {key for section in sections.values() for chart in section for key in chart.y}
+    columns = {column.removeprefix("summary:") for column in run_columns(["neg_elbo", "mmd"]) if column.startswith("summary:")}
+    missing = sorted((named - known) | (columns - set(summary)))
+    yield f"- panels of the view: {sum(map(len, sections.values()))}; keys that they name and no run has: {missing or 'none'}"
+
+
+def draw(runs: Mapping[str, Offline], file: Path) -> None:
+    """Draw the panels of points, curves and bars from what the runs have logged."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from lagvae.pareto.figures import method_styles
+    from lagvae.runs.wandb_view import charts
+
+    families = {name: str(one.config["family"]) for name, one in runs.items()}
+    styles = method_styles(list(dict.fromkeys(families.values())))
+    shown = [
+        chart
+        for section in charts(["neg_elbo", "mmd"]).values()
+        for chart in section
+        if chart.kind not in ("pictures", "table")
+    ]
+    figure, axes = plt.subplots(-(-len(shown) // 3), 3, figsize=(15, 3.6 * -(-len(shown) // 3)), layout="constrained")
+    for axis, chart in zip(axes.flat, shown, strict=False):
+        axis.set_title(chart.title, fontsize=10)
+        points: list[tuple[float, float]] = []
+        for k, (name, one) in enumerate(runs.items()):
+            colour = styles[families[name]][0]
+            if chart.kind == "curves":
+                for key, style in zip(chart.y, ("-", "--"), strict=False):
+                    if values := [v for v in one.history.get(key, []) if isinstance(v, (int, float))]:
+                        axis.plot(values, style, color=colour, linewidth=0.8, alpha=0.6)
+                continue
+            value = one.summary.get(chart.y[0])
+            if not isinstance(value, (int, float)):
+                continue
+            if chart.kind == "bars":
+                axis.bar(k, value, color=colour)
+                continue
+            x = one.summary.get(chart.x)
+            if isinstance(x, (int, float)):
+                axis.scatter(x, value, s=14, color=colour)
+                points.append((float(x), float(value)))
+        if chart.front and points:
+            best, steps = None, []
+            for x, y in sorted(points):
+                best = y if best is None else (max if chart.front == "most" else min)(best, y)
+                steps.append((x, best))
+            axis.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="grey", linewidth=1)
+        axis.set_xlabel(
+            "rows over the steps" if chart.kind == "curves" else "runs" if chart.kind == "bars" else chart.x, fontsize=8
+        )
+    for axis in list(axes.flat)[len(shown) :]:
+        axis.axis("off")
+    for family, (colour, _) in styles.items():
+        axes.flat[0].plot([], [], "o", color=colour, label=family)
+    axes.flat[0].legend(fontsize=8)
+    figure.savefig(file, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder of the runs; a sweep that is there is gone on with")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "dashboard.md")
+    parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
+    options = parser.parse_args()
+    root = Path(options.root or tempfile.mkdtemp(prefix="dashboard-")).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    recorded = train(root, options.overrides)
+    recorded["at the end"] = watched(dict(os.environ) | {"LAGVAE_ROOT": str(root)})
+    folder = root / "runs" / "shown"
+    runs = {file.parent.name: read_offline(file.parent) for file in sorted(folder.glob("*/summary.json"))}
+    lines = ["# What dashboards are given by a sweep", "", "## W&B's files", ""]
+    lines += report(runs, read_offline(folder / "pareto-analysis"))
+    picture = options.out.with_suffix(".png")
+    draw(runs, picture)
+    lines += ["", f"![What the view shows, drawn from these keys]({picture.name})", "", "## `lagvae watch` at 80 columns"]
+    for moment, said in recorded.items():
+        shown = [line.rstrip() for line in said.splitlines()]
+        cut = [*shown[:14], "…"] if len(shown) > 15 else shown
+        lines += ["", f"{moment[0].upper()}{moment[1:]}:", "", *(f"    {line}" if line else "" for line in cut)]
+    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
