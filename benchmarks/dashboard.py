@@ -44,12 +44,15 @@ def train(root: Path, words: Sequence[str]) -> dict[str, str]:
     print(" ".join(["python src/train.py", *command[2:]]), flush=True)
     recorded: dict[str, str] = {}
     training = subprocess.Popen(command, env=environment)
-    while training.poll() is None:
-        said = watched(environment)
-        for moment, words_of_it in MOMENTS.items():
-            if moment not in recorded and re.search(words_of_it, said):
-                recorded[moment] = said
-        time.sleep(1)
+    try:
+        while training.poll() is None:
+            said = watched(environment)
+            for moment, words_of_it in MOMENTS.items():
+                if moment not in recorded and re.search(words_of_it, said):
+                    recorded[moment] = said
+            time.sleep(1)
+    finally:
+        training.terminate()
     if training.returncode:
         raise SystemExit(f"The sweep ended with status {training.returncode}.")
     return recorded
@@ -66,6 +69,7 @@ def kinds_of(run: Offline) -> dict[str, str]:
 
 def report(runs: Mapping[str, Offline], comparison: Offline) -> Iterator[str]:
     """What W&B's files hold, as lines of Markdown."""
+    from lagvae.runs.loggers import STEP
     from lagvae.runs.wandb_view import charts, run_columns
 
     every = [*runs.values(), comparison]
@@ -89,12 +93,13 @@ def report(runs: Mapping[str, Offline], comparison: Offline) -> Iterator[str]:
     yield "- of the comparison: " + ", ".join(f"`{key}` ({kind})" for key, kind in sorted(kinds_of(comparison).items()))
     summary = sorted(set().union(*(one.summary for one in runs.values())))
     yield f"- keys of the summary ({len(summary)}): " + ", ".join(f"`{key}`" for key in summary if not key.startswith("_"))
-    known = set(kinds["curve"]) | set(summary) | kinds.get("picture", set()) | set(comparison.history)
+    known = kinds.get("curve", set()) | set(summary) | kinds.get("picture", set()) | set(comparison.history)
     sections = charts(["neg_elbo", "mmd"])
-    named = {key for section in sections.values() for chart in section for key in chart.y}
+    shown = [chart for section in sections.values() for chart in section]
+    named = {key for chart in shown for key in (*chart.y, chart.x) if key != STEP}
     columns = {column.removeprefix("summary:") for column in run_columns(["neg_elbo", "mmd"]) if column.startswith("summary:")}
     missing = sorted((named - known) | (columns - set(summary)))
-    yield f"- panels of the view: {sum(map(len, sections.values()))}; keys that they name and no run has: {missing or 'none'}"
+    yield f"- panels of the view: {len(shown)}; keys that they name and no run has: {missing or 'none'}"
 
 
 def draw(runs: Mapping[str, Offline], file: Path) -> None:

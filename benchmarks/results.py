@@ -150,7 +150,7 @@ RESULTS: dict[str, Result] = {
     "dashboard": benchmark(
         "dashboard",
         "--root {root} --out results/dashboard.md",
-        (*below("src/lagvae", "cli/watch.py runs"), "tests/wandb_files.py", "sweeps/pareto.yaml"),
+        (*below("src/lagvae", "cli/watch.py runs terminal.py"), "tests/wandb_files.py", "sweeps/pareto.yaml"),
         6,
     ),
     "dual": benchmark("dual", "--root {root} --out results/dual.md", (*TRAINING, "benchmarks/grid.py"), 30),

@@ -336,3 +336,10 @@ def test_garbage_is_looked_for_again_after_imports(monkeypatch: pytest.MonkeyPat
         assert not gc.isenabled()
     assert gc.isenabled()
     assert kept == [False]
+    gc.disable()
+    try:
+        with quick_imports():
+            pass
+        assert not gc.isenabled(), "it was off before"
+    finally:
+        gc.enable()

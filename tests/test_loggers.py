@@ -501,6 +501,7 @@ def test_a_project_without_runs_or_a_package_is_answered_in_a_line(monkeypatch: 
         for k, name in enumerate(("mmd", "neg_elbo", "mmd"))
     ]
     runs.append(SimpleNamespace(id="3", job_type="sweep", config={"runs": {}}))
+    runs.append(SimpleNamespace(id="4", job_type=None, config={"of": "another program"}))
     found = ask_runs(SimpleNamespace(runs=lambda path, **how: runs), "me/some")
     assert found == ProjectRuns(["mmd", "neg_elbo"], {"0": "vae", "1": "vae", "2": "vae"})
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)

@@ -159,7 +159,7 @@ def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
     """
     wandb.teardown()
     monkeypatch.setattr(loggers, "answers", partial(loggers.answers, patience=0.5))
-    for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", loggers.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     asked: list[bytes] = []
@@ -197,7 +197,7 @@ def test_runs_are_logged_offline_where_what_answers_is_no_server_of_wandb(
 
         def log_message(self, *given: Any) -> None: ...
 
-    for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", loggers.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:

@@ -18,7 +18,7 @@ from helpers import program
 from rich.console import Console
 
 from lagvae.cli import watch as module
-from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, since, sparkline, watch
+from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, short_names, since, sparkline, watch
 from lagvae.runs.layout import RunFolder
 
 STEPS = 100
@@ -189,24 +189,44 @@ def test_eighty_columns_hold_it(tmp_path: Path) -> None:
     said = program(tmp_path, "s", script="watch")
     assert max(map(len, said.out.splitlines())) <= 80
     assert said.out.count("24.5") == said.out.count("3.00 to 3.50") == 3
-    assert "long-…" in said.out
-    assert {line.split()[0] for line in said.out.splitlines() if "24.5" in line} == {"0", "1", "2"}
+    assert "long-long-" in said.out
+    assert {line.split()[0] for line in said.out.splitlines() if "24.5" in line} == {"long-0", "long-1", "long-2"}
 
 
 def test_runs_of_a_sweep_are_told_apart_where_their_names_are_too_long(tmp_path: Path) -> None:
     """Families, signs and last settings are seen beside the longest verdict; what all share is said once."""
     summary = RESULTS | {"verdict": "met, not converged"}
-    signs = [f"{family}-q{sign}-neg_elbo{weight}-mmd300-seed0" for family in FAMILIES for sign in (-1, 1) for weight in (1, 10)]
-    for name in signs:
+    of_all = [
+        f"{family}-q{sign}-neg_elbo{weight}-mmd300-seed0" for family in FAMILIES for sign in (-1, 1) for weight in (1, 10)
+    ]
+    for name in of_all:
         make_run(tmp_path, f"s/{name}", 100).write_summary(summary)
     said = program(tmp_path, "s", script="watch").out
     names = [line.split()[0] for line in said.splitlines() if "met" in line]
-    assert len(set(names)) == len(signs)
+    assert len(set(names)) == len(of_all)
     assert all(name.startswith(FAMILIES) for name in names)
     assert max(map(len, said.splitlines())) <= 80
     assert "…-mmd300-seed0" in said
     make_run(tmp_path, "s/lagvae", 100)
     assert line_of(program(tmp_path, "s", script="watch").out, "lagvae "), "a name that others begin with is whole"
+
+
+@pytest.mark.parametrize("room", [12, 15, 20, 25])
+def test_names_that_are_cut_differ(room: int) -> None:
+    """In signs, exponents and settings in the middle too, for which a name may take two lines."""
+    both = ("0", "1")
+    names = [f"lagvae-q{a}-beta1e-0{b}-gamma{g}-seed{s}" for a in ("-1", "-2", "1") for b in "45" for g in both for s in both]
+    short, shared = short_names(names, room)
+    assert len(set(short)) == len(names)
+    assert shared == "lagvae-…"
+    assert {name[:3] for name in short} == {"q-1", "q-2", "q1-"}
+    assert short_names([], room) == ([], "")
+
+
+def test_a_name_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    for k in range(2):
+        make_run(tmp_path, f"s/[bold]-{'long-' * 12}a{k}", 10)
+    assert "[bold]-long" in program(tmp_path, "s", script="watch").out
 
 
 def test_a_low_terminal_shows_the_first_runs_and_counts_the_rest(tmp_path: Path) -> None:
@@ -260,6 +280,7 @@ def test_the_time_left_of_a_sweep_is_by_the_process_of_its_job(tmp_path: Path, m
     monkeypatch.setattr(module.time, "time", lambda: 1.8e9)
     own(make_run(tmp_path, "s/a", 100).path, ago=1)
     make_job(tmp_path, "s/a")
+    make_run(tmp_path, "s/of-another-job", 100).write_summary(RESULTS)
     assert "0:00:30 left" in seen(find_view(tmp_path / "runs", "s")), "100 of 150 in the first minute"
 
 

@@ -20,8 +20,8 @@ def save(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=describe_version(), help="print versions and exit")
     options = parser.parse_args(words)
     with told():
-        from lagvae.pareto.figures import method_styles
+        from lagvae.pareto.figures import screen_colours
         from lagvae.runs.wandb_view import save_dashboard  # imports Lightning
 
-        view, report = save_dashboard(options.project, lambda families: {k: v[0] for k, v in method_styles(families).items()})
+        view, report = save_dashboard(options.project, screen_colours)
         print_line(f"View: {view}\nReport: {report}")

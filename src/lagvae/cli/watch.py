@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -177,6 +178,11 @@ class JobFiles:
         return int(done) // max(1, len(self.configs))
 
     @property
+    def paths(self) -> list[Path]:
+        """The folders of its runs."""
+        return [Path(config["paths"]["runs"]) / str(config["name"]) for config in self.configs]
+
+    @property
     def message(self) -> str:
         """The last line of its output, without those of W&B, warnings, and the indented code that a warning shows."""
         try:
@@ -312,8 +318,7 @@ class View:
         of_run: dict[Path, JobFiles] = {}
         inside = []
         for job in jobs:
-            for config in job.configs:
-                path = Path(config["paths"]["runs"]) / str(config["name"])
+            for path, config in zip(job.paths, job.configs, strict=True):
                 if self.folder in (path, *path.parents):
                     inside.append(job)
                     if job.kind == "train":
@@ -368,9 +373,9 @@ class View:
         return Group(head, bar)
 
     def _left(self, done: float, total: float, jobs: Sequence[JobFiles]) -> str:
-        """The time left: by what was done since the view began, or if that is nothing since the processes of its jobs did.
+        """The time left: by what was done since the view began, or if that is nothing since the jobs did that are not done yet.
 
-        A run that no job has was begun by the process that owns it. In a job each is owned anew when it is measured.
+        A run that no job has is counted from when its process began.
         """
         now = time.time()
         active = [run for run in self.watched.values() if run.state in ("training", "measuring")]
@@ -380,9 +385,11 @@ class View:
             self.first = now, done
         started, before = self.first or (now, done)
         if done <= before:
+            of_jobs = {path.resolve() for job in jobs for path in job.paths}
+            others = [run for path, run in self.watched.items() if path not in of_jobs]
             begun = [job.since for job in jobs if job.since is not None]
-            begun = begun or [begin for run in active if (begin := since(run.folder.path)) is not None]
-            started, before = min(begun, default=now), 0.0
+            begun += [begin for run in others if run in active and (begin := since(run.folder.path)) is not None]
+            started, before = min(begun, default=now), sum(run.work for run in others if run not in active)
         if done <= before or now <= started:
             return ""
         return f"  {timedelta(seconds=round((total - done) * (now - started) / (done - before)))} left"
@@ -414,7 +421,7 @@ def run_table(run: WatchedRun) -> Table:
 
 
 def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Table:
-    """A line for each run, or the first of them in `most` lines. Of names that are too long, what all share is the title."""
+    """A line for each of the first `most` runs. The title is what all names share, where one is too long."""
     heads, rows = ("state", "step", "−ELBO", "bound", "I", "λ"), []
     for run in runs[:most]:
         constraints = run.constraints()
@@ -426,12 +433,12 @@ def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Tab
         rows.append((state, str(run.step), value, bound, between(run.interval(run.sides[0])), sparkline(curve, 6)))
     others = sum(2 + max(map(len, column)) for column in zip(heads, *rows, strict=True))
     names, shared = short_names([run.name for run in runs[:most]], width - others - 3)
-    table = plain_table(shared, "run")
+    table = plain_table(escape(shared if len(shared) <= width else f"{shared[: width - 1]}…"), "run")
     table.padding = (0, 1, 0, 0)
     for head in heads:
         table.add_column(head, justify="left" if head in ("state", "λ") else "right", no_wrap=True)
     shown = list(zip(names, rows, strict=True))
-    if shared and most is not None and len(runs) >= most:
+    if shared and most is not None and len(runs) > most:
         del shown[-1]
     for name, row in shown:
         table.add_row(escape(name), *row)
@@ -441,9 +448,9 @@ def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Tab
 
 
 def short_names(names: Sequence[str], room: int) -> tuple[list[str], str]:
-    """Names of at most `room` letters, and what was taken from the two ends of all of them; it is empty where they fit.
+    """Names for a column of `room` letters, and what was taken from both ends of all of them where one is longer.
 
-    What is still too long is cut in the middle, since runs differ in their families and signs, and in their last settings.
+    What is then still longer is cut in the middle, where runs are still told apart; else it stays, and takes two lines.
 
     Example:
         >>> short_names(["lagvae-q-1-gamma0.6-seed0", "lagvae-q1-gamma3-seed0"], 20)
@@ -451,16 +458,17 @@ def short_names(names: Sequence[str], room: int) -> tuple[list[str], str]:
         >>> short_names(["infovae-q-1-neg_elbo0.3-mmd15"], 20)
         (['infovae-q-1….3-mmd15'], '')
     """
-    words = [name.split("-") for name in names]
+    words = [re.split(r"-(?!\d)", name) for name in names]  # a sign is part of a word, as in q-1 and 1e-05
     first = last = 0
     if len(names) > 1 and max(map(len, names)) > room:
         first = equal_words([of_name[:-1] for of_name in words])
         last = equal_words([of_name[:first:-1] for of_name in words])
+    short = ["-".join(of_name[first : len(of_name) - last]) for of_name in words]
     room = max(room, 12)
     ends = 2 * room // 5
-    short = ["-".join(of_name[first : len(of_name) - last]) for of_name in words]
-    short = [name if len(name) <= room else f"{name[: room - ends - 1]}…{name[-ends:]}" for name in short]
-    return short, "-".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]]) if first or last else ""
+    cut = [name if len(name) <= room else f"{name[: room - ends - 1]}…{name[-ends:]}" for name in short]
+    shared = "-".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]]) if first or last else ""
+    return cut if len(set(cut)) == len(set(short)) else short, shared
 
 
 def equal_words(rows: Sequence[Sequence[str]]) -> int:

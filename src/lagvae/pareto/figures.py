@@ -19,7 +19,9 @@ from lagvae.pareto.points import SPLITS, method_title
 METHODS = {"lagvae": ("#0072B2", "o"), "infovae": ("#D55E00", "^"), "beta_vae": ("#009E73", "s"), "vae": ("#CC79A7", "D")}
 """Method → colour and marker, distinguishable with colour blindness and in greyscale (Okabe and Ito, 2008)."""
 
-OTHER_METHODS = (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
+BLACK, GREY = "#000000", "#7d8796"
+
+OTHER_METHODS = (("#E69F00", "v"), ("#56B4E9", "P"), (BLACK, "X"))
 
 MAXIMISING, MINIMISING = ("#08519c", "#56B4E9", "#009E73"), ("#a63603", "#E69F00", "#CC79A7")
 """Colours of the curves of Figure 1, by decreasing |α|."""
@@ -62,6 +64,11 @@ def method_styles(families: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Method → colour and marker."""
     unused = iter(OTHER_METHODS * len(families))
     return {family: METHODS.get(family) or next(unused) for family in families}
+
+
+def screen_colours(families: Sequence[str]) -> dict[str, str]:
+    """Method → its colour on a screen, where a dark page would hide black."""
+    return {family: GREY if colour == BLACK else colour for family, (colour, _) in method_styles(families).items()}
 
 
 def fronts_figure(analysis: Analysis) -> Figure:

@@ -13,7 +13,7 @@ import altair as alt
 
 from lagvae.pages.page import Drawing, unchecked_charts, write_page
 from lagvae.pareto.comparison import Analysis
-from lagvae.pareto.figures import AXES, method_styles
+from lagvae.pareto.figures import AXES, method_styles, screen_colours
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE
 from lagvae.pareto.points import DATA, SPLITS, RunPoint, method_title
 from lagvae.pareto.tables import GOALS, RUNS, comparison_sections, run_row
@@ -21,9 +21,6 @@ from lagvae.runs.layout import RunFolder
 
 SHAPES = {"o": "circle", "^": "triangle-up", "s": "square", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "stroke"}
 """Marker of matplotlib → shape of Vega."""
-
-BLACK, GREY = "#000000", "#7d8796"
-"""A colour of `method_styles` that a dark page would hide → the one in its place."""
 
 
 def write_comparison_page(path: Path, analysis: Analysis, figures: Sequence[Path]) -> None:
@@ -110,9 +107,10 @@ class Look:
     @classmethod
     def of(cls, analysis: Analysis, rows: Sequence[Mapping[str, Any]]) -> Look:
         """The look of a comparison, with the colours and the markers of its figures."""
-        styles = {method_title(family): style for family, style in method_styles(analysis.collection.families).items()}
-        colours = alt.Scale(domain=[*styles], range=[GREY if colour == BLACK else colour for colour, _ in styles.values()])
-        shapes = alt.Scale(domain=[*styles], range=[SHAPES[marker] for _, marker in styles.values()])
+        styles = method_styles(analysis.collection.families)
+        titles = [method_title(family) for family in styles]
+        colours = alt.Scale(domain=titles, range=[*screen_colours(list(styles)).values()])
+        shapes = alt.Scale(domain=titles, range=[SHAPES[marker] for _, marker in styles.values()])
         legend = alt.Legend(orient="bottom", title=None, symbolOpacity=1)
         brush = alt.selection_interval(name="brush", resolve="global")
         colour = alt.Color("method:N", legend=legend, scale=colours)

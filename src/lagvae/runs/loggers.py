@@ -124,7 +124,7 @@ def wandb_mode() -> str:
 
 
 def stay_offline() -> None:
-    """Keep W&B's process from reporting on itself: offline it does too, and waits for an answer before it ends.
+    """Keep W&B's next process from reporting on itself, which it does even offline, and waits for an answer before it ends.
 
     What the environment already says about it counts.
     """

@@ -74,7 +74,7 @@ def log_sweep(
         stay_offline()
     try:
         wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
-        address = str(wandb_run.url).rpartition("/")[0] if wandb_run.url else ""
+        address = "" if wandb_run.offline else str(wandb_run.url).rpartition("/")[0]
         links = {run: f"{address}/{of_wandb}" if address else of_wandb for run, of_wandb in ids.items()}
         data = [[row[0], *map(_number_or_text, row[1:]), links.get(row[0])] for row in rows]
         if wandb_run.offline:

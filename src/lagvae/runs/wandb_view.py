@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
@@ -33,8 +34,8 @@ class Chart:
     Attributes:
         kind: curves over training steps, points of runs, bars of runs, pictures of runs, or a table that a comparison has.
         x, y: keys that are logged.
-        front: the line with points: the most of y up to an x, or the least. Runs that maximise I end on the first where y is
-            the lower end of I, and those that minimise it on the second where it is the upper end.
+        front: of points, the most or the least of y up to an x: "most" for the lower end of I, which maximising runs push up,
+            "least" for the upper end, which minimising runs push down.
     """
 
     title: str
@@ -103,7 +104,7 @@ def ask_runs(api: Any, path: str) -> ProjectRuns:
     """What the runs of a project say. SettingError where there is no such project, or no run in it."""
     try:
         newest = api.runs(path, order="-created_at", lazy=False)  # with their settings, in pages instead of one by one
-        runs = [run for run, _ in zip(newest, range(MOST_ASKED), strict=False) if run.job_type != SWEEP]
+        runs = [run for run in islice(newest, MOST_ASKED) if run.job_type != SWEEP and "constraints" in run.config]
         names = dict.fromkeys(str(name) for run in runs for name in run.config["constraints"])
     except Exception as error:  # as W&B's own when there is no project, or KeyError when its runs are of other programs
         raise SettingError(
@@ -194,7 +195,7 @@ def save_dashboard(path: str, colour: Callable[[Sequence[str]], Mapping[str, str
             f"W&B does not let us in ({str(error).splitlines()[0]}). Check the network, or give it a key with wandb login."
         ) from error
     runs = ask_runs(api, f"{entity}/{project}")
-    of_family = colour(list(dict.fromkeys(runs.families.values())))
+    of_family = colour(sorted(set(runs.families.values())))
     colours = {run: of_family[family] for run, family in runs.families.items()}
     view, report = (make(entity, project, runs.constraints, colours) for make in (make_view, make_report))
     try:
