@@ -4,7 +4,7 @@
 
 Trains the runs of sweep=pareto on digits for a few steps, with logger=wandb, which works offline. Then it reads what W&B's
 files hold: groups, job types, tags, keys, pictures and tables, whether every panel of `lagvae dashboard` has what it shows, and
-draws these panels, as W&B would, beside the text as dashboard.png. The training is too short for its numbers to mean anything.
+draws its points, bars and curves as dashboard.png. The training is too short for its numbers to mean anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SHORT = ["training.steps=600", "training.interval=100", "calibration.steps=600", "logger=wandb", "logger.wandb.mode=offline"]
 
-MOMENTS = {"while it calibrates": "calibrating ", "while it trains": r"\d training", "while it measures": r"\d finished"}
+MOMENTS = {
+    "while it calibrates": "calibrating ",
+    "while it trains": r"training +[1-9]\d* ",
+    "while it measures": r"\d finished",
+}
 """When `watch` is recorded → what it says then for the first time."""
 
 
@@ -109,11 +113,11 @@ def draw(runs: Mapping[str, Offline], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from lagvae.pareto.figures import method_styles
+    from lagvae.pareto.figures import screen_colours
     from lagvae.runs.wandb_view import charts
 
     families = {name: str(one.config["family"]) for name, one in runs.items()}
-    styles = method_styles(list(dict.fromkeys(families.values())))
+    colours = screen_colours(sorted(set(families.values())))
     shown = [
         chart
         for section in charts(["neg_elbo", "mmd"]).values()
@@ -125,7 +129,7 @@ def draw(runs: Mapping[str, Offline], file: Path) -> None:
         axis.set_title(chart.title, fontsize=10)
         points: list[tuple[float, float]] = []
         for k, (name, one) in enumerate(runs.items()):
-            colour = styles[families[name]][0]
+            colour = colours[families[name]]
             if chart.kind == "curves":
                 for key, style in zip(chart.y, ("-", "--"), strict=False):
                     if values := [v for v in one.history.get(key, []) if isinstance(v, (int, float))]:
@@ -152,7 +156,7 @@ def draw(runs: Mapping[str, Offline], file: Path) -> None:
         )
     for axis in list(axes.flat)[len(shown) :]:
         axis.axis("off")
-    for family, (colour, _) in styles.items():
+    for family, colour in colours.items():
         axes.flat[0].plot([], [], "o", color=colour, label=family)
     axes.flat[0].legend(fontsize=8)
     figure.savefig(file, dpi=80)

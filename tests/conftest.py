@@ -17,7 +17,7 @@ from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, Sta
 from lagvae.networks import MLP
 from lagvae.oracles import LinearGaussian
 
-gc.set_threshold(3000, 10, 50)  # searches for garbage took a tenth of the tests' time and more
+gc.set_threshold(3000, 10, 50)  # the garbage collector took more than a tenth of the tests' time
 
 LONGEST = [
     "launch",

@@ -152,7 +152,7 @@ def serve(calls: socket.socket) -> None:
     for name in LOADED:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # no program searches what was imported for garbage
+    gc.freeze()  # no program's garbage collector looks at what was imported
     tasks = Path("/proc/self/task")
     assert not tasks.is_dir() or len(list(tasks.iterdir())) == 1, "a fork would lose a thread"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait

@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ddp")
     for devices in (1, 2):
         command = [sys.executable, Path(__file__).with_name("ddp_program.py"), folder, str(devices), ONE_STEP, MANY]
-        assert statuses(launch(folder, command, devices), 240) == [0] * devices, said(folder)
+        assert statuses(launch(folder, command, devices), 240) == [0] * devices, output(folder)
     return folder
 
 
@@ -130,7 +130,7 @@ def statuses(ranks: list[forked.Program], seconds: float) -> list[int]:
             rank.kill()
 
 
-def said(root: Path) -> str:
+def output(root: Path) -> str:
     """The last of what the ranks said."""
     return "\n".join(file.read_text()[-3000:] for file in sorted(root.glob("said-*")))
 

@@ -326,7 +326,7 @@ def test_an_option_of_the_trainer_leaves_the_precision_to_the_run(
     assert bool(found) == bool(given)
 
 
-def test_garbage_is_looked_for_again_after_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_garbage_collector_is_off_while_libraries_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[bool] = []
     monkeypatch.setattr(gc, "freeze", lambda: kept.append(gc.isenabled()))
     with quick_imports():

@@ -461,7 +461,7 @@ MEASURED = """
         screen: innerWidth, wide: document.documentElement.scrollWidth,
         charts: document.querySelectorAll("svg.marks").length, dark: page < .2,
         contrast: Math.min(...colours.map(contrast)), controls: shown.length, reached: reached.length, outlined });"""
-"""What a page looks like: its width, its charts, the least contrast of its texts, and whether a keyboard reaches all."""
+"""What a page looks like: its width, its charts, the least contrast of its texts, and which controls can have the focus."""
 
 
 @pytest.mark.slow
@@ -469,7 +469,7 @@ MEASURED = """
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_fit_every_screen(run: RunFolder, sweep: Path, tmp_path: Path, width: str, scheme: str) -> None:
-    """No page is wider than the screen, texts have a contrast of 3 and more, and a keyboard reaches every control.
+    """No page is wider than the screen, texts have a contrast of 3 and more, and every control can have the focus.
 
     Headless Chromium has no window below 500 pixels, so that a phone is a frame of its width within a page.
     """
@@ -498,7 +498,7 @@ def test_a_browser_marks_runs_that_are_dragged_over_and_opens_their_pages(sweep:
         const points = () => [...document.querySelectorAll("#figures .mark-symbol.role-mark path")];
         const faint = () => points().filter((point) => Number(point.getAttribute("opacity")) < .5).length;
         const said = [points().length, faint()];
-        const mark = points().find((point) => point.closest("a, [href]") !== null) || points()[0];
+        const mark = points()[0];
         mark.scrollIntoView({ block: "center" });
         const box = mark.getBoundingClientRect();
         const at = (dx, dy) => ({ bubbles: true, view: window, button: 0, buttons: 1,
@@ -525,5 +525,5 @@ def test_a_browser_marks_runs_that_are_dragged_over_and_opens_their_pages(sweep:
     found = title(dom(with_reader(page_of(sweep), tmp_path / "read.html", script)))
     all_points, before, faint, opened = found
     assert before == 0
-    assert 0 < faint < all_points, "the rest is faint, in the other figures too"
+    assert 5 < faint < all_points, "more than a figure has, so those in other figures too"
     assert opened == "../lag0/report.html"

@@ -20,6 +20,7 @@ METHODS = {"lagvae": ("#0072B2", "o"), "infovae": ("#D55E00", "^"), "beta_vae": 
 """Method → colour and marker, distinguishable with colour blindness and in greyscale (Okabe and Ito, 2008)."""
 
 BLACK, GREY = "#000000", "#7d8796"
+"""A colour that a dark page would hide, and the one in its place on pages."""
 
 OTHER_METHODS = (("#E69F00", "v"), ("#56B4E9", "P"), (BLACK, "X"))
 

@@ -123,10 +123,10 @@ def wandb_mode() -> str:
     return mode
 
 
-def stay_offline() -> None:
-    """Keep W&B's next process from reporting on itself, which it does even offline, and waits for an answer before it ends.
+def disable_telemetry() -> None:
+    """Turn off the telemetry of W&B's next process, which sends it even offline and waits for an answer before it ends.
 
-    What the environment already says about it counts.
+    A value of WANDB_ERROR_REPORTING in the environment takes precedence.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
@@ -462,7 +462,7 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
 
     mode = mode or wandb_mode()
     if mode == "offline":
-        stay_offline()
+        disable_telemetry()
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {
         "save_dir": str(run.path),
@@ -480,7 +480,7 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
             raise
         print_note(f"W&B works offline: {str(error).splitlines()[0]}. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"  # for the other runs of this command
-        stay_offline()
+        disable_telemetry()
         if wandb.setup().most_recent_active_run is None:
             wandb.teardown()  # else W&B holds on to the id of the run that did not start
         return RunWandbLogger(run, config, mode="offline", **settings)

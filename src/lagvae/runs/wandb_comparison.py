@@ -9,10 +9,10 @@ from typing import Any
 
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import (
+    disable_telemetry,
     folder_of_sweep,
     forget_wandb_process,
     put_aside,
-    stay_offline,
     wandb_file,
     wandb_id,
     wandb_mode,
@@ -71,7 +71,7 @@ def log_sweep(
         "mode": first.get("mode") or wandb_mode(),
     }
     if settings["mode"] == "offline":
-        stay_offline()
+        disable_telemetry()
     try:
         wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
         address = "" if wandb_run.offline else str(wandb_run.url).rpartition("/")[0]

@@ -106,7 +106,7 @@ def ask_runs(api: Any, path: str) -> ProjectRuns:
         newest = api.runs(path, order="-created_at", lazy=False)  # with their settings, in pages instead of one by one
         runs = [run for run in islice(newest, MOST_ASKED) if run.job_type != SWEEP and "constraints" in run.config]
         names = dict.fromkeys(str(name) for run in runs for name in run.config["constraints"])
-    except Exception as error:  # as W&B's own when there is no project, or KeyError when its runs are of other programs
+    except Exception as error:  # W&B's own, of many kinds, where there is no such project
         raise SettingError(
             f"{path} has no runs of lagvae on W&B ({error}). Name a project that has, as ENTITY/PROJECT."
         ) from error
