@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images pictures inputs targets front results mutants faults \
+	gpu mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images pictures inputs targets front results mutants faults \
 	docs clean
 
 help: ## Show this help
@@ -75,6 +75,9 @@ test: $(READY) ## Run the tests
 
 verify: $(READY) ## Run every test, the slow proofs too
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(ARGS)
+
+gpu: $(READY) ## Run the tests of a GPU on this machine's; all others leave it alone
+	@$(PY) -m pytest -m gpu $(ARGS)
 
 lint: $(READY) ## Check style and types
 	@$(PY) -m ruff check .

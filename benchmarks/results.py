@@ -64,7 +64,7 @@ TRAINING = (
         "src/lagvae",
         "callbacks/budget.py callbacks/checkpoints.py callbacks/evaluation.py data lagrangian.py log_ascent.py model.py",
     ),
-    *below("src/lagvae", "front.py nupi.py"),
+    *below("src/lagvae", "front.py nupi.py recorded.py"),
     *below("src/lagvae/experiment", "calibration.py convergence.py diagnostics.py factory.py fit.py precision.py run.py"),
     *SETTINGS,
 )
@@ -159,7 +159,7 @@ RESULTS: dict[str, Result] = {
         "--out results/duality.md",
         (
             *ESTIMATES,
-            *below("src/lagvae", "data/batches.py lagrangian.py model.py nupi.py"),
+            *below("src/lagvae", "data/batches.py lagrangian.py model.py nupi.py recorded.py"),
             *below("src/lagvae/oracles", "duality.py softmax_tables.py tabular.py"),
         ),
         3,

@@ -1,6 +1,6 @@
 """Time per step of train.py, with default logging and evaluation, over a plain hand-written PyTorch loop of the same step.
 
-    python benchmarks/step.py [--rounds N] [--threads N]
+    python benchmarks/step.py [--rounds N] [--threads N] [--device cpu|gpu] [--out results/step.md]
 
 Both train the same network on the same data with the same objective, optimizer and batch, in turns within one process;
 the ratio of each pair of turns is taken, then the median. Where trainer.precision=auto is bf16, `train.py` is timed with both
@@ -38,6 +38,12 @@ def compose(overrides: list[str]) -> Any:
         return compose("config", overrides=overrides)
 
 
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a processor has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
     """A loop as a practitioner would write it: no framework, no logging. Returns seconds per step."""
     act = {"gelu": torch.nn.GELU, "softplus": torch.nn.Softplus}[cfg.model.encoder.activation]
@@ -47,23 +53,25 @@ def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
     linear = torch.nn.Linear
     encoder = net(linear(n, h1), act(), linear(h1, h2), act(), linear(h2, 2 * d))
     decoder = net(linear(d, h1), act(), linear(h1, h2), act(), linear(h2, n))
+    encoder, decoder = encoder.to(x.device), decoder.to(x.device)
     parameters = [*encoder.parameters(), *decoder.parameters()]
     lr, betas = cfg.model.optimizer.lr, tuple(cfg.model.optimizer.get("betas", (0.9, 0.999)))
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=betas)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cfg.model.schedule else None
     batch, x = cfg.data.batch, x.flatten(1)
-    lam, bound, unit = torch.tensor([1.0, 1.0]), torch.tensor([24.0, 4e-4]), torch.tensor([1.0, 1e-3])
+    lam, bound, unit = torch.tensor([[1.0, 1.0], [24.0, 4e-4], [1.0, 1e-3]], device=x.device)
 
     def gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         r = (a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T).clamp(min=0) / (2 * d)
         return (torch.exp(-r * 4) + torch.exp(-r) + torch.exp(-r / 4)) / 3
 
-    order = torch.randperm(len(x))
+    order = torch.randperm(len(x), device=x.device)
     at = 0
+    wait(x.device)
     start = time.perf_counter()
     for _ in range(steps):
         if at + batch > len(x):
-            order, at = torch.randperm(len(x)), 0
+            order, at = torch.randperm(len(x), device=x.device), 0
         pixels = x[order[at : at + batch]]
         at += batch
         pixels = (pixels > torch.rand_like(pixels)).float()
@@ -72,7 +80,7 @@ def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
         z = mu + sigma * torch.randn_like(mu)
         distortion = F.binary_cross_entropy_with_logits(decoder(z), pixels, reduction="none").sum(1).mean()
         rate = 0.5 * (mu.square() + sigma.square() - 1 - 2 * sigma.log()).sum(1).mean()
-        w = torch.randn(batch, d)
+        w = torch.randn(batch, d, device=x.device)
         k_zz, k_ww, k_zw = gram(z, z), gram(w, w), gram(z, w)
         mmd = (k_zz.sum() - k_zz.diagonal().sum()) / (batch * (batch - 1))
         mmd = mmd + (k_ww.sum() - k_ww.diagonal().sum()) / (batch * (batch - 1)) - 2 * k_zw.mean()
@@ -84,6 +92,7 @@ def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
         if scheduler:
             scheduler.step()
         lam = (lam + 0.01 * violation.detach()).clamp(0, 100)
+    wait(x.device)
     return (time.perf_counter() - start) / steps
 
 
@@ -97,9 +106,11 @@ def through_trainer(cfg: Any, steps: int) -> float:
 
     class Clock(pl.Callback):
         def on_train_start(self, *_: Any) -> None:
+            wait(model.device)
             self.start = time.perf_counter()
 
         def on_train_end(self, *_: Any) -> None:
+            wait(model.device)
             self.seconds = time.perf_counter() - self.start
 
     data = build_data(cfg)
@@ -116,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--out", type=Path, help="also write the table there (results/step.md)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -129,8 +141,9 @@ def main() -> None:
 
     quiet_libraries()
     register(ROOT)
+    place = torch.cuda.get_device_name() if options.device == "gpu" else f"{options.threads} threads"
     lines = [
-        f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds; medians.",
+        f"torch {torch.__version__}, {place}, {options.rounds} rounds; medians.",
         "",
         "| case | precision | plain loop, fp32 (ms/step) | train.py (ms/step) | ratio: median (min – max) |",
         "|---|---|---|---|---|",
@@ -146,10 +159,18 @@ def main() -> None:
         ]
         extra = [f"data.source.path={root}/x.pt"] if "data=array" in overrides else []
         cfg = compose(
-            [*overrides, *explicit, *extra, f"training.steps={steps}", "trainer=cpu", f"training.threads={options.threads}"]
+            [
+                *overrides,
+                *explicit,
+                *extra,
+                f"training.steps={steps}",
+                f"trainer={options.device}",
+                f"training.threads={options.threads}",
+            ]
         )
         x = digits().x if "data=digits" in overrides else torch.load(f"{root}/x.pt", weights_only=True)
         assert isinstance(x, torch.Tensor)
+        x = x.to("cuda" if options.device == "gpu" else "cpu")
         plain_loop(cfg, x, steps // 5)
         plain: list[float] = []
         ours: dict[str, list[float]] = {precision: [] for precision in dict.fromkeys(("32-true", choose_precision(cfg)))}

@@ -38,7 +38,20 @@ REFERENCE = {
 }
 """The packages, and the modules directly under lagvae, by subject; those that are missing here follow under the last."""
 
-INTERNAL = ("callbacks", "cli", "ensemble", "experiment", "explain", "io", "pages", "ranks", "runs", "sweeps", "terminal")
+INTERNAL = (
+    "callbacks",
+    "cli",
+    "ensemble",
+    "experiment",
+    "explain",
+    "io",
+    "pages",
+    "ranks",
+    "recorded",
+    "runs",
+    "sweeps",
+    "terminal",
+)
 """What commands consist of and no user calls from Python: not in the reference."""
 
 START = """# lagvae

@@ -46,6 +46,12 @@ LONGEST = [
 """The files whose tests take longest, which start first, so that no process of several ends long after the others."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the tests of a GPU use one, so that all others compute the same everywhere."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))

@@ -119,7 +119,7 @@ CALLED = (
 )
 """The packages and modules whose functions and classes a user calls from Python."""
 
-PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io pages ranks runs sweeps terminal"
+PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io pages ranks recorded runs sweeps terminal"
 """What runs, sweeps and programs consist of: used by commands, and by `lagvae.load`, which has an example."""
 
 WITHOUT_EXAMPLE = {

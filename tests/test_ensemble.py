@@ -374,7 +374,7 @@ def test_a_compiled_step_is_tried_with_its_gradient(tmp_path: Path, monkeypatch:
     """Where that fails, none of it is used."""
     calls: list[bool] = []
 
-    def compiler(step: Callable[..., Any]) -> Callable[..., Any]:
+    def compiler(step: Callable[..., Any], **_: Any) -> Callable[..., Any]:
         def compiled(*inputs: Any) -> Any:
             terms, divergences = step(*inputs)
             calls.append(torch.is_grad_enabled())

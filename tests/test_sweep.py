@@ -48,7 +48,8 @@ def test_a_union_is_the_sum_of_products() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "lagvae", "infovae"), [("pareto", 28, 48), ("pareto_paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)]
+    ("name", "lagvae", "infovae"),
+    [("pareto", 28, 48), ("pareto_paper", 26, 32), ("paper", 26, 32), ("figure1", 48, 0), ("seeds", 3, 0)],
 )
 def test_the_sweeps_have_the_papers_runs(name: str, lagvae: int, infovae: int) -> None:
     found = expand(grids_of(name), [])

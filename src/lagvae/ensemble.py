@@ -145,6 +145,10 @@ class Ensemble(LatentVariableModel):
 
     def measure(self, batch: Batch) -> Values:
         """The terms, each (K,), and divergences, (K, m), of a training batch."""
+        return self.measure_drawn(*self.draw(batch))
+
+    def draw(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The observations and the noise of a training batch: of all members if they share them, else with a leading axis."""
         required_noise = self.lagrangian.required_noise
         single = len(self.parts) == 1
         if "train" not in self._noises:
@@ -154,10 +158,11 @@ class Ensemble(LatentVariableModel):
             for i, (seed, _) in enumerate(self.parts)
         ]
         if single:
-            x, noise = batch.x, drawn[0]
-        else:
-            x = batch.x[self.part]
-            noise = {name: torch.stack([d[name] for d in drawn])[self.part] for name in drawn[0]}
+            return batch.x, drawn[0]
+        return batch.x[self.part], {name: torch.stack([d[name] for d in drawn])[self.part] for name in drawn[0]}
+
+    def measure_drawn(self, x: Tensor, noise: dict[str, Tensor]) -> Values:
+        """The terms, each (K,), and divergences, (K, m), of what `draw` returns."""
         state = {f"joint.{name}": getattr(owner, leaf) for owner, leaf, name in named_tensors(self.joint)}
         terms, divergences = self._mapped(state, x, noise)
         return Values(terms, divergences)
@@ -242,7 +247,7 @@ def compile_step(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with torch.no_grad():
         step(*inputs)  # fills caches of torch.distributions that cannot be traced
-    compiled: Callable[..., Any] = torch.compile(step)
+    compiled: Callable[..., Any] = torch.compile(step, dynamic=False)  # sizes are those of this ensemble alone
     terms, divergences = compiled(*inputs)
     parameters = [t for t in inputs[0].values() if t.requires_grad]
     torch.autograd.grad(sum(terms.values()).sum() + divergences.sum(), parameters)

@@ -401,6 +401,10 @@ class Front(LatentVariableModel):
         with self.slacks.at(self.slacks.sample(uniform)):
             return super().measure(batch)
 
+    def can_record(self) -> bool:
+        """False: every step acts at slacks of its own, which are no noise of the samples."""
+        return False
+
     def _named(self, values: Values, violation: Tensor, multiplier: Tensor | None = None) -> dict[str, Tensor]:
         """`LatentVariableModel._named`; of a training batch without the terms, which are means over all γ, not those at one."""
         named = super()._named(values, violation, multiplier)

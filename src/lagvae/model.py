@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from math import isfinite
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,12 +23,16 @@ from lagvae.distributions import JointModel, JointSamples, draw_noise
 from lagvae.errors import DataError, DivergedError, SettingError
 from lagvae.inference import Inference
 from lagvae.lagrangian import Lagrangian, Values
-from lagvae.networks import draws_by_itself
+from lagvae.networks import draws_by_itself, first_line, is_builtin
 from lagvae.noise import Noise, generators_seeded
+from lagvae.recorded import RecordedStep
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+WARM_UP = 3
+"""The number of steps before the one that is recorded on a GPU, in which libraries allocate what they need."""
 
 
 class LatentVariableModel(Inference, pl.LightningModule):
@@ -125,6 +132,8 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._checked: list[str] = []
         self._first_nonfinite = torch.zeros(0)
         self._batch_shape: tuple[int, ...] | None = None
+        self._recorded: RecordedStep | None = None
+        self._can_record, self._steps_before_recording, self._terms = False, WARM_UP, list[str]()
         self._values_checked = False
 
     # ---- the parts of a step
@@ -188,6 +197,14 @@ class LatentVariableModel(Inference, pl.LightningModule):
         with frozen(self.critics):
             return self.lagrangian.measure(samples)
 
+    def draw(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The observations and the noise of a training batch, of which `measure_drawn` is a function."""
+        return batch.x, dict(self.samples(batch, "train").noise)
+
+    def measure_drawn(self, x: Tensor, noise: dict[str, Tensor]) -> Values:
+        """`measure` of what `draw` returns, for a model without critics in a single process."""
+        return self.lagrangian.measure(JointSamples(self.joint, x, noise))
+
     def step_critics(self, batch: Batch, samples: JointSamples) -> None:
         """Take the steps of ψ, without a gradient to the samples."""
         estimators: list[Any] = [c.divergence for c in self.lagrangian.constraints if c.name in self.critics]
@@ -203,11 +220,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step: of the critics, then θ, then λ, which ascends the violation measured before the step of θ."""
         from_datamodule, batch = isinstance(batch, Batch), self.as_batch(batch, batch_idx)
-        with self._generators(batch.step):
-            values = self.measure(batch)
-        loss = self.lagrangian(values)
-        self._primal_optimizer.zero_grad()
-        self.manual_backward(self.reduce_loss(loss))
+        values, loss = self._replay(batch) or self._backward(batch)
         self.primal_step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -227,6 +240,56 @@ class LatentVariableModel(Inference, pl.LightningModule):
             # Where an epoch is an interval of a run, no callback needs a value before its end.
             if ends or not from_datamodule:
                 self.log_for_callbacks(named)
+
+    def _backward(self, batch: Batch) -> tuple[Values, Tensor]:
+        """The values of a batch and L, with ∇_θ L in the gradients of θ."""
+        with self._generators(batch.step):
+            values = self.measure(batch)
+        loss = self.lagrangian(values)
+        self._primal_optimizer.zero_grad()
+        self.manual_backward(self.reduce_loss(loss))
+        self._steps_before_recording -= 1
+        return values, loss
+
+    def _replay(self, batch: Batch) -> tuple[Values, Tensor] | None:
+        """`_backward` as a CUDA graph, recorded at the first call that may; None where it is no recorded step."""
+        if not self._can_record or self._steps_before_recording > 0:
+            return None
+        x, noise = self.draw(batch)
+        if self._recorded is None:
+            self._primal_optimizer.zero_grad()
+            try:
+                compute = partial(self._compute, tuple(noise))
+                self._recorded = RecordedStep(compute, list(self.joint.parameters()), (x, *noise.values()))
+            except RuntimeError as error:
+                self._can_record = False
+                print(f"The step could not be recorded as a CUDA graph, so it is slower: {first_line(error)}")
+                return None
+        if not self._recorded.fits((x, *noise.values())):
+            return None
+        *terms, divergences, loss = self._recorded((x, *noise.values()))
+        return Values(dict(zip(self._terms, terms, strict=True)), divergences), loss
+
+    def _compute(self, names: Sequence[str], x: Tensor, *noise: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The terms, the divergences and L of what was drawn, and the scalar that θ descends."""
+        values = self.measure_drawn(x, dict(zip(names, noise, strict=True)))
+        loss = self.lagrangian(values)
+        self._terms = list(values.terms)
+        return [*values.terms.values(), values.divergences, loss], self.reduce_loss(loss)
+
+    def can_record(self) -> bool:
+        """Whether every step is the same operations on one device, of this package and torch alone, which nobody watches."""
+        parts = [type(self), *(c.divergence for c in self.lagrangian.constraints)]
+        callbacks, watches = self.trainer.callbacks, ("on_before_backward", "on_after_backward")  # type: ignore[attr-defined]
+        return (
+            isinstance(self.trainer.strategy, SingleDeviceStrategy)
+            and not self.critics
+            and not self._draws_by_itself
+            and all(map(is_builtin, parts))
+            and getattr(self.trainer.precision_plugin, "scaler", None) is None
+            and not any(is_overridden(name, c, pl.Callback) for c in callbacks for name in watches)
+            and not any(p._backward_hooks for p in self.joint.parameters())
+        )
 
     def _generators(self, step: int) -> AbstractContextManager[None]:
         """A context in which user-defined code draws what it would draw at this step of any run, also a resumed one."""
@@ -336,6 +399,11 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._noises.clear()
         self._first_nonfinite = torch.zeros(0)
         self._values_checked = False
+        self._recorded, self._steps_before_recording = None, WARM_UP
+        self._can_record = self.device.type == "cuda" and self.can_record()
+
+    def on_fit_end(self) -> None:
+        self._recorded = None  # frees its memory
 
     # ---- several ranks
 

@@ -35,6 +35,7 @@ class TrainOrder:
     Args:
         n: number of samples. batch: size of the global batch; the incomplete batch at the end of an epoch is dropped.
         noise: source of the permutations; its rank and world size determine the part of a global batch that this rank takes.
+        device: where the indices are; on that of the samples no step waits for them.
 
     Examples:
         >>> order = TrainOrder(n=10, batch=4, noise=Noise(seed=0))
@@ -42,8 +43,8 @@ class TrainOrder:
         (2, 8)
     """
 
-    def __init__(self, n: int, batch: int, noise: Noise) -> None:
-        self.n, self.batch, self.noise = n, batch, noise
+    def __init__(self, n: int, batch: int, noise: Noise, device: torch.device | str = "cpu") -> None:
+        self.n, self.batch, self.noise, self.device = n, batch, noise, device
         self.per_epoch = n // batch
         part = batch // noise.world
         self.part = slice(noise.rank * part, (noise.rank + 1) * part)
@@ -53,7 +54,7 @@ class TrainOrder:
         """Indices of the batch of a step, (batch / world,)."""
         epoch, k = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self.noise.permutation("order", epoch, self.n)
+            self._epoch, self._order = epoch, self.noise.permutation("order", epoch, self.n).to(self.device)
         return self._order[k * self.batch : (k + 1) * self.batch][self.part]
 
 

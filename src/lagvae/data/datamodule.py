@@ -429,8 +429,9 @@ class DataModule(pl.LightningDataModule):
         if self.batch % (world := noise.world):
             raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")
         length, last = self.interval or (self.per_epoch, None)
-        order = TrainOrder(len(self.split["train"]), self.batch, noise)
-        dataset = StepDataset(self._stores(device)["train"], self.split["train"], order)
+        place = torch.device("cpu") if self.streams else device
+        order = TrainOrder(len(self.split["train"]), self.batch, noise, place)
+        dataset = StepDataset(self._stores(device)["train"], self.split["train"].to(place), order)
 
         def steps() -> range:
             start = first()
