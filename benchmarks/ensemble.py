@@ -83,15 +83,15 @@ def products(cell: Any) -> float:
     return float(cell.cfg.data.batch * (6 * sum(weights) - 2 * weights[0]))  # nobody asks for the gradient of x
 
 
-def peak(device: str, n: int = 2048, repeats: int = 20) -> float:
-    """Operations per second of a large matrix product in fp32."""
-    a = torch.randn(n, n, device=device)
+def peak(device: str, dtype: torch.dtype, repeats: int = 20) -> float:
+    """Operations per second of a large matrix product."""
+    n = 2048 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device, dtype=dtype)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
+        single.wait(a.device)
         times.append(time.perf_counter() - start)
     return 2 * n**3 / min(times)
 
@@ -108,6 +108,7 @@ def main() -> None:
 
     from lagvae.cli.entry import register
     from lagvae.data.sources import digits
+    from lagvae.experiment.precision import choose_precision
     from lagvae.terminal import quiet_libraries
 
     quiet_libraries()
@@ -115,24 +116,27 @@ def main() -> None:
     device = "cuda" if options.device == "gpu" else "cpu"
     generator = torch.Generator().manual_seed(0)
     torch.save((torch.rand(25_000, 1, 28, 28, generator=generator) < 0.2).float(), f"{root}/x.pt")
-    most = peak(device)
+    most = {name: peak(device, dtype) for name, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16))}
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     lines = [
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {options.rounds} rounds; medians. "
-        f"A {2048}³ matrix product reaches {most / 1e9:.0f} GFLOP/s.",
+        f"torch {torch.__version__}, {place}, {options.rounds} rounds; medians. "
+        f"A large matrix product reaches {most['32-true'] / 1e9:.0f} GFLOP/s in fp32, {most['bf16-mixed'] / 1e9:.0f} in bf16.",
         "",
         "Run-steps per second, and ratios of the compiled ensemble.",
         "",
-        "| case | runs | plain loop | train.py, one by one | ensemble | compiled ensemble | over the plain loop: median "
+        "| case | precision | runs | plain loop | train.py, one by one | ensemble | compiled ensemble | over the plain loop: median "
         "(min – max) | over train.py | share of the peak | compiling (s) |",
-        "|" + "---|" * 10,
+        "|" + "---|" * 11,
     ]
     for name, (words, steps) in CASES.items():
         paper = "paper" in name
         count = options.runs // 3 if paper and device == "cpu" else options.runs
         words = [*words, f"trainer={options.device}", *([f"data.source.path={root}/x.pt"] if paper else [])]
+        steps = steps if device == "cpu" else max(steps, 300)
         cells = cells_of(words, count, steps, root)
         x = torch.load(f"{root}/x.pt", weights_only=True) if paper else digits().x
         cfg = single.compose([*words, *EXPLICIT, f"training.steps={steps}"])
+        cfg.trainer.precision = precision = choose_precision(cfg)
         assert isinstance(x, torch.Tensor)
         single.plain_loop(cfg, x.to(device), 20)
         rates: dict[str, list[float]] = {"plain": [], "single": [], "ensemble": [], "compiled": []}
@@ -148,9 +152,9 @@ def main() -> None:
         over = [a / b for a, b in zip(rates["compiled"], rates["plain"], strict=True)]
         through = statistics.median(a / b for a, b in zip(rates["compiled"], rates["single"], strict=True))
         lines.append(
-            f"| {name} | {count} | {middle['plain']:.0f} | {middle['single']:.0f} | {middle['ensemble']:.0f} | "
+            f"| {name} | {precision} | {count} | {middle['plain']:.0f} | {middle['single']:.0f} | {middle['ensemble']:.0f} | "
             f"{middle['compiled']:.0f} | {statistics.median(over):.2f} ({min(over):.2f} – {max(over):.2f}) | {through:.2f} | "
-            f"{100 * middle['compiled'] * products(cells[0]) / most:.0f} % | {max(compiling):.0f} |"
+            f"{100 * middle['compiled'] * products(cells[0]) / most[precision]:.0f} % | {max(compiling):.0f} |"
         )
     print("\n".join(lines))
     if options.out:
