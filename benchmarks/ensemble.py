@@ -124,8 +124,8 @@ def main() -> None:
         "",
         "Run-steps per second, and ratios of the compiled ensemble.",
         "",
-        "| case | precision | runs | plain loop | train.py, one by one | ensemble | compiled ensemble | over the plain loop: median "
-        "(min – max) | over train.py | share of the peak | compiling (s) |",
+        "| case | precision | runs | plain loop | train.py, one by one | ensemble | compiled ensemble | over the plain loop: "
+        "median (min – max) | over train.py | share of the peak | compiling (s) |",
         "|" + "---|" * 11,
     ]
     for name, (words, steps) in CASES.items():

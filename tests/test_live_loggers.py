@@ -58,6 +58,15 @@ def drawn(folder: RunFolder, key: str) -> tuple[list[int], list[float]]:
     return [event.step for event in scalars], [event.value for event in scalars]
 
 
+def name_by_age(folder: RunFolder) -> None:
+    """Name TensorBoard's files by their age, as they are where more than a second is between two."""
+    files = sorted((folder.path / "tensorboard").glob("events.*"), key=lambda file: file.stat().st_mtime_ns)
+    for age, file in enumerate(files):
+        parts = file.name.split(".")
+        parts[3] = str(age)  # the second in which it was begun
+        file.rename(file.with_name(".".join(parts)))
+
+
 def table(folder: RunFolder, key: str) -> tuple[list[int], list[float]]:
     """The same in metrics.csv."""
     rows = [row for row in read_rows(folder.metrics) if f"{row['split']}/{row['name']}" == key]
@@ -90,6 +99,7 @@ def test_the_runs_of_an_ensemble_are_logged_while_they_train_and_have_every_row_
     assert train_ensemble(runs, tmp_path / "job", look) == {}
     assert wandb.run is None
     for one in runs:
+        name_by_age(one.folder)
         resume(one.folder)
         folder = one.folder
         kept = read_offline(folder.path)
