@@ -3,9 +3,9 @@
     python benchmarks/ensemble.py [--runs 58] [--rounds 3] [--out results/ensemble.md] [--device cpu|gpu]
 
 All three train the network of a case on the same data with the same objective, optimizer and batch, in turns within one
-process. The ensemble and the single run are timed through their own trainers, with logging and the evaluation and checkpoint
-of every interval; the final evaluation is left out of both. An ensemble is timed from its 20th step on, when it is compiled;
-compiling is given apart. The runs are those of sweeps/pareto.yaml: every third of the grid at the paper's size on a CPU.
+process. The ensemble and the single run are timed through their own trainers, with logging, from the 20th step on, when an
+ensemble is compiled, to the last; the evaluation after it is left out of both. Compiling is given apart. The runs are those of
+sweeps/pareto.yaml: every third of the grid at the paper's size on a CPU, where a sweep trains such runs one by one.
 
 The share of the machine is the arithmetic of the matrix products of a step over what a large matrix product reaches.
 """
@@ -143,7 +143,7 @@ def main() -> None:
         compiling = []
         for _ in track(range(options.rounds), name, transient=True):
             rates["plain"].append(1 / single.plain_loop(cfg, x.to(device), steps))
-            rates["single"].append(1 / single.through_trainer(cfg, steps))
+            rates["single"].append(1 / single.through_trainer(cfg, steps, WARM))
             rates["ensemble"].append(count / through_stack(fresh(cells, root), False)[0])
             seconds, before = through_stack(fresh(cells, root), True)
             rates["compiled"].append(count / seconds)

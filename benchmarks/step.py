@@ -96,8 +96,12 @@ def plain_loop(cfg: Any, x: torch.Tensor, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def through_trainer(cfg: Any, steps: int) -> float:
-    """Seconds per step of our own training, from its first batch to its end."""
+def through_trainer(cfg: Any, steps: int, warm: int = 0) -> float:
+    """Seconds per step of our own training, from its first batch to its end.
+
+    Args:
+        warm: if above 0, only the steps from this one to the last are timed, and nothing that follows the last.
+    """
     import pytorch_lightning as pl
 
     from lagvae.experiment.factory import build_data, build_model
@@ -105,13 +109,22 @@ def through_trainer(cfg: Any, steps: int) -> float:
     from lagvae.runs.layout import RunFolder
 
     class Clock(pl.Callback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
         def on_train_start(self, *_: Any) -> None:
-            wait(model.device)
-            self.start = time.perf_counter()
+            self.look()
+
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if warm and trainer.global_step in (warm, steps):
+                self.look()
 
         def on_train_end(self, *_: Any) -> None:
+            self.look()
+
+        def look(self) -> None:
             wait(model.device)
-            self.seconds = time.perf_counter() - self.start
+            self.times.append(time.perf_counter())
 
     data = build_data(cfg)
     model = build_model(cfg, data)
@@ -120,7 +133,8 @@ def through_trainer(cfg: Any, steps: int) -> float:
     clock = Clock()
     session.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
     session.train()
-    return clock.seconds / steps
+    begun, *within, ended = clock.times
+    return (within[1] - within[0]) / (steps - warm) if warm else (ended - begun) / steps
 
 
 def main() -> None:

@@ -38,12 +38,13 @@ from lagvae.experiment.factory import (
     choose_threads,
 )
 from lagvae.experiment.fit import Fit
-from lagvae.experiment.precision import choose_precision
+from lagvae.experiment.precision import choose_precision, has_fast_bf16
 from lagvae.experiment.run import resume, train
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.sweeps.plan import trains_alone
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
 
 CPU = torch.device("cpu")
@@ -403,6 +404,28 @@ def test_the_precision_follows_from_the_machine_and_the_networks(
     cfg = compose(["data.batch=128", *overrides])
     assert choose_precision(cfg) == precision
     assert compose_run(lambda: cfg).settings["trainer.precision"] == precision
+
+
+@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
+def test_a_processor_is_fast_at_bf16_with_either_of_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert has_fast_bf16("cpu") is (amx or avx512)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "alone"),
+    [
+        (["model=mlp_paper", "trainer=cpu"], True),
+        (["model=mlp_paper", "trainer=gpu"], False),
+        (["model=mlp", "trainer=cpu"], False),
+    ],
+)
+def test_wide_networks_train_one_by_one_on_a_processor(overrides: list[str], alone: bool) -> None:
+    cfg = compose(["data.batch=128", *overrides])
+    assert trains_alone(compose_run(lambda: cfg)) is alone
 
 
 def test_a_run_of_a_sweep_keeps_its_precision_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,13 +52,20 @@ def has_wide_layers(settings: Mapping[str, Any]) -> bool:
 
 
 def has_fast_bf16(accelerator: str) -> bool:
-    """Whether this machine multiplies matrices in bf16 much faster than in fp32: a GPU that has bf16, or a processor with AMX.
+    """Whether this machine multiplies matrices in bf16 much faster than in fp32: a GPU or a processor with bf16 instructions.
+
+    Those of a processor are AMX's, or AVX-512's.
 
     Args:
         accelerator: that of Lightning's trainer, such as cpu, gpu or auto.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    other = accelerator == "auto" and torch.backends.mps.is_available()
-    return accelerator in ("auto", "cpu") and not other and torch.backends.mkldnn.is_available() and bool(has_amx())
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16"))
+    return is_processor(accelerator) and torch.backends.mkldnn.is_available() and any(check() for check in checks)
+
+
+def is_processor(accelerator: str) -> bool:
+    """Whether the accelerator of Lightning's trainer is the processor of this machine: cpu, or auto where there is no other."""
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not others)

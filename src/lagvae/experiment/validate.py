@@ -33,6 +33,7 @@ from lagvae.experiment.factory import (
     metric_nodes,
 )
 from lagvae.experiment.own_code import PACKAGES
+from lagvae.experiment.precision import is_processor
 from lagvae.experiment.schema import Config
 from lagvae.experiment.settings import Attributes, broken_reference, flatten, select
 from lagvae.experiment.signatures import describe_type, matches_type, signature
@@ -259,7 +260,7 @@ def check_trainer_settings(cfg: DictConfig) -> None:
                 f"trainer.{key}={value} must be a positive number of batches: a run trains and measures something."
             )
     cores, devices = os.cpu_count() or 1, str(given.get("devices"))
-    here = given.get("accelerator") == "cpu" or (given.get("accelerator") == "auto" and not torch.cuda.is_available())
+    here = is_processor(str(given.get("accelerator")))
     if here and devices.isdecimal() and int(devices) > PROCESSES_PER_CORE * cores:
         raise SettingError(
             f"trainer.devices={devices} asks for {devices} processes on a machine with {cores} core{'s' if cores > 1 else ''}, "

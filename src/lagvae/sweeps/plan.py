@@ -19,6 +19,7 @@ from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_targets
+from lagvae.experiment.precision import has_wide_layers, is_processor
 from lagvae.experiment.report import IN_BF16, IN_BF16_WORDS
 from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint, settings_where
@@ -32,11 +33,19 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run cannot join an ensemble: a front, critics, callbacks, averaged weights, code that vmap cannot run."""
+    """Whether a run joins no ensemble: a front, critics, callbacks, averaged weights, code that vmap cannot run.
+
+    Nor do networks with wide layers on a processor, whose products of matrices take it whole already (`make bench`).
+    """
     own_callbacks = bool(run.plain.callbacks.get("lightning"))
-    if run.plain.training.get("slacks") is not None:
+    if run.plain.training.get("slacks") is not None or is_too_wide(run):
         return True
     return uses_critics(run.plain) or run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
+
+
+def is_too_wide(run: SweepRun) -> bool:
+    """Whether training together is slower than one run after another: products of large matrices, on a processor."""
+    return has_wide_layers(run.plain) and is_processor(str(run.plain.trainer.accelerator))
 
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
@@ -338,7 +347,12 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(common_folder(runs))}")
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
-    if alone := sum(map(trains_alone, waiting)) - sum(own.values()):
+    wide = sum(map(is_too_wide, waiting))
+    if wide:
+        print_line(
+            f"{wide} of them train one at a time, because their layers are wide, and a processor is no faster with several"
+        )
+    if alone := sum(map(trains_alone, waiting)) - wide - sum(own.values()):
         print_line(
             f"{alone} of them train one at a time, because they are fronts, or have critics, averaged weights or callbacks"
         )
