@@ -247,6 +247,14 @@ RESULTS: dict[str, Result] = {
     "mnist": benchmark(
         "mnist", "--root {root} --out results/mnist", (*TRAINING, "conf/data/mnist.yaml", "benchmarks/grid.py"), 4
     ),
+    "paper-mnist": comparison(
+        "paper-mnist",
+        "paper",
+        50,
+        settings="family=lagvae constraints.neg_elbo.epsilon=84,90 training.steps=6000 training.interval=2000 callbacks=light "
+        "paths.data={data}",
+        code=("conf/data/mnist.yaml", *below("conf/experiment", "paper_mnist.yaml paper_mnist_short.yaml")),
+    ),
     "pareto-digits": comparison("pareto-digits", "pareto", 18, seeds=2),
     "pareto-digits-scratch": comparison("pareto-digits-scratch", "pareto", 9, settings="training.start=scratch"),
     "pareto-mnist": comparison(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -48,7 +49,7 @@ LONGEST = [
 
 def pytest_configure(config: pytest.Config) -> None:
     """Only the tests of a GPU use one, so that all others compute the same everywhere."""
-    if config.option.markexpr != "gpu":
+    if not re.match(r"gpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -44,7 +44,7 @@ from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
 from lagvae.model import LatentVariableModel
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import MetricsTable, read_rows
-from lagvae.sweeps.plan import trains_alone
+from lagvae.sweeps.plan import note_wide_networks, trains_alone
 from lagvae.sweeps.sweep_run import SweepRun, compose_run
 
 CPU = torch.device("cpu")
@@ -416,16 +416,21 @@ def test_a_processor_is_fast_at_bf16_with_either_of_its_instructions(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "alone"),
+    ("overrides", "here", "alone"),
     [
-        (["model=mlp_paper", "trainer=cpu"], True),
-        (["model=mlp_paper", "trainer=gpu"], False),
-        (["model=mlp", "trainer=cpu"], False),
+        (["model=mlp_paper"], True, True),
+        (["model=mlp_paper"], False, False),
+        (["model=mlp_paper", "trainer=cpu"], False, True),
+        (["model=mlp_paper", "trainer=gpu"], True, False),
+        (["model=mlp", "trainer=cpu"], True, False),
     ],
+    ids=["wide", "auto elsewhere", "cpu elsewhere", "gpu", "narrow"],
 )
-def test_wide_networks_train_one_by_one_on_a_processor(overrides: list[str], alone: bool) -> None:
+def test_wide_networks_train_one_by_one_on_a_processor(overrides: list[str], here: bool, alone: bool) -> None:
     cfg = compose(["data.batch=128", *overrides])
-    assert trains_alone(compose_run(lambda: cfg)) is alone
+    run = compose_run(lambda: cfg)
+    note_wide_networks([run], here)
+    assert trains_alone(run) is alone
 
 
 def test_a_run_of_a_sweep_keeps_its_precision_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

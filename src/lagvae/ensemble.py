@@ -244,6 +244,7 @@ class Ensemble(LatentVariableModel):
 
 def compile_step(step: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
     """Compile a step and its gradient with torch.compile and run both once, so that any failure is raised here."""
+    torch._dynamo.reset()  # an earlier ensemble's code is of other sizes, and there is a limit to how much is kept
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with torch.no_grad():
         step(*inputs)  # fills caches of torch.distributions that cannot be traced

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar, Timer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -134,6 +134,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._batch_shape: tuple[int, ...] | None = None
         self._recorded: RecordedStep | None = None
         self._can_record, self._steps_before_recording, self._terms = False, WARM_UP, list[str]()
+        self._full_shape: torch.Size | None = None
         self._values_checked = False
 
     # ---- the parts of a step
@@ -249,24 +250,27 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._primal_optimizer.zero_grad()
         self.manual_backward(self.reduce_loss(loss))
         self._steps_before_recording -= 1
+        if self._full_shape is None or batch.x.numel() > self._full_shape.numel():
+            self._full_shape, self._recorded = batch.x.shape, None
         return values, loss
 
     def _replay(self, batch: Batch) -> tuple[Values, Tensor] | None:
         """`_backward` as a CUDA graph, recorded at the first call that may; None where it is no recorded step."""
-        if not self._can_record or self._steps_before_recording > 0:
+        if not self._can_record or self._steps_before_recording > 0 or batch.x.shape != self._full_shape:
             return None
         x, noise = self.draw(batch)
         if self._recorded is None:
+            self._can_record = self.can_record()  # once more: a callback may have changed the model since
+            if not self._can_record:
+                return None
             self._primal_optimizer.zero_grad()
             try:
                 compute = partial(self._compute, tuple(noise))
-                self._recorded = RecordedStep(compute, list(self.joint.parameters()), (x, *noise.values()))
+                self._recorded = RecordedStep(compute, trained_parameters(self.joint), (x, *noise.values()))
             except RuntimeError as error:
                 self._can_record = False
                 print(f"The step could not be recorded as a CUDA graph, so it is slower: {first_line(error)}")
                 return None
-        if not self._recorded.fits((x, *noise.values())):
-            return None
         *terms, divergences, loss = self._recorded((x, *noise.values()))
         return Values(dict(zip(self._terms, terms, strict=True)), divergences), loss
 
@@ -278,17 +282,19 @@ class LatentVariableModel(Inference, pl.LightningModule):
         return [*values.terms.values(), values.divergences, loss], self.reduce_loss(loss)
 
     def can_record(self) -> bool:
-        """Whether every step is the same operations on one device, of this package and torch alone, which nobody watches."""
-        parts = [type(self), *(c.divergence for c in self.lagrangian.constraints)]
-        callbacks, watches = self.trainer.callbacks, ("on_before_backward", "on_after_backward")  # type: ignore[attr-defined]
+        """Whether every step is the same operations on one device, of this package and torch alone, which nobody changes."""
+        joint, divergences = self.joint, [c.divergence for c in self.lagrangian.constraints]
+        parts = [type(self), joint.prior, joint.encoder, joint.decoder, *divergences]
+        parts += [kernel for d in divergences if (kernel := getattr(d, "kernel", None)) is not None]
         return (
             isinstance(self.trainer.strategy, SingleDeviceStrategy)
             and not self.critics
             and not self._draws_by_itself
+            and not draws_by_itself(self.lagrangian)
             and all(map(is_builtin, parts))
             and getattr(self.trainer.precision_plugin, "scaler", None) is None
-            and not any(is_overridden(name, c, pl.Callback) for c in callbacks for name in watches)
-            and not any(p._backward_hooks for p in self.joint.parameters())
+            and all(map(only_watches, self.trainer.callbacks))  # type: ignore[attr-defined]
+            and not has_hooks(joint)
         )
 
     def _generators(self, step: int) -> AbstractContextManager[None]:
@@ -399,11 +405,16 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._noises.clear()
         self._first_nonfinite = torch.zeros(0)
         self._values_checked = False
-        self._recorded, self._steps_before_recording = None, WARM_UP
+        self._recorded, self._steps_before_recording, self._full_shape = None, WARM_UP, None
         self._can_record = self.device.type == "cuda" and self.can_record()
 
     def on_fit_end(self) -> None:
         self._recorded = None  # frees its memory
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Forget a recording when the module is moved, as it also is after a fit that failed."""
+        self._recorded = None
+        return super()._apply(fn, recurse)
 
     # ---- several ranks
 
@@ -492,6 +503,29 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
 LOGGED_AS = {"train": "train_probe"}
 """Split → what its evaluations are logged as, where it has another name: "train" holds the values of single batches."""
+
+
+WATCHING = (Checkpoint, EarlyStopping, LearningRateMonitor, Timer, ProgressBar, ModelSummary)
+"""Lightning's callbacks that change nothing of a step."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_post_accumulate_grad_hooks")
+
+
+def only_watches(callback: pl.Callback) -> bool:
+    """Whether a callback is of this package, or one of Lightning's that changes nothing of a step."""
+    return is_builtin(callback) or (
+        type(callback).__module__.startswith("pytorch_lightning.") and isinstance(callback, WATCHING)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module, a part of it or a parameter has a hook."""
+    return any(getattr(part, name, None) for part in (*module.modules(), *module.parameters()) for name in HOOKS)
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require a gradient."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def observation_of(batch: Any) -> Any:

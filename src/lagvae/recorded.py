@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +40,17 @@ class RecordedStep:
         self.inputs = [t.clone() for t in inputs]
         self.graph = torch.cuda.CUDAGraph()
         # A cast of a weight that autocast keeps from an earlier operation would be left out of the recording.
-        autocast = torch.autocast(
-            "cuda", torch.get_autocast_dtype("cuda"), enabled=torch.is_autocast_enabled("cuda"), cache_enabled=False
-        )
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), autocast:
-            self.outputs, loss = compute(*self.inputs)
-            self.gradients = gradients(loss, self.parameters)
-
-    def fits(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether inputs have the shapes and types that were recorded."""
-        return all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(self.inputs, inputs, strict=True))
+        dtype, casts = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+        autocast = torch.autocast("cuda", dtype, cache_enabled=False) if casts else nullcontext()
+        device = self.inputs[0].device
+        before = torch.cuda.current_stream(device)
+        try:
+            with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"), autocast:
+                self.outputs, loss = compute(*self.inputs)
+                self.gradients = gradients(loss, self.parameters)
+        except BaseException:
+            torch.cuda.set_stream(before)
+            raise
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for some inputs; the gradients are in `grad` of the parameters, until the next call."""

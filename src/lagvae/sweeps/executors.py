@@ -37,6 +37,9 @@ class Executor(ABC):
     workers: int = 1
     """The largest number of jobs for each group of runs that can train together, unless `launcher.runs_per_job` is a number."""
 
+    here: bool = True
+    """Whether the jobs run on this machine."""
+
     @abstractmethod
     def run(self, folders: Sequence[Path]) -> list[Outcome]:
         """Run all jobs, in any order, and return their outcomes in the order of the folders."""
@@ -189,6 +192,8 @@ class SlurmExecutor(Executor):
         patience: seconds to wait for the result of a job after it has left the queue.
     """
 
+    here = False
+
     def __init__(
         self,
         jobs: int = 1,
@@ -276,6 +281,8 @@ class RayExecutor(Executor):
         jobs: the number of jobs that a sweep is divided into.
         cpus, gpus: resources of each job.
     """
+
+    here = False
 
     def __init__(self, address: str | None = None, jobs: int = 1, cpus: float = 1, gpus: float = 0) -> None:
         if jobs < 1:

@@ -33,19 +33,26 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run joins no ensemble: a front, critics, callbacks, averaged weights, code that vmap cannot run.
-
-    Nor do networks with wide layers on a processor, whose products of matrices take it whole already (`make bench`).
-    """
+    """Whether a run joins no ensemble: a front, critics, callbacks, averaged weights, or another obstacle of its own."""
     own_callbacks = bool(run.plain.callbacks.get("lightning"))
-    if run.plain.training.get("slacks") is not None or is_too_wide(run):
+    if run.plain.training.get("slacks") is not None:
         return True
     return uses_critics(run.plain) or run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
-def is_too_wide(run: SweepRun) -> bool:
-    """Whether training together is slower than one run after another: products of large matrices, on a processor."""
-    return has_wide_layers(run.plain) and is_processor(str(run.plain.trainer.accelerator))
+WIDE = "their layers are wide, and a processor is no faster with several"
+
+
+def note_wide_networks(runs: Sequence[SweepRun], here: bool) -> None:
+    """Add an obstacle to runs whose products of matrices take a processor whole already (`make bench`).
+
+    Args:
+        here: whether they train on this machine; elsewhere trainer.accelerator=auto may be a GPU.
+    """
+    for run in runs:
+        accelerator = str(run.plain.trainer.accelerator)
+        if has_wide_layers(run.plain) and (is_processor(accelerator) if here else accelerator == "cpu"):
+            run.obstacles.append(WIDE)
 
 
 def stacking_obstacle(run: SweepRun, data: DataModule) -> str | None:
@@ -172,7 +179,7 @@ def validate_runs(runs: Iterable[SweepRun]) -> None:
 IN_MODEL = ("data.", "model.")
 """The settings of a run that decide, with its data, whether its networks can be built."""
 
-IN_CODE = ("model.", "constraints.", "kernel.")
+IN_CODE = ("model.", "constraints.", "kernel.", "data.batch", "trainer.")
 """The settings of a run that decide whether its user-defined code runs, in an ensemble too."""
 
 
@@ -347,12 +354,7 @@ def print_sweep_plan(runs: Sequence[SweepRun], already: int, jobs: Jobs, missing
     print_line(f"{len(runs)} runs{finished}; {described}, in {short_path(common_folder(runs))}")
     waiting = [run for _, part in jobs for run in part]
     own = Counter(obstacle for run in waiting for obstacle in run.obstacles)
-    wide = sum(map(is_too_wide, waiting))
-    if wide:
-        print_line(
-            f"{wide} of them train one at a time, because their layers are wide, and a processor is no faster with several"
-        )
-    if alone := sum(map(trains_alone, waiting)) - wide - sum(own.values()):
+    if alone := sum(trains_alone(run) and not run.obstacles for run in waiting):
         print_line(
             f"{alone} of them train one at a time, because they are fronts, or have critics, averaged weights or callbacks"
         )

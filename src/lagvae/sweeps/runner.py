@@ -20,6 +20,7 @@ from lagvae.sweeps.plan import (
     common_folder,
     missing_calibrations,
     new_jobs,
+    note_wide_networks,
     plan_jobs,
     print_sweep_plan,
     trains_alone,
@@ -59,6 +60,7 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> P
             "launcher.executor=null: null is not allowed here; use launcher=ensemble, gpus, processes, ray or slurm."
         )
     executor: Executor = instantiate(settings.executor, _convert_="all")
+    note_wide_networks(runs, executor.here)
     already = sum(run.finished for run in runs)
     if settings.dry_run:
         print_dry_run(runs, already, settings, executor.workers, progress)

@@ -37,7 +37,7 @@ class SweepRun:
     Attributes:
         source: its resolved config, or that as plain dicts, of which a config is made when one is asked for. A plan of a
             thousand runs asks for a few.
-        obstacles: why its own code cannot train in an ensemble, as far as that has been tried.
+        obstacles: why it cannot train in an ensemble: its own code, as far as that has been tried, or wide layers.
         dropped: whether it is only a part of an interrupted ensemble, which goes on without it; its folder is not touched.
         references: of plain dicts, the dotted keys that are stored as a reference to the environment (see `kept_references`).
     """
