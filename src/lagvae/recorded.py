@@ -23,7 +23,7 @@ def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor |
 class RecordedStep:
     """The forward and backward pass of a step, recorded once as a CUDA graph and replayed for other inputs.
 
-    A step of a model here is some three hundred small operations, and a GPU computes most of them in less time than Python
+    A step of a model here is several hundred small operations, and a GPU computes most of them in less time than Python
     takes to start them. A replay starts all of them at once and computes the same numbers.
 
     Args:

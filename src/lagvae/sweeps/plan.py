@@ -41,6 +41,7 @@ def trains_alone(run: SweepRun) -> bool:
 
 
 WIDE = "their layers are wide, and a processor is no faster with several"
+"""What the plan says of runs that `note_wide_networks` keeps out of ensembles."""
 
 
 def note_wide_networks(runs: Sequence[SweepRun], here: bool) -> None:
