@@ -8,15 +8,17 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
-from torch import Tensor
 
-from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
-from lagvae.networks import MLP
-from lagvae.oracles import LinearGaussian
+# The process that shares the tests out to others imports this module alone, and no torch or Lightning, which take seconds.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lagvae.distributions import JointModel
+    from lagvae.oracles import LinearGaussian
 
 gc.set_threshold(3000, 10, 50)  # the garbage collector took more than a tenth of the tests' time
 
@@ -66,6 +68,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -88,12 +92,14 @@ def _entry_points_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning keeps the rank of the last trainer for the whole process, and loggers of other ranks write nothing."""
-    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    monkeypatch.setattr("pytorch_lightning.utilities.rank_zero.rank_zero_only.rank", 0, raising=False)
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
     """A generator that starts from the same state in every test."""
+    import torch
+
     return torch.Generator().manual_seed(20180614)
 
 
@@ -103,6 +109,10 @@ def linear_joint() -> Callable[[LinearGaussian, Tensor, Tensor], JointModel]:
 
     A perceptron without hidden layers is a linear map; scales pass through the inverse of softplus.
     """
+    import torch
+
+    from lagvae.distributions import GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
+    from lagvae.networks import MLP
 
     def build(world: LinearGaussian, a: Tensor, t: Tensor) -> JointModel:
         n, d = world.weight.shape
