@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pickle
 import subprocess
@@ -162,7 +163,9 @@ def test_an_image_that_breaks_while_training_is_named_without_the_traceback_of_a
     monkeypatch.setattr(
         "lagvae.experiment.factory.is_silent", lambda: True
     )  # nothing is said of the data, which are not looked at
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # s to wait for workers
     said = program(tmp_path, *words, "data.source.in_memory_mib=0", f"data.workers={workers}", "name=a")
+    gc.collect()  # ends the workers
     assert not (tmp_path / "runs" / "a" / "summary.json").exists()
     refuses(said, f"{tmp_path}/own/03.png is not an image that can be read", leaves={"runs/a/config.yaml", "runs/latest"})
 
