@@ -5,9 +5,12 @@ The parts themselves are tested elsewhere. Models and data are tiny, or have a c
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from io import StringIO
@@ -37,7 +40,7 @@ from lagvae.experiment.factory import (
     build_trainer,
     choose_threads,
 )
-from lagvae.experiment.fit import Fit
+from lagvae.experiment.fit import Fit, returned_memory
 from lagvae.experiment.precision import choose_precision, has_fast_bf16
 from lagvae.experiment.run import resume, train
 from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian, Preference
@@ -381,6 +384,26 @@ def test_a_small_model_leaves_all_threads_to_the_next(tmp_path: Path) -> None:
 
 
 # ---- precision
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_what_measuring_frees_is_given_back_and_training_keeps_it_again() -> None:
+    """Blocks of 12 MiB with smaller ones between them, which stay."""
+
+    def left() -> int:
+        """Bytes that this process still has of the large blocks after they were freed."""
+        before = resident()
+        pairs = [(torch.ones(12 * 2**18), torch.ones(2**14)) for _ in range(8)]
+        small = [pair[1] for pair in pairs]
+        del pairs
+        return resident() - before - sum(4 * len(each) for each in small)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with returned_memory():
+        assert left() < 12 * 2**20
+    assert left() > 4 * 12 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +42,27 @@ CURVE_SHARE = 10
 """A point of the curve of a front is measured with so many times fewer draws than the model at its own slack."""
 
 PARTS = ("training", "final")
+
+M_MMAP_THRESHOLD, LARGE, LARGEST = -3, 2**23, 2**25
+"""The parameter of glibc's mallopt, and bytes from which a block is given back when it is freed: here, and by glibc at most."""
+
+
+@contextmanager
+def returned_memory() -> Iterator[None]:
+    """A context in which glibc gives every freed block of 8 MiB or more back to the system; elsewhere it changes nothing.
+
+    Otherwise it keeps blocks of up to 32 MiB, between others that are in use: about a quarter of a gigabyte with images of
+    64×64 pixels. To give back smaller ones as well takes a third longer.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        yield
+        return
+    libc.malloc_trim(0)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
 
 
 @contextmanager
@@ -159,6 +182,7 @@ class Fit:
         self.model.load_state_dict(content["state_dict"])
         self.step = content["global_step"]
 
+    @returned_memory()
     def evaluate(self) -> None:
         """Run the full evaluation on every split and store it in `results`."""
         with interrupted(self.trainer):

@@ -37,7 +37,7 @@ from lagvae.errors import CalibrationError, CheckpointError, SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_folder, calibration_settings
 from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
-from lagvae.experiment.fit import Fit, read_content
+from lagvae.experiment.fit import Fit, read_content, returned_memory
 from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_process
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
@@ -350,6 +350,7 @@ def summarise_and_report(fit: Fit, calibration: Calibration | None, metrics: Pat
     return on_first(lambda: write_report(fit, calibration, metrics))
 
 
+@returned_memory()
 def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> dict[str, Any]:
     """`summarise_and_report` in the first process."""
     cfg, folder = fit.cfg, fit.folder
