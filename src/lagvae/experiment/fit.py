@@ -44,15 +44,16 @@ CURVE_SHARE = 10
 PARTS = ("training", "final")
 
 M_MMAP_THRESHOLD, LARGE, LARGEST = -3, 2**23, 2**25
-"""The parameter of glibc's mallopt, and bytes from which a block is given back when it is freed: here, and by glibc at most."""
+"""The parameter of glibc's mallopt, and bytes from which a block is given back when it is freed: here, and at most in glibc."""
 
 
 @contextmanager
 def returned_memory() -> Iterator[None]:
-    """A context in which glibc gives every freed block of 8 MiB or more back to the system; elsewhere it changes nothing.
+    """A context in which glibc gives blocks of 8 MiB or more back to the system when they are freed, as it otherwise does with
+    those of more than 32 MiB only; other systems are left as they are.
 
-    Otherwise it keeps blocks of up to 32 MiB, between others that are in use: about a quarter of a gigabyte with images of
-    64×64 pixels. To give back smaller ones as well takes a third longer.
+    Blocks that fit into memory that was freed before the context are taken from there, and not given back. A smaller size
+    than 8 MiB makes the evaluation of small models slower.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         yield
