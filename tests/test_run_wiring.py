@@ -383,7 +383,7 @@ def test_a_small_model_leaves_all_threads_to_the_next(tmp_path: Path) -> None:
         available_threads.cache_clear()
 
 
-# ---- precision
+# ---- memory
 
 
 FREED = """
@@ -414,6 +414,9 @@ def test_what_measuring_frees_is_given_back(tmp_path: Path) -> None:
         forked.run([sys.executable, "-c", FREED], stdout=said, check=True)
         said.seek(0)
         assert int(said.read()) < 12 * 2**20
+
+
+# ---- precision
 
 
 @pytest.mark.parametrize(

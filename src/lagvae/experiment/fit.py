@@ -49,11 +49,11 @@ M_MMAP_THRESHOLD, LARGE, LARGEST = -3, 2**23, 2**25
 
 @contextmanager
 def returned_memory() -> Iterator[None]:
-    """A context in which glibc gives blocks of 8 MiB or more back to the system when they are freed, as it otherwise does with
-    those of more than 32 MiB only; other systems are left as they are.
+    """A context in which glibc gives blocks of 8 MiB or more back to the system when they are freed.
 
-    Blocks that fit into memory that was freed before the context are taken from there, and not given back. A smaller size
-    than 8 MiB makes the evaluation of small models slower.
+    Otherwise it keeps those of up to 32 MiB, between others that are in use. Blocks that fit into memory that was freed before
+    the context are taken from there, and not given back. A smaller size than 8 MiB makes the evaluation of small models
+    slower. Systems without glibc are left as they are.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         yield
