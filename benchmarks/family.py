@@ -238,7 +238,7 @@ def density(folder: Path) -> tuple[float, float]:
     model.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
     x = data.first_samples("test", len(data.split["test"]))
     with torch.no_grad():
-        s = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "test")
+        s = model.eval().samples(Batch(x, torch.arange(len(x)), 0), "test", model.eval_model)
         free = s.noise["z_q"][:, model.joint.latent :]
         e = torch.randn(DRAWS, *free.shape, generator=torch.Generator().manual_seed(0))
         rest = -s.p_z.log_prob(s.z_q).mean() + s.distortion.mean()

@@ -112,7 +112,7 @@ def measured(measure: Any, model: Any, data: Any, split: str, once: bool = False
     with torch.no_grad():
         for batch in data.eval_loader(split, torch.device("cpu"), 1 if once else data.passes(split)):
             observed = data.observed(batch, noise)
-            measure.update(model.samples(observed, split), observed.index)
+            measure.update(model.samples(observed, split, model.eval_model), observed.index)
         start = time.perf_counter()
         found = {key: float(value) for key, value in measure.compute().items()}
     return found, time.perf_counter() - start

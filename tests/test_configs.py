@@ -220,8 +220,8 @@ def test_every_pair_of_options_builds_its_model(own_files: Path, row: Row) -> No
     model = build(cfg)
     assert cfg.family == row["family"]
     assert cfg.data.name == row["data"]
-    assert [c.name for c in model.lagrangian.stated] == list(cfg.constraints)
-    for c in model.lagrangian.stated:
+    assert [c.name for c in model.lagrangian.configured] == list(cfg.constraints)
+    for c in model.lagrangian.configured:
         assert c.learned == (row["multiplier"] != "fixed")
         stated = cfg.constraints[c.name].epsilon is not None  # by the preset
         assert (c.bound is None) == (row["epsilon"] == "none" and not stated)

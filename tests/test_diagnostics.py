@@ -20,10 +20,10 @@ from lagvae.experiment.diagnostics import (
     ConstraintResult,
     Verdict,
     assess_constraint,
+    duality_gap_note,
     explain_critic,
     explain_violation,
     overall_verdict,
-    regime,
     sensitivity,
     stationarity,
 )
@@ -248,7 +248,7 @@ def test_the_regime_of_a_maximising_run() -> None:
     ) -> str | None:
         constraints = [unitless(), nats(**settings)]
         assessed = [assess_constraint(c, value, 0.0, multiplier, abs(alpha_q), value) for c in constraints]
-        return regime(constraints, assessed, alpha_q, alpha_p)
+        return duality_gap_note(constraints, assessed, alpha_q, alpha_p)
 
     problem = "with the decoder held fixed, maximising I_q itself, which the bound stands in for,"
     assert sentence(2.0) == f"λ = 2 ≥ |α| = 2: {problem} has no duality gap in distribution space."
@@ -262,7 +262,7 @@ def test_the_regime_of_a_maximising_run() -> None:
         sentence(0.0, value=70.0),
         sentence(3.0, value=90.0),
         sentence(3.0, bound=None, learned=False),
-        regime([unitless()], [assess_constraint(unitless(), 0.002, 0.0, 3.0, 1.0, 0.002)], -1.0, 0.0),
+        duality_gap_note([unitless()], [assess_constraint(unitless(), 0.002, 0.0, 3.0, 1.0, 0.002)], -1.0, 0.0),
     ):
         assert other is None
 

@@ -210,7 +210,7 @@ def test_validation_logs_the_mean_over_all_rows() -> None:
     sums = Counter[str]()
     with torch.no_grad():
         for k, rows in enumerate(X.split(15)):
-            samples = model.samples(Batch(rows, LABELS, k), "val")
+            samples = model.samples(Batch(rows, LABELS, k), "val", model.eval_model)
             sums["rate"] += float(samples.rate.sum())
             sums["distortion"] += float(samples.distortion.sum())
             sums["mmd"] += len(rows) * float(MMD(RBF())(samples))

@@ -129,7 +129,7 @@ def test_the_charts_of_a_run_hold_its_series_and_its_bounds(seen: Seen) -> None:
     assert {"path", "ends", "bound"} == {*seen.specs["plane"]["datasets"]}
     assert all(row["rate"] + row["distortion"] == pytest.approx(30) for row in seen.specs["plane"]["datasets"]["bound"])
     assert "−ELBO = 30.00, the bound" in json.dumps(seen.specs["plane"], ensure_ascii=False)
-    assert {row["label"] for row in seen.specs["codes"]["datasets"]["codes"]} == {*"0123456789"}
+    assert {row["label"] for row in seen.specs["latent"]["datasets"]["latent"]} == {*"0123456789"}
 
 
 @pytest.mark.parametrize(("steps", "seen_alone"), [((10, 20), 0), ((20,), 1)])
@@ -146,7 +146,7 @@ def test_charts_are_what_vega_lite_allows(seen: Seen) -> None:
     """They are drawn without this check, which takes more time than all else."""
     import altair
 
-    for spec in (seen.specs["curves"]["concat"][0], seen.specs["plane"], seen.specs["codes"]):
+    for spec in (seen.specs["curves"]["concat"][0], seen.specs["plane"], seen.specs["latent"]):
         altair.Chart.from_dict({key: value for key, value in spec.items() if key != "datasets"})
 
 
@@ -394,7 +394,7 @@ def test_a_browser_draws_a_run_and_moves_through_its_codes(run: RunFolder, tmp_p
         unit.selectedIndex = 1; unit.dispatchEvent(new Event("input"));
         said.push(image.alt);
         const list = document.querySelector("[data-signal=across]");
-        const place = () => document.querySelector("#codes .mark-text text").getAttribute("transform");
+        const place = () => document.querySelector("#latent .mark-text text").getAttribute("transform");
         const at = place(); list.value = 3; list.dispatchEvent(new Event("change")); await wait(500);
         said.push(at !== place());
         const near = document.querySelector("#curves .mark-path path"), box = near.getBoundingClientRect();

@@ -13,7 +13,7 @@ from small import TINY, compose
 
 from lagvae import ranks
 from lagvae.errors import RankError, SettingError, Stopped
-from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_process
+from lagvae.experiment.launch import adopt_launcher, in_one_process, validated_processes
 from lagvae.ranks import Ranks, is_joined, is_quiet, launched_rank
 
 World = list[Ranks]
@@ -142,12 +142,12 @@ def test_a_stray_local_rank_is_named_where_it_would_wait_and_ignored_where_it_wo
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with all_processes(compose([*TINY])):
+    with validated_processes(compose([*TINY])):
         assert not is_quiet()
     words = ("trainer=ddp", "trainer.accelerator=cpu", "epsilon=explicit", "training.start=scratch")
     cfg = compose([*TINY, *words, "constraints.neg_elbo.epsilon=9", "constraints.mmd.epsilon=9"])
     expected = r"LOCAL_RANK=1 is set, but MASTER_ADDR and MASTER_PORT not.*unset LOCAL_RANK"
-    with pytest.raises(SettingError, match=expected), all_processes(cfg):
+    with pytest.raises(SettingError, match=expected), validated_processes(cfg):
         pass
 
 

@@ -18,6 +18,7 @@ from helpers import ABSENT, QUICK, settings
 from torch import Tensor, nn
 
 from lagvae.data import SPLITS, Arrays, Batch, DataModule
+from lagvae.data.datamodule import eval_splits
 from lagvae.distributions import (
     CodesEncoder,
     CodesPrior,
@@ -29,7 +30,7 @@ from lagvae.distributions import (
     StandardNormalPrior,
     draw_noise,
 )
-from lagvae.divergences import MMD, RBF, AdversarialRate, NegElbo, SymbolicObjective
+from lagvae.divergences import MMD, RBF, AdversarialRate, NegElbo, SlicedWasserstein, SymbolicObjective
 from lagvae.divergences.density_ratio import whitened_kl
 from lagvae.experiment.calibration import Calibration, calibration_config
 from lagvae.experiment.factory import build_data, build_model
@@ -115,6 +116,12 @@ def test_the_sensitivity_divides_by_the_one_preference_that_is_not_zero(q: float
 # ---- which weights are evaluated, saved and started from
 
 
+class FinalEvaluation:
+    """The state of a trainer that evaluates all splits."""
+
+    testing, training = True, False
+
+
 def tiny_model(average: float | None) -> LatentVariableModel:
     torch.manual_seed(0)
     linear = partial(MLP, hidden=())
@@ -130,8 +137,10 @@ def test_evaluation_uses_the_averaged_weights_and_training_the_current_ones() ->
             p += 1
     x = torch.ones(4, 3)
     own, mean = model.joint.encoder(x).mean, model.averaged.module.encoder(x).mean
-    for split in SPLITS:
-        assert model.samples(Batch(x, torch.arange(4), 0), split).q_z_given_x.mean.equal(mean), split
+    model.logs_evaluation = False
+    model.trainer = testing = FinalEvaluation()  # type: ignore[assignment] # which the model does not keep alive
+    for k, split in enumerate(eval_splits(testing)):
+        assert model.validation_step(Batch(x, torch.arange(4), 0), 0, k).q_z_given_x.mean.equal(mean), split
     assert model.samples(Batch(x, torch.arange(4), 0), "stationarity").q_z_given_x.mean.equal(own)
     other = tiny_model(average=None)
     other.warm_start(model.warm_start_state())
@@ -142,7 +151,20 @@ def test_evaluation_uses_the_averaged_weights_and_training_the_current_ones() ->
 def test_without_an_average_the_current_weights_are_evaluated() -> None:
     model, x = tiny_model(average=None), torch.ones(4, 3)
     own = model.joint.encoder(x).mean
-    assert model.samples(Batch(x, torch.arange(4), 0), "val").q_z_given_x.mean.equal(own)
+    assert model.samples(Batch(x, torch.arange(4), 0), "val", model.eval_model).q_z_given_x.mean.equal(own)
+
+
+def test_an_evaluation_draws_any_noise_that_a_metric_needs() -> None:
+    """The model is trained without such noise; the estimate is the same as with all of it drawn before."""
+    model, x = tiny_model(average=None), torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    samples = model.samples(Batch(x, torch.arange(64), 5), "val", model.eval_model)
+    names = frozenset({"z_q", "z_p", "slices_z"})
+    drawn = draw_noise(names, model.joint, Noise(model.seed, "val"), 5, x)
+    distance = SlicedWasserstein()
+    assert "slices_z" not in samples.noise
+    assert distance(samples).equal(distance(JointSamples(model.joint, x, drawn)))
+    with pytest.raises(KeyError):
+        samples.noise["no_such_noise"]
 
 
 def test_the_saved_parameters_are_those_that_were_evaluated(tmp_path: Path) -> None:
@@ -282,6 +304,7 @@ def test_the_classifier_is_trained_on_the_training_split_only(split: str, accura
     samples: Any = SimpleNamespace(x_p=real[:1].expand(len(real), -1), x_q=real)
     measure.update(samples, index)
     found = measure.compute()
+    assert torch.cat(measure.real).equal(real), "the images are as they were, after their pixels were shuffled"
     assert float(found["class_accuracy"]) == accuracy
     assert float(found["class_coverage"]) == 0.5, "the same image, repeated"
 

@@ -230,8 +230,11 @@ class Ensemble(LatentVariableModel):
     def log_for_callbacks(self, named: dict[str, Tensor]) -> None:
         """Do nothing: an ensemble has no callback that monitors a value."""
 
-    def handle_nonfinite(self, evaluated: float = 0.0) -> None:
-        """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train."""
+    def handle_nonfinite(self, evaluated_loss: float = 0.0) -> None:
+        """Deactivate the members with a term that is not finite; nothing is raised, and the others continue to train.
+
+        Members are evaluated one by one, elsewhere, so there is no loss of all of them.
+        """
         if not len(self._first_nonfinite):
             return
         first_nonfinite = self._first_nonfinite.tolist()

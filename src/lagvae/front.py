@@ -324,7 +324,7 @@ class FrontLagrangian(Lagrangian):
         self.register_buffer("smooth", (basis @ torch.linalg.solve(weighted.mT @ basis, weighted.mT)).float(), persistent=False)
 
     @property
-    def stated(self) -> tuple[Constraint, ...]:
+    def configured(self) -> tuple[Constraint, ...]:
         return self._stated
 
     def forward(self, values: Values) -> Tensor:
@@ -435,7 +435,7 @@ class Front(LatentVariableModel):
             joint = unconditioned(self.eval_model)
         constraints = [
             replace(c, bound=c.bound + gamma - self.slacks.own) if c.name == "neg_elbo" and c.bound is not None else c
-            for c in self.lagrangian.stated
+            for c in self.lagrangian.configured
         ]
         preference = self.lagrangian.preference
         lagrangian = Lagrangian(type(preference)(float(preference.alpha_q), float(preference.alpha_p)), constraints)
@@ -466,7 +466,7 @@ class Front(LatentVariableModel):
 
     def bound(self, gamma: float) -> float:
         """ε̂ + γ in nats."""
-        own = next(c for c in self.lagrangian.stated if c.name == "neg_elbo")
+        own = next(c for c in self.lagrangian.configured if c.name == "neg_elbo")
         assert own.bound is not None
         return own.bound + gamma - self.slacks.own
 

@@ -257,8 +257,8 @@ class Lagrangian(nn.Module):
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     @property
-    def stated(self) -> tuple[Constraint, ...]:
-        """The constraints as they were stated. A front has that on −ELBO once more for each other slack in `constraints`."""
+    def configured(self) -> tuple[Constraint, ...]:
+        """The constraints of the config. `constraints` of a front repeats that on −ELBO for each other slack."""
         return self.constraints
 
     @property
@@ -333,4 +333,6 @@ class Lagrangian(nn.Module):
 
 
 TOLERANCE = 0.1
-"""The tolerance, in units of a constraint's scale, for deciding whether it is satisfied and active: 0.1 nats for −ELBO."""
+"""A violation of at most this many of a constraint's scale counts as none: 0.1 nats for −ELBO.
+
+The same number, in nats, is the largest change of the Lagrangian that counts as none."""

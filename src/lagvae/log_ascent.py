@@ -24,6 +24,8 @@ class LogAscent(Optimizer):
         u_t = m̂_t where m̂_t ≤ 0 or t ≥ T / 2, else the violation that is expected at the end, between 0 and m̂_t:
         u_t = min(max(m̂_t + 2 ln(T / t) (m̂_t − s_t), 0), m̂_t),        s_t = Σ_k k e_k / Σ_k k,  k = 1 … t
 
+    In ln(T / t), t is at least 1 / (1 − β).
+
     The factors of a run of T steps add up to `reach`: a violation that is large against its noise moves λ by at most exp(reach)
     up or down. A violation that is mostly noise moves it little, and less and less until the end, so that θ is trained at
     nearly constant weights. Near the end the steps shrink in proportion to the time that is left, and a learning rate of θ on a

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lagvae.data import SPLITS, Batch, eval_splits
-from lagvae.distributions import JointModel, JointSamples, draw_noise
+from lagvae.data import Batch, eval_splits
+from lagvae.distributions import JointModel, JointSamples, NoiseOnDemand, draw_noise
 from lagvae.errors import DataError, DivergedError, SettingError
 from lagvae.inference import Inference
 from lagvae.lagrangian import Lagrangian, Values
@@ -31,7 +31,7 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
-WARM_UP = 3
+STEPS_BEFORE_RECORDING = 3
 """The number of steps before the one that is recorded on a GPU, in which libraries allocate what they need."""
 
 
@@ -133,7 +133,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._first_nonfinite = torch.zeros(0)
         self._batch_shape: tuple[int, ...] | None = None
         self._recorded: RecordedStep | None = None
-        self._can_record, self._steps_before_recording, self._terms = False, WARM_UP, list[str]()
+        self._can_record, self._steps_before_recording, self._terms = False, STEPS_BEFORE_RECORDING, list[str]()
         self._full_shape: torch.Size | None = None
         self._values_checked = False
 
@@ -158,20 +158,21 @@ class LatentVariableModel(Inference, pl.LightningModule):
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
         return Batch(x, torch.arange(len(x)), step)
 
-    def samples(self, batch: Batch, purpose: str) -> JointSamples:
+    def samples(self, batch: Batch, purpose: str, joint: JointModel | None = None) -> JointSamples:
         """Lazy samples of both joints for an observed batch, with the noise of its step.
 
-        `purpose` names the noise stream. Evaluation on a split samples from `eval_model`, everything else from θ.
+        Args:
+            purpose: the name of the noise stream: "train…" in training, the split in an evaluation.
+            joint: the model that is sampled, such as `eval_model`; by default that of θ.
         """
         training = purpose.startswith("train") and self._attached and self.trainer.training
         rank, world = (self.global_rank, self.trainer.world_size) if training else (0, 1)
         key = purpose if world == 1 else f"{purpose}, shared"  # the training split is also evaluated, whole
         if key not in self._noises:
             self._noises[key] = Noise(self.seed, purpose, rank, world)
-        # Evaluation may use any of the samples; training draws only those that its objective requires.
-        required_noise = self.lagrangian.required_noise if training else self.lagrangian.required_noise | {"z_q", "z_p", "x_p"}
-        noise = draw_noise(required_noise, self.joint, self._noises[key], batch.step, batch.x)
-        joint = self.eval_model if purpose in SPLITS and not training else self.joint
+        joint = self.joint if joint is None else joint
+        draw = draw_noise if training else NoiseOnDemand  # the metrics of an evaluation may need any noise
+        noise = draw(self.lagrangian.required_noise, joint, self._noises[key], batch.step, batch.x)
         return JointSamples(joint, batch.x, noise, self._gather if training else lambda t: t)
 
     @property
@@ -324,7 +325,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         """Samples for an evaluation batch, which the metrics use."""
         from_datamodule = isinstance(batch, Batch)
         split = eval_splits(self.trainer)[dataloader_idx] if from_datamodule else "test" if self.trainer.testing else "val"
-        samples = self.samples(self.as_batch(batch, batch_idx), split)
+        samples = self.samples(self.as_batch(batch, batch_idx), split, self.eval_model)
         if self.logs_evaluation:
             self._log_evaluation(samples, LOGGED_AS.get(split, split), several=not from_datamodule)
         return samples
@@ -405,7 +406,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._noises.clear()
         self._first_nonfinite = torch.zeros(0)
         self._values_checked = False
-        self._recorded, self._steps_before_recording, self._full_shape = None, WARM_UP, None
+        self._recorded, self._steps_before_recording, self._full_shape = None, STEPS_BEFORE_RECORDING, None
         self._can_record = self.device.type == "cuda" and self.can_record()
 
     def on_fit_end(self) -> None:
@@ -494,9 +495,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
         """Put the values of a batch into `callback_metrics`, without the overhead of `log_dict`."""
         self.trainer.callback_metrics.update({f"train/{name}": value for name, value in named.items()})
 
-    def handle_nonfinite(self, evaluated: float = 0.0) -> None:
-        """Raise DivergedError if a term of some step was not finite, or if the loss `evaluated` after the last step is not."""
-        error = nonfinite_error(self._first_nonfinite.tolist(), self._checked, self.global_step, evaluated)
+    def handle_nonfinite(self, evaluated_loss: float = 0.0) -> None:
+        """Raise DivergedError if a term of some step was not finite, or if the loss of an evaluation is not."""
+        error = nonfinite_error(self._first_nonfinite.tolist(), self._checked, self.global_step, evaluated_loss)
         if error is not None:
             raise error
 

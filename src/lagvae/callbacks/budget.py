@@ -40,17 +40,17 @@ class Plan:
 
     Attributes:
         cut: setting → (asked for, used), where fewer draws are used.
-        batches: split → the cost of its batches, and metrics: split → name → cost, in multiply-adds.
+        batch_costs: split → the cost of its batches, and metric_costs: split → name → cost, in multiply-adds.
     """
 
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
-    batches: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    batch_costs: dict[str, float] = field(default_factory=dict)
+    metric_costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
         """The cost of the whole evaluation."""
-        return sum(self.batches.values()) + sum(sum(costs.values()) for costs in self.metrics.values())
+        return sum(self.batch_costs.values()) + sum(sum(costs.values()) for costs in self.metric_costs.values())
 
 
 def multiply_adds(module: nn.Module, *given: Any) -> float:
@@ -95,7 +95,8 @@ def plan_evaluation(
     budget: float | None,
     steps: int,
 ) -> Plan:
-    """Limit an evaluation to a budget, or to `FREE` where that is more: draws are halved until the whole costs no more.
+    """Limit an evaluation to a budget, or to `FREE` where that is more: draws are halved until the whole costs no more, or
+    each setting is at its least.
 
     Args:
         metrics: split → name → metric. They are limited, and so are the draws of the data.
@@ -112,14 +113,14 @@ def plan_evaluation(
         sizes = {s: Sizes(encode, decode, x, joint.latent, data.size(s), data.draws_of(s)) for s in metrics}
         for split, of_split in metrics.items():
             passes = 2 if any(metric.uses_model for metric in of_split.values()) else 1
-            plan.batches[split] = passes * sizes[split].draws * (encode + decode)
-            plan.metrics[split] = {name: metric.cost(sizes[split]) for name, metric in of_split.items()}
+            plan.batch_costs[split] = passes * sizes[split].draws * (encode + decode)
+            plan.metric_costs[split] = {name: metric.cost(sizes[split]) for name, metric in of_split.items()}
         if plan.total <= allowed:
             return plan
         before = dict(cut)
         names = {name: None for of_split in metrics.values() for name in of_split}
-        costs = {name: sum(of_split.get(name, 0.0) for of_split in plan.metrics.values()) for name in names}
-        if sum(plan.batches.values()) > SMALL * allowed:
+        costs = {name: sum(of_split.get(name, 0.0) for of_split in plan.metric_costs.values()) for name in names}
+        if sum(plan.batch_costs.values()) > SMALL * allowed:
             data.most_draws = share_of(data.most_draws or data.draws, 0.5, max(LEAST, 2 * data.batch))
             cut[DRAWS] = (data.draws, data.most_draws)
         for name in (name for name, cost in costs.items() if cost > SMALL * allowed):

@@ -20,9 +20,10 @@ PENALTY = 10.0
 
 
 def exact_penalty(model: Any, results: dict[str, dict[str, float]]) -> float:
-    """f on validation data + `PENALTY` · Σ max(0, violation on training data), in nats: an exact penalty, lower is better.
+    """f + Σ λ D on validation data + `PENALTY` · Σ max(0, violation on training data), in nats: lower is better.
 
-    Violations are divided by the constraint's scale. The minimum is the solution of the constrained problem as long as
+    The first sum is over penalties, which have no bound, and the second over constraints, whose violations are divided by
+    their scale. Such a penalty is exact: the minimum is the solution of the constrained problem as long as
     λ_i · scale_i < `PENALTY` (Nocedal & Wright, Numerical Optimization, 2006, ch. 17).
     """
     lagrangian, val = model.lagrangian, results["val"]

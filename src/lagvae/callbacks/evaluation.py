@@ -86,7 +86,7 @@ class Evaluation(pl.Callback):
             metrics = {split: self.build_metrics(False, model, model.device, data, split) for split in batches}
             for split, observed in batches.items():
                 for batch in observed:
-                    samples = model.samples(batch, split)
+                    samples = model.samples(batch, split, model.eval_model)
                     for metric in metrics[split].values():
                         metric.update(samples, batch.index)
             self.results = compute_all(metrics)
@@ -110,7 +110,7 @@ class Evaluation(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self._progress is not None:
             share = len(batch.index) / data.draws_of(split)
-            self._progress.begin(f"samples of {split}", share * self.plan.batches[split])
+            self._progress.begin(f"samples of {split}", share * self.plan.batch_costs[split])
         for metric in self._metrics[split].values():
             if metric.count_images_once and split != "train" and batch.step >= data.batches_per_pass(split):
                 continue
@@ -136,7 +136,7 @@ class Evaluation(pl.Callback):
 
     def _begin(self, split: str, name: str) -> None:
         if self._progress is not None:
-            self._progress.begin(f"{name.replace('_', ' ')} on {split}", self.plan.metrics[split][name])
+            self._progress.begin(f"{name.replace('_', ' ')} on {split}", self.plan.metric_costs[split][name])
 
     def _stop(self) -> None:
         if self._progress is not None:

@@ -177,14 +177,14 @@ class TrainingProgress(pl.Callback):
             notes.append(f"distortion {float(last['distortion']):.2f}")
         notes += [
             f"{c.name} {float(last[c.name]):.3g}"
-            for c in pl_module.lagrangian.stated
+            for c in pl_module.lagrangian.configured
             if c.name in last and c.name not in ("neg_elbo", "mmd")
         ]
         values = self.evaluation.results.get("train", {})
         if "i_q_lower" in values:
             low, high = (round(values[key], 1) + 0.0 for key in ("i_q_lower", "i_q_upper"))  # 0.0, and not −0.0
             notes.append(f"I_q [{low:.1f}, {high:.1f}]")
-        learned = [c.name for c in pl_module.lagrangian.stated if c.learned]
+        learned = [c.name for c in pl_module.lagrangian.configured if c.learned]
         if learned and last:
             notes.append("λ " + ", ".join(f"{name} {float(last[f'multiplier/{name}']):.3g}" for name in learned))
         return "  ".join(notes)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae.errors import SettingError
 from lagvae.experiment.data_profile import describe_likelihood, print_profile, profile_data
 from lagvae.experiment.factory import build_data, likelihood_name, load_data
-from lagvae.experiment.launch import adopt_launcher, all_processes
+from lagvae.experiment.launch import adopt_launcher, validated_processes
 from lagvae.experiment.own_code import trusted_names
 from lagvae.experiment.report import print_calibration, print_feasibility
 from lagvae.experiment.run import evaluate, found_by_first, make_calibration, resume, train
@@ -68,7 +68,7 @@ def calibrate_command(cfg: DictConfig) -> None:
     """calibrate: make the calibration that fits, or find it, and print it."""
     refuse_match(cfg)
     adopt_launcher(cfg)
-    with all_processes(cfg):
+    with validated_processes(cfg):
         data = build_data(cfg)
         existing = found_by_first(cfg, data)
         print_calibration(*(existing or make_calibration(cfg, data)), fresh=existing is None)

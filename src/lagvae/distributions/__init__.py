@@ -27,6 +27,7 @@ from lagvae.distributions.encoders import (
 from lagvae.distributions.joint import (
     JointModel,
     JointSamples,
+    NoiseOnDemand,
     draw_noise,
     has_weights,
     log_weights,
@@ -51,6 +52,7 @@ __all__ = [
     "JointSamples",
     "LaplaceDecoder",
     "LaplaceEncoder",
+    "NoiseOnDemand",
     "NormalDecoder",
     "NormalEncoder",
     "Pushforward",

@@ -17,6 +17,7 @@ an adapter that has all this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -212,6 +213,27 @@ def draw_noise(names: frozenset[str], joint: JointModel, noise: Noise, step: int
         draw = noise.normal if kind == "normal" else noise.uniform
         drawn[name] = draw(name, step, (n, *shape), x.device).to(x.dtype)
     return drawn
+
+
+class NoiseOnDemand(dict[str, Tensor]):
+    """The noise of one batch: that of `names` at once, and any other when it is first looked up. See `draw_noise`.
+
+    Examples:
+        >>> from lagvae.distributions import GaussianEncoder, NormalDecoder, StandardNormalPrior
+        >>> from lagvae.networks import MLP
+        >>> joint = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), NormalDecoder(MLP, (3,), 2))
+        >>> noise = NoiseOnDemand(frozenset({"z_q"}), joint, Noise(seed=0, purpose="example"), 0, torch.zeros(5, 3))
+        >>> noise["z_p"].shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, names: frozenset[str], joint: JointModel, noise: Noise, step: int, x: Tensor) -> None:
+        super().__init__(draw_noise(names, joint, noise, step, x))
+        self._draw = partial(draw_noise, joint=joint, noise=noise, step=step, x=x)
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = drawn = self._draw(frozenset({name}))[name]
+        return drawn
 
 
 class JointSamples:

@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 class ConstraintResult:
     """What is known of one constraint at the end of a run.
 
-    The complementarity is in nats; every other quantity is in the units of D.
+    The complementarity is in nats and λ in nats per unit of D; every other quantity is in the units of D.
 
     Attributes:
         violation: D − bound, positive if the bound is violated. tolerance: a smaller violation counts as zero.
@@ -165,7 +165,7 @@ def explain_calibration(below: float) -> str:
     )
 
 
-def regime(
+def duality_gap_note(
     constraints: Iterable[Constraint], results: Iterable[ConstraintResult], alpha_q: float, alpha_p: float
 ) -> str | None:
     """A sentence on whether a run that maximises I_q may have a duality gap, or None if the question does not arise.

@@ -430,7 +430,7 @@ def build_model(
         "standardization": None if data.standardization is None else data.standardization.as_dict(),
         "range": list(data.value_range),
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
-        "bounds": {c.name: c.bound for c in lagrangian.stated},
+        "bounds": {c.name: c.bound for c in lagrangian.configured},
         "calibration": None if calibration is None else calibration.numbers,
         "digest": content_digest(data),
     }

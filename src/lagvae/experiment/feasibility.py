@@ -24,7 +24,7 @@ from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
-from lagvae.experiment.launch import adopt_launcher, all_processes, settle_precision
+from lagvae.experiment.launch import adopt_launcher, settle_precision, validated_processes
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
 from lagvae.io import write_json
@@ -59,7 +59,7 @@ def find_feasible(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     adopt_launcher(cfg)
     for single in singles.values():  # every setting is validated before the first run trains
         validate(single)
-    with all_processes(together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
+    with validated_processes(together_config(cfg, {n: epsilon[n] or 0.0 for n in names}, optimizer)):
         settle_precision(cfg)
         data = build_data(cfg)
         build_model(calibration_config(cfg), data)

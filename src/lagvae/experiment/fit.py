@@ -38,7 +38,7 @@ from lagvae.runs.metrics_table import MetricsTable, digest_up_to
 
 STATIONARITY_BATCHES = 20
 
-CURVE_SHARE = 10
+CURVE_REDUCTION = 10
 """A point of the curve of a front is measured with so many times fewer draws than the model at its own slack."""
 
 PARTS = ("training", "final")
@@ -193,11 +193,13 @@ class Fit:
         """Add to every point of the curve of a front what the terms and the information are there, on the training split."""
         nodes = {name: node for name, node in metric_nodes(self.cfg, "final").items() if name in ("terms", "information")}
         if "pairs" in nodes.get("information", {}):
-            nodes["information"] = OmegaConf.merge(nodes["information"], {"pairs": nodes["information"].pairs // CURVE_SHARE})
+            nodes["information"] = OmegaConf.merge(
+                nodes["information"], {"pairs": nodes["information"].pairs // CURVE_REDUCTION}
+            )
         evaluation = Evaluation({name: instantiate(node) for name, node in nodes.items()}, {})
         self.data.trainer = None  # as in `stationarity`
         most = self.data.most_draws or self.data.draws
-        passes = max(1, most // CURVE_SHARE // self.data.size("train"))
+        passes = max(1, most // CURVE_REDUCTION // self.data.size("train"))
         noise = self.data.noise("curve")
         loader = self.data.eval_loader("train", model.device, passes, most)
         batches = [self.data.observed(batch, noise) for batch in loader]

@@ -54,7 +54,7 @@ def settle_precision(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def all_processes(cfg: DictConfig) -> Iterator[None]:
+def validated_processes(cfg: DictConfig) -> Iterator[None]:
     """Validate the settings, and enter a context that all processes of a run enter together.
 
     The first process starts the others, where no launcher has, and chooses the precision where that is left to the machine.

@@ -67,7 +67,7 @@ CLASSES = {"green": "good", "yellow": "warn", "red": "bad"}
 """Colour of a verdict on the terminal → its class on a page."""
 
 PICTURES = ("samples", "reconstructions", "marginals", "correlations", "codes", "translations")
-"""Figures that stand together."""
+"""Figures that stand together. Of the others a page has those that its template names, and a chart for the rest."""
 
 
 def write_run_page(
@@ -91,7 +91,7 @@ def write_run_page(
         scatter, units = codes_chart(data, model, x)
         show = Pictures(data) if are_images(data) and isinstance(model.eval_model.encoder, GaussianEncoder) else None
         walk = None if show is None else walk_of(model, x, show)
-        charts = {"curves": curves(metrics, summary), "plane": plane(metrics, summary), "codes": scatter}
+        charts = {"curves": curves(metrics, summary), "plane": plane(metrics, summary), "latent": scatter}
     settings = flatten(OmegaConf.to_container(cfg))
     folder = path.parent.name if path.parent.name != "evaluation" else path.parents[1].name
     write_page(
@@ -303,7 +303,7 @@ def codes_chart(data: DataModule, model: LatentVariableModel, x: torch.Tensor) -
     ]
     across, up = alt.param(name="across", value=0), alt.param(name="up", value=1)
     base = (
-        alt.Chart(alt.NamedData("codes"))
+        alt.Chart(alt.NamedData("latent"))
         .transform_calculate(a="datum.z[across]", b="datum.z[up]")
         .encode(
             alt.X("a:Q", title="unit across", scale=alt.Scale(zero=False)),
@@ -319,7 +319,7 @@ def codes_chart(data: DataModule, model: LatentVariableModel, x: torch.Tensor) -
     chart = base.mark_circle(size=22).encode(color=colour)
     if shown is not None and len(set(shown)) <= NAMED_LABELS:
         chart = base.mark_text(fontSize=11).encode(text="label:N", color=colour)
-    return Drawing(chart, {"codes": rows}), names
+    return Drawing(chart, {"latent": rows}), names
 
 
 def walk_of(model: LatentVariableModel, x: torch.Tensor, show: Pictures) -> dict[str, Any]:

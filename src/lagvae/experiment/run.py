@@ -1,7 +1,7 @@
 """The course of one run, from its settings to its summary. `train` takes the config that Hydra composed through all
 stages:
 
-    validate     invalid settings are reported before anything is loaded (`all_processes`)
+    validate     invalid settings are reported before anything is loaded (`validated_processes`)
     data         the data are loaded, checked and split (`setup`)
     calibrate    θ* and ε̂ are loaded if a calibration with the same settings exists, and otherwise computed (`setup`)
     model        the joint model and the Lagrangian with its bounds are built; training starts from θ* or from scratch (`setup`)
@@ -38,7 +38,7 @@ from lagvae.experiment.calibration import AUTO, Calibration, calibration_config,
 from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit, read_content, returned_memory
-from lagvae.experiment.launch import adopt_launcher, all_processes, in_one_process
+from lagvae.experiment.launch import adopt_launcher, in_one_process, validated_processes
 from lagvae.experiment.own_code import check_targets
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
@@ -65,7 +65,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """Train a run, write its folder, and return the summary."""
     check_writable(Path(cfg.paths.runs))
     adopt_launcher(cfg)
-    with all_processes(cfg):
+    with validated_processes(cfg):
         data, model, calibration = setup(cfg)
         folder = create_folder(cfg)
         with owned_by_first(folder.path):
@@ -88,7 +88,7 @@ def resume(folder: RunFolder, trust: Sequence[str] = (), trainer: Mapping[str, A
     cfg = read_trusted_config(folder, trust)
     settle_machine(cfg, trainer or {})
     adopt_launcher(cfg, stored=True)
-    with all_processes(cfg):
+    with validated_processes(cfg):
         if (first := on_first(lambda: folder.path)) != folder.path:
             raise CheckpointError(f"The processes do not resume the same run: {first} and {folder.path}. Name one of them.")
         if folder.last_checkpoint is None:
@@ -138,7 +138,7 @@ def evaluate(
 def calibrate(cfg: DictConfig, data: DataModule | None = None, title: str = "Calibrating") -> tuple[Calibration, Path]:
     """Load the calibration that fits, or find θ* and ε̂. An interrupted calibration resumes from its last checkpoint."""
     adopt_launcher(cfg)
-    with all_processes(cfg):
+    with validated_processes(cfg):
         data = data or build_data(cfg)
         return found_by_first(cfg, data) or make_calibration(cfg, data, title)
 

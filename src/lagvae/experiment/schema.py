@@ -122,7 +122,7 @@ class TrainingConfig:
 
 @dataclass
 class CalibrationConfig:
-    """How θ* is trained, and on which split ε̂ is measured."""
+    """How θ* is trained, and on which split ε̂ is measured. (The bounds that follow from ε̂ hold on training data.)"""
 
     steps: Any = MISSING
     seed: int = 0

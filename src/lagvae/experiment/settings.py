@@ -32,7 +32,8 @@ class Rule:
 
     Attributes:
         calibration: whether it determines θ* and ε̂, so that a calibration made with another value does not fit.
-        ensemble: "same" if all members of an ensemble must share its value, "differs" if each member may have its own.
+        ensemble: "same" if all members of an ensemble must share its value, "differs" if each member may have its own: then
+            `Ensemble` must hold a value for each member, or `lagvae.sweeps.plan` must keep such runs apart.
         comparison: "same" if all compared runs must share its value, "method" if the runs of one method must, "varies" if it
             distinguishes the runs of a method, "ignored" if it does not matter.
         machine: whether it affects no number, but only where a run is stored, shown or computed.
@@ -106,6 +107,12 @@ RULES: dict[str, Rule] = {
 }
 """Setting → its rule. A row applies to all settings below its key that have no row of their own; * stands for any one name."""
 
+ADDED: dict[str, Any] = {"debug": None, "data.layout": "auto", "data.standardize": False}
+"""Setting that was added when runs were stored already → the value that these had: with it, a run is the same as without.
+
+A setting that decides about calibrations needs a row here; otherwise those that users have would not fit any more.
+"""
+
 UNKNOWN = Rule(True, "same", "same")
 """The rule of a setting without a row, which a run of another version may have: it is assumed to affect everything."""
 
@@ -162,12 +169,7 @@ def settings_where(config: Mapping[str, Any] | DictConfig, chosen: Callable[[Rul
     """The settings of a config whose rule satisfies `chosen`, flat, as plain values that JSON can hold."""
     plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     settings = {key: value for key, value in flatten(plain).items() if chosen(find_rule(key) or UNKNOWN)}
-    if settings.get("debug") is None:
-        settings.pop("debug", None)  # the settings of an ordinary run are those that it had before there were debug runs
-    if settings.get("data.layout") == "auto":
-        del settings["data.layout"]  # what runs had before there was this setting
-    if settings.get("data.standardize") is False:
-        del settings["data.standardize"]  # likewise
+    settings = {key: value for key, value in settings.items() if key not in ADDED or value != ADDED[key]}
     if "trainer.precision" in settings:
         settings["trainer.precision"] = str(settings["trainer.precision"])  # 32 and "32" are the same precision
     content: dict[str, Any] = json.loads(json.dumps(settings, default=str))

@@ -18,12 +18,12 @@ from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.diagnostics import (
     Verdict,
     assess_constraint,
+    duality_gap_note,
     explain_calibration,
     explain_convergence,
     explain_critic,
     explain_violation,
     overall_verdict,
-    regime,
     sensitivity,
 )
 from lagvae.experiment.factory import instantiate
@@ -57,7 +57,7 @@ def summarise(
     lagrangian = model.lagrangian
     multiplier = lagrangian.mean_multiplier.tolist()
     constraints, results, messages = {}, [], []
-    stated = {c.name for c in lagrangian.stated}
+    configured = {c.name for c in lagrangian.configured}
     for i, c in enumerate(lagrangian.constraints):
         key = f"constraint/{c.name}"
         result = assess_constraint(
@@ -70,7 +70,7 @@ def summarise(
         )
         calibrated = None if calibration is None else calibration.calibrated.get(c.name)
         results.append(result)
-        if c.name in stated:
+        if c.name in configured:
             message = explain_violation(result, calibrated, " nats" if c.divergence.nats else "")
             messages += [message] if message else []
         constraints[c.name] = {
@@ -92,7 +92,7 @@ def summarise(
     ]
     if missed := [point for point in curve if point["verdict"] not in (Verdict.ACTIVE, Verdict.INACTIVE)]:
         messages.append(explain_missed(missed, len(curve)))
-    own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if c.name in stated]
+    own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if c.name in configured]
     below = below_calibration(cfg, calibration, splits)
     if below is not None:
         messages.append(explain_calibration(below))
@@ -118,7 +118,7 @@ def summarise(
         "labels": dict(labels or {}),
         "verdict": overall_verdict(results, unsettled is not None, below is not None),
         "convergence": None if convergence is None else convergence.as_dict(),
-        "regime": regime([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
+        "regime": duality_gap_note([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
 

@@ -52,8 +52,8 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     model = trial_model(cfg, data)
     x = data.first_samples("train", ROWS)
     batch = Batch(x, torch.arange(len(x)), 0)
-    every = model.samples(batch, "trial")
-    noise = {name: value for name, value in every.noise.items() if name in model.lagrangian.required_noise}
+    every = model.samples(batch, "trial", model.eval_model)
+    noise = {name: every.noise[name] for name in model.lagrangian.required_noise}
     training = JointSamples(model.joint, x, noise)
     shapes = f"on a batch with x of shape {tuple(x.shape)} and z of shape {(len(x), model.joint.latent)}"
     with evaluating(model):

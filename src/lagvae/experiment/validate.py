@@ -124,9 +124,9 @@ def validate(cfg: DictConfig) -> pl.Trainer:
     check_values(plain)
     check_nodes(OmegaConf.to_container(cfg))
     check_measured(plain)
-    for _, check in PARTS:
+    for _, check in CHECKS:
         check(cfg)
-    return dry_run(cfg)
+    return build_dry_trainer(cfg)
 
 
 def validate_again(plain: Any, valid: set[str]) -> None:
@@ -147,7 +147,7 @@ def validate_again(plain: Any, valid: set[str]) -> None:
     for name in plain:
         once(check_nodes, {name: plain[name]})
     check_measured(plain)
-    for names, check in (*PARTS, (TRAINER, dry_run)):
+    for names, check in (*CHECKS, (TRAINER, build_dry_trainer)):
         once(check, {name: plain[name] for name in names})
 
 
@@ -364,20 +364,20 @@ def check_metrics(cfg: DictConfig) -> None:
                     BUILT_METRICS.add(settings)
 
 
-PARTS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], object]], ...] = (
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], object]], ...] = (
     (("trainer", "debug"), check_trainer_settings),
     (("logger",), check_loggers),
     (("alpha", "constraints", "epsilon", "calibration", "training", "trainer"), check_objective),
     (("model", "critic", "multiplier", "training"), check_optimizers),
     (("callbacks",), check_metrics),
 )
-"""The nodes of the config that a part of a dry run reads, and that part. They build all that needs no data."""
+"""The nodes of the config that a check reads, and the check. Together they build all that needs no data."""
 
 TRAINER = ("trainer", "callbacks", "training", "paths")
-"""The nodes of the config that `dry_run` reads."""
+"""The nodes of the config that `build_dry_trainer` reads."""
 
 
-def dry_run(cfg: DictConfig) -> pl.Trainer:
+def build_dry_trainer(cfg: DictConfig) -> pl.Trainer:
     """Build the trainer with its callbacks."""
     callbacks = build_callbacks(cfg, Path(cfg.paths.root))
     trainer = build_trainer(cfg, Path(cfg.paths.root), callbacks)

@@ -187,13 +187,25 @@ class ClassifierScore(LatentMetric):
         parts = images.flatten(1).cpu().split(AT_ONCE)
         return torch.cat([torch.from_numpy(self._classifier.predict_proba(part.float().numpy())) for part in parts])
 
+    def joined_images(self) -> Tensor:
+        """The images of all batches, (N, pixels). Each batch is let go once it is copied."""
+        joined, start = self.real[0].new_empty(sum(len(part) for part in self.real), *self.real[0].shape[1:]), 0
+        while self.real:
+            part = self.real.pop(0)
+            joined[start : (start := start + len(part))] = part
+        self.real.append(joined)
+        return joined
+
     def compute(self) -> dict[str, Tensor]:
-        self.real = [images := dim_zero_cat(self.real)]  # a single copy: they may take hundreds of megabytes
-        noise, shuffled = Noise(0, "classifier"), torch.empty_like(images)
+        images = self.joined_images()
+        real = self.probabilities(images).numpy()
+        order = Noise(0, "classifier")
+        for k in range(images.shape[1]):  # in place: a second copy may take hundreds of megabytes
+            images[:, k] = images[order.permutation("pixel", k, len(images)), k]
+        pixels = self.probabilities(images).numpy()
         for k in range(images.shape[1]):
-            shuffled[:, k] = images[noise.permutation("pixel", k, len(images)), k]
+            images[order.permutation("pixel", k, len(images)), k] = images[:, k].clone()
         fake = dim_zero_cat(self.fake).numpy()
-        real, pixels = (self.probabilities(x).numpy() for x in (images, shuffled))
         share = torch.from_numpy(fake.argmax(1)).bincount(minlength=fake.shape[1]).double() / len(fake)
         entropy = -torch.xlogy(share, share).sum() / log(len(share))
         labels = dim_zero_cat(self.label).cpu().numpy()

@@ -122,11 +122,6 @@ class SlackCurve:
                 steps.append((self.gammas[k], self.gammas[k + 1], change, hypot(self.errors[k], self.errors[k + 1])))
         return steps
 
-    @property
-    def monotone(self) -> bool:
-        """Whether mean information strictly rises (α < 0) or falls (α > 0) with γ₁."""
-        return not self.non_monotone_steps()
-
 
 @dataclass(frozen=True)
 class Analysis:
@@ -147,7 +142,7 @@ class Analysis:
     curves: list[SlackCurve]
 
     def dominators(self, run: RunPoint, split: str) -> list[Domination]:
-        """The runs of other methods that dominate a run on a split."""
+        """The dominations of a run by runs of other methods on a split."""
         return [pair for pair in self.dominations if pair.split == split and pair.worse.name == run.name]
 
 

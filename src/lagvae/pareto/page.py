@@ -128,7 +128,7 @@ class Look:
 
     def runs(self, x: alt.X, split: str) -> list[alt.Chart]:
         """The runs that are shown: the intervals for I, and the ends that the runs optimise with their standard errors."""
-        base = alt.Chart(alt.NamedData("runs")).transform_filter(either("family", "sign", "verdict")).encode(x=x)
+        base = alt.Chart(alt.NamedData("runs")).transform_filter(is_chosen("family", "sign", "verdict")).encode(x=x)
         y = alt.Y(f"{split}_y:Q", title=self.title, scale=self.scale)
         low = alt.Y(f"{split}_lower:Q", title=self.title)
         points = base.mark_point(size=55, strokeWidth=1.6).encode(y=y, tooltip=tooltip(split), **self.points)
@@ -150,13 +150,13 @@ def figures_chart(analysis: Analysis, pages: Mapping[str, str | None]) -> Drawin
         data[name] = front_rows(analysis, split)
         fronts = (
             alt.Chart(alt.NamedData(name))
-            .transform_filter(either("family", "sign", "verdict"))
+            .transform_filter(is_chosen("family", "sign", "verdict"))
             .mark_line(interpolate="step-after", strokeWidth=1, opacity=0.6)
             .encode(x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=look.scale), detail=["front:N"], **look.lines)
         )
         errors = (
             alt.Chart(alt.NamedData("runs"))
-            .transform_filter(either("family", "sign", "verdict"))
+            .transform_filter(is_chosen("family", "sign", "verdict"))
             .mark_rule(strokeWidth=0.8)
             .encode(x=alt.X(f"{split}_x_low:Q"), x2=f"{split}_x_high", y=alt.Y(f"{split}_y:Q"), **look.bars)
         )
@@ -168,7 +168,7 @@ def figures_chart(analysis: Analysis, pages: Mapping[str, str | None]) -> Drawin
         x = alt.X("gamma:Q", title="slack γ₁ of −ELBO (nats)")
         lines = (
             alt.Chart(alt.NamedData("curves"))
-            .transform_filter(either("family", "sign"))
+            .transform_filter(is_chosen("family", "sign"))
             .mark_line(strokeWidth=1, opacity=0.6)
             .encode(x=x, y=alt.Y("mean:Q", scale=look.scale), detail=["curve:N"], **look.lines)
         )
@@ -189,8 +189,8 @@ def choices(analysis: Analysis) -> dict[str, dict[str, str]]:
     }
 
 
-def either(*names: str) -> str:
-    """The expression of Vega that is true of what is chosen."""
+def is_chosen(*names: str) -> str:
+    """The expression of Vega that is true where all of these values are among the chosen ones."""
     return " && ".join(f"indexof(shown_{name}, datum.{name}) >= 0" for name in names)
 
 

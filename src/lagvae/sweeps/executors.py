@@ -185,7 +185,7 @@ class SlurmExecutor(Executor):
     """Runs jobs as a job array on a SLURM cluster, with submitit. The nodes must share the folder of the project.
 
     Args:
-        jobs: the number of jobs that a sweep is divided into.
+        jobs: the number of jobs that each group of runs which can train together is divided into; see runs_per_job.
         partition, timeout_min, cpus_per_task, mem_gb, gpus_per_node: resources of each job; null for the cluster's default.
         setup: shell commands that run at the start of a job.
         additional: further parameters of sbatch, by name.
@@ -278,7 +278,7 @@ class RayExecutor(Executor):
 
     Args:
         address: the address of the cluster; "auto" for one that runs on this machine, null to start one.
-        jobs: the number of jobs that a sweep is divided into.
+        jobs: the number of jobs that each group of runs which can train together is divided into; see runs_per_job.
         cpus, gpus: resources of each job.
     """
 

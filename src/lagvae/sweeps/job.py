@@ -25,7 +25,7 @@ import torch
 
 from lagvae.errors import LagvaeError, OwnedError, Stopped
 from lagvae.experiment.factory import enough_memory
-from lagvae.experiment.launch import all_processes
+from lagvae.experiment.launch import validated_processes
 from lagvae.experiment.run import calibrate, owned_by_first, proceed
 from lagvae.io import bytes_digest, owned, write_json, write_text
 from lagvae.ranks import end_with_parent, on_first
@@ -241,7 +241,7 @@ def train_all(job: SweepJob, runs: Sequence[SweepRun], options: Mapping[str, Any
                 finish_run(run)
     else:
         job.report_progress(total, evaluated, now=True)
-        for name, message in evaluate_all(waiting, int(options.get("processes") or cores())):
+        for name, message in evaluate_all(waiting, cores()):
             if message is not None:
                 failed[name] = message
             evaluated += 1
@@ -255,7 +255,7 @@ def finish_run(run: SweepRun) -> dict[str, Any]:
     if run.finished:
         return run.folder.read_summary()
     run.check_folder()
-    with all_processes(run.cfg), owned_by_first(run.folder.path):
+    with validated_processes(run.cfg), owned_by_first(run.folder.path):
         if on_first(lambda: run.finished):  # by another process, before this one had the folder
             return run.folder.read_summary()
         on_first(run.create_folder)
