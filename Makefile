@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	gpu mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly factors images pictures inputs targets front results mutants faults \
+	gpu mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly fair factors images pictures inputs targets front results mutants faults \
 	docs clean
 
 help: ## Show this help
@@ -122,6 +122,9 @@ interval: $(READY) ## The interval for I of trained models, before and now: resu
 
 anomaly: $(READY) ## log p(x) as an anomaly score, beside IsolationForest and PCA: results/anomaly.md (five minutes)
 	@$(PY) benchmarks/results.py --make anomaly
+
+fair: $(READY) ## how well a group is predicted from codes, over the bound on I(z;u): results/fair.md (ten minutes)
+	@$(PY) benchmarks/results.py --make fair
 
 factors: $(READY) ## MIG and DCI on made shapes, three members and three seeds: results/factors.md (a quarter of an hour)
 	@$(PY) benchmarks/results.py --make factors

@@ -79,7 +79,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
     "data": ("data", "conversion", "tables", "factors", "wiring", "run_wiring", "own_parts", "bad_data"),
     "distributions": ("distributions", "colour", "table_models", "family", "own_distributions"),
-    "divergences": ("divergences", "critics", "total_correlation", "wiring", "family"),
+    "divergences": ("attribute", "divergences", "critics", "total_correlation", "wiring", "family"),
     "ensemble.py": ("ensemble",),
     "front.py": ("front",),
     "experiment": (
@@ -110,7 +110,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "io.py": ("runs",),
     "lagrangian.py": ("lagrangian", "wiring", "feasible"),
     "log_ascent.py": ("log_ascent",),
-    "metrics": ("metrics", "factors", "total_correlation", "two_sample", "wiring", "own_distributions", "own_parts"),
+    "metrics": ("metrics", "attribute", "factors", "total_correlation", "two_sample", "wiring", "own_distributions", "own_parts"),
     "model.py": ("lightning", "recorded", "wiring", "run_wiring", "lagrangian", "experiment", "ddp"),
     "networks.py": ("distributions", "own_distributions", "own_parts"),
     "noise.py": ("noise", "own_distributions", "own_parts"),

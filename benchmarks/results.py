@@ -128,6 +128,16 @@ RESULTS: dict[str, Result] = {
         (*TRAINING, "conf/data/table.yaml", *below("conf", "alpha family/vae.yaml"), "benchmarks/grid.py"),
         5,
     ),
+    "fair": benchmark(
+        "fair",
+        "--root {root} --out results/fair.md",
+        (
+            *TRAINING,
+            *below("conf", "data/table.yaml family/controllable_fair.yaml divergence/attribute_information.yaml critic"),
+            "benchmarks/grid.py",
+        ),
+        10,
+    ),
     "continuous": benchmark(
         "continuous",
         "--root {root} --out results/continuous.md",

@@ -71,6 +71,7 @@ FAMILIES: dict[str, tuple[set[str], float, str, bool, str]] = {
     "infovae": ({"neg_elbo", "mmd"}, -1.0, "none", False, "scratch"),
     "lagvae": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
     "front": ({"neg_elbo", "mmd"}, -1.0, "calibrated", True, "calibrated"),
+    "controllable_fair": ({"neg_elbo", "attribute_information"}, 0.0, "none", True, "scratch"),
     "geco": ({"distortion"}, 1.0, "explicit", True, "scratch"),
     "target_rate": ({"rate"}, -1.0, "explicit", True, "scratch"),
 }

@@ -138,7 +138,9 @@ WITHOUT_EXAMPLE = {
         "generators_seeded "
         " prepare_run seed_of unchanged_process unconditioned"
     ),
-    "it needs labels or a second domain of the data, which a run has": "ClassifierScore CodeAgreement PairingAccuracy",
+    "it needs labels or a second domain of the data, which a run has": (
+        "AttributeScores ClassifierScore CodeAgreement PairingAccuracy"
+    ),
     "it is of a collection of finished runs, which `lagvae pareto` reads and reports": (
         "Analysis Collection Domination Group MatchedPair RunPoint SlackCurve analyse collect comparison_markdown "
         "dominated_rows domination_rows matched_rows matched_summary_rows notes slack_rows summary_rows training_line "

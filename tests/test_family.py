@@ -48,8 +48,7 @@ def member(family: str, *words: str) -> tuple[Any, Any, JointSamples]:
     )
     data = build_data(cfg)
     model = build_model(cfg, data)
-    x = data.first_samples("train", 32)
-    return cfg, model, model.samples(Batch(x, torch.arange(32), 0), "train")
+    return cfg, model, model.samples(data.first_batch(32), "train")
 
 
 def laplace(error: Tensor, scale: float) -> Tensor:
@@ -103,6 +102,13 @@ class By:
         d = self.number(name)[0].double().sigmoid()
         return (d / (1 - d)).log().mean()
 
+    def information_about_labels(self) -> Tensor:
+        """E log r(u|z) − E log p(u): what an adversary's predictions gain over the shares of u, with q(u|z) by r."""
+        divergence = next(c.divergence for c in self.model.lagrangian.constraints if c.name == "attribute_information")
+        shares, u = torch.tensor(divergence.attribute_shares).double(), self.s.u
+        log_r = divergence.critic(self.s.z_q).double().log_softmax(-1)[torch.arange(len(u)), u]
+        return log_r.mean() - (shares * shares.log()).sum()
+
     def l1(self, scale: float = 1.0) -> Tensor:
         return laplace((self.s.x_q - self.s.p_x_given_z_q.mean).flatten(1), scale).mean()
 
@@ -127,6 +133,7 @@ AUTHORS: dict[str, Callable[[By], Tensor]] = {
     # (1 − α) KL(q(z|x)‖p(z)) + (α + λ − 1) MMD with α = 1 − the weight of the rate; maximising: distortion twice
     "infovae": lambda a: 2 * a.bce() + a.rate() + 1000 * a.mmd(),
     "lagvae": lambda a: 2 * a.bce() + a.rate() + a.mmd(),
+    "controllable_fair": lambda a: a.bce() + a.rate() + a.information_about_labels() - 0.1,
     "geco": lambda a: a.rate() + a.bce() - 20,
     "target_rate": lambda a: a.bce() + a.rate() - 6,
     "aae": lambda a: a.bce() + 10 * a.js("js_z"),

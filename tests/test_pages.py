@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from helpers import program
+from helpers import QUICK, SHORT, program
 from pareto_runs import change, write_run
 from small import TINY, compose
 
@@ -148,6 +148,14 @@ def test_charts_are_what_vega_lite_allows(seen: Seen) -> None:
 
     for spec in (seen.specs["curves"]["concat"][0], seen.specs["plane"], seen.specs["latent"]):
         altair.Chart.from_dict({key: value for key, value in spec.items() if key != "datasets"})
+
+
+def test_a_run_without_a_constraint_on_neg_elbo_has_a_page(tmp_path: Path) -> None:
+    words = ("family=target_rate", "callbacks.figures=true", "name=run")
+    said = program(tmp_path, *QUICK, *SHORT, *words)
+    assert said.status == 0, said.err
+    assert "was not written" not in said.err
+    assert "−ELBO" in (tmp_path / "runs" / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_page_that_fails_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

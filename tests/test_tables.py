@@ -305,7 +305,7 @@ BAD: dict[str, tuple[Callable[[dict[str, list[str]]], object], list[str], list[s
     "no such label": (lambda c: None, ["data.source.label=z"], ["has no column 'z', only age, sex", "data.source.label"]),
     "label missing": (lambda c: c["y"].__setitem__(0, ""), ["data.source.label=y"], ["line 2, column 'y' has no label"]),
     "no such column": (lambda c: None, ["data.source.drop=[a]"], ["has no column 'a', only age", "data.source.drop"]),
-    "nothing left": (lambda c: [c.pop(n) for n in list(c)[1:]], ["data.source.drop=[age]"], ["no column beside those"]),
+    "nothing left": (lambda c: [c.pop(n) for n in list(c)[1:]], ["data.source.drop=[age]"], ["no column for x"]),
     "likelihood": (lambda c: None, ["data.likelihood=normal"], ["data.likelihood=normal does not fit data=table, 6 columns"]),
     "decoder": (lambda c: None, ["likelihood=laplace"], ["a Laplace p(x|z) knows neither categories nor missing values"]),
     "repeated name": (lambda c: c.update({"age ": c["age"]}), [], ["has two columns named 'age'"]),

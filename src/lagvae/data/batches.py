@@ -14,11 +14,15 @@ from lagvae.noise import Noise
 
 
 class Batch(NamedTuple):
-    """A batch: x (B, *shape), stored or observed; index (B,), the positions of the samples in their split; and its step."""
+    """A batch: x (B, *shape), stored or observed; index (B,), the positions of the samples in their split; and its step.
+
+    Where an objective needs an attribute of x, u (B,) has it as whole numbers from 0.
+    """
 
     x: Tensor
     index: Tensor  # type: ignore[assignment]
     step: int
+    u: Tensor | None = None
 
 
 class Store(Protocol):
@@ -78,14 +82,18 @@ class SplitOrder:
 
 
 class StepDataset(Dataset[Batch]):
-    """Maps a step to its batch. `subset` maps positions in the split to positions in the store."""
+    """Maps a step to its batch.
 
-    def __init__(self, store: Store, subset: Tensor, order: Callable[[int], Tensor]) -> None:
-        self.store, self.subset, self.order = store, subset, order
+    Args:
+        subset: positions in the split → positions in the store. u: the attribute of each sample of the split.
+    """
+
+    def __init__(self, store: Store, subset: Tensor, order: Callable[[int], Tensor], u: Tensor | None = None) -> None:
+        self.store, self.subset, self.order, self.u = store, subset, order, u
 
     def __getitem__(self, step: int) -> Batch:
         index = self.order(step)
-        return Batch(self.store[self.subset[index]], index, step)
+        return Batch(self.store[self.subset[index]], index, step, None if self.u is None else self.u[index])
 
 
 class StepLoader:

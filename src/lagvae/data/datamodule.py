@@ -48,6 +48,9 @@ MIN_SPLIT = 4
 LARGE_SPREAD = 10.0
 """Standard deviation of a column above which the values are probably not on the scale that a Normal p(x|z) is made for."""
 
+MOST_VALUES = 100
+"""Largest number of values of an attribute. One with more is rather an amount, of which log r(u|z) says little."""
+
 UNUSED_LEVELS = 8
 """Levels whose largest value is this many times smaller than their type allows are probably counts, or have fewer bits."""
 
@@ -81,6 +84,7 @@ class DataModule(pl.LightningDataModule):
         levels: what levels were divided by, 1 for numbers. value_range: least and largest value of x. kind: the type that the
             source's array had. standardization: the means and deviations of the training rows; None where there is none.
         column_names: of the values of x, where x is a table.
+        uses_attribute: whether batches have the attribute u, which a run sets if its objective needs it.
 
     Examples:
         >>> from lagvae.data.sources import digits
@@ -128,6 +132,7 @@ class DataModule(pl.LightningDataModule):
         self.standardize = standardize
         self.standardization: Standardization | None = None
         self.column_names: list[str] | None = None
+        self.uses_attribute = False
         self.conversions: list[str] = []
         self.hints: list[str] = []
         self.levels, self.value_range, self.kind = 255, (0.0, 1.0), ""
@@ -273,11 +278,11 @@ class DataModule(pl.LightningDataModule):
         return found
 
     def _check_labels(self, arrays: Arrays) -> None:
-        for part, samples, labels, factors in (
-            ("", arrays.x, arrays.labels, arrays.factors),
-            ("test ", arrays.test, arrays.test_labels, arrays.test_factors),
+        for part, samples, *given in (
+            ("", arrays.x, arrays.labels, arrays.factors, arrays.attribute),
+            ("test ", arrays.test, arrays.test_labels, arrays.test_factors, arrays.test_attribute),
         ):
-            for kind, values in (("labels", labels), ("factors", factors)):
+            for kind, values in zip(("labels", "factors", "values of the attribute"), given, strict=True):
                 if samples is not None and values is not None and len(values) != len(samples):
                     raise DataError(
                         f"data={self.name} has {len(values)} {part}{kind} for {len(samples)} {part}samples; there must be one "
@@ -332,17 +337,64 @@ class DataModule(pl.LightningDataModule):
 
     def labels(self, split: str) -> Tensor | None:
         """The labels of a split in its order, or None if the data have none; only evaluation uses them."""
-        arrays = self.arrays
-        from_test_set = split == "test" and arrays.test is not None
-        labels = arrays.test_labels if from_test_set else arrays.labels
-        return None if labels is None else labels[self.split[split]]
+        return self._of_split(split, self.arrays.labels, self.arrays.test_labels)
 
     def factors(self, split: str) -> Tensor | None:
         """The factors that the samples of a split were made from, (n, F), or None if unknown; only evaluation uses them."""
+        return self._of_split(split, self.arrays.factors, self.arrays.test_factors)
+
+    def _of_split(self, split: str, values: Tensor | None, of_test_set: Tensor | None) -> Tensor | None:
+        """The values of the samples of a split in its order, from those of all samples and those of the test set."""
+        own = of_test_set if split == "test" and self.arrays.test is not None else values
+        return None if own is None else own[self.split[split]]
+
+    def use_attribute(self) -> None:
+        """Give batches the attribute u; DataError where the data have none, or one that says nothing."""
+        self.uses_attribute, arrays = True, self.arrays
+        u = self.attribute("train")
+        if u is None or self.attribute("test") is None:
+            raise DataError(
+                f"data={self.name} has no attribute u, and no labels that could be one, so I(z;u) has no value. Of a table, "
+                "name a column: data.source.attribute=COLUMN. Other data have them as Arrays.attribute."
+            )
+        source = "labels" if arrays.attribute is None else "attribute"
+        count = len(u.unique())
+        if count < 2 or count > MOST_VALUES:
+            raise DataError(
+                f"data={self.name}: its {source} {'has' if source == 'attribute' else 'have'} {count} "
+                f"value{'s' if count > 1 else ''} in the training split; I(z;u) needs between 2 and {MOST_VALUES}. Give "
+                "classes: of an amount, divide its range into a few."
+            )
+        for split in ("val", "test"):
+            if len(other := self.attribute(split).unique()) and int(other.max()) >= len(self.attribute_values):  # type: ignore[union-attr]
+                raise DataError(f"data={self.name}: the {split} split has a value of the {source} that no training sample has.")
+
+    @cached_property
+    def attribute_values(self) -> Tensor:
+        """The values of the attribute, or of the labels, in ascending order; the place of a value is u."""
         arrays = self.arrays
-        from_test_set = split == "test" and arrays.test is not None
-        factors = arrays.test_factors if from_test_set else arrays.factors
-        return None if factors is None else factors[self.split[split]]
+        values: Any = arrays.labels if arrays.attribute is None else arrays.attribute
+        return values[self.split["train"]].unique()  # type: ignore[no-any-return]
+
+    @property
+    def attribute_shares(self) -> list[float] | None:
+        """The share of each u in the training split; None where batches have no attribute."""
+        u = self.attribute("train")
+        return None if u is None else (u.bincount(minlength=len(self.attribute_values)) / len(u)).tolist()
+
+    def attribute(self, split: str) -> Tensor | None:
+        """The attribute u of the samples of a split in its order, whole numbers from 0; None where batches have none.
+
+        A value that no training sample has is the number of those that there are.
+        """
+        arrays = self.arrays
+        own = arrays.attribute is None
+        values = (arrays.labels, arrays.test_labels) if own else (arrays.attribute, arrays.test_attribute)
+        if not self.uses_attribute or (found := self._of_split(split, *values)) is None:
+            return None
+        place = torch.searchsorted(self.attribute_values, found.contiguous())
+        known = self.attribute_values[place.clamp(max=len(self.attribute_values) - 1)] == found
+        return place.where(known, torch.tensor(len(self.attribute_values)))
 
     def second(self, split: str) -> Tensor | None:
         """The second domain: unpaired samples for "train", else the true partners of a split in its order; None if unknown."""
@@ -381,6 +433,11 @@ class DataModule(pl.LightningDataModule):
     def batches_per_pass(self, split: str) -> int:
         """Number of evaluation batches in one pass over a split."""
         return -(-len(self.split[split]) // self.batch)
+
+    def first_batch(self, n: int, split: str = "train") -> Batch:
+        """A batch of the first n samples of a split, as step 0."""
+        x, u = self.first_samples(split, n), self.attribute(split)
+        return Batch(x, torch.arange(len(x)), 0, None if u is None else u[: len(x)])
 
     def first_samples(self, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
         """The first n samples of a split, always with the same observation noise; for figures and classifiers."""
@@ -431,7 +488,9 @@ class DataModule(pl.LightningDataModule):
         length, last = self.interval or (self.per_epoch, None)
         place = torch.device("cpu") if self.streams else device
         order = TrainOrder(len(self.split["train"]), self.batch, noise, place)
-        dataset = StepDataset(self._stores(device)["train"], self.split["train"].to(place), order)
+        u = self.attribute("train")
+        subset = self.split["train"].to(place)
+        dataset = StepDataset(self._stores(device)["train"], subset, order, None if u is None else u.to(place))
 
         def steps() -> range:
             start = first()
@@ -445,7 +504,7 @@ class DataModule(pl.LightningDataModule):
         subset = self.split[split][:most]
         order = SplitOrder(len(subset), self.batch)
         steps = range(order.per_pass * passes)
-        dataset = StepDataset(self._stores(device)[split], subset, order)
+        dataset = StepDataset(self._stores(device)[split], subset, order, self.attribute(split))
         return EvalLoader(dataset, lambda: steps, self.workers if self.streams else 0)
 
     # Lightning's hooks
@@ -466,7 +525,8 @@ class DataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The batch with its stored samples on the device, which Lightning would look for part by part."""
-        return Batch(batch.x.to(device, non_blocking=True), batch.index.to(device, non_blocking=True), batch.step)
+        moved = [None if t is None else t.to(device, non_blocking=True) for t in (batch.x, batch.index, batch.u)]
+        return Batch(moved[0], moved[1], batch.step, moved[2])  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Replace stored samples by observed ones, on the device."""
@@ -477,7 +537,7 @@ class DataModule(pl.LightningDataModule):
     def observed(self, batch: Batch, noise: Noise) -> Batch:
         """A stored batch as it is observed with the noise of its step."""
         x = observe(batch.x, self.likelihood, lambda shape: noise.uniform("observe", batch.step, shape, batch.x.device))
-        return Batch(x, batch.index, batch.step)
+        return batch._replace(x=x)
 
     @property
     def _trainer(self) -> Any:
@@ -498,7 +558,9 @@ def content_digest(data: DataModule, test: bool = True) -> str:
     arrays = data.arrays
     if arrays.digest is None:
         arrays.digest = _content_digest(arrays.x, arrays.second, None if arrays.table is None else arrays.table.text)
-    return arrays.digest if arrays.test is None or not test else _content_digest(arrays.digest, arrays.test)
+    digest = arrays.digest if arrays.test is None or not test else _content_digest(arrays.digest, arrays.test)
+    splits = SPLITS if test else SPLITS[:2]
+    return _content_digest(digest, *map(data.attribute, splits)) if data.uses_attribute else digest
 
 
 def _content_digest(*parts: Tensor | ImageFiles | str | None) -> str:

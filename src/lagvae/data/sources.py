@@ -46,6 +46,7 @@ class Arrays:
         digest: a hash of the content, once it has been computed.
         labels, test_labels: (N,), integers that only evaluation uses.
         factors, test_factors: (N, F), integers that the samples were made from, which only evaluation uses.
+        attribute, test_attribute: (N,), integers, u of an objective with I(z;u); without them it is the labels.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
         file: what x was read from, for messages.
@@ -66,6 +67,8 @@ class Arrays:
     test_labels: Tensor | None = None
     factors: Tensor | None = None
     test_factors: Tensor | None = None
+    attribute: Tensor | None = None
+    test_attribute: Tensor | None = None
     second: Tensor | None = None
     partner: Callable[[Tensor], Tensor] | None = None
     conversions: tuple[str, ...] = ()

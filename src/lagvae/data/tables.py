@@ -293,6 +293,7 @@ def table(
     path: str,
     test: str | None = None,
     label: str | None = None,
+    attribute: str | None = None,
     drop: Sequence[str] = (),
     categorical: Sequence[str] = (),
     missing: Sequence[str] = MISSING,
@@ -305,7 +306,8 @@ def table(
 
     Args:
         path: the file, whose columns have names. test: a file with the same columns, used as the test set.
-        label: the column with the labels of the rows, used for evaluation only. drop: columns that are left out.
+        label: the column with the labels of the rows, used for evaluation only. attribute: the column u of an objective with
+            I(z;u). Neither is in x. drop: columns that are left out.
         missing: the cells of a CSV file that mean that a value is missing.
         max_categories: largest number of categories of a column.
 
@@ -320,24 +322,24 @@ def table(
     if not path:
         raise DataError("data=table needs data.source.path=FILE (.csv or .parquet).")
     cells = read_cells(path, f"data.source.path={path}", missing)
-    for key, names in (("drop", drop), ("categorical", categorical), ("label", [] if label is None else [label])):
+    aside = {key: [name] for key, name in (("label", label), ("attribute", attribute)) if name is not None}
+    for key, names in (("drop", drop), ("categorical", categorical), *aside.items()):
         for name in names:
             cells.column(str(name), f"correct data.source.{key}")
     said = ["the first column, which has no name and numbers the rows, is left out"] if cells.extra else []
-    labels, known = None, None
-    if label is not None:
-        labels, known = _labels_of(cells, label, None)
-    left = {str(name) for name in drop} | ({label} if label is not None else set())
+    whole = {key: _labels_of(cells, name, None, key) for key, (name,) in aside.items()}
+    left = {str(name) for name in drop}.union(*aside.values())
     names = [name for name in cells.columns if name not in left]
     if not names:
-        raise DataError(f"{cells.named} has no column beside those that are left out; correct data.source.drop or label.")
+        raise DataError(f"{cells.named} has no column for x; correct data.source.drop, label or attribute.")
     columns, notes = [], []
     for name in names:
         column, note = _column_of(cells, name, name in {str(c) for c in categorical}, max_categories)
         columns.append(column)
         notes += note
     found = Table(tuple(columns), tuple(map(str, missing)), cells.lines, tuple(notes))
-    arrays = Arrays(found.encode(cells), labels=labels, file=path, table=found)
+    labels, u = (whole[key][0] if key in whole else None for key in ("label", "attribute"))
+    arrays = Arrays(found.encode(cells), labels=labels, attribute=u, file=path, table=found)
     binary = [
         c.name
         for c in columns
@@ -349,8 +351,9 @@ def table(
     if test is not None:
         own = read_cells(test, f"data.source.test={test}", missing)
         arrays.test = found.encode(own)
-        if label is not None:
-            arrays.test_labels, _ = _labels_of(own, label, known)
+        for key, (name,) in aside.items():
+            values, _ = _labels_of(own, name, whole[key][1], key)
+            setattr(arrays, "test_labels" if key == "label" else "test_attribute", values)
     return arrays
 
 
@@ -403,16 +406,16 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
     return Column(name, tuple(ordered), missing), notes
 
 
-def _labels_of(cells: Cells, name: str, known: list[str] | None) -> tuple[Tensor, list[str]]:
-    """The labels of a column as whole numbers: its numbers where they are whole, otherwise the places of its sorted texts."""
-    values = cells.column(name, "correct data.source.label")
+def _labels_of(cells: Cells, name: str, known: list[str] | None, key: str) -> tuple[Tensor, list[str]]:
+    """The values of a column, the "label" or "attribute", as whole numbers: the places of its sorted values."""
+    values = cells.column(name, f"correct data.source.{key}")
     if len(gaps := np.flatnonzero(gaps_of(values))):
-        raise DataError(f"{cells.named}: {cells.place(int(gaps[0]), name)} has no label; every row needs one, or no row.")
+        raise DataError(f"{cells.named}: {cells.place(int(gaps[0]), name)} has no {key}; every row needs one, or no row.")
     texts = [str(t) for t in as_texts(values)]
     found = known or sorted(set(texts), key=lambda t: (0, float(t), t) if is_number(t) else (1, 0.0, t))
     if unknown := [r for r, t in enumerate(texts) if t not in found]:
         raise DataError(
-            f"{cells.named}: {cells.place(unknown[0], name)} has the label {texts[unknown[0]]!r}, which no training row has."
+            f"{cells.named}: {cells.place(unknown[0], name)} has the {key} {texts[unknown[0]]!r}, which no training row has."
         )
     place = {t: k for k, t in enumerate(found)}
     return torch.tensor([place[t] for t in texts]), found

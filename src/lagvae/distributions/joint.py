@@ -246,6 +246,7 @@ class JointSamples:
         x: a batch of data, (B, *shape).
         noise: name → tensor, as returned by `draw_noise`.
         gather: concatenates the batches of all ranks along axis 0, with gradient; the identity for a single process.
+        u: an attribute of x, whole numbers from 0, (B,); None where no divergence needs it.
 
     Shapes: x_q, x_p (B, *shape); z_q, z_p (B, d).
 
@@ -265,9 +266,11 @@ class JointSamples:
         x: Tensor,
         noise: Mapping[str, Tensor],
         gather: Callable[[Tensor], Tensor] = lambda t: t,
+        u: Tensor | None = None,
     ) -> None:
         self.joint = joint
         self.x_q = x
+        self.u = u
         self.noise = noise
         self.gather = gather
 

@@ -4,6 +4,7 @@ An estimator maps `JointSamples` to a scalar. The package imports `lagvae.algebr
 and `lagvae.errors`.
 """
 
+from lagvae.divergences.attribute import AttributeEntropy, AttributeInformation, entropy_of
 from lagvae.divergences.base import Divergence
 from lagvae.divergences.covariance import CovarianceDistance, covariance_distance
 from lagvae.divergences.critic import Critic, CriticDivergence
@@ -47,6 +48,8 @@ __all__ = [
     "AdversarialNegElbo",
     "AdversarialRate",
     "AdversarialTotalCorrelation",
+    "AttributeEntropy",
+    "AttributeInformation",
     "ChiSquared",
     "CovarianceDistance",
     "Critic",
@@ -72,6 +75,7 @@ __all__ = [
     "Wasserstein",
     "check_preference",
     "covariance_distance",
+    "entropy_of",
     "i_p_upper",
     "mmd",
     "neg_i_p_lower",

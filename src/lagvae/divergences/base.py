@@ -43,6 +43,10 @@ class Divergence(ABC):
     """Whether `prepare` builds a critic. The class says so, because a sweep is planned before anything is built."""
     size: int | None = None
     """The number of training samples, which a run sets; None where it is not known."""
+    uses_attribute: bool = False
+    """Whether the estimate needs the attribute u of x, which batches then have."""
+    attribute_shares: Sequence[float] | None = None
+    """The share of each value of u in the training split, which a run sets before `prepare`; None where there is no u."""
     symbol: str = ""
     """The estimated quantity in the notation of `lagvae.algebra`."""
 

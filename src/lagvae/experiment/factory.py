@@ -170,6 +170,8 @@ def load_data(cfg: DictConfig) -> DataModule:
     """Load, check and split the data."""
     data: DataModule = instantiate(cfg.data)
     data.check()
+    if any(getattr(locate(str(c.divergence.get("_target_"))), "uses_attribute", False) for c in cfg.constraints.values()):
+        data.use_attribute()
     return data
 
 
@@ -419,7 +421,7 @@ def build_model(
     joint, lagrangian = build_joint(cfg, data), build_lagrangian(cfg, calibration, simplex)
     for c in lagrangian.constraints:
         c.divergence.size = data.size("train")
-    model = assemble_model(cfg, joint, lagrangian, data.shape)
+    model = assemble_model(cfg, joint, lagrangian, data.shape, data.attribute_shares)
     model.origin = {
         "version": __version__,
         "config": stored_settings(cfg),
@@ -430,6 +432,7 @@ def build_model(
         "standardization": None if data.standardization is None else data.standardization.as_dict(),
         "range": list(data.value_range),
         "second": list(joint.prior.shape) if isinstance(joint.prior, EmpiricalPrior) else None,
+        "attribute": data.attribute_shares,
         "bounds": {c.name: c.bound for c in lagrangian.configured},
         "calibration": None if calibration is None else calibration.numbers,
         "digest": content_digest(data),
@@ -437,9 +440,20 @@ def build_model(
     return model
 
 
-def assemble_model(cfg: DictConfig, joint: JointModel, lagrangian: Lagrangian, shape: tuple[int, ...]) -> LatentVariableModel:
-    """The LightningModule of a joint model and a Lagrangian, with the optimizers of the config. `shape` is that of one x."""
+def assemble_model(
+    cfg: DictConfig,
+    joint: JointModel,
+    lagrangian: Lagrangian,
+    shape: tuple[int, ...],
+    attribute: Sequence[float] | None = None,
+) -> LatentVariableModel:
+    """The LightningModule of a joint model and a Lagrangian, with the optimizers of the config.
+
+    Args:
+        shape: that of one x. attribute: the share of each value of u, where batches have it.
+    """
     for c in lagrangian.constraints:
+        c.divergence.attribute_shares = attribute
         c.divergence.prepare(c.name, joint, shape)
     return (Front if isinstance(lagrangian, FrontLagrangian) else LatentVariableModel)(
         joint=joint,

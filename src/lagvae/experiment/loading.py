@@ -144,7 +144,7 @@ def rebuild(path: Path, origin: Mapping[str, Any], trust: Sequence[str]) -> Late
             joint = assemble_joint(cfg, shape, origin["likelihood"], lambda: torch.empty(0, *origin["second"]), table)
             kept = origin.get("calibration")
             calibration = None if kept is None else Calibration(**kept, splits={}, settings={})
-            return assemble_model(cfg, joint, build_lagrangian(cfg, calibration), shape)
+            return assemble_model(cfg, joint, build_lagrangian(cfg, calibration), shape, origin.get("attribute"))
     except LagvaeError as error:
         raise type(error)(f"{path}: {error}{written}") from error
     except Exception as error:  # a damaged record can raise almost any exception

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lagvae.data import Batch, DataModule
+from lagvae.data import DataModule
 from lagvae.distributions import JointSamples
 from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
@@ -50,11 +49,11 @@ def try_own_code(cfg: DictConfig, data: DataModule) -> None:
     if not metrics and not has_own_code(cfg):
         return
     model = trial_model(cfg, data)
-    x = data.first_samples("train", ROWS)
-    batch = Batch(x, torch.arange(len(x)), 0)
+    batch = data.first_batch(ROWS)
+    x = batch.x
     every = model.samples(batch, "trial", model.eval_model)
     noise = {name: every.noise[name] for name in model.lagrangian.required_noise}
-    training = JointSamples(model.joint, x, noise)
+    training = JointSamples(model.joint, x, noise, u=batch.u)
     shapes = f"on a batch with x of shape {tuple(x.shape)} and z of shape {(len(x), model.joint.latent)}"
     with evaluating(model):
         for c in model.lagrangian.constraints:

@@ -43,7 +43,9 @@ MAX_FORMS, MAX_NEIGHBOURS = 3, 3
 """Largest numbers of equivalent forms and of neighbours that are printed."""
 
 NOT_KNOWN = {
-    "TC(q(z))": "is KL(q(z)‖Π q(z_k)), a part of the KL(q(z)‖p(z)) in the rate, but the algebra knows no coordinates of z"
+    "TC(q(z))": "is KL(q(z)‖Π q(z_k)), a part of the KL(q(z)‖p(z)) in the rate, but the algebra knows no coordinates of z",
+    "I(z;u)": "is about an attribute u, which the algebra does not know",
+    "H(u|z)": "is about an attribute u, which the algebra does not know",
 }
 """Symbol → why it is none that the algebra knows, where that is not plain."""
 

@@ -5,6 +5,7 @@ only through the protocol `EvaluationData`, and knows nothing of training or con
 """
 
 from lagvae.metrics.agreement import ClassifierScore, CodeAgreement, PairingAccuracy
+from lagvae.metrics.attribute import AttributeScores
 from lagvae.metrics.base import EvaluationData, LatentMetric, OwnMetric, as_latent_metric, mean_and_stderr
 from lagvae.metrics.decomposition import RateDecomposition
 from lagvae.metrics.factors import FactorScores, dci_scores, mutual_information_gap
@@ -15,6 +16,7 @@ from lagvae.metrics.two_sample import TwoSampleTest, permutation_p_value
 
 __all__ = [
     "ActiveUnits",
+    "AttributeScores",
     "ClassifierScore",
     "CodeAgreement",
     "DivergenceValues",

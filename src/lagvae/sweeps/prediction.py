@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from lagvae.data import Batch, DataModule
+from lagvae.data import DataModule
 from lagvae.ensemble import Ensemble
 from lagvae.errors import CheckpointError
 from lagvae.experiment.calibration import AUTO
@@ -104,8 +104,7 @@ def measured_rate(run: SweepRun, data: DataModule, together: int) -> TrainingRat
     together = min(together, MEASURED_TOGETHER)
     models = [trial_model(run.cfg, data) for _ in range(together)]
     model = Ensemble(models, [(0, 0)] * together, []) if together > 1 else models[0]
-    x = data.first_samples("train", int(run.plain.data.batch))
-    batch = Batch(x, torch.arange(len(x)), 0)
+    batch = data.first_batch(int(run.plain.data.batch))
     optimizer = model.primal(list(model.joint.parameters()))
     threads = torch.get_num_threads()
     torch.set_num_threads(choose_threads(run.cfg, models[0], together))
