@@ -82,7 +82,7 @@ SLIPS = {
     "modle.latent=3": ["modle is unknown; did you mean model.latent=3?"],
     "mmd.gamma=1": ["mmd is unknown; did you mean constraints.mmd.gamma=1?"],
     "training.lr=1": ["training.lr is unknown; did you mean model.optimizer.lr=1"],
-    "samples=3": ["samples is unknown; 6 settings end so, such as callbacks.training.information.samples=3, "],
+    "samples=3": ["samples is unknown; 7 settings end so, such as callbacks.training.information.samples=3, "],
 }
 """What users type who know the name of a setting but not its place, or the reverse."""
 

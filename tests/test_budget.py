@@ -217,7 +217,7 @@ def test_the_bar_of_an_evaluation_ends_with_it_and_with_an_error(monkeypatch: py
     batch: Any = SimpleNamespace(index=torch.arange(10), step=0)
     for ends in (True, False):
         evaluation._metrics = {split: {"the_terms": metric} for split in ("train", "val", "test")}  # type: ignore[dict-item]
-        evaluation.plan = Plan(batches=dict.fromkeys(evaluation._metrics, 8.0))
+        evaluation.plan = Plan(batch_costs=dict.fromkeys(evaluation._metrics, 8.0))
         evaluation.plan.metric_costs = {split: {"the_terms": 3.0} for split in evaluation._metrics}
         evaluation.on_test_epoch_start(trainer, model)  # type: ignore[arg-type]
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler

@@ -55,7 +55,7 @@ def test_a_rate_is_that_of_the_steps_after_the_first(monkeypatch: pytest.MonkeyP
     """Five at least, and those of a second at least."""
     clock = SimpleNamespace(now=7.0)
     trial = Trial(clock, seconds)
-    data: Any = SimpleNamespace(first_samples=lambda split, count: torch.ones(count, 2))
+    data: Any = SimpleNamespace(first_batch=lambda count: Batch(torch.ones(count, 2), torch.arange(count), 0))
     monkeypatch.setattr(prediction, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(prediction, "trial_model", lambda cfg, data: trial)
     monkeypatch.setattr(prediction, "choose_threads", lambda cfg, model, together: 2)
@@ -82,7 +82,7 @@ def test_an_ensemble_is_measured_as_one_of_sixteen_at_most(monkeypatch: pytest.M
             made.append(len(models))
             self.measure = lambda batch: Trial.measure(self, batch.x)  # type: ignore[method-assign]
 
-    data: Any = SimpleNamespace(first_samples=lambda split, count: torch.ones(count, 2))
+    data: Any = SimpleNamespace(first_batch=lambda count: Batch(torch.ones(count, 2), torch.arange(count), 0))
     monkeypatch.setattr(prediction, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(prediction, "Ensemble", Together)
     monkeypatch.setattr(prediction, "trial_model", lambda cfg, data: Trial(clock, 2.0))

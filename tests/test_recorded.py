@@ -20,7 +20,7 @@ from lagvae.distributions import BernoulliDecoder, GaussianEncoder, JointModel, 
 from lagvae.divergences import MMD, RBF, NegElbo
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.log_ascent import LogAscent
-from lagvae.model import WARM_UP, LatentVariableModel
+from lagvae.model import STEPS_BEFORE_RECORDING, LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.recorded import RecordedStep, gradients
 from lagvae.sweeps.ensemble_training import train_ensemble
@@ -105,7 +105,7 @@ def far(a: LatentVariableModel, b: LatentVariableModel) -> float:
 def test_a_replayed_step_is_the_step(replays: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in what is recorded of the last batch: terms, divergences, violations, multipliers."""
     recorded = fit(small())
-    assert replays() == STEPS - WARM_UP
+    assert replays() == STEPS - STEPS_BEFORE_RECORDING
     monkeypatch.undo()
     plain = fit(small())
     assert far(recorded, plain) < 1e-6
@@ -132,7 +132,7 @@ def test_a_frozen_parameter_stays_as_it_is(replays: Callable[[], int]) -> None:
     frozen = model.joint.encoder.network.layers[0].weight.requires_grad_(False)
     before = frozen.clone()
     fit(model)
-    assert replays() == STEPS - WARM_UP
+    assert replays() == STEPS - STEPS_BEFORE_RECORDING
     assert torch.equal(frozen, before)
 
 
@@ -152,7 +152,7 @@ def test_an_ensemble_replays_its_step(tmp_path: Path, replays: Callable[[], int]
         return [torch.load(run.folder.last, weights_only=True)["state_dict"] for run in runs]
 
     recorded = trained("recorded")
-    assert replays() == 20 - WARM_UP
+    assert replays() == 20 - STEPS_BEFORE_RECORDING
     monkeypatch.undo()
     for own, plain in zip(recorded, trained("plain"), strict=True):
         for name, value in plain.items():
@@ -298,7 +298,7 @@ def test_a_gpu_replays_what_an_ensemble_would_compute(
         return [torch.load(run.folder.last, weights_only=True)["state_dict"] for run in runs]
 
     recorded = trained("recorded")
-    assert counted() == 40 - WARM_UP
+    assert counted() == 40 - STEPS_BEFORE_RECORDING
     monkeypatch.setattr(LatentVariableModel, "can_record", lambda self: False)
     for own, plain in zip(recorded, trained("plain"), strict=True):
         for name, value in plain.items():
@@ -309,6 +309,6 @@ def test_a_gpu_replays_what_an_ensemble_would_compute(
 @pytest.mark.usefixtures("a_gpu")
 def test_a_gpu_replays_what_a_model_would_compute(counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = fit(small(), accelerator="gpu")
-    assert counted() == STEPS - WARM_UP
+    assert counted() == STEPS - STEPS_BEFORE_RECORDING
     monkeypatch.setattr(LatentVariableModel, "can_record", lambda self: False)
     assert far(recorded.cpu(), fit(small(), accelerator="gpu").cpu()) < 1e-5

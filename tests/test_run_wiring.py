@@ -238,7 +238,7 @@ def test_progress_is_a_line_for_every_tenth_at_steps_that_are_logged() -> None:
         "multiplier/neg_elbo": 2.5,
         "multiplier/mmd_z": 300.0,
     }
-    model: Any = SimpleNamespace(log_every=4, last_logged=logged, lagrangian=SimpleNamespace(stated=constraints))
+    model: Any = SimpleNamespace(log_every=4, last_logged=logged, lagrangian=SimpleNamespace(configured=constraints))
     bounds = {"train": (1.0, 2.0), "val": (7.0, 8.0), "test": (8.0, 9.0)}
     results = {split: {"i_q_lower": low, "i_q_upper": high} for split, (low, high) in bounds.items()}
     evaluation: Any = SimpleNamespace(results=results)

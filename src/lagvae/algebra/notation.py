@@ -4,6 +4,7 @@
     H_q(x), H_p(z|x)               entropies
     KL(q(z|x)||p(z|x))             an expectation under the joint of the first argument: E_q(x) KL(q(z|x)‖p(z|x))
     E_q[log p(x|z) - 2 log p(z)]   expectations of sums of log densities, including logs of ratios and products of densities
+    I(z;u), H(u|z)                 of an attribute u, as opaque symbols
     JS(q(z)||p(z)), W1(…), …       any other divergence, as an opaque symbol
 
 Coefficients are written 2, 0.5 or 1/3, with or without *. The signs ‖, − and · may replace ||, - and *.
@@ -157,6 +158,8 @@ class _Reader:
             "H_p": lambda: self.entropy("p"),
             "E_q": lambda: self.expectation("q"),
             "E_p": lambda: self.expectation("p"),
+            "I": lambda: self.of_attribute("I(z;u)"),
+            "H": lambda: self.of_attribute("H(u|z)"),
         }
         if token != "(" and not token[:1].isalpha():
             self.fail(f"{token!r} is not a quantity" if token else "it ends where a quantity is expected")
@@ -201,6 +204,11 @@ class _Reader:
                 self.take(token)
         xz, x, z = (Density(joint, over).log(joint) for over in (("x", "z"), ("x",), ("z",)))
         return xz - x - z
+
+    def of_attribute(self, text: str) -> Objective:
+        for token in text[1:]:
+            self.take(token)
+        return single(Opaque(text, Class.UNARY))
 
     def entropy(self, joint: str) -> Objective:
         return -self.arguments(joint).log(joint)

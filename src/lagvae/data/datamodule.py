@@ -349,11 +349,11 @@ class DataModule(pl.LightningDataModule):
         return None if own is None else own[self.split[split]]
 
     def use_attribute(self) -> None:
-        """Give batches the attribute u; DataError where the data have none, or one that says nothing."""
+        """Give batches the attribute u; SettingError where the data have none, DataError for one that says nothing."""
         self.uses_attribute, arrays = True, self.arrays
         u = self.attribute("train")
         if u is None or self.attribute("test") is None:
-            raise DataError(
+            raise SettingError(
                 f"data={self.name} has no attribute u, and no labels that could be one, so I(z;u) has no value. Of a table, "
                 "name a column: data.source.attribute=COLUMN. Other data have them as Arrays.attribute."
             )

@@ -47,7 +47,7 @@ class AttributeEntropy(Divergence):
         >>> divergence.attribute_shares = [0.5, 0.5]
         >>> divergence.prepare("attribute_entropy", SimpleNamespace(latent=2), (3,))
         >>> samples = SimpleNamespace(z_q=torch.randn(5, 2), u=torch.tensor([0, 1, 1, 0, 1]))
-        >>> float(divergence(samples)) > 0
+        >>> bool(divergence(samples) > 0)
         True
     """
 

@@ -174,6 +174,11 @@ def uses_critics(cfg: DictConfig) -> bool:
     return any(getattr(locate(c.divergence._target_), "uses_critic", False) for c in cfg.constraints.values())
 
 
+def uses_attribute(cfg: DictConfig) -> bool:
+    """Whether any divergence of the config is about an attribute of x, by its class."""
+    return any(getattr(locate(c.divergence._target_), "uses_attribute", False) for c in cfg.constraints.values())
+
+
 def calibration_settings(cfg: DictConfig, data: DataModule) -> dict[str, Any]:
     """The settings that determine θ* and ε̂, flat: those with calibration=True in `lagvae.experiment.settings.RULES`.
 

@@ -43,7 +43,7 @@ from lagvae.distributions import (
 )
 from lagvae.divergences import Divergence, SymbolicObjective, check_preference
 from lagvae.errors import LagvaeError, SettingError
-from lagvae.experiment.calibration import Calibration
+from lagvae.experiment.calibration import Calibration, uses_attribute
 from lagvae.experiment.data_profile import describe_likelihood, print_data, profile_data
 from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.settings import flatten, stored_settings
@@ -170,7 +170,7 @@ def load_data(cfg: DictConfig) -> DataModule:
     """Load, check and split the data."""
     data: DataModule = instantiate(cfg.data)
     data.check()
-    if any(getattr(locate(str(c.divergence.get("_target_"))), "uses_attribute", False) for c in cfg.constraints.values()):
+    if cfg.get("constraints") and uses_attribute(cfg):
         data.use_attribute()
     return data
 

@@ -16,7 +16,7 @@ from lagvae.distributions import JointModel
 from lagvae.divergences import check_preference
 from lagvae.ensemble import Ensemble
 from lagvae.errors import LagvaeError, OwnedError, SettingError
-from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_critics
+from lagvae.experiment.calibration import calibration_folder, calibration_settings, uses_attribute, uses_critics
 from lagvae.experiment.factory import build_data, build_joint, enough_memory
 from lagvae.experiment.own_code import check_targets, find_targets
 from lagvae.experiment.precision import has_wide_layers, is_processor
@@ -201,7 +201,7 @@ def missing_calibrations(runs: Iterable[SweepRun]) -> list[list[SweepRun]]:
 
     for run in runs:
         with enough_memory_for(run):
-            of_data, of_model = key(run, "data."), key(run, *IN_MODEL)
+            of_data, of_model = f"{key(run, 'data.')} {uses_attribute(run.plain)}", key(run, *IN_MODEL)
             if of_data not in loaded:
                 loaded[of_data] = build_data(run.cfg)
             data = loaded[of_data]
