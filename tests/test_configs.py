@@ -211,7 +211,8 @@ def test_the_rows_hold_all_pairs() -> None:
     # One domain with model=square: 23 families and 9 data sets; model=conv without images: 2. A critic on several devices: 13.
     # Two domains with other data: 2 × 9. A preference that the model has not: 8 families to minimise, 3 to maximise.
     # model=square, which only two domains take, with several devices, or with a preference to minimise: 2. And AVB, whose 64
-    # draws are too few for 64 latent dimensions: 1. An attribute of data without labels: 4. A front without a bound, or with a multiplier that is given: 2.
+    # draws are too few for 64 latent dimensions: 1. A front without a bound, or with a multiplier that is given: 2. An
+    # attribute of data without labels: 4.
     assert len(pairs - built) == 2 + 23 + 9 + 2 + 13 + 2 * 9 + 8 + 3 + 2 + 1 + 4
     assert len(building) > 0.8 * len(ROWS)
 

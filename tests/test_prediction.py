@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lagvae.data import Batch
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO
 from lagvae.sweeps import plan, prediction
