@@ -98,12 +98,12 @@ def main() -> None:
         "",
         *grid.table(HEAD, rows),
         "",
-        "I(z;u) of training codes is by the adversary that is trained along, and is what the bound is on. Between: the means "
-        "of both bounds of `lagvae.metrics.AttributeScores` on test codes, by a classifier that is trained anew and by the "
-        "mixture of the q(z|x). u and y from z: the best accuracy of logistic regression, gradient boosting and a perceptron "
-        "that are trained on codes z ∼ q(z|x) of training rows and judged on test rows; the best on the test rows, which "
-        f"favours who attacks. Without any knowledge u is right for {chance:.3f}. The bound is on codes that are drawn: their "
-        "means E[z|x], which `encode` returns, have less noise and may tell more.",
+        "I(z;u) of training codes is by the adversary that is trained alongside, and is what the bound is on. Between: the "
+        "means of both bounds of `lagvae.metrics.AttributeScores` on test codes, by a classifier that is trained anew and by "
+        "the mixture of the q(z|x). u and y from z: the best accuracy of logistic regression, gradient boosting and a "
+        "perceptron that are trained on codes z ∼ q(z|x) of training rows and judged on test rows; the best on the test rows, "
+        f"which favours whoever attacks. Without any knowledge u is right for {chance:.3f}. The bound is on codes that are "
+        "drawn: their means E[z|x], which `encode` returns, have less noise and may tell more.",
     ]
     grid.tell(lines, options.out)
 

@@ -24,9 +24,11 @@ from lagvae.data.tables import table
 from lagvae.distributions import GaussianEncoder, JointModel, JointSamples, NormalDecoder, StandardNormalPrior
 from lagvae.divergences import AttributeEntropy, AttributeInformation, NegElbo
 from lagvae.errors import DataError, SettingError
+from lagvae.experiment.summary import explain_attribute
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import AttributeScores
 from lagvae.metrics.attribute import mixture_log_ratio
+from lagvae.metrics.base import Sizes
 from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.noise import Noise
@@ -199,6 +201,36 @@ def test_a_narrow_encoder_may_tell_everything_and_the_upper_bound_says_so() -> N
     assert found["i_zu_lower"] < 0.1
 
 
+def test_the_error_of_a_classifier_that_knows_nothing_or_everything() -> None:
+    """log r(u|z) / p(u) varies little for shares alone, and as −log p(u) for certainty; log r itself does the reverse."""
+    u = (world(400)[1], world(400, seed=1)[1])
+    certain = sides(1500)
+    certain.arrays.x[:, 0] *= 50
+    found = scores(certain, "test", scale=0.1)
+    of_test = certain.attribute("test")
+    assert u is not None
+    assert of_test is not None
+    shares = of_test.bincount().double() / len(of_test)
+    exact = (-shares.log()[of_test]).std() / len(of_test) ** 0.5
+    assert found["i_zu_lower_stderr"] == pytest.approx(float(exact), rel=0.1)
+    blind = scores(sides(1500, informative=False), "test", samples=4)  # too few codes to train a classifier
+    assert abs(blind["i_zu_lower"]) < 1
+
+
+def test_whatever_the_loader_yields_there_are_rows_to_measure() -> None:
+    metric = AttributeScores()
+    joint: Any = SimpleNamespace(has_gaussian_posterior=False)
+    assert metric.is_applicable(joint, sides(400), "train")
+    sizes = Sizes(encode=10.0, decode=10.0, x=1, z=4, images=160, draws=160)
+    cost = metric.cost(sizes)
+    assert metric.limit(0.25) == {"samples": (5000, 1250)}
+    assert metric.cost(sizes) == cost, "160 images are fewer than both"
+    assert metric.limit(1e-3) == {"samples": (1250, 500)}
+    samples: Any = SimpleNamespace(z_q=torch.zeros(20, 1), u=torch.zeros(20, dtype=torch.long))
+    metric.update(samples, torch.arange(20))
+    assert len(torch.cat(metric.z)) == 10
+
+
 def test_the_mixture_against_all_densities_one_by_one() -> None:
     generator = torch.Generator().manual_seed(5)
     loc, scale = torch.randn(40, 3, generator=generator).double(), torch.rand(40, 3, generator=generator).double() + 0.2
@@ -215,11 +247,13 @@ def test_each_image_counts_once_and_those_that_train_the_classifier_never() -> N
     joint: Any = SimpleNamespace(has_gaussian_posterior=False)
     assert metric.is_applicable(joint, data, "train")
     assert metric.trained == 30
-    index = torch.arange(100) % 60
+    index = torch.arange(100) % 80
     code = index.unsqueeze(1).float()
     samples: Any = SimpleNamespace(z_q=code, u=torch.zeros(100, dtype=torch.long))
     metric.update(samples, index)
-    assert torch.cat(metric.z).flatten().tolist() == list(range(30, 60))
+    # Odd positions below 2 · 30 train; of the others the first 30 are measured.
+    assert torch.cat(metric.z).flatten().tolist() == list(range(0, 60, 2))
+    assert not list(metric.children()), "the model is no part of its metric"
     with pytest.raises(SettingError, match="samples=1 must be at least 2"):
         AttributeScores(samples=1)
 
@@ -282,18 +316,27 @@ def test_u_is_part_of_what_a_calibration_depends_on() -> None:
         ({}, "data=own has no attribute u, and no labels"),
         ({"attribute": torch.zeros(100).long()}, "its attribute has 1 value in the training split"),
         ({"labels": torch.zeros(100).long()}, "its labels have 1 value in"),
-        ({"attribute": torch.arange(100)}, "between 2 and 100|a value of the attribute that no training sample has"),
+        ({"attribute": torch.arange(100)}, "the val split has a value of the attribute that no training sample has"),
+        ({"attribute": torch.rand(100)}, "the attribute must be whole numbers of shape"),
+        ({"attribute": torch.zeros(100, 1).long()}, "the attribute must be whole numbers of shape"),
         ({"attribute": torch.arange(50) % 2}, "has 50 values of the attribute for 100 samples"),
         (
             {"attribute": torch.arange(100) % 2, "test": torch.zeros(10, 1), "test_attribute": torch.arange(10) % 3},
             "the test split has a value of the attribute that no training sample has",
         ),
-        ({"attribute": torch.arange(100) % 2, "test": torch.zeros(10, 1)}, "data=own has no attribute u"),
+        ({"attribute": torch.arange(100) % 2, "test": torch.zeros(10, 1)}, "none for its test set; give it as test_attribute"),
     ],
 )
 def test_an_attribute_that_says_nothing_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises((DataError, SettingError), match=message):
         numbered(**given).use_attribute()
+
+
+def test_an_amount_is_no_attribute() -> None:
+    x = torch.arange(200.0).unsqueeze(1)
+    data = DataModule(lambda: Arrays(x, attribute=torch.arange(200)), "own", "normal", batch=8)
+    with pytest.raises(DataError, match=r"160 values in the training split; I.z;u. needs between 2 and 100"):
+        data.use_attribute()
 
 
 def write_people(file: Path, n: int = 400) -> None:
@@ -313,6 +356,9 @@ def test_the_column_of_a_table_is_u_and_is_not_in_x(tmp_path: Path) -> None:
     for u in (arrays.attribute, arrays.test_attribute):
         assert u.equal(torch.arange(400) % 2)
     assert not arrays.labels.equal(arrays.attribute)
+    labelled = DataModule(partial(table, str(tmp_path / "people.csv"), label="outcome"), "table", "table", batch=8)
+    with pytest.raises(SettingError, match=r"name a column: data.source.attribute=COLUMN"):
+        labelled.use_attribute()  # hiding the outcome is not what a user means who names no attribute
     with pytest.raises(DataError, match=r"correct data.source.attribute"):
         table(str(tmp_path / "people.csv"), attribute="sex")
     text = (tmp_path / "people.csv").read_text().replace(",A,", ",,", 1)
@@ -326,8 +372,8 @@ def test_the_column_of_a_table_is_u_and_is_not_in_x(tmp_path: Path) -> None:
 FAIR = ("family=controllable_fair", "data=table", "data.source.attribute=group", "data.source.label=outcome", "name=fair")
 
 
-def test_a_run_limits_what_codes_tell_of_a_column(tmp_path: Path) -> None:
-    """It is measured and reported, and its checkpoint is loaded with its classifier and goes on."""
+def test_a_run_bounds_what_codes_tell_of_a_column(tmp_path: Path) -> None:
+    """It is measured and reported, and its checkpoint is loaded with its classifier."""
     write_people(tmp_path / "people.csv")
     quick = [word for word in QUICK if not word.startswith(("data=", "data.source"))]
     words = [*quick, *FAIR, f"data.source.path={tmp_path}/people.csv", "critic.network.hidden=[8]"]
@@ -343,6 +389,18 @@ def test_a_run_limits_what_codes_tell_of_a_column(tmp_path: Path) -> None:
     names = [name for name in state if name.startswith("critics.")]
     assert names
     assert all(model.state_dict()[name].equal(state[name]) for name in names)
+
+
+def test_a_stronger_classifier_than_the_adversary_is_told() -> None:
+    c = Constraint("fair", estimator(AttributeInformation, Exact), bound=0.1, learned=True, scale=0.1)
+    values = {"constraint/fair": 0.09, "i_zu_lower": 0.3, "i_zu_lower_stderr": 0.01}
+    said = explain_attribute(c, values)
+    assert said is not None
+    assert "0.3 ± 0.01 nats of I(z;u), more than the bound of 0.1" in said
+    assert explain_attribute(c, values | {"i_zu_lower": 0.12}) is None, "within the error and the tolerance of 0.01"
+    assert explain_attribute(c, values | {"constraint/fair": 0.2}) is None, "the verdict says so already"
+    other = Constraint("neg_elbo", NegElbo(), bound=0.1, learned=True)
+    assert explain_attribute(other, values | {"constraint/neg_elbo": 0.0}) is None
 
 
 def test_data_without_u_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -156,22 +156,23 @@ class LatentVariableModel(Inference, pl.LightningModule):
         x = self.observations(x, self._batch_shape, values).to(self.device, dtype)
         self._values_checked |= training
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
-        return Batch(x, torch.arange(len(x)), step, self._attribute_of(batch, x))
+        return Batch(x, torch.arange(len(x)), step, self._attribute_of(batch, x, values))
 
-    def _attribute_of(self, batch: Any, x: Tensor) -> Tensor | None:
-        """u of a batch (x, u, …) or {"x": x, "u": u}, where an objective needs it."""
-        needs = [c.divergence for c in self.lagrangian.constraints if c.divergence.uses_attribute]
-        if not needs:
+    def _attribute_of(self, batch: Any, x: Tensor, check: bool) -> Tensor | None:
+        """u of a batch (x, u, …) or {"x": x, "u": u}, where an objective needs it; `check`: whether to look at its values."""
+        dependent = [c.divergence for c in self.lagrangian.constraints if c.divergence.uses_attribute]
+        if not dependent:
             return None
         several = isinstance(batch, tuple | list) and len(batch) > 1
         u = batch.get("u") if isinstance(batch, Mapping) else batch[1] if several else None
-        values = len(needs[0].attribute_shares or ())
+        number = len(dependent[0].attribute_shares or ())
         if u is None:
             raise DataError("A batch has no attribute u, which the objective needs: yield (x, u), or a dict with x and u.")
-        u = torch.as_tensor(u, device=x.device)
-        if u.shape != x.shape[:1] or u.is_floating_point() or not 0 <= int(u.min()) <= int(u.max()) < values:
-            raise DataError(f"The attribute u of a batch must be {len(x)} whole numbers from 0 to {values - 1}.")
-        return u.long()
+        u = torch.as_tensor(u)
+        whole = u.shape == x.shape[:1] and not u.is_floating_point()
+        if not whole or (check and not 0 <= int(u.min()) <= int(u.max()) < number):
+            raise DataError(f"The attribute u of a batch must be {len(x)} whole numbers from 0 to {number - 1}.")
+        return u.to(x.device, torch.long)
 
     def samples(self, batch: Batch, purpose: str, joint: JointModel | None = None) -> JointSamples:
         """Lazy samples of both joints for an observed batch, with the noise of its step.

@@ -288,6 +288,8 @@ class DataModule(pl.LightningDataModule):
                         f"data={self.name} has {len(values)} {part}{kind} for {len(samples)} {part}samples; there must be one "
                         "for each."
                     )
+                if kind.endswith("attribute") and values is not None and (values.ndim != 1 or values.is_floating_point()):
+                    raise DataError(f"data={self.name}: the {part}attribute must be whole numbers of shape (N,).")
 
     def _checked(self, given: Tensor, by: int, part: str, likelihood: str) -> Tensor:
         """Samples, divided by `by`, as they are kept; DataError for values that cannot be used."""
@@ -336,7 +338,7 @@ class DataModule(pl.LightningDataModule):
         return {"val": order[:n_val], "test": test, "train": rest[:n_train], "second": rest[n_train:]}
 
     def labels(self, split: str) -> Tensor | None:
-        """The labels of a split in its order, or None if the data have none; only evaluation uses them."""
+        """The labels of a split in its order, or None if the data have none; for evaluation, and `attribute`."""
         return self._of_split(split, self.arrays.labels, self.arrays.test_labels)
 
     def factors(self, split: str) -> Tensor | None:
@@ -349,14 +351,19 @@ class DataModule(pl.LightningDataModule):
         return None if own is None else own[self.split[split]]
 
     def use_attribute(self) -> None:
-        """Give batches the attribute u; SettingError where the data have none, DataError for one that says nothing."""
+        """Give batches the attribute u.
+
+        Raises: SettingError where the data have none, DataError for one with too few or too many values.
+        """
         self.uses_attribute, arrays = True, self.arrays
-        u = self.attribute("train")
-        if u is None or self.attribute("test") is None:
+        u = None if arrays.table is not None and arrays.attribute is None else self.attribute("train")
+        if u is None:
             raise SettingError(
                 f"data={self.name} has no attribute u, and no labels that could be one, so I(z;u) has no value. Of a table, "
                 "name a column: data.source.attribute=COLUMN. Other data have them as Arrays.attribute."
             )
+        if self.attribute("test") is None:
+            raise DataError(f"data={self.name} has an attribute for x, but none for its test set; give it as test_attribute.")
         source = "labels" if arrays.attribute is None else "attribute"
         count = len(u.unique())
         if count < 2 or count > MOST_VALUES:
@@ -368,6 +375,8 @@ class DataModule(pl.LightningDataModule):
         for split in ("val", "test"):
             if len(other := self.attribute(split).unique()) and int(other.max()) >= len(self.attribute_values):  # type: ignore[union-attr]
                 raise DataError(f"data={self.name}: the {split} split has a value of the {source} that no training sample has.")
+        if arrays.attribute is None:
+            self.conversions.append(f"u, the attribute of which codes may tell little or much, is the labels: {count} values")
 
     @cached_property
     def attribute_values(self) -> Tensor:
@@ -388,8 +397,8 @@ class DataModule(pl.LightningDataModule):
         A value that no training sample has is the number of those that there are.
         """
         arrays = self.arrays
-        own = arrays.attribute is None
-        values = (arrays.labels, arrays.test_labels) if own else (arrays.attribute, arrays.test_attribute)
+        from_labels = arrays.attribute is None
+        values = (arrays.labels, arrays.test_labels) if from_labels else (arrays.attribute, arrays.test_attribute)
         if not self.uses_attribute or (found := self._of_split(split, *values)) is None:
             return None
         place = torch.searchsorted(self.attribute_values, found.contiguous())

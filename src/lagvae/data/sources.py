@@ -44,9 +44,10 @@ class Arrays:
         x: (N, *shape) of any type and layout, which `lagvae.data.conversion` turns into x; or image files that are streamed.
         test: a separate test set; None if a part of x serves as one.
         digest: a hash of the content, once it has been computed.
-        labels, test_labels: (N,), integers that only evaluation uses.
+        labels, test_labels: (N,), integers that only evaluation uses, and `attribute` where it is missing.
         factors, test_factors: (N, F), integers that the samples were made from, which only evaluation uses.
-        attribute, test_attribute: (N,), integers, u of an objective with I(z;u); without them it is the labels.
+        attribute, test_attribute: (N,), integers, u of an objective with I(z;u). Without it the labels are, but not of a
+            table.
         second: samples of a second domain, (M, …), whose order is unrelated to that of x.
         conversions: what was done to the files that were read, in words.
         file: what x was read from, for messages.

@@ -96,10 +96,10 @@ class AttributeInformation(AttributeEntropy):
     """H(u) + E_q log r(u|z) in nats: I(z;u), what the codes tell about the attribute u, by an adversarial classifier r.
 
     The classifier maximises it in steps of its own, and the encoder keeps it at most ε: representations whose unfairness, or
-    dependence on a nuisance, is limited by a number. For every r the value is a lower bound on I(z;u), with equality for
-    r = q(u|z). So it is too small where the classifier is weak or lags behind, and an attacker who trains a stronger one may
-    find more. More steps of the critics (critic.steps) and a larger network make the value more reliable; after training,
-    `lagvae.metrics.AttributeScores` measures both bounds anew.
+    dependence on a nuisance, is limited by a number. On training data the value is a lower bound on I(z;u) for every r, with
+    equality for r = q(u|z); on other data H(u) is still that of the training split. So it is too small where the classifier is
+    weak or lags behind, and an attacker who trains a stronger one may find more. More steps of the critics (critic.steps) and a
+    larger network make the value more reliable; after training, `lagvae.metrics.AttributeScores` measures both bounds anew.
 
     Args:
         network: see `AttributeEntropy`.

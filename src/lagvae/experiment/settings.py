@@ -107,7 +107,11 @@ RULES: dict[str, Rule] = {
 }
 """Setting → its rule. A row applies to all settings below its key that have no row of their own; * stands for any one name."""
 
-ADDED: dict[str, Any] = {"debug": None, "data.layout": "auto", "data.standardize": False}
+ADDED: dict[str, Any] = {
+    **{"debug": None, "data.layout": "auto", "data.standardize": False, "data.source.attribute": None},
+    "callbacks.final.attribute._target_": "lagvae.metrics.AttributeScores",
+    **{"callbacks.final.attribute._partial_": True, "callbacks.final.attribute.samples": 5000},
+}
 """Setting that was added when runs were stored already → the value that these had: with it, a run is the same as without.
 
 A setting that decides about calibrations needs a row here; otherwise those that users have would not fit any more.

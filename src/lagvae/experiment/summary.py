@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lagvae.data import SPLITS
+from lagvae.divergences import AttributeInformation
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.convergence import Convergence
 from lagvae.experiment.diagnostics import (
@@ -29,7 +30,7 @@ from lagvae.experiment.diagnostics import (
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.validate import has_calibrated_bounds
 from lagvae.front import NegElboNear
-from lagvae.lagrangian import TOLERANCE, Lagrangian
+from lagvae.lagrangian import TOLERANCE, Constraint, Lagrangian
 from lagvae.metrics import tightest
 from lagvae.model import LatentVariableModel
 from lagvae.runs.metrics_table import read_series
@@ -93,6 +94,7 @@ def summarise(
     if missed := [point for point in curve if point["verdict"] not in (Verdict.ACTIVE, Verdict.INACTIVE)]:
         messages.append(explain_missed(missed, len(curve)))
     own = [(c, result) for c, result in zip(lagrangian.constraints, results, strict=True) if c.name in configured]
+    messages += [message for c, _ in own if (message := explain_attribute(c, splits["train"])) is not None]
     below = below_calibration(cfg, calibration, splits)
     if below is not None:
         messages.append(explain_calibration(below))
@@ -121,6 +123,21 @@ def summarise(
         "regime": duality_gap_note([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
+
+
+def explain_attribute(c: Constraint, values: Mapping[str, float]) -> str | None:
+    """A sentence on a bound on I(z;u) that the adversary says is met, where a new classifier finds more, or None."""
+    found = values.get("i_zu_lower")
+    if not isinstance(c.divergence, AttributeInformation) or c.bound is None or found is None:
+        return None
+    error = values["i_zu_lower_stderr"]
+    if found - 2 * error <= c.bound + TOLERANCE * c.scale or values[f"constraint/{c.name}"] > c.bound + TOLERANCE * c.scale:
+        return None
+    return (
+        f"A new classifier finds {found:.3g} ± {error:.2g} nats of I(z;u), more than the bound of {c.bound:g}, of which the "
+        f"adversary of {c.name} says that it is met: it was too weak. Give it more steps (critic.steps) or a larger network "
+        "(critic.network.hidden)."
+    )
 
 
 def explain_missed(missed: Sequence[Mapping[str, Any]], of: int) -> str:

@@ -33,11 +33,13 @@ from lagvae.terminal import print_line, short_path
 
 
 def trains_alone(run: SweepRun) -> bool:
-    """Whether a run joins no ensemble: a front, critics, callbacks, averaged weights, or another obstacle of its own."""
+    """Whether a run joins no ensemble: a front, critics, an attribute, callbacks, averaged weights, or its own obstacle."""
     own_callbacks = bool(run.plain.callbacks.get("lightning"))
     if run.plain.training.get("slacks") is not None:
         return True
-    return uses_critics(run.plain) or run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
+    if uses_critics(run.plain) or uses_attribute(run.plain):
+        return True
+    return run.plain.training.average is not None or own_callbacks or bool(run.obstacles)
 
 
 WIDE = "their layers are wide, and a processor is no faster with several"
