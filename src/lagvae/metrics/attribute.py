@@ -43,7 +43,8 @@ def attribute_posterior(z: Tensor, u: Tensor, values: int, at: Tensor) -> Tensor
     """r(u|z) at codes `at`, (n, values), double precision, from a classifier that is trained on other codes.
 
     It is a multilayer perceptron on standardised codes, trained until its likelihood of a held-out tenth of them no longer
-    rises, and mixed with `SMOOTHING` of the shares of u. Values that occur once or never have their share alone, of counts to which ½ is added.
+    rises, and mixed with `SMOOTHING` of the shares of u. Values that occur once or never have their share
+    alone; ½ is added to the counts that the shares are of.
 
     Args:
         z, u: codes, (N, d), in random order, and values of u, (N,), whole numbers below `values`.
