@@ -313,7 +313,7 @@ def test_u_is_part_of_what_a_calibration_depends_on() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "data=own has no attribute u, and no labels"),
+        ({}, "data=own has no attribute u, which a divergence needs"),
         ({"attribute": torch.zeros(100).long()}, "its attribute has 1 value in the training split"),
         ({"labels": torch.zeros(100).long()}, "its labels have 1 value in"),
         ({"attribute": torch.arange(100)}, "the val split has a value of the attribute that no training sample has"),
@@ -357,7 +357,7 @@ def test_the_column_of_a_table_is_u_and_is_not_in_x(tmp_path: Path) -> None:
         assert u.equal(torch.arange(400) % 2)
     assert not arrays.labels.equal(arrays.attribute)
     labelled = DataModule(partial(table, str(tmp_path / "people.csv"), label="outcome"), "table", "table", batch=8)
-    with pytest.raises(SettingError, match=r"name a column: data.source.attribute=COLUMN"):
+    with pytest.raises(SettingError, match=r"name a column with data.source.attribute=COLUMN"):
         labelled.use_attribute()  # hiding the outcome is not what a user means who names no attribute
     with pytest.raises(DataError, match=r"correct data.source.attribute"):
         table(str(tmp_path / "people.csv"), attribute="sex")

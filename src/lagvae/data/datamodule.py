@@ -359,8 +359,8 @@ class DataModule(pl.LightningDataModule):
         u = None if arrays.table is not None and arrays.attribute is None else self.attribute("train")
         if u is None:
             raise SettingError(
-                f"data={self.name} has no attribute u, and no labels that could be one, so I(z;u) has no value. Of a table, "
-                "name a column: data.source.attribute=COLUMN. Other data have them as Arrays.attribute."
+                f"data={self.name} has no attribute u, which a divergence needs. Of a table, name a column with "
+                "data.source.attribute=COLUMN; of other data u is the labels, or Arrays.attribute."
             )
         if self.attribute("test") is None:
             raise DataError(f"data={self.name} has an attribute for x, but none for its test set; give it as test_attribute.")
