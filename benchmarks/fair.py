@@ -47,7 +47,7 @@ BOUNDS = (0.4, 0.2, 0.1, 0.05, 0.02)
 """Bounds on I(z;u) in nats; u has an entropy of log 2 = 0.69."""
 
 HEAD = (
-    *("bound on I(z;u)", "I(z;u) of training codes", "between, on test codes", "u from z", "u from E[z|x]", "y from z"),
+    *("bound on I(z;u)", "I(z;u) of training codes", "between, on test codes", "u from z", r"u from E[z\|x]", "y from z"),
     *("−ELBO, test", "verdicts"),
 )
 
