@@ -120,7 +120,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "own_distributions",
         "own_parts",
     ),
-    "model.py": ("lightning", "recorded", "wiring", "run_wiring", "lagrangian", "experiment", "ddp"),
+    "model.py": ("lightning", "recorded", "wiring", "run_wiring", "lagrangian", "experiment", "ddp", "attribute", "critics"),
     "networks.py": ("distributions", "own_distributions", "own_parts"),
     "noise.py": ("noise", "own_distributions", "own_parts"),
     "nupi.py": ("nupi",),

@@ -26,6 +26,7 @@ from lagvae.distributions import (
 )
 from lagvae.divergences import (
     F_DIVERGENCES,
+    AdversarialNegElbo,
     AdversarialRate,
     CriticDivergence,
     LogRatio,
@@ -364,6 +365,12 @@ def test_a_written_objective_is_refused_where_a_density_is_missing_that_it_has(w
     without_it.prepare("d", lacking, (3,))
     with pytest.raises(SettingError, match=f"d needs {needed}.*{cure}"):
         with_it.prepare("d", lacking, (3,))
+
+
+def test_neg_elbo_by_a_critic_is_refused_for_a_decoder_without_a_density() -> None:
+    lacking = JointModel(StandardNormalPrior(2), GaussianEncoder(MLP, (3,), 2), ABSENT)
+    with pytest.raises(SettingError, match=r"constraints.d needs .*log p\(x\|z\).*likelihood=normal or likelihood=laplace"):
+        AdversarialNegElbo(network).prepare("d", lacking, (3,))
 
 
 def test_the_penalty_on_the_slope_has_the_weight_of_its_authors() -> None:

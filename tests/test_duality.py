@@ -385,3 +385,9 @@ def test_invalid_searches_are_refused() -> None:
             search_free(q_x, p_one)
     with pytest.raises(SettingError, match=r"t=1\.5"):
         mixing_lowers_the_bound(1.5)
+
+
+def test_a_certain_x_is_one_row() -> None:
+    """The smallest set of rows: a single one for q(x) of a single value, three for thirds."""
+    assert rows(torch.tensor([0.0, 1.0])).tolist() == [[0.0, 1.0]]
+    assert rows(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)).tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]

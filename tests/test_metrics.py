@@ -685,3 +685,9 @@ def test_images_are_observed_again_a_few_at_once_and_each_as_often_as_asked(
         assert torch.equal(scale, loc + 0.5)
         assert max(size for size, _ in parts) <= 5
         assert len({step for _, step in parts}) == len(parts)
+
+
+def test_four_samples_are_enough_for_the_decomposition_of_the_rate() -> None:
+    assert RateDecomposition(4).most == 4
+    with pytest.raises(SettingError, match="at least 4 samples, not most=3"):
+        RateDecomposition(3)

@@ -53,6 +53,17 @@ def mixed_model(decoder: RowDecoder) -> JointModel:
 # ---- the likelihood
 
 
+def test_a_category_is_drawn_as_often_as_it_is_probable() -> None:
+    """Of three categories, so that each has neighbours; 40,000 draws know a share to 4 · √(p (1 − p) / n)."""
+    decoder, n = RowDecoder(partial(MLP, hidden=[8]), (4,), 1, 1, 0, [3]), 40_000
+    p = torch.tensor([0.2, 0.5, 0.3])
+    distribution = RowDistribution(torch.zeros(n, 1), torch.ones(1), p.log().expand(n, 3), [3], 0)
+    noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    drawn = decoder.sample(distribution, noise)[:, 1:]
+    assert drawn.sum(1).equal(torch.ones(n))
+    assert bool(((drawn.mean(0) - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()), drawn.mean(0)
+
+
 def test_log_prob_is_the_sum_over_what_is_there() -> None:
     decoder = mixed_decoder()
     decoder.set_scale(torch.tensor([0.5, 2.0]))
