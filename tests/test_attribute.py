@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lagvae
+from lagvae.cli.use import use_model
 from lagvae.data import Arrays, Batch, DataModule
 from lagvae.data.datamodule import content_digest
 from lagvae.data.tables import table
 from lagvae.distributions import GaussianEncoder, JointModel, JointSamples, NormalDecoder, StandardNormalPrior
 from lagvae.divergences import AttributeEntropy, AttributeInformation, NegElbo
 from lagvae.errors import DataError, SettingError
+from lagvae.experiment.report import remarks
 from lagvae.experiment.summary import explain_attribute
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import AttributeScores
@@ -372,8 +374,11 @@ def test_the_column_of_a_table_is_u_and_is_not_in_x(tmp_path: Path) -> None:
 FAIR = ("family=controllable_fair", "data=table", "data.source.attribute=group", "data.source.label=outcome", "name=fair")
 
 
-def test_a_run_bounds_what_codes_tell_of_a_column(tmp_path: Path) -> None:
+def test_a_run_bounds_what_codes_tell_of_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is measured and reported, and its checkpoint is loaded with its classifier."""
+    monkeypatch.setenv("LAGVAE_ROOT", str(tmp_path))
     write_people(tmp_path / "people.csv")
     quick = [word for word in QUICK if not word.startswith(("data=", "data.source"))]
     words = [*quick, *FAIR, f"data.source.path={tmp_path}/people.csv", "critic.network.hidden=[8]"]
@@ -384,6 +389,8 @@ def test_a_run_bounds_what_codes_tell_of_a_column(tmp_path: Path) -> None:
     summary = run.read_summary()
     assert summary["constraints"]["attribute_information"]["bound"] == 0.1
     assert {"i_zu_lower", "i_zu_upper", "attribute_accuracy"} <= summary["splits"]["test"].keys()
+    use_model("encode", tmp_path, ["fair", "--input", f"{tmp_path}/people.csv", "--output", f"{tmp_path}/z.npy"])
+    assert "means of q(z|x), which may tell much more about u" in " ".join(capsys.readouterr().out.split())
     model = lagvae.load(run.path)
     state = torch.load(run.last, weights_only=True)["state_dict"]
     names = [name for name in state if name.startswith("critics.")]
@@ -401,6 +408,16 @@ def test_a_stronger_classifier_than_the_adversary_is_told() -> None:
     assert explain_attribute(c, values | {"constraint/fair": 0.2}) is None, "the verdict says so already"
     other = Constraint("neg_elbo", NegElbo(), bound=0.1, learned=True)
     assert explain_attribute(other, values | {"constraint/neg_elbo": 0.0}) is None
+
+
+@pytest.mark.parametrize(("upper", "told"), [(0.3, True), (0.105, False)])
+def test_a_report_says_what_the_bounds_are_about_and_whether_they_are_certain(upper: float, told: bool) -> None:
+    estimate = {"i_zu_lower": 0.05, "i_zu_upper": upper}
+    c = {"estimator": repr(AttributeInformation(MLP)), "bound": 0.1, "tolerance": 0.01, "verdict": "active"}
+    summary = {"splits": {"train": estimate}, "constraints": {"fair": c}, "stationarity": None}
+    said = " ".join(remarks(summary))
+    assert "one drawn for each x" in said
+    assert ("at most 0.1 nats is an estimate, by the adversary. The upper bound on it is 0.3." in said) == told
 
 
 def test_data_without_u_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

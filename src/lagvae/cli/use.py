@@ -143,6 +143,11 @@ def run_use(name: str, options: argparse.Namespace) -> None:
                 column, rows = "z", model.encode(given)
             else:
                 column, rows = "log_prob", model.log_prob(given, options.draws, options.seed)
+        if name == "encode" and any(c.divergence.uses_attribute for c in model.lagrangian.constraints):
+            print_line(
+                "These codes are means of q(z|x), which may tell much more about u than codes z ∼ q(z|x), which a bound on "
+                "I(z;u) is about. Draw those with model.posterior(x).sample()."
+            )
         if model.table is None:
             note_scale(model, options.input, x if model.standardization is None else given)
     write_array(options.output, column, rows, model.table if name == "sample" else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,10 @@ def measured_title(summary: Mapping[str, Any]) -> str:
     return f"Measured (± standard error){' (*)' if summary.get('cut') else ''}"
 
 
+ADVERSARY = "H(u) + E log r(u|z)"
+"""The estimator of I(z;u), `lagvae.divergences.AttributeInformation`, as a summary names it."""
+
+
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of the numbers of a run has to know, and what follows from them."""
     splits, lines = summary["splits"], []
@@ -209,6 +214,18 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"I_q lies between two bounds: lower {lower}; upper {bound_names(splits, 'i_q_upper')}.")
     if any(values.get("i_q_kde_breaks_bound") for values in splits.values()):
         lines.append("(!) the kernel density estimate lies outside the bounds that I_q must obey; trust the interval.")
+    if any("i_zu_lower" in values for values in splits.values()):
+        lines.append(
+            "I(z;u) is of codes z ∼ q(z|x), one drawn for each x: model.posterior(x).sample(). Their means, or several draws, "
+            "may tell much more about u."
+        )
+    upper = splits["train"].get("i_zu_upper", -inf)
+    for c in summary["constraints"].values():
+        if c.get("estimator") == ADVERSARY and c["bound"] is not None and upper > c["bound"] + c["tolerance"]:
+            lines.append(
+                f"That I(z;u) is at most {c['bound']:g} nats is an estimate, by the adversary. The upper bound on it is "
+                f"{upper:.2g}."
+            )
     if summary.get("rate_estimator") == RATES[False]:
         lines.append(f"Rate: {RATES[False]}.")
     if summary.get("mmd_estimator"):
