@@ -2,6 +2,8 @@
 
     python benchmarks/front.py [--jobs N] [--root FOLDER] [--seeds 0 1 2] [--times 4] [--out results/front.md] [KEY=VALUE …]
 
+With --out there is also a figure of digits beside the tables.
+
 Digits: a front of `--times` the default length, and a run of family=lagvae of the default length for each of 13 slacks, none
 of which is a knot of the front; both signs of α, the same seeds and the same calibration. The models of the front at these
 slacks are measured as its runs are, by the metrics of callbacks=light. The regret is the information that the separate runs
@@ -41,6 +43,9 @@ LIGHT = (
     "callbacks.final.information.components=0",
 )
 
+ENDS = ("neg_elbo", "i_q_lower", "i_q_upper")
+"""What the figure shows."""
+
 MEASURES = ("i_q_lower", "i_q_upper", "rate")
 
 STEPS = 5500
@@ -55,7 +60,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=4, help="the length of a front on digits, in runs of the default length")
     parser.add_argument("--parts", nargs="+", choices=("digits", "linear"), default=["digits", "linear"])
     parser.add_argument("--linear-steps", type=int, default=40000)
-    parser.add_argument("--out", type=Path, help="also write the tables there (results/front.md)")
+    parser.add_argument("--out", type=Path, help="also write the tables there (results/front.md), and a figure beside them")
     parser.add_argument("overrides", nargs="*", help="settings of every run, KEY=VALUE")
     options = parser.parse_args()
     root = options.root or tempfile.mkdtemp(prefix="front-")
@@ -86,6 +91,8 @@ def digits(options: argparse.Namespace, root: str) -> list[str]:
     runs = grid.run([*fronts.values(), *cells.values()], root, options.jobs)
     found = dict(zip([*fronts, *cells], runs, strict=True))
     points = {case: measured(found[case]["folder"], fronts[case]) for case in cases}
+    if options.out:
+        draw(points, {case: [found[*case, gamma] for gamma in SLACKS] for case in cases}, options.out.with_suffix(".png"))
     rows, regrets, violations = [], {sign: [] for sign in SIGNS}, {sign: [] for sign in SIGNS}
     for sign, seed in cases:
         opponents = [found[sign, seed, gamma] for gamma in SLACKS]
@@ -139,6 +146,27 @@ def regret(point: dict[str, float], runs: list[dict[str, Any]], name: str, sign:
     (x0, y0), (x1, y1) = ends[max(after, 1) - 1], ends[max(after, 1)]
     expected = y0 + (y1 - y0) / (x1 - x0) * (point["neg_elbo"] - x0)
     return -sign * (expected - point[name])
+
+
+def draw(points: dict[Any, list[dict[str, float]]], runs: dict[Any, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the interval for I_q over −ELBO, a panel for each sign of α: the fronts as lines, the separate runs as bars."""
+    from matplotlib.figure import Figure
+
+    from lagvae.io import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for ax, sign in zip(figure.subplots(1, len(SIGNS)), SIGNS, strict=True):
+        for case in (case for case in points if case[0] == sign):
+            lines = [[point[name] for point in points[case]] for name in ENDS]
+            bars = [[run["splits"]["train"][name] for run in runs[case]] for name in ENDS]
+            (lower,), (upper,) = (
+                ax.plot(lines[0], end, style, color="C0", lw=1) for end, style in zip(lines[1:], ("--", "-"), strict=True)
+            )
+            separate = ax.vlines(*bars, color="0.45")
+        ax.legend([upper, lower, separate], ["front, upper end", "front, lower end", "separate runs, the interval"], fontsize=8)
+        ax.set(title=f"{SIGNS[sign]} information", xlabel="−ELBO (nats)", ylabel="I_q (nats)")
+    write_atomically(path, lambda part: figure.savefig(part, dpi=130, format="png"))
 
 
 def measured(folder: str, words: list[str]) -> list[dict[str, float]]:

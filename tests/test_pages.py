@@ -105,6 +105,14 @@ def test_a_page_holds_all_that_it_shows(run: RunFolder, seen: Seen) -> None:
     assert "default-src &#39;none&#39;" in run.page.read_text(encoding="utf-8")
 
 
+def test_without_javascript_a_picture_stands_for_every_chart(run: RunFolder, seen: Seen) -> None:
+    """What needs a script is hidden where none runs, and the pictures of the figures are shown."""
+    for chart, figure in {"curves": "constraints", "plane": "rate_distortion", "latent": "latent"}.items():
+        assert chart in seen.specs
+        (address,) = (pages.data_address(file.read_bytes()) for file in run.path.rglob(f"{figure}.png"))
+        assert address in seen.addresses
+
+
 def test_blocks_of_a_template_leave_no_empty_lines(run: RunFolder) -> None:
     _, _, body = run.page.read_text(encoding="utf-8").partition("<body>")
     lines = body.partition("<script")[0].split("\n")

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import wandb
 from helpers import QUICK, SHORT, program
-from wandb_files import core, read_offline
+from wandb_files import core, read_file, read_offline
 
 from lagvae.errors import SettingError
 from lagvae.runs import loggers
+from lagvae.runs.layout import RunFolder
 from lagvae.runs.wandb_view import TITLE, charts, run_columns, save_dashboard
 
 KEY = "k" * 40
@@ -78,36 +79,69 @@ def answer(name: str, variables: dict[str, Any], query: str) -> dict[str, Any] |
     return answers.get(name)
 
 
+def answer_run(name: str, variables: dict[str, Any], query: str) -> dict[str, Any] | None:
+    """What W&B says to a run that begins."""
+    place = {"name": "mine", "entity": {"id": "e", "name": "me"}}
+    bucket = {"id": "r", "name": variables.get("name"), "displayName": "a", "config": "{}", "historyLineCount": 0}
+    answers: dict[str, Any] = {
+        "RunResumeStatus": {"model": {"id": "p", "bucket": None} | place},
+        "UpsertBucket": {"upsertBucket": {"bucket": bucket | {"project": {"id": "p"} | place}, "inserted": True}},
+        "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    }
+    return answers.get(name)
+
+
+class StandIn(ThreadingHTTPServer):
+    """A server of W&B on this machine. It keeps what it is asked; what is no query it accepts."""
+
+    daemon_threads = True
+
+    def __init__(self, say: Callable[[str, dict[str, Any], str], dict[str, Any] | None]) -> None:
+        self.say, self.heard = say, Asked()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        self.reply(b"{}")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        said = b"{}"
+        if self.path == "/graphql":
+            content = json.loads(body)
+            name, variables = re.search(r"(?:query|mutation) (\w+)", content["query"]), content.get("variables") or {}
+            assert name is not None
+            self.server.heard.append((name[1], variables))
+            data = self.server.say(name[1], variables, content["query"])
+            said = json.dumps({"data": data} if data else {"errors": [{"message": f"What is {name[1]}?"}]}).encode()
+        self.reply(said)
+
+    def reply(self, said: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     """What the stand-in is asked, which has one project, me/mine."""
-    heard: Asked = []
-
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            said = b""
-            if self.path == "/graphql":
-                content = json.loads(body)
-                name, variables = re.search(r"(?:query|mutation) (\w+)", content["query"]), content.get("variables") or {}
-                assert name is not None
-                heard.append((name[1], variables))
-                data = answer(name[1], variables, content["query"])
-                said = json.dumps({"data": data} if data else {"errors": [{"message": f"What is {name[1]}?"}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with StandIn(answer) as server:
         wandb.teardown()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield heard
+        yield server.heard
         wandb.teardown()
         server.shutdown()
 
@@ -210,3 +244,36 @@ def test_runs_are_logged_offline_where_what_answers_is_no_server_of_wandb(
     assert outcome.status == 0, outcome.err
     assert "W&B works offline: " in outcome.err
     assert read_offline(tmp_path / "runs" / "a").exit == 0
+
+
+def test_runs_end_where_the_server_of_wandb_gets_out_of_reach_and_are_kept_for_its_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B would try for hours. Of several runs of a process one is waited for, and a later one works offline."""
+    monkeypatch.setattr(loggers.RunWandbLogger, "unreachable", False)
+    for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"API_KEY": KEY, "ERROR_REPORTING": "false", "FINISH_TIMEOUT": "1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.teardown()
+    runs = [RunFolder(tmp_path / name) for name in ("a", "b")]
+    with StandIn(answer_run) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        for run in runs:
+            logger = loggers.wandb_logger(run, {"name": run.path.name}, project="mine", reinit="create_new")
+            assert not logger.experiment.offline
+            for step in (1, 2):
+                logger.log_metrics({"train/rate": float(step)}, step)
+        server.shutdown()
+    for run in runs:
+        run.write_summary({"splits": {"train": {"rate": 1.5}}, "constraints": {}})
+    (file,) = (runs[0].path / "wandb").glob("run-*/*.wandb")
+    said = capsys.readouterr().err
+    assert said.count("W&B does not answer any more") == 1
+    assert f"wandb sync {file.parent}." in " ".join(said.split())
+    assert loggers.wandb_mode() == "offline"
+    wandb.teardown()
+    for run in runs:
+        (file,) = (run.path / "wandb").glob("run-*/*.wandb")
+        kept = read_file(file)
+        assert (kept.history["train/rate"], kept.summary["final/train/rate"], kept.exit) == ([1, 2], 1.5, 0)

@@ -36,6 +36,10 @@ WANDB_MODES = ("online", "offline", "disabled", "shared")
 PATIENCE = 3.0
 """Seconds in which a W&B server must answer; W&B itself would wait for a minute and a half in every run."""
 
+UPLOAD = 30.0
+"""Seconds in which W&B must have uploaded what is left of a run at its end, ten minutes with artifacts. Where the server has
+become out of reach W&B itself would wait for hours. WANDB_FINISH_TIMEOUT in the environment takes precedence."""
+
 WANDB_ANSWER = "LAGVAE_WANDB"
 """The variable of the environment with what a program found out, host and mode, for the processes that it starts."""
 
@@ -310,27 +314,32 @@ class RunWandbLogger(RunLogger, WandbLogger):
     A W&B run without a server cannot be gone on with: when its run is resumed, a second one gets all rows from before, and the
     former is put into wandb/former, where `wandb sync` does not look, so that it uploads one that is whole.
 
-    The run does not depend on W&B: where its process ends, killed for memory perhaps, a note says so and training goes on.
+    The run does not depend on W&B: where its process ends, killed for memory perhaps, or where its server gets out of reach,
+    a note says so and training goes on.
 
     Attributes:
         open: the logger of a run that trains alone whose W&B run has not ended, in this process. lost: whether W&B's process
-            has ended before this run. noted: whether a note has said so since the last W&B run began.
+            has ended before this run. noted: whether a note has said so since the last W&B run began. together: whether several
+            may be open. unreachable: whether an upload has not ended in time: the others of an ensemble then leave theirs to
+            the end of the process, which waits once for all.
     """
 
     open: ClassVar[RunWandbLogger | None] = None
     noted: ClassVar[bool] = False
+    unreachable: ClassVar[bool] = False
     lost = False
 
     def __init__(self, run: RunFolder, config: Mapping[str, Any], artifacts: bool = False, **settings: Any) -> None:
         super().__init__(config=config, **settings)
         self.run, self.settings, self.artifacts = run, config, artifacts
+        self.together = settings.get("reinit") == "create_new"
         if launched_rank() > 0:
             return
         if RunWandbLogger.open is not None:  # an error that nobody foresaw has ended its run
             close(RunWandbLogger.open, failed=True)
         wandb_run: Any = self.experiment  # connects now rather than during training
         RunWandbLogger.noted = False
-        if settings.get("reinit") != "create_new":
+        if not self.together:
             RunWandbLogger.open = self
         for key in MINIMISED:
             wandb_run.define_metric(key, step_metric=STEP, summary="min,last")
@@ -385,7 +394,10 @@ class RunWandbLogger(RunLogger, WandbLogger):
                 if self.artifacts:
                     self._store_files(wandb_run, summary)
             finally:
-                wandb_run.finish()
+                if not (RunWandbLogger.unreachable and self.together and not wandb_run.offline):
+                    wandb_run.finish()
+        except TimeoutError:
+            self._give_up()
         except wandb_process_errors() as error:
             self._lose(error)
         except (wandb.errors.Error, OSError, ValueError) as error:
@@ -396,7 +408,20 @@ class RunWandbLogger(RunLogger, WandbLogger):
         if RunWandbLogger.open is self:
             RunWandbLogger.open = None
         self.finalize("failed" if failed else "success")
-        self._try(lambda logger: logger.experiment.finish(exit_code=int(failed)))
+        try:
+            self._try(lambda logger: logger.experiment.finish(exit_code=int(failed)))
+        except TimeoutError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Leave the rest of a run, which was not uploaded in time, to `wandb sync`; later runs of the command work offline."""
+        RunWandbLogger.unreachable = True
+        os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"
+        disable_telemetry()
+        print_note(
+            "W&B does not answer any more: what is left of the run is not uploaded, and later runs are logged offline. "
+            f"Upload it with wandb sync {self.experiment.settings.sync_dir}."
+        )
 
     def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
         """Store the checkpoints, with the config.yaml that makes a run of them, and the calibration."""
@@ -466,7 +491,7 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {
         "save_dir": str(run.path),
-        "settings": wandb.Settings(quiet=True),
+        "settings": patient_settings(bool(given.get("artifacts"))),
         "id": wandb_id(run),
         "resume": "allow",
         "group": folder_of_sweep(config),
@@ -484,6 +509,14 @@ def wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **setting
         if wandb.setup().most_recent_active_run is None:
             wandb.teardown()  # else W&B holds on to the id of the run that did not start
         return RunWandbLogger(run, config, mode="offline", **settings)
+
+
+def patient_settings(artifacts: bool = False) -> Any:
+    """Settings of W&B with which the end of a W&B run raises TimeoutError where its upload takes longer than `UPLOAD`."""
+    import wandb
+
+    patience = wandb.setup().settings.finish_timeout or UPLOAD * (20 if artifacts else 1)
+    return wandb.Settings(quiet=True, finish_timeout=patience, finish_timeout_raises=True)
 
 
 def folder_of_sweep(config: Mapping[str, Any]) -> str | None:

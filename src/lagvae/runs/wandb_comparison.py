@@ -12,6 +12,7 @@ from lagvae.runs.loggers import (
     disable_telemetry,
     folder_of_sweep,
     forget_wandb_process,
+    patient_settings,
     put_aside,
     wandb_file,
     wandb_id,
@@ -73,7 +74,7 @@ def log_sweep(
     if settings["mode"] == "offline":
         disable_telemetry()
     try:
-        wandb_run = wandb.init(**settings, settings=wandb.Settings(quiet=True))
+        wandb_run = wandb.init(**settings, settings=patient_settings())
         address = "" if wandb_run.offline else str(wandb_run.url).rpartition("/")[0]
         links = {run: f"{address}/{of_wandb}" if address else of_wandb for run, of_wandb in ids.items()}
         data = [[row[0], *map(_number_or_text, row[1:]), links.get(row[0])] for row in rows]
