@@ -45,7 +45,7 @@ X = np.random.default_rng(0).random((300, 4)).astype("f4")
 FILES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "missing": ("a.npy", lambda file: None, ["there is no such file"]),
     "folder": ("a.npy", lambda file: file.mkdir(), ["is a folder", "data=folder"]),
-    "ending": ("a.csv", lambda file: file.write_text("1,2"), ["unknown ending '.csv'; use .npz, .npy or .pt"]),
+    "ending": ("a.txt", lambda file: file.write_text("1,2"), ["unknown ending '.txt'; use .npz, .npy or .pt"]),
     "empty npy": ("a.npy", lambda file: file.touch(), ["is an empty file"]),
     "empty npz": ("a.npz", lambda file: file.touch(), ["is an empty file"]),
     "empty pt": ("a.pt", lambda file: file.touch(), ["is an empty file"]),
@@ -87,6 +87,12 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
         lambda file: np.savez(file, x=X, test=X[:, :3]),
         ["test samples have shape (3,), the others (4,); they must be alike"],
     ),
+    "scales": (
+        "a.npz",
+        lambda file: np.savez(file, x=np.arange(1200).reshape(-1, 4) % 256, test=np.full((20, 4), 250, "u1")),
+        ["data=array has x of type int64 and a test set of type uint8, of which only one is divided by 255", "Save both"],
+    ),
+    "table": ("a.csv", lambda file: file.write_text("a,b\n1,2\n"), ["is a table; read it with data=table"]),
 }
 
 

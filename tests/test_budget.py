@@ -86,6 +86,17 @@ def test_a_budget_cuts_draws_until_the_cost_fits_and_says_from_what_to_what(
     assert again == cut  # it depends on shapes and settings alone
 
 
+def test_reading_images_from_files_counts(joint: JointModel, data: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read at every use: as often as training reads them, and no more than half as often to measure it."""
+    monkeypatch.setattr(budget, "FREE", FREE)
+    monkeypatch.setattr(budget, "READING", 1e9)
+    monkeypatch.setattr(DataModule, "streams", True)
+    cut = plan_evaluation(built(joint, data), joint, data, 0.5, steps=300)
+    assert sum(cut.batch_costs.values()) < 0.51 * 300 * data.batch * 1e9
+    assert cut.cut["data.draws"] == (40_000, data.most_draws)
+    assert plan_evaluation(built(joint, data), joint, data, 0.5, steps=3000).cut == {}
+
+
 def test_a_longer_training_allows_all_draws(joint: JointModel, data: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "FREE", FREE)
     plan = plan_evaluation(built(joint, data), joint, data, 0.5, steps=10_000)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lagvae.data import SPLITS, Arrays, DataModule, sources
+from lagvae.data.batches import SplitOrder, StepDataset, StepLoader
 from lagvae.data.datamodule import content_digest, observe
 from lagvae.errors import DataError, SettingError
 from lagvae.oracles import LinearGaussian
@@ -293,6 +294,31 @@ def test_streamed_images_equal_those_in_memory(images: Path, workers: int, monke
             assert a.index.equal(b.index)
             assert a.x.equal(b.x)
         assert count == (9 if split is None else 1)
+
+
+class Processes:
+    """Samples that are the number of the process that reads them."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(index), 1), os.getpid())
+
+
+def test_processes_that_read_in_advance_stay_for_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # of fewer cores torch would warn
+    at = {"first": 0}
+    dataset = StepDataset(Processes(), torch.arange(12), SplitOrder(12, 3))
+    loader = StepLoader(dataset, lambda: range(at["first"], at["first"] + 4), workers=2)
+    passes = []
+    for first in (0, 4, 6):
+        at["first"] = first
+        passes.append([(batch.step, int(batch.x[0])) for batch in loader])
+    assert [[step for step, _ in each] for each in passes] == [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9]]
+    processes = {process for each in passes for _, process in each}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
 
 
 def test_a_streamed_folder_reads_what_has_changed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

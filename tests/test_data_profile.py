@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, program, settings
+from helpers import QUICK, program, refuses, settings
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -94,6 +95,10 @@ UNUSUAL: dict[str, tuple[Callable[[], DataModule], str]] = {
     "dark": (lambda: loaded(PIXELS / np.float32(300), "bernoulli"), "mean of all pixels is 0.0017, so nearly all are dark"),
     "light": (lambda: loaded(1 - PIXELS / np.float32(300)), "nearly all are light"),
     "repeated": (lambda: loaded(np.repeat(TABLE[: N - 30], 2, 0)[:N]), r"test rows are also training rows"),
+    "often": (lambda: loaded(np.repeat(TABLE[: N // 5], 5, 0)), "of 160 training rows repeat others"),
+    "images": (lambda: loaded(np.repeat(PIXELS[: N // 5], 5, 0) * 255, "bernoulli"), "of 160 training rows repeat others"),
+    "bits": (lambda: loaded((PIXELS * np.float32(4095 / 65535)), "bernoulli"), "x is at most 0.062. Levels of fewer bits"),
+    "small": (lambda: loaded(TABLE * np.float32(1e-6)), "standard deviation above 1.*e-06, .* data.standardize=true"),
     "constant": (lambda: loaded(with_values(c3=0)), "own: column 3 is constant"),
     "index": (lambda: loaded(with_values(c0=np.arange(N) / 1)), "own: column 0 numbers the rows"),
     "outlier": (lambda: loaded(with_values(c2=np.r_[TABLE[:9, 2], 90, TABLE[10:, 2]])), "row 9, column 2, .* is 90, "),
@@ -107,6 +112,37 @@ def test_what_is_unusual_is_said_in_words(kind: str) -> None:
     data = make()
     found = warnings_of(profile_data(data), data.likelihood)
     assert len([text for text in found if re.search(words, text)]) == 1
+
+
+def test_the_range_is_that_of_the_values(tmp_path: Path) -> None:
+    levels = (PIXELS * 16 + 4).astype("u1")
+    assert profile_data(loaded(levels)).range == pytest.approx((4 / 255, 20 / 255))
+    for k, image in enumerate(levels[:20, 0]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    source = partial(folder, str(tmp_path), size=6, channels=1, in_memory_mib=0)
+    streamed = DataModule(source, "own", "normal", batch=8, val=0.3, test=0.3)
+    assert profile_data(streamed).range == pytest.approx((4 / 255, 20 / 255))
+
+
+def test_floats_that_may_be_images_are_asked_about() -> None:
+    x = np.random.default_rng(0).random((N, 16, 24)).astype("f4")
+    data = loaded(x)
+    assert data.shape == (16, 24)
+    assert [hint for hint in data.hints if "data.layout=grey" in hint] != []
+    assert loaded(x[:, :, :9]).hints == []
+    told = DataModule(lambda: Arrays(torch.from_numpy(x)), "own", "normal", batch=8, layout="as_is")
+    told.check()
+    assert told.hints == []
+
+
+def test_few_data_can_be_looked_at(tmp_path: Path) -> None:
+    """Fewer than a batch, which a run needs."""
+    np.save(tmp_path / "a.npy", TABLE[:60])
+    words = ("data=array", f"data.source.path={tmp_path}/a.npy")
+    said = program(tmp_path, *words, script="data")
+    assert said.status == 0, said.err
+    assert "48 for training" in said.out
+    refuses(program(tmp_path, *words), "data.batch=128 is larger than the 48 training samples")
 
 
 def test_ordinary_data_have_no_warnings() -> None:

@@ -392,6 +392,16 @@ def test_log_prob_is_unbiased_and_above_the_elbo(linear_joint: LinearJoint, mean
     assert above.mean() > 4 * above.std() / len(above) ** 0.5
 
 
+def test_an_x_of_which_floats_do_not_hold_the_density_is_infinitely_unlikely(linear_joint: LinearJoint) -> None:
+    """The networks' values are infinite there, with both signs."""
+    model, x, *_ = linear(linear_joint, exact=False)
+    far = x[:3].clone()
+    far[1] = 1e38
+    for values in (model.log_prob(far, draws=4), model.elbo(far)):
+        assert values.isfinite().tolist() == [True, False, True]
+        assert values[1] == -torch.inf
+
+
 def test_results_do_not_depend_on_batches_but_for_their_noise(trained: Trained, x: Tensor) -> None:
     model, _ = trained
     for method in (model.encode, model.reconstruct):

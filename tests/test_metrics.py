@@ -259,6 +259,23 @@ def test_the_density_is_evaluated_on_samples_it_was_not_fitted_to(draw: Draw) ->
     assert feed(Information(components=1), batches)["i_q_upper_density"] == pytest.approx(total.mean(), rel=1e-5)
 
 
+def test_without_a_density_of_z_information_has_its_other_bounds(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where z is spread over many orders of magnitude, so that no covariance can be inverted."""
+
+    def fails(self: Any, x: np.ndarray) -> None:
+        raise ValueError("Fitting the mixture model failed because some components have ill-defined empirical covariance")
+
+    batches = [draw(*some_world(), 21, 0)]
+    whole = feed(Information(components=1), batches)
+    monkeypatch.setattr("sklearn.mixture.GaussianMixture.fit", fails)
+    result = feed(Information(components=1), batches)
+    assert {"i_q_upper_density", "i_q_upper_mixed"} == whole.keys() - result.keys()
+    assert result == feed(Information(components=0), batches)
+    batches[0].z_q[0] = torch.nan
+    with pytest.raises(ValueError, match="Fitting"):
+        feed(Information(components=1), batches)
+
+
 def test_no_more_samples_are_used_than_requested(draw: Draw) -> None:
     batches = [draw(*some_world(), 20, step) for step in range(5)]
     few, some = Information(samples=50), Information(samples=50)

@@ -323,7 +323,7 @@ def test_a_table_that_cannot_be_used_is_refused_before_training(tmp_path: Path, 
 
 
 FILES: dict[str, tuple[str, str | bytes, str]] = {
-    "ending": ("a.xlsx", "a", r"unknown ending '\.xlsx'; use \.csv or \.parquet"),
+    "ending": ("a.xlsx", "a", r"unknown ending '\.xlsx'; use \.csv, \.tsv or \.parquet"),
     "empty": ("a.csv", "", "is an empty file"),
     "no rows": ("a.csv", "a,b\n", "has names of columns, and no rows below them"),
     "no names": ("a.csv", "1,2\n3,4\n", r"the first line has numbers \(1, 2\) where the names"),
@@ -343,7 +343,7 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_table_needs_a_file(tmp_path: Path) -> None:
-    refuses(program(tmp_path, "data=table"), "data=table needs data.source.path=FILE (.csv or .parquet).")
+    refuses(program(tmp_path, "data=table"), "data=table needs data.source.path=FILE (.csv, .tsv or .parquet).")
     refuses(program(tmp_path, "data=table", "data.source.path=no.csv"), "data.source.path=no.csv: there is no such file.")
     refuses(program(tmp_path, "data=digits", "data.likelihood=table"), "data.likelihood=table is for data=table")
     with pytest.raises(DataError, match="is a folder"):

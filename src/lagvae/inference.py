@@ -203,7 +203,8 @@ class Inference:
     def log_prob(self, x: A, draws: int = 64, seed: int = 0, batch_size: int = BATCH, common: bool = False) -> A:
         """log 1/S Σ_s p(x, z_s) / q(z_s|x) with z_s ∼ q(z|x), in nats, (N,).
 
-        In expectation it is at most log p(x), which it approaches as S = `draws` grows.
+        In expectation it is at most log p(x), which it approaches as S = `draws` grows. It is −inf for an x so far away that
+        floats do not hold its density.
 
         For x in [0, 1] and a Bernoulli p(x|z) it bounds the mean of log p over pixels that are 1 with probability x.
 
@@ -226,7 +227,7 @@ class Inference:
         joint, noise = self.eval_model, (CommonNoise if common else Noise)(seed, "log_prob")
 
         def bound(rows: Tensor, step: int) -> Tensor:
-            return marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float()
+            return below_floats(marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float())
 
         return self._in_batches(x, self.observations(x), bound, batch_size)
 
@@ -244,7 +245,7 @@ class Inference:
             names = frozenset({"z_q"})
             several = [JointSamples(joint, rows, draw_noise(names, joint, noise, step * draws + s, rows)) for s in range(draws)]
             rates = [samples.rate for samples in (several[:1] if joint.rate_is_exact else several)]
-            return -torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0)
+            return below_floats(-torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0))
 
         return self._in_batches(x, self.observations(x), value, batch_size)
 
@@ -389,3 +390,8 @@ class Inference:
         else:
             why = f"{encoder} does not draw z from its q(z|x)"
         raise LagvaeError(f"{method} is not defined for this model: {why}.")
+
+
+def below_floats(nats: Tensor) -> Tensor:
+    """log densities (N,) with −inf for those that floats could not hold: inf − inf of networks whose input is far away."""
+    return nats.where(~nats.isnan(), -torch.inf)

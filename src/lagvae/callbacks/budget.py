@@ -30,6 +30,9 @@ FREE = 2e11
 SMALL = 0.05
 """What costs no more than this share of what is allowed keeps all of its draws."""
 
+READING = 5e8
+"""Reading an image from its file takes about as long as this many multiply-adds. Streamed samples are read at every use."""
+
 PASSES = 3
 """A step of training costs this many evaluations of the networks: the one, and about two for its gradient."""
 
@@ -104,7 +107,8 @@ def plan_evaluation(
     """
     encode, decode = costs_of_networks(joint, data)
     x = data.first_samples("train", 1)[0].numel()
-    training = steps * data.batch * PASSES * (encode + decode)
+    reading = READING if data.streams else 0.0
+    training = steps * data.batch * (PASSES * (encode + decode) + reading)
     allowed = float("inf") if budget is None else max(FREE, budget * training)
     data.most_draws = None
     cut: dict[str, tuple[int, int]] = {}
@@ -113,7 +117,7 @@ def plan_evaluation(
         sizes = {s: Sizes(encode, decode, x, joint.latent, data.size(s), data.draws_of(s)) for s in metrics}
         for split, of_split in metrics.items():
             passes = 2 if any(metric.uses_model for metric in of_split.values()) else 1
-            plan.batch_costs[split] = passes * sizes[split].draws * (encode + decode)
+            plan.batch_costs[split] = passes * sizes[split].draws * (encode + decode + reading)
             plan.metric_costs[split] = {name: metric.cost(sizes[split]) for name, metric in of_split.items()}
         if plan.total <= allowed:
             return plan

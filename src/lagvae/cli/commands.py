@@ -98,7 +98,7 @@ def data_command(cfg: DictConfig) -> None:
     if path.suffix.lower() != ".png":
         raise SettingError(f"picture={cfg.picture} has the unknown ending {path.suffix!r}; use .png.")
     check_writable(path.parent, "Name another file with picture=FILE.")
-    data = load_data(cfg)
+    data = load_data(cfg, look=True)
     profile = profile_data(data)
     draw_data(path, data, profile)
     print_profile(profile, data, describe_likelihood(likelihood_name(cfg), data), path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lagvae.noise import Noise
 
@@ -96,34 +97,47 @@ class StepDataset(Dataset[Batch]):
         return Batch(self.store[self.subset[index]], index, step, None if self.u is None else self.u[index])
 
 
+class Steps(Sampler[int]):
+    """The steps of a pass, asked for at its start."""
+
+    def __init__(self, steps: Callable[[], range]) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps())
+
+
 class StepLoader:
     """Iterates over the batches of a range of steps. It has no length, since the last range of a run may be shorter.
 
     Args:
         dataset: step → batch.
         steps: returns the range; it is called at the start of every pass, so that a resumed run continues at its own step.
-        workers: number of processes that load in advance; 0 if the store is in memory.
+        workers: number of processes that load in advance, which start with the first pass and end with this object; 0 if the
+            store is in memory.
     """
 
     def __init__(self, dataset: StepDataset, steps: Callable[[], range], workers: int = 0) -> None:
         self.dataset, self.steps, self.workers = dataset, steps, workers
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = self.steps()
         if self.workers == 0:
-            return (self.dataset[step] for step in steps)
+            return (self.dataset[step] for step in self.steps())
         with warnings.catch_warnings():
             # On a machine of few cores too, processes read the next files while this one computes.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            return iter(
-                DataLoader(
-                    self.dataset,
-                    batch_size=None,
-                    sampler=steps,
-                    num_workers=self.workers,
-                    pin_memory=torch.cuda.is_available(),
-                )
-            )
+            return iter(self._loader)
+
+    @cached_property
+    def _loader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=Steps(self.steps),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=True,
+        )
 
 
 class EvalLoader(StepLoader):

@@ -16,7 +16,7 @@ from lagvae.errors import DataError
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 """The cells of a CSV file that mean: this value is missing."""
 
-ENDINGS = (".csv", ".parquet")
+ENDINGS = (".csv", ".tsv", ".parquet")
 
 DELIMITERS = ",;\t|"
 
@@ -155,14 +155,14 @@ def read_cells(path: str | Path, named: str, absent: Sequence[str] = MISSING) ->
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        raise DataError(f"{named} is a folder; name a .csv or .parquet file.")
+        raise DataError(f"{named} is a folder; name a .csv, .tsv or .parquet file.")
     if not file.is_file():
         raise DataError(f"{named}: there is no such file.")
     if file.suffix.lower() not in ENDINGS:
-        raise DataError(f"{named} has the unknown ending {file.suffix!r}; use {' or '.join(ENDINGS)}.")
+        raise DataError(f"{named} has the unknown ending {file.suffix!r}; use {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if file.stat().st_size == 0:
         raise DataError(f"{named} is an empty file; write it again.")
-    cells = _read_csv(file, named, absent) if file.suffix.lower() == ".csv" else _read_parquet(file, named, absent)
+    cells = (_read_parquet if file.suffix.lower() == ".parquet" else _read_csv)(file, named, absent)
     if not len(cells):
         raise DataError(f"{named} has names of columns, and no rows below them.")
     return _without_index(cells)

@@ -51,6 +51,12 @@ LARGE_SPREAD = 10.0
 MOST_VALUES = 100
 """Largest number of values of an attribute. One with more is rather an amount, of which log r(u|z) says little."""
 
+IMAGE_SIDE = 16
+"""Floats (N, H, W) that are not square may be images where both sides are at least this long."""
+
+OTHER_SCALE = 20.0
+"""A test set whose largest value is this many times that of x, or the reverse, is probably on another scale."""
+
 UNUSED_LEVELS = 8
 """Levels whose largest value is this many times smaller than their type allows are probably counts, or have fewer bits."""
 
@@ -136,6 +142,7 @@ class DataModule(pl.LightningDataModule):
         self.conversions: list[str] = []
         self.hints: list[str] = []
         self.levels, self.value_range, self.kind = 255, (0.0, 1.0), ""
+        self._high = 0.0  # the largest value of the source's array
         # (steps of an interval, last step), set by a run, in which one epoch of Lightning is one interval: evaluation and
         # checkpoints follow each. None: an epoch is one pass over the data, and the trainer decides when training ends.
         self.interval: tuple[int, int] | None = None
@@ -144,8 +151,12 @@ class DataModule(pl.LightningDataModule):
         self._on_device: dict[torch.device, dict[str, Store]] = {}
         self._noises: dict[tuple[str, int, int], Noise] = {}
 
-    def check(self) -> None:
-        """Load and split the data; DataError or SettingError where that is impossible."""
+    def check(self, look: bool = False) -> None:
+        """Load and split the data; DataError or SettingError where that is impossible, or no batch can be had of them.
+
+        Args:
+            look: whether nothing is to be trained, so that no batch is needed.
+        """
         smallest = min(self.split, key=lambda name: len(self.split[name]))
         if len(self.split[smallest]) < MIN_SPLIT:
             raise DataError(
@@ -153,7 +164,7 @@ class DataModule(pl.LightningDataModule):
                 f"{MIN_SPLIT}; give more data, or a larger share with data.val and data.test, such as data.val=0.2."
             )
         n = len(self.split["train"])
-        if self.batch > n:
+        if self.batch > n and not look:
             raise SettingError(
                 f"data.batch={self.batch} is larger than the {n} training samples of {self.name}; lower it, such as "
                 f"data.batch={max(1, n // 2)}."
@@ -194,7 +205,8 @@ class DataModule(pl.LightningDataModule):
         if isinstance(x, Tensor):
             # x and the test set are of one kind, so that zeros and ones in one of them alone are levels like the others.
             alike = [x] if test is None or test.dtype != kind else [x, test]
-            self.levels = by = divisor(*alike)
+            self.levels, self._high = divisor(*alike), largest(x)
+            by = self.levels
             self._describe(x, by, max(map(largest, alike)))
             x = self._arranged(x, f"{named}: x")
             x, test = self._fit_columns(arrays, x, test)
@@ -207,6 +219,7 @@ class DataModule(pl.LightningDataModule):
         if test is not None:
             test = self._arranged(test, f"{named}: test")
             by = self.levels if test.dtype == kind else divisor(test)
+            self._check_scales(x, test, by)
             test = self._checked(test, by, arrays.name_of("test"), self.likelihood)
         if second is not None:
             layout = self.layout if isinstance(x, Tensor) and second.ndim == x.ndim else "auto"
@@ -218,6 +231,23 @@ class DataModule(pl.LightningDataModule):
                 "alike."
             )
         return replace(arrays, x=x, test=test, second=second)
+
+    def _check_scales(self, x: Tensor | ImageFiles, test: Tensor, by: int) -> None:
+        """Raise DataError where x, as it is kept, and a test set that is divided by `by` cannot be on one scale."""
+        if not isinstance(x, Tensor):
+            return
+        named, scales = f"data={self.name}", (self.levels, by)
+        high, high_test = self._high, largest(test)
+        if (self.levels == 1) != (by == 1) and max(h for h, by in zip((high, high_test), scales, strict=True) if by == 1) > 1:
+            raise DataError(
+                f"{named} has x of type {self.kind} and a test set of type {type_name(test)}, of which only one is divided by "
+                f"{max(scales)}: x has values up to {high:g}, and the test set up to {high_test:g}. Save both as one type."
+            )
+        apart = high / self.levels, high_test / by
+        if min(apart) > 0 and max(apart) > OTHER_SCALE * min(apart):
+            self.hints.append(
+                f"{named}: x has values up to {apart[0]:g}, and the test set up to {apart[1]:g}. Put both on one scale."
+            )
 
     def _check_columns(self, arrays: Arrays) -> None:
         """Raise SettingError for a likelihood or a standardisation that is not for these data."""
@@ -275,6 +305,13 @@ class DataModule(pl.LightningDataModule):
                 f"{named} of shape ({shape}) is used as it is, which for images means {x.shape[1]} channels. If the channels "
                 "come last, set data.layout=channels_last."
             )
+        elif self.layout == "auto" and x.ndim == 3 and min(x.shape[1:]) >= IMAGE_SIDE:
+            said = (
+                f"data={self.name} of shape (N, {x.shape[1]}, {x.shape[2]}) is taken for series. If it is grey images, set "
+                "data.layout=grey; data.layout=as_is says that it is not."
+            )
+            if said not in self.hints:
+                self.hints.append(said)
         return found
 
     def _check_labels(self, arrays: Arrays) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lagvae.data.cells import ENDINGS
 from lagvae.data.conversion import as_float, as_tensor, stored
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.io import file_digest, storage_error, write_json
@@ -187,6 +189,8 @@ def array(path: str, key: str = "x", labels: str | None = "y", factors: str | No
         raise DataError(f"{named} is a folder; name a .npz, .npy or .pt file, or read images with data=folder.")
     if not file.is_file():
         raise DataError(f"{named}: there is no such file.")
+    if file.suffix.lower() in ENDINGS:
+        raise DataError(f"{named} is a table; read it with data=table.")
     if file.suffix not in READERS:
         raise DataError(f"{named} has the unknown ending {file.suffix!r}; use .npz, .npy or .pt.")
     if file.stat().st_size == 0:
@@ -478,7 +482,8 @@ class ImageFiles:
             digest = "" if keep else file_digest(file)
             return (x if keep else None), Seen(stamp, digest, high, tuple(sorted(done)))
 
-        with ThreadPoolExecutor(READERS_OF_IMAGES) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(READERS_OF_IMAGES) as pool:
+            warnings.simplefilter("ignore")  # Pillow's, of images that are large; what is too large is an error
             results = zip(self.files, pool.map(look, self.files), strict=True)
             try:
                 for file, found in track(

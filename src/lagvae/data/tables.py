@@ -320,7 +320,7 @@ def table(
         '2 columns (1 of numbers; 1 of categories: sex (2); values missing in age)'
     """
     if not path:
-        raise DataError("data=table needs data.source.path=FILE (.csv or .parquet).")
+        raise DataError("data=table needs data.source.path=FILE (.csv, .tsv or .parquet).")
     cells = read_cells(path, f"data.source.path={path}", missing)
     aside = {key: [name] for key, name in (("label", label), ("attribute", attribute)) if name is not None}
     for key, names in (("drop", drop), ("categorical", categorical), *aside.items()):
@@ -333,6 +333,11 @@ def table(
     if not names:
         raise DataError(f"{cells.named} has no column for x; correct data.source.drop, label or attribute.")
     columns, notes = [], []
+    if numbers := [name for name in cells.columns if is_number(name)]:
+        notes.append(
+            f"{cells.named}: names of columns are numbers, such as {numbers[0]!r}. Where the first line is a row, add a line "
+            "with names before it."
+        )
     for name in names:
         column, note = _column_of(cells, name, name in {str(c) for c in categorical}, max_categories)
         columns.append(column)

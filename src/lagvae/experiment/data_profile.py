@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, log
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lagvae.data import DataModule
 from lagvae.data.conversion import Standardization, as_float, column
-from lagvae.data.datamodule import LARGE_SPREAD
+from lagvae.data.datamodule import LARGE_SPREAD, UNUSED_LEVELS
 from lagvae.data.sources import ImageFiles
 from lagvae.data.tables import Table, column_statistics
 from lagvae.terminal import command, print_line, print_note, short_path
@@ -37,6 +37,15 @@ UNUSUAL = 0.01
 FAR_APART = 100.0
 """Ratio of the standard deviations of two columns from which on it is noted."""
 
+FEW_VALUES = 20
+"""A column of more values than this is an amount; rows of amounts do not repeat by chance."""
+
+DARK = 1 / UNUSED_LEVELS
+"""Largest value of images in [0, 1] up to which they probably have fewer levels than their type allows."""
+
+TINY = 0.03
+"""Largest standard deviation of a column up to which the smallest scale of a Normal p(x|z), 0.01, is no longer small."""
+
 NEARLY_ALL = 0.998
 """Share of pixels that are all set, or all not set, from which on it is noted."""
 
@@ -46,7 +55,7 @@ MOST_DETAILS = 40
 NAMED = 5
 """Number of columns that a message names."""
 
-IMAGES = {1: "grey images", 3: "colour images", 4: "images with an alpha channel"}
+IMAGES = {1: "grey images", 3: "colour images", 4: "images of four channels"}
 """Number of channels → what x is."""
 
 
@@ -61,7 +70,8 @@ class DataProfile:
         mean: of x, which for zeros and ones is the share that is set. binary: whether all values are 0 or 1.
         constant: columns that have one value. columns: number of columns.
         repeated: split → number of its rows that the training split also has, for "train" before them.
-        distinct: number of different rows in the training split.
+        distinct: number of different rows in the training split. by_chance: whether x takes so few values that rows of
+            different samples may well be alike.
         outliers: (row, column, value, distance from the quartiles in interquartile ranges), the furthest first; their number.
         spread: least and largest standard deviation of a column that is not constant, and these columns.
         counting: columns that number the rows.
@@ -83,6 +93,7 @@ class DataProfile:
     constant: list[int] = field(default_factory=list)
     repeated: dict[str, int] = field(default_factory=dict)
     distinct: int = 0
+    by_chance: bool = False
     outliers: list[tuple[int, int, float, float]] = field(default_factory=list)
     outlying: int = 0
     spread: tuple[float, float, int, int] | None = None
@@ -130,7 +141,7 @@ def profile_data(data: DataModule) -> DataProfile:
         kind=kind,
         shape=shape,
         stored=data.kind,
-        range=data.value_range,
+        range=range_of(rows if streamed or not isinstance(arrays.x, Tensor) else arrays.x),
         rows={split: data.size(split) for split in data.split},
         mean=float(some.mean()),
         binary=all(bool(((part == 0) | (part == full)).all()) for part in (some * full, rows)),
@@ -138,6 +149,7 @@ def profile_data(data: DataModule) -> DataProfile:
         streamed=streamed,
         every=every,
         classes=None if arrays.labels is None else len(arrays.labels.unique()),
+        by_chance=has_few_rows(some),
     )
     if arrays.table is not None:
         _describe_table(profile, data, arrays.table, rows)
@@ -158,6 +170,23 @@ def profile_data(data: DataModule) -> DataProfile:
             candidates = (rows[1:3].double() - rows[0].double() == torch.tensor([[1.0], [2.0]])).all(0).nonzero().flatten()
             profile.counting = [k for k in candidates.tolist() if bool((rows[:, k].diff() == 1).all())]
     return profile
+
+
+def range_of(x: Tensor) -> tuple[float, float]:
+    """The least and the largest value of stored samples."""
+    low, high = as_float(torch.stack([x.min(), x.max()])).tolist()
+    return low, high
+
+
+def has_few_rows(rows: Tensor) -> bool:
+    """Whether columns (N, D) take so few values that there are not many more different rows than N.
+
+    Examples:
+        >>> has_few_rows(torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])), has_few_rows(torch.randn(99, 2))
+        (True, False)
+    """
+    values = 1 + (rows.sort(0).values.diff(dim=0) != 0).sum(0)
+    return bool(values.max() <= FEW_VALUES and values.double().log().sum() < log(100 * len(rows)))
 
 
 def _describe_table(profile: DataProfile, data: DataModule, table: Table, rows: Tensor) -> None:
@@ -246,8 +275,18 @@ def warnings_of(profile: DataProfile, likelihood: str) -> list[str]:
             f"{named}: the mean of all pixels is {p.mean:.2g}, so nearly all are {'light' if p.mean > 0.5 else 'dark'}. Look "
             f"at the picture that {command('data')} makes; levels may have been divided twice."
         )
+    if p.images and p.in_unit and 0 < p.range[1] <= DARK and p.stored not in ("uint8", "uint16"):
+        found.append(
+            f"{named}: x is at most {p.range[1]:.2g}. Levels of fewer bits than their type has are divided by too much; save "
+            "them as float32, divided by their largest level."
+        )
+    if likelihood == "normal" and p.spread is not None and p.spread[1] < TINY:
+        found.append(
+            f"{named}: no column has a standard deviation above {p.spread[1]:.2g}, and the scale of a Normal p(x|z) is at "
+            "least 0.01, so that little of x is seen; standardise the columns with data.standardize=true."
+        )
     every = 1 if p.streamed else p.every
-    if p.distinct > p.rows["train"] / every / 2:  # otherwise x takes few values, and rows repeat by chance
+    if not p.by_chance or p.distinct > p.rows["train"] / every / 2:
         for split, count in p.repeated.items():
             if count < UNUSUAL * p.rows[split] / (every if split == "train" else 1):
                 continue

@@ -166,10 +166,10 @@ def build_metric(node: DictConfig, name: str, key: str) -> LatentMetric:
     return as_latent_metric(name, metric, key)
 
 
-def load_data(cfg: DictConfig) -> DataModule:
-    """Load, check and split the data."""
+def load_data(cfg: DictConfig, look: bool = False) -> DataModule:
+    """Load, check and split the data, which may be too few for a batch where one only wants to `look` at them."""
     data: DataModule = instantiate(cfg.data)
-    data.check()
+    data.check(look)
     if cfg.get("constraints") and uses_attribute(cfg):
         data.use_attribute()
     return data

@@ -19,7 +19,7 @@ from lagvae.distributions import CodesPrior, EmpiricalPrior, GaussianEncoder, me
 from lagvae.experiment import sample_figures
 from lagvae.experiment.data_picture import as_images, range_of
 from lagvae.experiment.report import verdict_in_words
-from lagvae.experiment.style import BLUE, GREY, ORANGE, RED, STYLE, as_picture, tile
+from lagvae.experiment.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE, as_picture, tile
 from lagvae.io import write_atomically
 from lagvae.model import LatentVariableModel
 from lagvae.noise import Noise
@@ -131,7 +131,8 @@ def samples(model: LatentVariableModel, x: Tensor, alpha: float, show: Pictures)
     z = prior.sample(draw("samples", 0, (100, *prior.noise_shape), x.device))
     figure, axes = _figure(4.6, 4.9)
     _show(axes[0, 0], tile(show(mean_of(model.eval_model.decoder(z))), 10))
-    axes[0, 0].set_title(f"Samples: E[x|z], z ∼ p(z); α = {alpha:+g}{show.said}".replace("-", "−"), loc="left")
+    goal = f"{alpha:+g}" if alpha else "0"
+    axes[0, 0].set_title(f"Samples: E[x|z], z ∼ p(z); α = {goal}{show.said}".replace("-", "−"), loc="left")
     return figure
 
 
@@ -258,9 +259,11 @@ def plane_ranges(
     """The ranges of the axes of rate and of distortion, which hold the path of training but for its start.
 
     Args:
-        splits: the values at the end. path: (rate, distortion) during training.
+        splits: the values at the end, which are held with their errors. path: (rate, distortion) during training.
     """
-    shown = [(v["rate"], v["distortion"]) for v in splits.values()] + [*path[len(path) // EARLY :]]
+    names = ("rate", "distortion")
+    ends = [[v[name] + by * v.get(f"{name}_stderr", 0.0) for name in names] for v in splits.values() for by in (-1, 1)]
+    shown = [*ends, *path[len(path) // EARLY :]]
     rates, distortions = zip(*shown, strict=True)
     return _margined(rates, 0.12, 0.5), _margined(distortions, 0.12, 0.5)
 
@@ -325,7 +328,7 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
         rates, distortions = series["rate"][1], series["distortion"][1]
         axis.plot(rates, distortions, color=GREY, linewidth=1, marker=".", markersize=4, label="training")
         path = list(zip(rates, distortions, strict=True))
-    for (name, v), marker, colour in zip(splits.items(), "os^", (BLUE, ORANGE, GREY), strict=False):
+    for (name, v), marker, colour in zip(splits.items(), "os^", (BLUE, ORANGE, GREEN), strict=False):
         errors = {"xerr": v.get("rate_stderr"), "yerr": v.get("distortion_stderr")}
         axis.errorbar(v["rate"], v["distortion"], **errors, fmt=marker, color=colour, markersize=6, label=name, zorder=3)
     for limit, ends in zip((axis.set_xlim, axis.set_ylim), plane_ranges(splits, path), strict=True):

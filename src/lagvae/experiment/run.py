@@ -211,7 +211,7 @@ def restore(cfg: DictConfig, checkpoint: Path) -> tuple[DataModule, LatentVariab
                 f"{command('calibrate')} and the settings of the run."
             )
     model = build_model(cfg, data, calibration)
-    check_origin(origin, model.origin or {}, str(checkpoint))
+    check_origin(origin, model.origin or {}, str(checkpoint), str(cfg.data.source.get("path") or f"data={data.name}"))
     return data, model, calibration
 
 
@@ -255,16 +255,17 @@ def check_settings(checkpoint: Path, differing: Sequence[str]) -> None:
         )
 
 
-def check_origin(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+def check_origin(then: Mapping[str, Any], now: Mapping[str, Any], what: str, source: str = "") -> None:
     """Raise CheckpointError where a checkpoint was trained on other data, or with other bounds, than there are now.
 
     Args:
-        then: what the checkpoint says of its model. now: what there is now. what: the checkpoint, for the message.
+        then: what the checkpoint says of its model. now: what there is now. what: the checkpoint, and source: the data, for
+            the message.
     """
     if then.get("digest") not in (None, now["digest"]):
         raise CheckpointError(
-            f"{what} was trained on other data than there are now (digest {then['digest']} → {now['digest']}). Put its data "
-            "back, or start a new run."
+            f"{what} was trained on other data than there are now{f' in {source}' if source else ''} (digest {then['digest']} "
+            f"→ {now['digest']}). Put its data back, or start a new run."
         )
     if differing := differences(then.get("bounds") or now["bounds"], now["bounds"]):
         raise CheckpointError(

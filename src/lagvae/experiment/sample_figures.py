@@ -15,7 +15,7 @@ from lagvae.data import DataModule
 from lagvae.distributions import EmpiricalPrior, mean_of
 from lagvae.errors import LagvaeError
 from lagvae.experiment.data_picture import CHANNELS, PANELS, as_series, columns_of, shortened
-from lagvae.experiment.style import BLUE, ORANGE
+from lagvae.experiment.style import BLUE, ORANGE, SERIES
 from lagvae.model import LatentVariableModel
 
 ROWS = 2000
@@ -70,7 +70,7 @@ def _panels(title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _draw_lines(axis: Axes, lines: Tensor, colour: str | None, linestyle: str = "-") -> None:
-    axis.set_prop_cycle(None)  # solid and dashed lines of one value have the same colour
+    axis.set_prop_cycle(color=SERIES)  # solid and dashed lines of one value have the same colour
     axis.plot(lines[:, :CHANNELS].cpu().numpy(), color=colour, linestyle=linestyle, linewidth=1)
 
 
@@ -104,6 +104,7 @@ def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figure:
         axis.set_title(shortened(name), loc="left", fontsize=8)
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
+        axis.xaxis.get_offset_text().set_fontsize(7)
         true, made = x[name].double(), samples[name].double()
         if true.shape[1] > 1:
             places = torch.arange(true.shape[1])
@@ -115,6 +116,8 @@ def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figure:
         shares = torch.tensor([0.002, 0.998], dtype=torch.float64)
         low, high = torch.cat([true.flatten(), made.flatten()]).quantile(shares).tolist()
         count = min(30, ceil(2 * len(true) ** (1 / 3)))  # by Rice's rule
+        axis.locator_params(axis="x", nbins=3)
+        axis.ticklabel_format(axis="x", scilimits=(-3, 4))
         bins = torch.linspace(low, high, count + 1).numpy() if low < high else count
         axis.hist(true.flatten().numpy(), bins, density=True, color=BLUE, alpha=0.5, label="test data")
         axis.hist(made.flatten().numpy(), bins, density=True, color=ORANGE, histtype="step", linewidth=1.3, label="samples")

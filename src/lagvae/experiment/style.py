@@ -18,7 +18,10 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
-BLUE, ORANGE, GREY, RED = "#2b6cb0", "#dd6b20", "#718096", "#c53030"
+BLUE, ORANGE, GREY, RED, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#c53030", "#2c7a4b"
+
+SERIES = ("#006ba4", "#ff800e", "#595959", "#5f9ed1", "#c85200", "#a2c8ec")
+"""Colours of curves in one panel, told apart also by who does not see red or green (of Tableau's Color Blind 10)."""
 
 LINE = 0.4
 """Grey level of the lines between images, which stand out from dark ones and from light ones."""

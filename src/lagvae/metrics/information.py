@@ -203,8 +203,8 @@ class Information(PosteriorSamples):
         # If q(x) is uniform over the images, the other images are not draws of q(x): the density of their aggregate may exceed
         # q(z) by the factor K/(K − 1), which is taken off.
         fitted = {"leave_one_out": others if total is None else others + log1p(-1 / k)}
-        if self.components:
-            fitted["density"] = self._density(z, index, evaluated)
+        if self.components and (density := self._density(z, index, evaluated)) is not None:
+            fitted["density"] = density
         if self._p_z is None:
             rate = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1).double()
         else:
@@ -276,10 +276,11 @@ class Information(PosteriorSamples):
         breaks = excess > 2 * torch.maximum(stderr, interval["i_q_stderr"])
         return {"i_q_kde": value, "i_q_kde_stderr": stderr, "i_q_kde_breaks_bound": breaks.double()}
 
-    def _density(self, z: Tensor, index: Tensor, evaluated: Tensor) -> Tensor:
+    def _density(self, z: Tensor, index: Tensor, evaluated: Tensor) -> Tensor | None:
         """log r(z) at the evaluated samples, where each half uses a Gaussian mixture fitted on the other half.
 
         The halves are disjoint sets of images; if q(x) is uniform over the images, the draws of each image are also divided.
+        It is None where z is spread over so many orders of magnitude that no covariance can be inverted.
         """
         import warnings
 
@@ -296,7 +297,12 @@ class Information(PosteriorSamples):
             # Use as many threads as torch; more would slow each other down where several runs share a machine.
             with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
                 warnings.simplefilter("ignore")  # a mixture that has not converged is still a density
-                mixture.fit(training)
+                try:
+                    mixture.fit(training)
+                except ValueError:
+                    if not z.isfinite().all():
+                        raise
+                    return None
                 scores = mixture.score_samples(z[evaluated][other].double().cpu().numpy())
             log_r[other] = torch.from_numpy(scores).to(z.device)
         return log_r
