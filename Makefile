@@ -142,7 +142,7 @@ targets: $(READY) ## Whether geco and target_rate end at their targets: results/
 	@$(PY) benchmarks/results.py --make targets
 
 front: $(READY) ## One model for all slacks against separate runs and the exact front: results/front.md (fifty minutes)
-	@$(PY) benchmarks/results.py --make front
+	@$(PY) benchmarks/front.py --out results/front.md $(ARGS)
 
 results: $(READY) ## List which results are stale; ARGS=remake makes these again, ARGS="--make dual mnist" those
 	@$(PY) benchmarks/results.py $(ARGS)

@@ -227,7 +227,7 @@ class Inference:
         joint, noise = self.eval_model, (CommonNoise if common else Noise)(seed, "log_prob")
 
         def bound(rows: Tensor, step: int) -> Tensor:
-            return below_floats(marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float())
+            return _below_floats(marginal_bounds(log_weights(joint, rows, draws, noise, step))[0].float())
 
         return self._in_batches(x, self.observations(x), bound, batch_size)
 
@@ -245,7 +245,7 @@ class Inference:
             names = frozenset({"z_q"})
             several = [JointSamples(joint, rows, draw_noise(names, joint, noise, step * draws + s, rows)) for s in range(draws)]
             rates = [samples.rate for samples in (several[:1] if joint.rate_is_exact else several)]
-            return below_floats(-torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0))
+            return _below_floats(-torch.stack(rates).mean(0) - torch.stack([samples.distortion for samples in several]).mean(0))
 
         return self._in_batches(x, self.observations(x), value, batch_size)
 
@@ -392,6 +392,6 @@ class Inference:
         raise LagvaeError(f"{method} is not defined for this model: {why}.")
 
 
-def below_floats(nats: Tensor) -> Tensor:
+def _below_floats(nats: Tensor) -> Tensor:
     """log densities (N,) with −inf for those that floats could not hold: inf − inf of networks whose input is far away."""
     return nats.where(~nats.isnan(), -torch.inf)

@@ -141,7 +141,7 @@ def profile_data(data: DataModule) -> DataProfile:
         kind=kind,
         shape=shape,
         stored=data.kind,
-        range=range_of(rows if streamed or not isinstance(arrays.x, Tensor) else arrays.x),
+        range=_extremes(rows if streamed or not isinstance(arrays.x, Tensor) else arrays.x),
         rows={split: data.size(split) for split in data.split},
         mean=float(some.mean()),
         binary=all(bool(((part == 0) | (part == full)).all()) for part in (some * full, rows)),
@@ -172,7 +172,7 @@ def profile_data(data: DataModule) -> DataProfile:
     return profile
 
 
-def range_of(x: Tensor) -> tuple[float, float]:
+def _extremes(x: Tensor) -> tuple[float, float]:
     """The least and the largest value of stored samples."""
     low, high = as_float(torch.stack([x.min(), x.max()])).tolist()
     return low, high
