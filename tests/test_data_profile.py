@@ -80,6 +80,8 @@ def test_outliers_are_measured_in_interquartile_ranges() -> None:
     assert (k, value, p.outlying) == (2, column[199], 2)
     assert distance == pytest.approx(30)
     assert profile_data(loaded(with_values(c2=0.1 * column.clip(0, 200)))).outliers == []
+    for far in (-1000, 1000):  # in their own ranges, not from zero
+        assert profile_data(loaded(TABLE + np.float32(far))).outliers == []
 
 
 def test_columns_that_are_constant_or_count_or_differ_in_scale_are_found() -> None:

@@ -164,6 +164,8 @@ def test_a_figure_of_fronts_says_what_it_shows(seeds: int, information: str, fro
     (legend,) = figure.legends
     said = [text.get_text() for text in legend.get_texts()]
     assert (said[0], said[-1]) == ("LagVAE", front)
+    faces = {label: line.get_markerfacecolor() for label, line in zip(said, legend.get_lines(), strict=True)}
+    assert [face != "white" for label, face in faces.items() if label.startswith("α")] == [True, False]
     assert [text[:5] for text in said if text.startswith("α")] == ["α < 0", "α > 0"]
     assert any(text.startswith("interval for I") for text in said) == (information == "interval")
 

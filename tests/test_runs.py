@@ -303,6 +303,17 @@ def test_a_disk_that_has_become_read_only_hides_no_error(tmp_path: Path, monkeyp
         pass
 
 
+def test_nobody_is_waited_for_where_a_folder_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that is mounted for reading only."""
+
+    def refuse(self: Any, timeout: float) -> None:
+        raise PermissionError("read-only file system")
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr("lagvae.io.FileLock.acquire", refuse)
+    assert not wait_for_owner(tmp_path, lambda owner: pytest.fail(f"waits for {owner}"))
+
+
 def test_who_waits_for_a_folder_is_told_of_its_owner_and_does_not_keep_it(tmp_path: Path) -> None:
     told: list[str] = []
     assert not wait_for_owner(tmp_path, told.append), "nobody has owned it"
@@ -401,6 +412,17 @@ def test_cut_drops_rows_that_are_there_twice(tmp_path: Path) -> None:
     assert logger.digest() != written
     logger.cut(20)
     assert logger.digest() == written
+
+
+def test_a_table_that_vanishes_after_a_cut_is_not_begun_anew(tmp_path: Path) -> None:
+    """What is kept of the run that is resumed would be lost."""
+    path = tmp_path / "metrics.csv"
+    table(path, (10, "train/a", 1.0)).save()
+    resumed = table(path, (20, "train/a", 2.0))
+    resumed.cut(10)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="has vanished"):
+        resumed.save()
 
 
 DAMAGED = [

@@ -17,6 +17,7 @@ import torch
 from helpers import ABSENT, QUICK, settings
 from torch import Tensor, nn
 
+from lagvae.callbacks import Evaluation
 from lagvae.data import SPLITS, Arrays, Batch, DataModule
 from lagvae.data.datamodule import eval_splits
 from lagvae.distributions import (
@@ -38,7 +39,7 @@ from lagvae.experiment.fit import Fit
 from lagvae.experiment.run import calibrate
 from lagvae.experiment.summary import summarise
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
-from lagvae.metrics import ClassifierScore, CodeAgreement, Information, PairingAccuracy
+from lagvae.metrics import ClassifierScore, CodeAgreement, Information, LatentMetric, PairingAccuracy
 from lagvae.model import LatentVariableModel
 from lagvae.networks import MLP
 from lagvae.noise import Noise
@@ -165,6 +166,37 @@ def test_an_evaluation_draws_any_noise_that_a_metric_needs() -> None:
     assert distance(samples).equal(distance(JointSamples(model.joint, x, drawn)))
     with pytest.raises(KeyError):
         samples.noise["no_such_noise"]
+
+
+class Counted(LatentMetric):
+    """Keeps which samples it is given."""
+
+    def __init__(self, once: bool) -> None:
+        super().__init__()
+        self.count_images_once, self.seen = once, []  # type: ignore[misc]
+
+    def update(self, samples: JointSamples, index: Tensor) -> None:
+        self.seen += index.tolist()
+
+    def compute(self) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_counts_images_once_sees_each_of_held_out_data_in_one_pass(split: str) -> None:
+    """Further passes are further draws. On the training split, where q(x) is uniform over the samples, all of them count."""
+    x = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    data, model = DataModule(lambda: Arrays(x), "own", "normal", batch=4, draws=100), tiny_model(average=None)
+    evaluation, size = Evaluation({}, {}), data.size(split)
+    metrics = {once: Counted(once) for once in (False, True)}
+    evaluation._metrics = {split: metrics}  # type: ignore[assignment]
+    trainer: Any = SimpleNamespace(testing=True, datamodule=data, is_global_zero=False)
+    for batch in data.eval_loader(split, torch.device("cpu"), passes=3):
+        samples = model.samples(batch, split, model.eval_model)
+        evaluation.on_test_batch_end(trainer, model, samples, batch, 0, SPLITS.index(split))
+    seen = {once: sorted(metric.seen) for once, metric in metrics.items()}
+    assert seen[False] == sorted(3 * [*range(size)])
+    assert seen[True] == (seen[False] if split == "train" else [*range(size)])
 
 
 def test_the_saved_parameters_are_those_that_were_evaluated(tmp_path: Path) -> None:
