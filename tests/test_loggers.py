@@ -208,6 +208,22 @@ def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytes
     assert len(rows) == 1, "it is trained again when the run is resumed, and then has all of its values"
 
 
+def test_a_picture_follows_the_row_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another process has trained the run, whose rows are in metrics.csv."""
+    logged: list[Any] = []
+    monkeypatch.setattr(loggers.WandbLogger, "log_metrics", lambda self, row, step=None: logged.append(step))
+    monkeypatch.setattr(loggers.WandbLogger, "log_image", lambda self, key, images, **options: logged.append(key))
+    table = MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10)
+    table.path.parent.mkdir(parents=True)
+    for step in (10, 20):
+        table.log_metrics({"train/rate": float(step)}, step)
+    table.save()
+    logger = offline(tmp_path / "a")
+    logger.log_image("figures/samples", [])
+    close(logger, failed=True)
+    assert logged == [10, 20, "figures/samples"]
+
+
 def test_a_run_that_is_resumed_without_a_server_has_one_wandb_run_with_all_rows(tmp_path: Path) -> None:
     """W&B cannot go on with a run that it has not uploaded: `wandb sync` finds the last one, which is whole."""
     tables = [MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10) for _ in range(2)]
@@ -549,6 +565,7 @@ def test_the_view_and_the_report_are_saved_and_their_addresses_told(
         return [SimpleNamespace(id="abcd", config={"family": "lagvae", "constraints": {"mmd": {}}}, job_type="lagvae")]
 
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me", runs=runs))
+    monkeypatch.setattr("lagvae.runs.wandb_view.answers", lambda url: True)
     for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
     for kind in ("view", "report"):
@@ -567,6 +584,7 @@ def test_a_wandb_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.Monke
         raise ValueError("no key\nand much more")
 
     monkeypatch.setattr(wandb, "Api", refuse)
+    monkeypatch.setattr("lagvae.runs.wandb_view.answers", lambda url: True)
     for module in ("wandb_workspaces", "wandb_workspaces.workspaces"):
         monkeypatch.setitem(sys.modules, module, ModuleType(module))
     with pytest.raises(

@@ -178,6 +178,17 @@ def test_the_dashboard_is_saved_with_the_keys_that_runs_log(asked: Asked) -> Non
         assert alike <= known, "no panel names what no run logs"
 
 
+def test_a_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb.teardown()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # closed, and with it the port
+        port = server.getsockname()[1]
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(wandb, "Api", lambda: pytest.fail("asks a server that is not there"))
+    with pytest.raises(SettingError, match=f"http://127.0.0.1:{port} does not answer"):
+        save_dashboard("me/mine", lambda families: {})
+    wandb.teardown()
+
+
 def test_a_project_that_does_not_exist_is_answered_in_a_line_and_nothing_is_saved(asked: Asked) -> None:
     with pytest.raises(SettingError, match="me/none has no runs of lagvae on W&B"):
         save_dashboard("me/none", dict.fromkeys)

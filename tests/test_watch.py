@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lagvae.cli import watch as module
 from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, short_names, since, sparkline, watch
+from lagvae.errors import SettingError
 from lagvae.runs.layout import RunFolder
 
 STEPS = 100
@@ -358,6 +359,7 @@ def test_the_message_of_a_job_is_its_last_line_that_tells_something(tmp_path: Pa
         "first\nsecond \n\n": "second",
         "told\nfile.py:3: UserWarning: beware\n  warnings.warn(\n": "told",
         "file.py:3: UserWarning: beware\n": "",
+        "told\ndata=digits: grey images of shape (1, 8, 8)\n": "told",
         "told\nwandb: View this run in the terminal with `wandb leet`\n": "told",
     }.items():
         (tmp_path / "log.txt").write_text(text)
@@ -415,6 +417,20 @@ def test_a_line_of_a_sweep_says_how_its_run_is(tmp_path: Path) -> None:
     assert found["fixed"] == ["stopped", "30", "23.46", "3.00", "to", "3.50"]
     assert found["met"] == ["met", "100", "24.25", "24.5", "4.00", "to", "5.00", "▁█"]
     assert found["[new]"] == ["stopped", "0", "–", "–", "–"]
+
+
+def test_a_long_verdict_leaves_room_for_names(tmp_path: Path) -> None:
+    for name in ("infovae-q-1-mmd3", "infovae-q1-mmd15"):
+        make_run(tmp_path, f"s/{name}", 50, 100).write_summary(RESULTS | {"verdict": "met, calibration too short"})
+    lines = seen(find_view(tmp_path / "runs", "s")).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if "met, calibration…" in line and "mmd" in line]) == 2
+
+
+def test_a_folder_without_runs_is_not_watched(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingError, match="holds no runs"):
+        find_view(tmp_path / "runs", str(tmp_path / "empty"))
 
 
 def test_as_many_runs_are_shown_as_there_is_room_for_and_three_at_least(tmp_path: Path) -> None:

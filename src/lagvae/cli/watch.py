@@ -30,7 +30,7 @@ from rich.text import Text
 
 from lagvae.cli.compare import runs_folder, told
 from lagvae.cli.version import describe_version
-from lagvae.errors import CheckpointError
+from lagvae.errors import CheckpointError, SettingError
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
 from lagvae.terminal import command, goals_of, plain_table
 
@@ -50,6 +50,9 @@ COLOURS = {
 """The states of a run, in the order in which they are listed → their colours."""
 
 ENDED = ("finished", "failed")
+
+LONGEST_STATE = 18
+"""The largest number of letters of a verdict in a table of runs, as of "met, not converged"; longer ones are cut."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -88,7 +91,10 @@ def find_view(runs: Path, name: str) -> View:
             return View(folder.resolve(), runs, alone=True)
     if any(str(config["name"]).startswith(f"{name}/") for job in jobs_of(runs) for config in job.configs):
         return View(runs / name, runs)
-    return View(find_runs(runs, name).resolve(), runs)
+    folder = find_runs(runs, name).resolve()
+    if next(iter(runs_below(folder, set())), None) is None:
+        raise SettingError(f"{folder} holds no runs, and no job will make some there. Name a run, or a folder with runs.")
+    return View(folder, runs)
 
 
 # ---- what the files say
@@ -184,13 +190,13 @@ class JobFiles:
 
     @property
     def message(self) -> str:
-        """The last line of its output, without those of W&B, warnings, and the indented code that a warning shows."""
+        """The last line of its output, without those of W&B and on the data, warnings, and the code that a warning shows."""
         try:
             lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return ""
         said = (line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace())
-        return next((line for line in said if "Warning: " not in line and not line.startswith("wandb: ")), "")
+        return next((line for line in said if "Warning: " not in line and not line.startswith(("wandb: ", "data="))), "")
 
 
 def jobs_of(runs: Path) -> list[JobFiles]:
@@ -429,7 +435,9 @@ def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Tab
         value, bound = bounded(first) if first else (Text(short_number(run.curves.last("train_probe/neg_elbo"), 4)), "")
         learned = [name for name, c in constraints.items() if c["learned"]]
         curve = run.curves.values.get(f"train/multiplier/{learned[0]}", []) if learned else []
-        state = Text(str(run.summary.get("verdict", run.state)), COLOURS[run.state])
+        verdict = str(run.summary.get("verdict", run.state))
+        cut = verdict if len(verdict) <= LONGEST_STATE else f"{verdict[: LONGEST_STATE - 1].rstrip()}…"
+        state = Text(cut, COLOURS[run.state])
         rows.append((state, str(run.step), value, bound, between(run.interval(run.sides[0])), sparkline(curve, 6)))
     others = sum(2 + max(map(len, column)) for column in zip(heads, *rows, strict=True))
     names, shared = short_names([run.name for run in runs[:most]], width - others - 3)

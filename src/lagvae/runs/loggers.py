@@ -357,6 +357,8 @@ class RunWandbLogger(RunLogger, WandbLogger):
         self._try(WandbLogger.log_hyperparams, params)
 
     def log_image(self, key: str, images: list[Any], **options: Any) -> None:  # type: ignore[override]
+        self._catch_up()
+        self.save()  # an image belongs to the last row
         self._try(WandbLogger.log_image, key, images, **options)
 
     def _try(self, method: Callable[..., None], *given: Any, **options: Any) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
-from lagvae.runs.loggers import STEP
+from lagvae.runs.loggers import STEP, answers
 from lagvae.runs.wandb_comparison import FIGURES, SWEEP
 
 INSTALL = "pip install -e '.[dashboard]'"
@@ -186,6 +186,8 @@ def save_dashboard(path: str, colour: Callable[[Sequence[str]], Mapping[str, str
         import wandb_workspaces.workspaces  # noqa: F401
     except ImportError as error:
         raise SettingError(f"The dashboard needs the package wandb-workspaces. Get it: {INSTALL}") from error
+    if not answers(url := str(wandb.setup().settings.base_url)):
+        raise SettingError(f"{url} does not answer. Check the network, or name your own server in WANDB_BASE_URL.")
     owner, _, project = path.rpartition("/")
     try:
         api: Any = wandb.Api()
