@@ -141,8 +141,8 @@ inputs: $(READY) ## Files of every kind, what is said of them, and the same data
 targets: $(READY) ## Whether geco and target_rate end at their targets: results/targets.md (ten minutes)
 	@$(PY) benchmarks/results.py --make targets
 
-front: $(READY) ## One model for all slacks against separate runs and the exact front: results/front.md (fifty minutes)
-	@$(PY) benchmarks/front.py --out results/front.md $(ARGS)
+front: $(READY) ## One model for all slacks against separate runs and the exact front: results/front.md (an hour)
+	@$(PY) benchmarks/results.py --make front
 
 results: $(READY) ## List which results are stale; ARGS=remake makes these again, ARGS="--make dual mnist" those
 	@$(PY) benchmarks/results.py $(ARGS)

@@ -138,6 +138,16 @@ RESULTS: dict[str, Result] = {
         ),
         10,
     ),
+    "front": benchmark(
+        "front",
+        "--root {root} --out results/front.md",
+        (
+            *(*TRAINING, "conf/family/front.yaml", "conf/data/linear_gaussian.yaml"),
+            *below("src/lagvae/oracles", "gaussian.py rate_distortion.py source.py"),
+            *below("benchmarks", "grid.py linear_gaussian.py"),
+        ),
+        60,
+    ),
     "continuous": benchmark(
         "continuous",
         "--root {root} --out results/continuous.md",
