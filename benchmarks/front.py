@@ -164,6 +164,7 @@ def draw(points: dict[Any, list[dict[str, float]]], runs: dict[Any, list[dict[st
                 ax.plot(lines[0], end, style, color="C0", lw=1) for end, style in zip(lines[1:], ("--", "-"), strict=True)
             )
             separate = ax.vlines(*bars, color="0.45")
+            ax.plot(bars[0], bars[2], ".", color="0.45", ms=4)  # where an interval is too short to be seen
         ax.legend([upper, lower, separate], ["front, upper end", "front, lower end", "separate runs, the interval"], fontsize=8)
         ax.set(title=f"{SIGNS[sign]} information", xlabel="−ELBO (nats)", ylabel="I_q (nats)")
     write_atomically(path, lambda part: figure.savefig(part, dpi=130, format="png"))
