@@ -267,24 +267,30 @@ def test_runs_end_where_the_server_of_wandb_gets_out_of_reach_and_are_kept_for_i
     for name, value in {"API_KEY": KEY, "ERROR_REPORTING": "false", "FINISH_TIMEOUT": "1"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     wandb.teardown()
-    runs = [RunFolder(tmp_path / name) for name in ("a", "b")]
+    runs = [RunFolder(tmp_path / name) for name in ("a", "b", "c")]
+    left: list[Any] = []
     with StandIn(answer_run) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         for run in runs:
-            logger = loggers.wandb_logger(run, {"name": run.path.name}, project="mine", reinit="create_new")
-            assert not logger.experiment.offline
+            logger: Any = loggers.wandb_logger(run, {"name": run.path.name}, project="mine", reinit="create_new")
+            left.append(logger.experiment)
+            assert not left[-1].offline
             for step in (1, 2):
                 logger.log_metrics({"train/rate": float(step)}, step)
         server.shutdown()
-    for run in runs:
+    for run in runs[:2]:
         run.write_summary({"splits": {"train": {"rate": 1.5}}, "constraints": {}})
+    loggers.close(logger, failed=True)  # as those of an ensemble that is interrupted
     (file,) = (runs[0].path / "wandb").glob("run-*/*.wandb")
     said = capsys.readouterr().err
     assert said.count("W&B does not answer any more") == 1
     assert f"wandb sync {file.parent}." in " ".join(said.split())
     assert loggers.wandb_mode() == "offline"
+    for wandb_run in left[1:]:  # its threads ask W&B's process, which ends here before this one
+        wandb_run._run_status_checker.stop()
+        wandb_run._run_status_checker.join()
     wandb.teardown()
-    for run in runs:
+    for run in runs[:2]:
         (file,) = (run.path / "wandb").glob("run-*/*.wandb")
         kept = read_file(file)
         assert (kept.history["train/rate"], kept.summary["final/train/rate"], kept.exit) == ([1, 2], 1.5, 0)

@@ -396,10 +396,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
                 if self.artifacts:
                     self._store_files(wandb_run, summary)
             finally:
-                if not (RunWandbLogger.unreachable and self.together and not wandb_run.offline):
-                    wandb_run.finish()
-        except TimeoutError:
-            self._give_up()
+                self._end_upload()
         except wandb_process_errors() as error:
             self._lose(error)
         except (wandb.errors.Error, OSError, ValueError) as error:
@@ -410,19 +407,23 @@ class RunWandbLogger(RunLogger, WandbLogger):
         if RunWandbLogger.open is self:
             RunWandbLogger.open = None
         self.finalize("failed" if failed else "success")
-        try:
-            self._try(lambda logger: logger.experiment.finish(exit_code=int(failed)))
-        except TimeoutError:
-            self._give_up()
+        self._try(lambda logger: logger._end_upload(int(failed)))
 
-    def _give_up(self) -> None:
-        """Leave the rest of a run, which was not uploaded in time, to `wandb sync`; later runs of the command work offline."""
-        RunWandbLogger.unreachable = True
+    def _end_upload(self, exit_code: int = 0) -> None:
+        """End the W&B run. What is not uploaded in time is left to `wandb sync`, and later runs of the command work offline."""
+        wandb_run: Any = self.experiment
+        if RunWandbLogger.unreachable and self.together and not wandb_run.offline:
+            return
+        try:
+            wandb_run.finish(exit_code=exit_code)
+            return
+        except TimeoutError:
+            RunWandbLogger.unreachable = True
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"
         disable_telemetry()
         print_note(
             "W&B does not answer any more: what is left of the run is not uploaded, and later runs are logged offline. "
-            f"Upload it with wandb sync {self.experiment.settings.sync_dir}."
+            f"Upload it with wandb sync {wandb_run.settings.sync_dir}."
         )
 
     def _store_files(self, wandb_run: Any, summary: Mapping[str, Any]) -> None:
