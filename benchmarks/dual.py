@@ -23,6 +23,7 @@ import grid
 
 GAMMAS = (0.15, 0.6, 1.5, 3.0)
 NETWORK = ("model.encoder.hidden=[256,256]", "model.decoder.hidden=[256,256]")
+SEED = 2  # the default's settings were chosen on seeds 0 and 1
 WINDOW = 25  # logged rows, of every 10th step
 
 
@@ -35,6 +36,7 @@ def overrides(controller: str, start: str, alpha: float, gamma: float, steps: in
         f"alpha.q={alpha}",
         f"constraints.neg_elbo.gamma={gamma}",
         f"training.steps={steps}",
+        f"seed={SEED}",
         *NETWORK,
         "training.log_every=10",
         "callbacks.figures=false",
@@ -100,7 +102,7 @@ def main() -> None:
         "feasible (median step)",
     ]
     head += ["settled (median step)", "rate α=−1 (mean)", "rate α=+1 (mean)", "MMD unmet"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = ["# Dual optimizers: where runs of equal length end", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for controller in options.controllers:
         for start in options.starts:
             rows = [r for r in results if (r["controller"], r["start"]) == (controller, start)]
@@ -113,7 +115,13 @@ def main() -> None:
                 f"{statistics.fmean(r['rate'] for r in rows if r['alpha'] > 0):.2f} | "
                 f"{sum(r['mmd'] not in ('active', 'inactive') for r in rows)}/{len(rows)} |"
             )
-    lines += ["", f"{options.steps} steps, γ₁ ∈ {GAMMAS}, α = ±1, one seed; violations in nats on training data."]
+    lines += [
+        "",
+        f"Digits, {options.steps} steps, γ₁ ∈ {{{', '.join(map(str, GAMMAS))}}}, α = ±1, seed {SEED}; nats on training data. Violation: "
+        "|−ELBO − bound| at the end. Overshoot: the largest running mean of −ELBO − bound after the bound was first met. "
+        "Feasible: steps until that mean was first at most 0.1. Settled: steps after which it stayed within 0.3. "
+        "Rate: the information that the slack buys, high where it is maximised (α = −1), low where it is minimised.",
+    ]
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
