@@ -118,9 +118,9 @@ def main() -> None:
     lines += [
         "",
         f"Digits, {options.steps} steps, γ₁ ∈ {{{', '.join(map(str, GAMMAS))}}}, α = ±1, seed {SEED}; nats on training data. "
-        "Violation: |−ELBO − bound| at the end. Overshoot: the largest running mean of −ELBO − bound after the bound was first met. "
-        "Feasible: steps until that mean was first at most 0.1. Settled: steps after which it stayed within 0.3. "
-        "Rate: the information that the slack buys, high where it is maximised (α = −1), low where it is minimised.",
+        "Violation: |−ELBO − bound| at the end. Overshoot: the largest running mean of −ELBO − bound after the bound "
+        "was first met. Feasible: steps until that mean was first at most 0.1. Settled: steps after which it stayed "
+        "within 0.3. Rate: the information that the slack buys, high for α = −1, low for α = +1.",
     ]
     print("\n".join(lines))
     if options.out:
