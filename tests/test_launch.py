@@ -23,7 +23,7 @@ from wandb_files import read_offline
 
 from lagvae.errors import LagvaeError, OwnedError, SettingError
 from lagvae.io import owned
-from lagvae.pareto.report import compare_sweep
+from lagvae.pareto.report import log_sweep_comparison
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.executors import DeviceExecutor, run_in_subprocess
 from lagvae.sweeps.job import EXIT_TAKEN, MAX_EVALUATED_HERE, SweepJob, evaluate_all
@@ -355,10 +355,10 @@ def test_a_sweep_that_is_logged_to_wandb_ends_with_its_comparison_which_pareto_c
 def test_a_sweep_that_cannot_be_compared_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text("logger: {wandb: {_target_: pytorch_lightning.loggers.WandbLogger}}")
-    compare_sweep(tmp_path)
+    log_sweep_comparison(tmp_path)
     assert "Note: W&B has no comparison of" in capsys.readouterr().err
     (tmp_path / "a" / "config.yaml").write_text("logger: {}")
-    compare_sweep(tmp_path)
+    log_sweep_comparison(tmp_path)
     assert capsys.readouterr().err == ""
 
 

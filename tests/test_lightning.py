@@ -486,6 +486,18 @@ def test_several_loggers_hear_every_row_once(tmp_path: Path, monkeypatch: pytest
     assert {step for step, key in kept if key == "train/rate"} == {10, 20, 30, 40}
 
 
+class OwnWandbLogger(Heard):
+    """A logger of a user's own, which is one of W&B's by its name."""
+
+
+def test_a_logger_of_ones_own_is_built_as_it_is_named(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, *QUICK, f"+logger.mine._target_={__name__}.OwnWandbLogger", "+logger.mine.depth=3")
+    factory.check_loggers(cfg)
+    _, logger = build_loggers(cfg, RunFolder(tmp_path), stub())
+    assert isinstance(logger, OwnWandbLogger)
+    assert logger.settings == {"depth": 3}
+
+
 @pytest.mark.parametrize(
     ("word", "classes"),
     [("csv", []), ("tensorboard", [RunTensorBoardLogger]), ("[tensorboard]", [RunTensorBoardLogger]), ("[]", [])],
@@ -615,3 +627,21 @@ def test_the_first_term_that_is_not_finite_is_named_at_the_first_step_too(first:
         name = "mmd" if step == 0 else "−ELBO"
         assert name in str(found)
         assert f"at step {step}" in str(found)
+
+
+def test_a_step_on_a_processor_does_not_look_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam does, for which a library is loaded in every step."""
+    asked: list[bool] = []
+    ask = torch.accelerator.current_accelerator
+
+    def counted(check_available: bool = False) -> torch.device | None:
+        asked.append(check_available)
+        return ask(check_available)
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", counted)
+    steps = {}
+    for steps_to_take in (4, 8):
+        asked.clear()
+        trainer(max_steps=steps_to_take).fit(tiny(), loader())
+        steps[steps_to_take] = asked.count(True)
+    assert steps[4] == steps[8]

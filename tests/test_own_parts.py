@@ -181,6 +181,11 @@ def load(n: int = 100):
     return torch.randn(n, 5, generator=torch.Generator().manual_seed(0))
 
 
+class Ascent(torch.optim.SGD):
+    def __init__(self, params, pace=0.01, maximize=False):
+        super().__init__(params, lr=pace, maximize=maximize)
+
+
 def nothing():
     return [1, 2]
 
@@ -256,6 +261,15 @@ def test_every_part_of_a_run_may_be_of_ones_own(folder: Path) -> None:
     assert model.sample(3).shape == (3, 8)
     with pytest.raises(SettingError, match=rf"trust=\('{NAME}\.',\)"):
         lagvae.load(folder / "runs" / "a")
+
+
+def test_an_optimizer_of_multipliers_of_ones_own_takes_the_place_of_the_default(folder: Path) -> None:
+    words = ("multiplier.optimizer._target_=OWN.Ascent",)
+    done = run(folder, *words, "+multiplier.optimizer.pace=0.5")
+    assert done.status == 0, done.err
+    typo = run(folder, *words, "+multiplier.optimizer.pase=0.5")
+    assert "multiplier.optimizer.pase is unknown" in typo.err
+    assert "pace" in typo.err
 
 
 def test_a_class_that_is_not_found_on_load_is_named_with_the_cure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,8 @@ SHARED = {
     "data.draws",
     "data.standardize",
     "callbacks.final.terms",
-    "callbacks.final.information",
+    *(f"callbacks.final.information.{name}" for name in ("_target_", "_partial_", "samples", "most", "components")),
+    *("callbacks.final.information.images", "callbacks.final.information.pairs"),
     "callbacks.lightning",
     "debug",
 }

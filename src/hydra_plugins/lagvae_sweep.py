@@ -85,9 +85,9 @@ class SweepLauncher(Launcher):
         composer = Composer.of_sweep(self.context.config_loader, self.config)  # type: ignore[arg-type]
         folder = run_sweep(self.config, [partial(composer.run, overrides) for overrides in job_overrides])
         if folder is not None and self.config.logger:
-            from lagvae.pareto.report import compare_sweep
+            from lagvae.pareto.report import log_sweep_comparison
 
-            compare_sweep(folder)
+            log_sweep_comparison(folder)
         return []
 
 

@@ -46,7 +46,7 @@ class LogAscent(Optimizer):
         steps: T, the length of the run in steps; after it λ stays where it is.
         reach: the largest change of log λ over the run, > 0.
         beta: decay rate β of the running means, in [0, 1).
-        floor: the smallest λ, > 0.
+        floor: the smallest λ, > 0, in the unit of the multipliers that it is given: `Lagrangian` gives it λ · scale / |α|.
         maximize: whether to ascend the gradient instead of descending it.
 
     Raises: SettingError for a setting outside its range.

@@ -131,7 +131,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         self._noises: dict[str, Noise] = {}
         self._checked: list[str] = []
         self._first_nonfinite = torch.zeros(0)
-        self._batch_shape: tuple[int, ...] | None = None
+        self._observation_shape: tuple[int, ...] | None = None
         self._recorded: RecordedStep | None = None
         self._can_record, self._steps_before_recording, self._terms = False, STEPS_BEFORE_RECORDING, list[str]()
         self._full_shape: torch.Size | None = None
@@ -150,10 +150,10 @@ class LatentVariableModel(Inference, pl.LightningModule):
         x = observation_of(batch)
         # A look at the values of a tensor on an accelerator waits for it: in training only the first batch is worth that.
         values = not (training and self._values_checked and on_accelerator(x))
-        if self._batch_shape is None:
-            self._batch_shape = self._shape
+        if self._observation_shape is None:
+            self._observation_shape = self._shape
         dtype: Any = self.dtype
-        x = self.observations(x, self._batch_shape, values).to(self.device, dtype)
+        x = self.observations(x, self._observation_shape, values).to(self.device, dtype)
         self._values_checked |= training
         step = self.global_step if training else batch_idx * self.trainer.world_size + self.global_rank
         return Batch(x, torch.arange(len(x)), step, self._attribute_of(batch, x, values))
@@ -236,16 +236,16 @@ class LatentVariableModel(Inference, pl.LightningModule):
             self._critic_optimizer.step()
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One step: of the critics, then θ, then λ, which ascends the violation measured before the step of θ."""
+        """One step: of the critics, in `measure`; of θ; and of λ, which ascends the violation measured before the step of θ."""
         from_datamodule, batch = isinstance(batch, Batch), self.as_batch(batch, batch_idx)
-        values, loss = self._replay(batch) or self._backward(batch)
+        values, loss = self._replay(batch) or self._forward_backward(batch)
         self.primal_step()
         if self._scheduler is not None:
             self._scheduler.step()
 
         values, loss = self._mean_over_ranks(values, loss)
         violation = self.lagrangian.scaled_violation(values.divergences)
-        self._record_nonfinite(values, loss)
+        self._note_nonfinite(values, loss)
         if self._dual_optimizer is not None:
             self.lagrangian.ascend(violation, self._dual_optimizer)
         step = batch.step + 1
@@ -259,7 +259,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
             if ends or not from_datamodule:
                 self.log_for_callbacks(named)
 
-    def _backward(self, batch: Batch) -> tuple[Values, Tensor]:
+    def _forward_backward(self, batch: Batch) -> tuple[Values, Tensor]:
         """The values of a batch and L, with ∇_θ L in the gradients of θ."""
         with self._generators(batch.step):
             values = self.measure(batch)
@@ -272,7 +272,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
         return values, loss
 
     def _replay(self, batch: Batch) -> tuple[Values, Tensor] | None:
-        """`_backward` as a CUDA graph, recorded at the first call that may; None where it is no recorded step."""
+        """`_forward_backward` as a CUDA graph, recorded at the first call that may; None where it is no recorded step."""
         if not self._can_record or self._steps_before_recording > 0 or batch.x.shape != self._full_shape:
             return None
         x, noise = self.draw(batch)
@@ -411,6 +411,9 @@ class LatentVariableModel(Inference, pl.LightningModule):
     def on_fit_start(self) -> None:
         wrapped = self.optimizers()
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        if self.device.type == "cpu":
+            for each in wrapped:
+                skip_accelerator_check(each.optimizer)
         self._primal_optimizer = wrapped[0]
         # λ and ψ use the unwrapped optimizers, since Lightning would count a step of a wrapped one as a batch.
         others: list[Any] = [o.optimizer for o in wrapped[1:]]
@@ -461,7 +464,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
 
     # ---- checks and logging, every `log_every` steps
 
-    def _record_nonfinite(self, values: Values, loss: Tensor) -> None:
+    def _note_nonfinite(self, values: Values, loss: Tensor) -> None:
         """Record, without synchronising with the device, the first step at which each term was not finite."""
         if not len(self._first_nonfinite):
             self._checked = [*sorted(values.terms), *self.lagrangian.names, "the Lagrangian"]
@@ -538,6 +541,19 @@ def only_watches(callback: pl.Callback) -> bool:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a module, a part of it or a parameter has a hook."""
     return any(getattr(part, name, None) for part in (*module.modules(), *module.parameters()) for name in HOOKS)
+
+
+def skip_accelerator_check(optimizer: Optimizer) -> None:
+    """Let an optimizer of parameters on a CPU not ask in every step whether a GPU records it, as Adam does.
+
+    Where Lightning is imported, the question loads a library, which takes 0.1 ms.
+    """
+    if hasattr(optimizer, ACCELERATOR_CHECK):
+        setattr(optimizer, ACCELERATOR_CHECK, lambda: None)
+
+
+ACCELERATOR_CHECK = "_accelerator_graph_capture_health_check"
+"""The method of torch's optimizers that asks it."""
 
 
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -53,7 +53,7 @@ from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
 from lagvae.networks import class_of, first_line, full_name, is_builtin
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import WANDB_MODES, known_settings, wandb_logger
+from lagvae.runs.loggers import WANDB_MODES, kind_of_logger, known_settings, wandb_logger
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import is_silent, quiet_libraries
 
@@ -488,7 +488,7 @@ def check_loggers(cfg: DictConfig) -> None:
                 near = get_close_matches(str(setting), known, 1)
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
                 raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
-        if (mode := node.get("mode")) is not None and target.endswith("WandbLogger") and mode not in WANDB_MODES:
+        if (mode := node.get("mode")) is not None and kind_of_logger(target) == "WandbLogger" and mode not in WANDB_MODES:
             raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
 
 
@@ -505,7 +505,7 @@ def installed(target: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = "mlflow" if target.endswith("MLFlowLogger") else "tensorboard"
+        extra = "mlflow" if kind_of_logger(target) == "MLFlowLogger" else "tensorboard"
         raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[{extra}]'.") from error
 
 
@@ -529,14 +529,15 @@ def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder, several: boo
     with installed(target), error_context(f"logger={target}"):
         settings: Any = OmegaConf.to_container(node, resolve=True)
         del settings["_target_"]
-        if target.endswith("WandbLogger"):
+        kind = kind_of_logger(target)
+        if kind == "WandbLogger":
             settings |= {"reinit": "create_new"} if several else {}
             return wandb_logger(run, stored_settings(cfg), **settings)
-        if target.endswith("MLFlowLogger"):
+        if kind == "MLFlowLogger":
             from lagvae.runs.mlflow_logger import RunMLFlowLogger
 
             return RunMLFlowLogger(run, stored_settings(cfg), **settings)
-        if target.endswith("TensorBoardLogger"):
+        if kind == "TensorBoardLogger":
             return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
         return instantiate(node)  # type: ignore[no-any-return]
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lagvae import distributions, divergences, networks
+from lagvae import distributions, divergences, log_ascent, networks, nupi
 from lagvae.data import sources
 from lagvae.errors import SettingError
 from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
@@ -31,7 +31,7 @@ PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvi
 
 BUILT_LATER = re.compile(
     r"data\.source|model\.(encoder|decoder|prior|posterior|likelihood|optimizer)|critic\.(network|optimizer)"
-    r"|callbacks\.(training|final)\.[^.]+"
+    r"|multiplier\.optimizer|callbacks\.(training|final)\.[^.]+"
 )
 """The settings of which a class or function is made that is called later."""
 
@@ -117,8 +117,8 @@ def leftovers(node: DictConfig) -> list[str]:
 
 @cache
 def settings_of_classes() -> frozenset[str]:
-    """The names of all settings that networks, distributions, divergences and data sources of lagvae take."""
-    modules = (networks, distributions, divergences, sources)
+    """The names of all settings that networks, distributions, divergences, data sources and optimizers of λ take."""
+    modules = (networks, distributions, divergences, sources, log_ascent, nupi)
     found = [value for module in modules for value in vars(module).values() if callable(value) and is_builtin(value)]
     kinds = [value for value in found if value.__module__ != "lagvae.errors"]
     return frozenset(name for kind in kinds for name in inspect.signature(kind).parameters)

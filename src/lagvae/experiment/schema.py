@@ -75,7 +75,7 @@ class AlphaConfig:
 
 @dataclass
 class EpsilonConfig:
-    """The source of the bounds: calibrated (ε̂ + γ), explicit (given numbers) or none (penalties only)."""
+    """The source of the bounds: calibrated (ε̂ + γ), explicit (numbers) or none (only those with an epsilon have one)."""
 
     source: str = MISSING
     calibration: str | None = None
@@ -92,7 +92,7 @@ class MultiplierConfig:
 
 @dataclass
 class ConstraintConfig:
-    """One constraint; see `lagvae.lagrangian.Constraint`."""
+    """One constraint; see `lagvae.lagrangian.Constraint`, of which warm_up is in steps, and here a share of training.steps."""
 
     divergence: Any = MISSING
     epsilon: float | None = None

@@ -1,8 +1,9 @@
 """The role of every setting: whether it affects calibrations, ensembles and comparisons, or only where and how fast a run is
 computed.
 
-The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it. What an
-ensemble needs beyond single settings (no critics, one optimizer of λ, one sign of alpha.p) is in `lagvae.sweeps.plan`.
+The table `RULES` is the single source for calibrations, ensembles and comparisons. A new setting needs a row in it, unless the
+row of its group is true of it as well; one that no row covers counts as `UNKNOWN`. What an ensemble needs beyond single
+settings (no critics, one optimizer of λ, one sign of alpha.p) is in `lagvae.sweeps.plan`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ RULES: dict[str, Rule] = {
     "callbacks.final.budget": Rule(False, "same", "ignored"),
     "callbacks.final.terms": Rule(False, "same", "same"),
     "callbacks.final.information": Rule(False, "same", "same"),
+    "callbacks.final.information.kde": Rule(False, "same", "ignored"),  # an estimate of its own, which no bound depends on
     # what others add: a callback may stop a run or change it, and a debug run is none that counts
     "callbacks.lightning": Rule(False, "same", "same"),
     "debug": Rule(True, "same", "same"),

@@ -1,6 +1,6 @@
 """The content of summary.json that follows from settings and results, with the verdict on each constraint.
 
-`summarise_and_report` of `lagvae.experiment.run` adds what only the fit knows, such as steps, seconds and versions.
+`write_report` of `lagvae.experiment.run` adds what only the fit knows, such as steps, seconds and versions.
 """
 
 from __future__ import annotations

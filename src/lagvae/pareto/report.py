@@ -112,7 +112,7 @@ def compare(folders: Sequence[Path], out: Path | None = None, information: str =
     return analysis
 
 
-def compare_sweep(folder: Path) -> None:
+def log_sweep_comparison(folder: Path) -> None:
     """Compare the runs of a sweep that has ended, where they were logged to W&B, so that the comparison is there, too.
 
     Nothing but a note is printed, where they cannot be compared.

@@ -44,20 +44,35 @@ WANDB_ANSWER = "LAGVAE_WANDB"
 """The variable of the environment with what a program found out, host and mode, for the processes that it starts."""
 
 
+def kind_of_logger(target: str) -> str | None:
+    """The class of Lightning that a target names: WandbLogger, TensorBoardLogger or MLFlowLogger, also as a run has it.
+
+    None for any other logger, of which a user's own subclass of these is one.
+    """
+    name = target.rpartition(".")[2].removeprefix("Run")
+    known = target.startswith(("pytorch_lightning.", "lagvae.")) and name in (
+        "WandbLogger",
+        "TensorBoardLogger",
+        "MLFlowLogger",
+    )
+    return name if known else None
+
+
 def known_settings(target: str) -> frozenset[str] | None:
     """The settings that a logger of W&B, TensorBoard or MLflow takes; None for any other logger, whose constructor says it.
 
     Raises: ImportError where its package is not installed.
     """
-    if target.endswith("WandbLogger"):
+    kind = kind_of_logger(target)
+    if kind == "WandbLogger":
         import wandb
 
         functions: tuple[Any, ...] = (WandbLogger.__init__, wandb.init, RunWandbLogger.__init__)
-    elif target.endswith("TensorBoardLogger"):
+    elif kind == "TensorBoardLogger":
         from torch.utils.tensorboard import SummaryWriter
 
         functions = (TensorBoardLogger.__init__, SummaryWriter.__init__)
-    elif target.endswith("MLFlowLogger"):
+    elif kind == "MLFlowLogger":
         import mlflow  # noqa: F401
 
         functions = (MLFlowLogger.__init__,)

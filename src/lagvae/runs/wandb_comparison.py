@@ -12,6 +12,7 @@ from lagvae.runs.loggers import (
     disable_telemetry,
     folder_of_sweep,
     forget_wandb_process,
+    kind_of_logger,
     patient_settings,
     put_aside,
     wandb_file,
@@ -119,7 +120,7 @@ def figure_charts(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[st
 def _wandb_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The settings of the W&B logger of a run; None where it has none."""
     nodes = [node for node in (config.get("logger") or {}).values() if isinstance(node, Mapping)]
-    return next((node for node in nodes if str(node.get("_target_")).endswith("WandbLogger")), None)
+    return next((node for node in nodes if kind_of_logger(str(node.get("_target_"))) == "WandbLogger"), None)
 
 
 def _number_or_text(cell: str) -> float | str | None:
