@@ -20,7 +20,7 @@ from helpers import QUICK, Bomb, Outcome, files, no_space, program, refuses
 from PIL import Image
 from small import ROOT
 
-from lagvae.data.sources import ImageFiles, folder
+from lagvae.data.sources import ImageFiles, folder, image_files
 from lagvae.errors import DataError
 from lagvae.io import storage_error
 from lagvae.runs.layout import RunFolder
@@ -147,6 +147,9 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "own" / "notes.txt").write_text("")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/own")
     refuses(said, f"data.source.path={tmp_path}/own holds no images (.bmp, .jpeg")
+    (tmp_path / "own" / "data_batch_1").touch()
+    with pytest.raises(DataError, match="For CIFAR-10 use data=cifar10, which reads the binary version"):
+        image_files(tmp_path / "own")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/owm")
     refuses(said, f"data.source.path={tmp_path}/owm: there is no such folder")
     said = program(tmp_path, "data=folder", f"data.source.path={tmp_path}/own/notes.txt")

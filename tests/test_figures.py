@@ -237,8 +237,14 @@ def test_images_beyond_0_and_1_are_dark_where_they_are(tmp_path: Path, standardi
 def test_columns_are_drawn_with_their_own_frequencies_in_data_and_samples() -> None:
     number, other = torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([[1.0], [1.0], [1.0], [0.0]])
     kinds, made = torch.eye(3)[[0, 0, 2, 1]], torch.eye(3)[[1, 1]]
-    figure = sample_figures.marginals({"size": number, "kind": kinds}, {"size": other, "kind": made})
+    x, samples = {"size": number, "kind": kinds}, {"size": other, "kind": made}
+    figure, many = (
+        sample_figures.marginals(x, samples, Table((Column("size"), Column("kind", called))))
+        for called in (("east", "north and south", "west"), ("one name", "two names", "three names"))
+    )
     size, kind = figure.axes
+    assert [label.get_text() for label in kind.get_xticklabels()] == ["east", "north a…", "west"]
+    assert many.axes[1].get_xlabel() == "3 categories"
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["size", "kind"]
     heights = [bar.get_height() for bar in kind.patches]
     assert heights == pytest.approx([0.5, 0.25, 0.25, 0, 1, 0])

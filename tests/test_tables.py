@@ -17,6 +17,7 @@ from helpers import program, refuses
 from torch import Tensor
 
 from lagvae.data import Arrays, DataModule
+from lagvae.data.cells import MISSING
 from lagvae.data.conversion import Standardization
 from lagvae.data.datamodule import content_digest
 from lagvae.data.tables import Column, Table, column_statistics, table
@@ -249,6 +250,41 @@ def test_a_digest_knows_the_categories(tmp_path: Path) -> None:
 # ---- what is unusual
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet", "frame"])
+def test_a_number_that_stands_for_a_missing_value_is_noted_and_may_be_one(tmp_path: Path, form: str) -> None:
+    columns = made()
+    columns["age"] = ["-999.0" if k % 10 == 3 else v for k, v in enumerate(columns["age"])]
+    file = write_csv(tmp_path / "a.csv", columns)
+    (note,) = [text for text in loaded(file).hints if "-999" in text]
+    few = sum(v == "-999.0" for v in columns["age"])
+    assert f"column 'age' is -999 in {few} rows, and from " in note
+    assert "add '-999' to the texts of data.source.missing" in note
+    if form == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        content = pytest.importorskip("pyarrow.csv").read_csv(file)
+        file = str(tmp_path / "a.parquet")
+        parquet.write_table(content, file)
+    data = loaded(file, missing=(*MISSING, "-999"))
+    assert not [text for text in data.hints if "-999" in text]
+    table = data.arrays.table
+    assert table is not None
+    rows: Any = columns | {"age": [float(v) for v in columns["age"]]} if form == "frame" else None
+    x = table.encode(rows) if form == "frame" else table.read(file)
+    assert int(x[:, table.slices["age"]].isnan().sum()) == few
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["0"] * 60 + [str(k) for k in range(N - 60)],  # many zeros, next to all others
+        [str(k) for k in range(N - 1)] + ["9999"],  # a single one is an outlier
+        ["-1"] * 9 + [str(18 + k) for k in range(N - 9)],  # farther than any two neighbours, but not than the others reach
+    ],
+)
+def test_a_number_that_may_be_a_value_is_not_noted(tmp_path: Path, values: list[str]) -> None:
+    assert not [text for text in loaded(write_csv(tmp_path / "a.csv", made() | {"age": values})).hints if "missing" in text]
+
+
 def test_a_constant_column_is_named(tmp_path: Path) -> None:
     columns = made() | {"five": ["5"] * N, "all": ["same"] * N}
     data = loaded(write_csv(tmp_path / "a.csv", columns))
@@ -294,6 +330,11 @@ BAD: dict[str, tuple[Callable[[dict[str, list[str]]], object], list[str], list[s
         lambda c: c.update(age=[v.replace(".", ",") for v in c["age"]]),
         [],
         ["column 'age' has", "Write numbers with a point, not with a comma."],
+    ),
+    "thousands": (
+        lambda c: c.update(age=[f"{1000 + k:,}" for k in range(N)]),
+        [],
+        ["column 'age' has", "Write numbers without separators of thousands, such as 1000."],
     ),
     "infinite": (lambda c: c["age"].__setitem__(3, "inf"), [], ["line 5, column 'age' is inf; correct it"]),
     "too large": (lambda c: c["age"].__setitem__(3, "1e300"), [], ["too large for floats of 32 bits", "row 3, column 'age'"]),

@@ -109,10 +109,15 @@ def as_texts(values: np.ndarray) -> list[str | None]:
     return list(values)
 
 
-def as_column(values: Sequence[Any], absent: Sequence[str]) -> np.ndarray:
-    """Values as a column of `Cells`: numbers where all that are there are numbers, and otherwise texts."""
+def as_column(values: Sequence[Any] | np.ndarray, absent: Sequence[str]) -> np.ndarray:
+    """Values as a column of `Cells`: numbers where all that are there are numbers, and otherwise texts.
+
+    Args:
+        absent: the texts that mean that a value is missing; a number among them also means it however it is written.
+    """
+    codes = [float(text) for text in absent if is_number(text)]
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        return values.astype(np.float64)
+        return np.where(np.isin(values, codes), np.nan, values).astype(np.float64)
     gone, kept = set(absent), []
     for v in values:
         if isinstance(v, str):
@@ -121,7 +126,7 @@ def as_column(values: Sequence[Any], absent: Sequence[str]) -> np.ndarray:
         kept.append(None if missing else v)
     if not any(isinstance(v, bool | np.bool_) for v in kept):
         try:
-            return np.array([np.nan if v is None else float(v) for v in kept])
+            return as_column(np.array([np.nan if v is None else float(v) for v in kept]), absent)
         except (TypeError, ValueError):
             pass
     result = np.empty(len(kept), dtype=object)
@@ -229,7 +234,8 @@ def _read_parquet(file: Path, named: str, absent: Sequence[str]) -> Cells:
         kind, types = values.type, pyarrow.types
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind):
-            columns[name] = np.array(values.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
+            numbers = np.array(values.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
+            columns[name] = as_column(numbers, absent)
         elif types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
             columns[name] = as_column(values.to_pylist(), absent)
         else:

@@ -311,7 +311,10 @@ def image_files(path: str | Path, named: str = "data.source.path") -> list[Path]
                 below.append(name)
         files += [Path(at) / f for f in names if not f.startswith(".") and Path(f).suffix.lower() in IMAGE_ENDINGS]
     if not files:
-        raise DataError(f"{named}={path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
+        hint = ""
+        if any(folder.rglob("data_batch_1*")):
+            hint = " For CIFAR-10 use data=cifar10, which reads the binary version; files of the Python version may run code."
+        raise DataError(f"{named}={path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).{hint}")
     return sorted(files)
 
 

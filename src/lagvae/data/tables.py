@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from lagvae.data.cells import (
     is_number,
     listed,
     named_few,
+    number_text,
     numbers_rows,
     others,
     place_of_row,
@@ -40,6 +42,9 @@ from lagvae.errors import DataError
 
 MOST_NUMBERS = 0.9
 """A column of text is refused where at least this share of its values are numbers: some of them are then probably slips."""
+
+GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}")
+"""A number whose thousands are separated by commas, or one below a thousand."""
 
 FEW = 10
 """Whole numbers with at most so many different values may be codes, which is noted."""
@@ -59,7 +64,7 @@ class Table:
     """The columns of a table, by which rows become x, (N, D), and x becomes rows.
 
     Attributes:
-        columns: in the order of the file. absent: the cells of a CSV file that mean that a value is missing.
+        columns: in the order of the file. absent: the texts that mean that a value is missing.
         lines, notes: of the file that the columns were found in: the line of each row; what is unusual in it, in words.
 
     Examples:
@@ -308,7 +313,7 @@ def table(
         path: the file, whose columns have names. test: a file with the same columns, used as the test set.
         label: the column with the labels of the rows, used for evaluation only. attribute: the column u of an objective with
             I(z;u). Neither is in x. drop: columns that are left out.
-        missing: the cells of a CSV file that mean that a value is missing.
+        missing: the texts of cells that mean that a value is missing; a number among them, such as "-999", in any form.
         max_categories: largest number of categories of a column.
 
     Raises: DataError for a file that cannot be read, and for columns that cannot be used, with their names, values and lines.
@@ -379,6 +384,13 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
         kinds = np.unique(there)
         whole = bool((there == there.round()).all())
         if not wanted and not (whole and len(kinds) == 2):
+            if (code := _code_for_missing(there)) is not None:
+                rest = there[there != code]
+                notes.append(
+                    f"{cells.named}: column {name!r} is {code:g} in {int((there == code).sum()):,} rows, and from "
+                    f"{rest.min():g} to {rest.max():g} in all others; where {code:g} means that a value is missing, add "
+                    f"{number_text(code)!r} to the texts of data.source.missing."
+                )
             if numbers_rows(values):
                 notes.append(f"{cells.named}: column {name!r} numbers the rows; where it is an index, {drop}.")
             elif whole and 2 < len(kinds) <= min(FEW, len(there) / 10):
@@ -401,7 +413,10 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
     if len(counts) > most:
         examples = named_few([repr(t) for t in list(counts)[:NAMED]])
         hint = ""
-        if values.dtype.kind != "f" and all(is_number(t.replace(",", ".")) for t in list(counts)[:100]):
+        some = list(counts)[:100]
+        if values.dtype.kind != "f" and all(GROUPED.fullmatch(t) for t in some):
+            hint = f" Write numbers without separators of thousands, such as {some[0].replace(',', '')}."
+        elif values.dtype.kind != "f" and all(is_number(t.replace(",", ".")) for t in some):
             hint = " Write numbers with a point, not with a comma."
         raise DataError(
             f"{cells.named}: column {name!r} has {len(counts)} categories, such as {examples}, and at most {most} are taken."
@@ -409,6 +424,15 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
         )
     ordered = sorted(counts, key=lambda t: (0, float(t), t) if is_number(t) else (1, 0.0, t))
     return Column(name, tuple(ordered), missing), notes
+
+
+def _code_for_missing(values: np.ndarray) -> float | None:
+    """The least or the largest of some numbers, if several have it, and it is farther from the others than these are apart."""
+    for code in (values.min(), values.max()):
+        rest = values[values != code]
+        if len(values) - len(rest) > 1 and len(rest) and np.abs(rest - code).min() > np.ptp(rest) > 0:
+            return float(code)
+    return None
 
 
 def _labels_of(cells: Cells, name: str, known: list[str] | None, key: str) -> tuple[Tensor, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -135,6 +136,22 @@ def columns_of(x: Tensor, table: Table | None) -> dict[str, Tensor]:
     return {name: x[:, place][there[k]] if k in there else x[:, place] for k, (name, place) in enumerate(table.slices.items())}
 
 
+CATEGORY, CATEGORIES = 8, 20
+"""The most letters of the name of a category, and of all the names that fit below a panel."""
+
+
+def name_categories(axis: Axes, column: str, count: int, table: Table | None) -> None:
+    """Write the names of categories below their bars, or where there is no room how many there are."""
+    names = next((c.categories or () for c in table.columns if c.name == column), ()) if table is not None else ()
+    short = [shortened(name, CATEGORY) for name in names]
+    if short and sum(map(len, short)) + len(short) <= CATEGORIES:
+        axis.set_xticks(range(count), short)
+        axis.grid(False, axis="x")
+        return
+    axis.set_xticks([])
+    axis.set_xlabel(f"{count} categories", fontsize=7)
+
+
 def _table(data: DataModule, profile: DataProfile) -> Figure:
     """A histogram for each column, with a tick for each of eight rows; numbers of a table in their own units."""
     x, table, columns = _stored(data, ROWS), data.arrays.table, profile.columns
@@ -153,8 +170,7 @@ def _table(data: DataModule, profile: DataProfile) -> Figure:
         rows = values.double()
         if rows.shape[1] > 1:
             axis.bar(range(rows.shape[1]), rows.sum(0).numpy(), color=BLUE)
-            axis.set_xticks([])
-            axis.set_xlabel(f"{rows.shape[1]} categories", fontsize=7)
+            name_categories(axis, name, rows.shape[1], table)
             continue
         axis.hist(rows[:, 0].numpy(), bins=30, color=BLUE)
         axis.plot(first[name][:, 0].numpy(), torch.zeros(len(first[name])), "|", color=ORANGE, markersize=9, clip_on=False)

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lagvae.data import DataModule
+from lagvae.data.tables import Table
 from lagvae.distributions import EmpiricalPrior, mean_of
 from lagvae.errors import LagvaeError
-from lagvae.experiment.data_picture import CHANNELS, PANELS, as_series, columns_of, shortened
+from lagvae.experiment.data_picture import CHANNELS, PANELS, as_series, columns_of, name_categories, shortened
 from lagvae.experiment.style import BLUE, ORANGE, SERIES
 from lagvae.model import LatentVariableModel
 
@@ -80,18 +81,19 @@ def table_figures(model: LatentVariableModel, data: DataModule) -> dict[str, Fig
     if drawn is None:
         return {}
     x, samples = columns_of(rows, data.arrays.table), columns_of(drawn, data.arrays.table)
-    figures = {"marginals": marginals(x, samples)}
+    figures = {"marginals": marginals(x, samples, data.arrays.table)}
     numbers = [name for name, values in x.items() if values.shape == (len(rows), 1)]  # without gaps
     if len(numbers) > 1:
         figures["correlations"] = correlations(*({name: of[name] for name in numbers[:PANELS]} for of in (x, samples)))
     return figures
 
 
-def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figure:
+def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor], table: Table | None = None) -> Figure:
     """A panel for each column with the distributions of its values in data and in samples.
 
     Args:
         x, samples: name → numbers (n, 1), or categories one-hot, (n, K), by `columns_of`.
+        table: what the categories are called.
     """
     names = list(x)[:PANELS]
     across = min(len(names), 6)
@@ -110,8 +112,7 @@ def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figure:
             places = torch.arange(true.shape[1])
             axis.bar(places - 0.2, true.mean(0), 0.4, color=BLUE, label="test data")
             axis.bar(places + 0.2, made.mean(0), 0.4, color=ORANGE, label="samples")
-            axis.set_xticks([])
-            axis.set_xlabel(f"{len(places)} categories", fontsize=7)
+            name_categories(axis, name, len(places), table)
             continue
         shares = torch.tensor([0.002, 0.998], dtype=torch.float64)
         low, high = torch.cat([true.flatten(), made.flatten()]).quantile(shares).tolist()
