@@ -352,6 +352,26 @@ def test_runs_of_any_family_and_data_stand_side_by_side(tmp_path: Path) -> None:
     assert seen.cells.count("21.00 ± 0.05") == 2, "on training and on test data"
 
 
+def test_more_runs_than_fit_the_terminal_stand_in_several_tables_under_what_their_names_have_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for k in range(5):
+        folder = tmp_path / f"lagvae-q-1-gamma0.{k}-scratch-seed{3 * k}"
+        write_run(folder, "lagvae", -1.0, (5.0, 23.0 + k), gamma=0.1 * k, seed=3 * k)
+        for key, value in {"data": "digits", "stationarity": None, "messages": [], "constraints": {}}.items():
+            change(folder / "summary.json", key, value)
+    side_by_side([tmp_path])
+    said = capsys.readouterr().out
+    assert "The names of these 5 runs are lagvae-q-1-…; the tables have what differs." in said
+    assert max(map(len, said.splitlines())) <= 100
+    for k in range(5):
+        assert f" gamma0.{k}-scratch-seed{3 * k} " in said, "whole, on one line"
+    train, rest = said.partition("Measured on training data")[2].split("Measured on test data", 1)[0].split("runs 3 to 5 of 5")
+    assert [f"{23 + k}.00 ± 0.05" in train for k in range(5)] == [True, True, False, False, False]
+    assert [f"{23 + k}.00 ± 0.05" in rest for k in range(5)] == [False, False, True, True, True]
+
+
 def test_runs_without_results_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", "lagvae", -1.0, (5.0, 23.0), gamma=0.5)
     write_run(tmp_path / "runs" / "b", "lagvae", -1.0, (5.0, 23.0), gamma=0.5)

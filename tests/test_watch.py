@@ -18,9 +18,10 @@ from helpers import program
 from rich.console import Console
 
 from lagvae.cli import watch as module
-from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, short_names, since, sparkline, watch
+from lagvae.cli.watch import Curves, JobFiles, View, WatchedRun, bounded, find_view, since, sparkline, watch
 from lagvae.errors import SettingError
 from lagvae.runs.layout import RunFolder
+from lagvae.terminal import short_names
 
 STEPS = 100
 FAMILIES = ("lagvae", "infovae")

@@ -6,11 +6,13 @@ import gc
 import io
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import takewhile
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,35 @@ def print_error(text: str) -> None:
 def print_note(text: str) -> None:
     """Something that a user should look at, on stderr."""
     console(stderr=True).print(f"[bold]Note:[/] {escape(text)}")
+
+
+def short_names(names: Sequence[str], room: int) -> tuple[list[str], str]:
+    """Names for a column of `room` letters, and what was taken from both ends of all of them where one is longer.
+
+    What is then still longer is cut in the middle, where runs are still told apart; else it stays, and takes two lines.
+
+    Example:
+        >>> short_names(["lagvae-q-1-gamma0.6-seed0", "lagvae-q1-gamma3-seed0"], 20)
+        (['q-1-gamma0.6', 'q1-gamma3'], 'lagvae-…-seed0')
+        >>> short_names(["infovae-q-1-neg_elbo0.3-mmd15"], 20)
+        (['infovae-q-1….3-mmd15'], '')
+    """
+    words = [re.split(r"-(?!\d)", name) for name in names]  # a sign is part of a word, as in q-1 and 1e-05
+    first = last = 0
+    if len(names) > 1 and max(map(len, names)) > room:
+        first = equal_words([of_name[:-1] for of_name in words])
+        last = equal_words([of_name[:first:-1] for of_name in words])
+    short = ["-".join(of_name[first : len(of_name) - last]) for of_name in words]
+    room = max(room, 12)
+    ends = 2 * room // 5
+    cut = [name if len(name) <= room else f"{name[: room - ends - 1]}…{name[-ends:]}" for name in short]
+    shared = "-".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]]) if first or last else ""
+    return cut if len(set(cut)) == len(set(short)) else short, shared
+
+
+def equal_words(rows: Sequence[Sequence[str]]) -> int:
+    """How many words all rows begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
 
 
 def format_number(value: float | None, nats: bool = True, stderr: float | None = None) -> str:

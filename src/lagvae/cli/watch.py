@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import takewhile
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from lagvae.cli.compare import runs_folder, told
 from lagvae.cli.version import describe_version
 from lagvae.errors import CheckpointError, SettingError
 from lagvae.runs.layout import RunFolder, find_runs, runs_below
-from lagvae.terminal import command, goals_of, plain_table
+from lagvae.terminal import command, goals_of, plain_table, short_names
 
 PLAIN_WIDTH = 80
 """Columns of an output that is no terminal."""
@@ -453,35 +451,6 @@ def sweep_table(runs: Sequence[WatchedRun], width: int, most: int | None) -> Tab
     if len(runs) > len(shown):
         table.add_row(f"{len(runs) - len(shown)} more")
     return table
-
-
-def short_names(names: Sequence[str], room: int) -> tuple[list[str], str]:
-    """Names for a column of `room` letters, and what was taken from both ends of all of them where one is longer.
-
-    What is then still longer is cut in the middle, where runs are still told apart; else it stays, and takes two lines.
-
-    Example:
-        >>> short_names(["lagvae-q-1-gamma0.6-seed0", "lagvae-q1-gamma3-seed0"], 20)
-        (['q-1-gamma0.6', 'q1-gamma3'], 'lagvae-…-seed0')
-        >>> short_names(["infovae-q-1-neg_elbo0.3-mmd15"], 20)
-        (['infovae-q-1….3-mmd15'], '')
-    """
-    words = [re.split(r"-(?!\d)", name) for name in names]  # a sign is part of a word, as in q-1 and 1e-05
-    first = last = 0
-    if len(names) > 1 and max(map(len, names)) > room:
-        first = equal_words([of_name[:-1] for of_name in words])
-        last = equal_words([of_name[:first:-1] for of_name in words])
-    short = ["-".join(of_name[first : len(of_name) - last]) for of_name in words]
-    room = max(room, 12)
-    ends = 2 * room // 5
-    cut = [name if len(name) <= room else f"{name[: room - ends - 1]}…{name[-ends:]}" for name in short]
-    shared = "-".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]]) if first or last else ""
-    return cut if len(set(cut)) == len(set(short)) else short, shared
-
-
-def equal_words(rows: Sequence[Sequence[str]]) -> int:
-    """How many words all rows begin with."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
 
 
 def symbol(name: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich.markup import escape
 
 from lagvae.errors import CheckpointError, ComparisonError, SettingError
 from lagvae.experiment.report import constraint_rows, goals_in_words, measured_rows
@@ -18,7 +21,7 @@ from lagvae.pages.page import INSTALL, write_page
 from lagvae.pareto.points import DATA, SPLITS
 from lagvae.pareto.report import print_rows
 from lagvae.runs.layout import runs_below
-from lagvae.terminal import command, print_line, print_note, short_path
+from lagvae.terminal import command, console, print_line, print_note, short_names, short_path
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,21 @@ def problem_rows(columns: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     return [(label, *(of.get(column.name, "–") for column in columns)) for label, of in found.items()]
 
 
+ROOM, LABELS = 26, 20
+"""Letters of the column of a run, and of that with labels, in a table of the terminal."""
+
+
+def blocks(runs: int, width: int) -> list[tuple[int, int]]:
+    """Where each of the tables begins and ends that some runs are printed in, so that they fit the terminal.
+
+    Examples:
+        >>> blocks(3, 100), blocks(7, 100)
+        ([(0, 3)], [(0, 2), (2, 5), (5, 7)])
+    """
+    count = ceil(runs / max(2, (width - LABELS) // ROOM))
+    return list(pairwise(round(k * runs / count) for k in range(count + 1)))
+
+
 def side_by_side(folders: Sequence[Path], page: Path | None = None) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Print runs side by side, and write the same as a page; returns the tables, title → rows.
 
@@ -105,16 +123,23 @@ def side_by_side(folders: Sequence[Path], page: Path | None = None) -> list[tupl
     """
     columns = read_columns(folders)
     head = ("", *(column.name for column in columns))
+    parts = blocks(len(columns), console().width)
+    names, shared = (list(head[1:]), "") if len(parts) == 1 else short_names(head[1:], ROOM - 3)
     tables: list[tuple[str, list[tuple[str, ...]]]] = [
         ("What was asked, and reached on training data", problem_rows(columns)),
         *((f"Measured on {DATA[split]} (± standard error)", result_rows(columns, split)) for split in SPLITS),
         ("Settings that differ", setting_rows(columns)),
     ]
+    if shared:
+        print_line(f"The names of these {len(columns)} runs are {escape(shared)}; the tables have what differs.")
     for title, rows in tables:
-        if rows:
-            print_rows(title, head, rows)
-        else:
+        if not rows:
             print_line(f"{title}: none.")
+        for first, last in parts:
+            own = [(label, *values[first:last]) for label, *values in rows]
+            which = "" if len(parts) == 1 else f": runs {first + 1} to {last} of {len(columns)}"
+            if own := [row for row in own if set(row[1:]) != {"–"}]:
+                print_rows(title + which, ("", *names[first:last]), own)
     if page is not None:
         try:
             write_page(page, "compare.html", {}, head=head, tables=tables)
