@@ -4,12 +4,13 @@
 
 Trains the runs of sweep=pareto on digits for a few steps, with logger=wandb, which works offline. Then it reads what W&B's
 files hold: groups, job types, tags, keys, pictures and tables, whether every panel of `lagvae dashboard` has what it shows, and
-draws its points, bars and curves as dashboard.png. The training is too short for its numbers to mean anything.
+draws them all as dashboard.png. The training is too short for its numbers to mean anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -18,10 +19,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from wandb_files import Offline, read_offline
+
+if TYPE_CHECKING:
+    from lagvae.runs.wandb_view import Chart
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -106,60 +112,108 @@ def report(runs: Mapping[str, Offline], comparison: Offline) -> Iterator[str]:
     yield f"- panels of the view: {len(shown)}; keys that they name and no run has: {missing or 'none'}"
 
 
-def draw(runs: Mapping[str, Offline], file: Path) -> None:
-    """Draw the panels of points, curves and bars from what the runs have logged."""
+COLUMNS = 3
+"""Panels of the picture beside each other."""
+
+ROWS = 12
+"""The rows of a table that are drawn."""
+
+
+def draw(runs: Mapping[str, Offline], comparison: Offline, file: Path) -> None:
+    """Draw all panels of the view, and its table of runs, from what the runs have logged."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     from lagvae.pareto.figures import screen_colours
-    from lagvae.runs.wandb_view import charts
+    from lagvae.runs.wandb_view import charts, run_columns
 
     families = {name: str(one.config["family"]) for name, one in runs.items()}
     colours = screen_colours(sorted(set(families.values())))
-    shown = [
-        chart
-        for section in charts(["neg_elbo", "mmd"]).values()
-        for chart in section
-        if chart.kind not in ("pictures", "table")
-    ]
-    figure, axes = plt.subplots(-(-len(shown) // 3), 3, figsize=(15, 3.6 * -(-len(shown) // 3)), layout="constrained")
+    colour_of = {name: colours[family] for name, family in families.items()}
+    shown = [chart for section in charts(["neg_elbo", "mmd"]).values() for chart in section]
+    down = -(-(len(shown) + 1) // COLUMNS)
+    figure, axes = plt.subplots(down, COLUMNS, figsize=(5 * COLUMNS, 3.6 * down), layout="constrained")
+    drawn = {"curves": draw_curves, "points": draw_points, "bars": draw_bars}
     for axis, chart in zip(axes.flat, shown, strict=False):
+        if chart.kind in drawn:
+            drawn[chart.kind](axis, chart, runs, colour_of)
+        elif chart.kind == "pictures":
+            draw_picture(axis, chart, [comparison, *runs.values()])
+        else:
+            draw_table(axis, *logged_table(comparison, chart.y[0]))
         axis.set_title(chart.title, fontsize=10)
-        points: list[tuple[float, float]] = []
-        for k, (name, one) in enumerate(runs.items()):
-            colour = colours[families[name]]
-            if chart.kind == "curves":
-                for key, style in zip(chart.y, ("-", "--"), strict=False):
-                    if values := [v for v in one.history.get(key, []) if isinstance(v, (int, float))]:
-                        axis.plot(values, style, color=colour, linewidth=0.8, alpha=0.6)
-                continue
-            value = one.summary.get(chart.y[0])
-            if not isinstance(value, (int, float)):
-                continue
-            if chart.kind == "bars":
-                axis.bar(k, value, color=colour)
-                continue
-            x = one.summary.get(chart.x)
-            if isinstance(x, (int, float)):
-                axis.scatter(x, value, s=14, color=colour)
-                points.append((float(x), float(value)))
-        if chart.front and points:
-            best, steps = None, []
-            for x, y in sorted(points):
-                best = y if best is None else (max if chart.front == "most" else min)(best, y)
-                steps.append((x, best))
-            axis.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="grey", linewidth=1)
-        axis.set_xlabel(
-            "rows over the steps" if chart.kind == "curves" else "runs" if chart.kind == "bars" else chart.x, fontsize=8
-        )
-    for axis in list(axes.flat)[len(shown) :]:
+    columns = [column.removeprefix("summary:") for column in run_columns(["neg_elbo", "mmd"])[2:5]]
+    cells = [[name, families[name], *(one.summary.get(column) for column in columns)] for name, one in runs.items()]
+    table = axes.flat[len(shown)]
+    draw_table(table, ["run", "family", *columns], cells)
+    table.set_title("Table of runs", fontsize=10)
+    for axis in list(axes.flat)[len(shown) + 1 :]:
         axis.axis("off")
     for family, colour in colours.items():
         axes.flat[0].plot([], [], "o", color=colour, label=family)
     axes.flat[0].legend(fontsize=8)
     figure.savefig(file, dpi=80)
+
+
+def draw_curves(axis: Any, chart: Chart, runs: Mapping[str, Offline], colours: Mapping[str, str]) -> None:
+    """A line for each run and key over the steps; that of a second key is dashed."""
+    for name, one in runs.items():
+        for key, style in zip(chart.y, ("-", "--"), strict=False):
+            places = [(row[chart.x], row[key]) for row in one.rows if chart.x in row and isinstance(row.get(key), int | float)]
+            if places:
+                axis.plot(*zip(*places, strict=True), style, color=colours[name], linewidth=0.8, alpha=0.6)
+    axis.set_xlabel(chart.x, fontsize=8)
+
+
+def draw_points(axis: Any, chart: Chart, runs: Mapping[str, Offline], colours: Mapping[str, str]) -> None:
+    """A point for each run, and the front of all."""
+    points: list[tuple[float, float]] = []
+    for name, one in runs.items():
+        x, y = one.summary.get(chart.x), one.summary.get(chart.y[0])
+        if isinstance(x, int | float) and isinstance(y, int | float):
+            axis.scatter(x, y, s=14, color=colours[name])
+            points.append((float(x), float(y)))
+    best = accumulate((y for _, y in sorted(points)), max if chart.front == "most" else min)
+    axis.plot([x for x, _ in sorted(points)], list(best), drawstyle="steps-post", color="grey", linewidth=1)
+    axis.set_xlabel(chart.x, fontsize=8)
+
+
+def draw_bars(axis: Any, chart: Chart, runs: Mapping[str, Offline], colours: Mapping[str, str]) -> None:
+    """A bar for each run that has the value."""
+    for k, (name, one) in enumerate(runs.items()):
+        if isinstance(value := one.summary.get(chart.y[0]), int | float):
+            axis.bar(k, value, color=colours[name])
+    axis.set_xlabel("runs", fontsize=8)
+
+
+def draw_picture(axis: Any, chart: Chart, runs: Sequence[Offline]) -> None:
+    """The picture that the first of some runs has logged."""
+    from matplotlib.image import imread
+
+    logged = ((one, one.history[key][-1]) for one in runs for key in chart.y if key in one.history)
+    one, value = next(logged)
+    path = value["path"] if "path" in value else value["filenames"][0]
+    axis.imshow(imread(one.files / path))
+    axis.axis("off")
+
+
+def logged_table(one: Offline, key: str) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a table that a run has logged."""
+    content = json.loads((one.files / one.history[key][-1]["path"]).read_text(encoding="utf-8"))
+    return content["columns"], content["data"]
+
+
+def draw_table(axis: Any, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """The first columns of a table, of rows at equal distances."""
+    chosen = rows[:: max(1, len(rows) // ROWS)][:ROWS]
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell)[:34] for cell in row[:5]] for row in chosen]
+    drawn = axis.table(cells, colLabels=[column.rpartition("/")[2] for column in columns[:5]], loc="upper center", edges="")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(7)
+    drawn.auto_set_column_width(range(5))
+    axis.axis("off")
 
 
 def main() -> None:
@@ -174,10 +228,11 @@ def main() -> None:
     recorded["at the end"] = watched(dict(os.environ) | {"LAGVAE_ROOT": str(root)})
     folder = root / "runs" / "shown"
     runs = {file.parent.name: read_offline(file.parent) for file in sorted(folder.glob("*/summary.json"))}
+    comparison = read_offline(folder / "pareto-analysis")
     lines = ["# What dashboards are given by a sweep", "", "## W&B's files", ""]
-    lines += report(runs, read_offline(folder / "pareto-analysis"))
+    lines += report(runs, comparison)
     picture = options.out.with_suffix(".png")
-    draw(runs, picture)
+    draw(runs, comparison, picture)
     lines += ["", f"![What the view shows, drawn from these keys]({picture.name})", "", "## `lagvae watch` at 80 columns"]
     for moment, said in recorded.items():
         shown = [line.rstrip() for line in said.splitlines()]

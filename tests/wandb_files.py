@@ -20,17 +20,27 @@ class Offline:
     """What a W&B run has written without a server.
 
     Attributes:
-        run: its record. history: key → values. summary: key → value. metrics: key → its options. artifacts: those it logged.
-        changes: of the config, after the run had begun.
+        run: its record. rows: those of the history, key → value. summary: key → value. metrics: key → its options.
+        artifacts: those it logged. changes: of the config, after the run had begun. files: the folder of its media.
     """
 
     run: Any = None
-    history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: list[Any] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
     exit: int | None = None
+    files: Path = Path()
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """Key → values."""
+        found = defaultdict(list)
+        for row in self.rows:
+            for key, value in row.items():
+                found[key].append(value)
+        return found
 
     @property
     def config(self) -> dict[str, Any]:
@@ -87,7 +97,7 @@ def read_offline(run: Path) -> Offline:
 
 
 def read_file(file: Path) -> Offline:
-    found = Offline()
+    found = Offline(files=file.parent / "files")
     for record in records(file):
         match record.WhichOneof("record_type"):
             case "run":
@@ -96,8 +106,7 @@ def read_file(file: Path) -> Offline:
                 row: dict[str, Any] = {}
                 for item in record.history.item:
                     add(row, item)
-                for key, value in row.items():
-                    found.history[key].append(value)
+                found.rows.append(row)
             case "summary":
                 for item in record.summary.update:
                     add(found.summary, item)
