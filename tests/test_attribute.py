@@ -385,6 +385,7 @@ def test_a_run_bounds_what_codes_tell_of_a_column(
     run = RunFolder(tmp_path / "runs" / "fair")
     summary = run.read_summary()
     assert summary["constraints"]["attribute_information"]["bound"] == 0.1
+    assert summary["constraints"]["attribute_information"]["slack"] is None
     assert {"i_zu_lower", "i_zu_upper", "attribute_accuracy"} <= summary["splits"]["test"].keys()
     use_model("encode", tmp_path, ["fair", "--input", f"{tmp_path}/people.csv", "--output", f"{tmp_path}/z.npy"])
     assert "means of q(z|x), which may tell much more about u" in " ".join(capsys.readouterr().out.split())

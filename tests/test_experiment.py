@@ -110,8 +110,10 @@ def test_bounds_are_calibrated_values_plus_slack(root: Path) -> None:
     elbo, mmd = summary["constraints"]["neg_elbo"], summary["constraints"]["mmd"]
     assert elbo["calibrated"] == calibration.calibrated["neg_elbo"] == calibration.splits["val"]["constraint/neg_elbo"]
     assert elbo["bound"] == pytest.approx(calibration.calibrated["neg_elbo"] + 0.7)
+    assert elbo["slack"] == pytest.approx(0.7)
     size = max(calibration.calibrated["mmd"], calibration.stderr["mmd"])
     assert mmd["bound"] == pytest.approx(calibration.calibrated["mmd"] + 0.25 * size)
+    assert mmd["slack"] == pytest.approx(0.25 * size)
     assert len(list((root / "calibrations").iterdir())) == 1  # found, not made again
 
 

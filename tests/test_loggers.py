@@ -500,7 +500,7 @@ def test_the_view_and_the_report_hold_every_chart() -> None:
         assert {key for key in keys if key not in text} == set()
         assert "abcd" in text
         assert "#0072B2" in text
-        assert "constraint/neg_elbo/bound" in text
+        assert "constraint/neg_elbo/slack" in text
     assert "summary:constraint/mmd/bound" in report
 
 

@@ -78,6 +78,7 @@ def summarise(
             "estimator": repr(c.divergence),
             "nats": c.divergence.nats,
             "calibrated": calibrated,
+            "slack": slack_of(cfg, c, calibrated),
             "learned": c.learned,
             "multiplier_std": None if convergence is None else convergence.multiplier_std.get(c.name),
             "scale": c.scale,
@@ -123,6 +124,14 @@ def summarise(
         "regime": duality_gap_note([c for c, _ in own], [result for _, result in own], cfg.alpha.q, cfg.alpha.p),
         "messages": messages,
     }
+
+
+def slack_of(cfg: DictConfig, c: Constraint, calibrated: float | None) -> float | None:
+    """The slack γ = bound − ε̂ of a constraint, in the unit of D; None where the bound is not that of a calibration."""
+    own = cfg.constraints.get(c.name, {})
+    if calibrated is None or c.bound is None or own.get("epsilon") is not None or not has_calibrated_bounds(cfg):
+        return None
+    return round(c.bound - calibrated, 12)  # without the trace of the sum
 
 
 def explain_attribute(c: Constraint, values: Mapping[str, float]) -> str | None:

@@ -65,8 +65,8 @@ def charts(constraints: Sequence[str]) -> dict[str, list[Chart]]:
     against = [
         Chart(f"I, {end} end, against −ELBO", "points", (key,), "final/train/neg_elbo", front) for end, key, front in ends
     ]
-    bound = "constraint/neg_elbo/bound"  # which runs with fixed λ have not
-    over = [Chart(f"I, {end} end, over the bound on −ELBO", "points", (key,), bound, front) for end, key, front in ends]
+    slack = "constraint/neg_elbo/slack"  # which runs with fixed λ have not
+    over = [Chart(f"I, {end} end, over the slack of −ELBO", "points", (key,), slack, front) for end, key, front in ends]
     return {
         "Information": against + (over if "neg_elbo" in constraints else []),
         "Comparisons": [
