@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import program, settings
 from hydra import compose
+from omegaconf import OmegaConf
 from small import ROOT
 
 from lagvae.algebra import (
@@ -46,6 +47,7 @@ from lagvae.algebra.objective import joined, number
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_constraints
 from lagvae.explain import presets
+from lagvae.explain.explain import explain as explain_config
 from lagvae.explain.explain import format_form
 from lagvae.explain.paper_table1 import table1_markdown
 from lagvae.explain.presets import ObjectiveSpec, Penalty, objective_spec
@@ -653,7 +655,9 @@ def test_infovae_is_the_objective_of_its_authors(
     assert not difference, difference
 
 
-def test_a_member_that_cannot_be_built_is_compared_with_none_but_missing_in_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_cannot_be_built_is_compared_with_none_but_missing_in_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hydra import initialize_config_dir
 
     from lagvae.cli.entry import register
@@ -671,6 +675,9 @@ def test_a_member_that_cannot_be_built_is_compared_with_none_but_missing_in_no_t
         assert "beta_vae" in found
         with pytest.raises(SettingError, match="vae cannot be built"):
             list(presets.presets(strict=True))
+        with pytest.raises(SettingError, match="vae cannot be built"):
+            explain_config(OmegaConf.create({"within": None, "table": str(tmp_path / "table.md"), "objective": None}))
+    assert not (tmp_path / "table.md").exists()
 
 
 def test_the_marginal_likelihoods_of_asvae_are_no_preference() -> None:

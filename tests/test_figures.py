@@ -253,6 +253,20 @@ def test_columns_are_drawn_with_their_own_frequencies_in_data_and_samples() -> N
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["test data", "samples"]
 
 
+def test_tables_are_drawn_beside_samples_and_not_beside_their_means(tmp_path: Path) -> None:
+    """All means are 0 here, and samples differ from them."""
+    (tmp_path / "x.csv").write_text("a,b\n" + "".join(f"{k % 7 - 3.5},{k % 5 + 0.5}\n" for k in range(400)))
+    data = build_data(settings(tmp_path, *TINY, "data=table", f"data.source.path={tmp_path / 'x.csv'}", "data.batch=8"))
+    drawn = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    model: Any = SimpleNamespace(
+        eval_model=SimpleNamespace(prior=None),
+        sample=lambda n, means: torch.zeros(n, 2) if means else drawn[torch.arange(n) % len(drawn)],
+    )
+    found = sample_figures.table_figures(model, data)
+    heights = found["marginals"].axes[0].patches[-1].get_path().vertices[:, 1]  # of the outline of the samples
+    assert (heights > 0).sum() > 10, "the means would all be in one bin"
+
+
 def test_correlations_are_those_of_the_columns() -> None:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(50, 1, generator=generator)

@@ -160,11 +160,15 @@ def test_run_of_a_front_has_its_curve_and_the_ordinary_summary(run: RunFolder) -
 def test_front_gives_ordinary_models(run: RunFolder, tmp_path: Path) -> None:
     front = load(run)
     changed(front.joint)
+    assert front.origin is not None
+    assert "curve" in front.origin
     x = front.sample(6, seed=1)
     for gamma in (0.2, 1.1, 3.0):
         model = front.at(gamma)
         assert type(model) is LatentVariableModel
         assert type(model.lagrangian) is Lagrangian
+        assert model.origin is not None
+        assert "curve" not in model.origin, "it is a single point of it"
         with front.slacks.at(gamma):
             torch.testing.assert_close(model.encode(x), front.encode(x))
             torch.testing.assert_close(model.decode(model.encode(x)), front.decode(front.encode(x)))
