@@ -193,10 +193,12 @@ def draw_picture(axis: Any, chart: Chart, runs: Sequence[Offline]) -> None:
     from matplotlib.image import imread
 
     logged = ((one, one.history[key][-1]) for one in runs for key in chart.y if key in one.history)
-    one, value = next(logged)
+    axis.axis("off")
+    if (found := next(logged, None)) is None:
+        return
+    one, value = found
     path = value["path"] if "path" in value else value["filenames"][0]
     axis.imshow(imread(one.files / path))
-    axis.axis("off")
 
 
 def logged_table(one: Offline, key: str) -> tuple[list[str], list[list[Any]]]:

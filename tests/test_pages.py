@@ -363,7 +363,7 @@ def test_more_runs_than_fit_the_terminal_stand_in_several_tables_under_what_thei
             change(folder / "summary.json", key, value)
     side_by_side([tmp_path])
     said = capsys.readouterr().out
-    assert "The names of these 5 runs are lagvae-q-1-…; the tables have what differs." in said
+    assert "What the names of all 5 runs share is left out below: lagvae-q-1-…." in said
     assert max(map(len, said.splitlines())) <= 100
     for k in range(5):
         assert f" gamma0.{k}-scratch-seed{3 * k} " in said, "whole, on one line"

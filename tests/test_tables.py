@@ -329,12 +329,12 @@ BAD: dict[str, tuple[Callable[[dict[str, list[str]]], object], list[str], list[s
     "commas": (
         lambda c: c.update(age=[v.replace(".", ",") for v in c["age"]]),
         [],
-        ["column 'age' has", "Write numbers with a point, not with a comma."],
+        ["column 'age' has", "Write numbers with a decimal point, not a comma"],
     ),
     "thousands": (
         lambda c: c.update(age=[f"{1000 + k:,}" for k in range(N)]),
         [],
-        ["column 'age' has", "Write numbers without separators of thousands, such as 1000."],
+        ["column 'age' has", "and without separators of thousands."],
     ),
     "infinite": (lambda c: c["age"].__setitem__(3, "inf"), [], ["line 5, column 'age' is inf; correct it"]),
     "too large": (lambda c: c["age"].__setitem__(3, "1e300"), [], ["too large for floats of 32 bits", "row 3, column 'age'"]),

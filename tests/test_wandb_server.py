@@ -21,6 +21,7 @@ from wandb_files import core, read_file, read_offline
 from lagvae.errors import SettingError
 from lagvae.runs import loggers
 from lagvae.runs.layout import RunFolder
+from lagvae.runs.loggers import STEP
 from lagvae.runs.wandb_view import TITLE, charts, run_columns, save_dashboard
 
 KEY = "k" * 40
@@ -166,7 +167,7 @@ def test_the_dashboard_is_saved_with_the_keys_that_runs_log(asked: Asked) -> Non
     assert saved["UpsertView2"]["type"] == "project-view"
     assert saved["upsertView"]["type"] == "runs"
     names = ["neg_elbo", "mmd"]
-    shown = {key for section in charts(names).values() for chart in section for key in chart.y}
+    shown = {key for section in charts(names).values() for chart in section for key in (*chart.y, chart.x)} - {STEP}
     for variables in saved.values():
         assert (variables["entityName"], variables["projectName"], variables["displayName"]) == ("me", "mine", TITLE)
         texts = keys_of(json.loads(variables["spec"]))

@@ -21,7 +21,7 @@ from lagvae.terminal import command
 
 
 def train_command(cfg: DictConfig) -> None:
-    """train: start a new run, resume one, or what one of a sweep still needs, for a W&B agent or a launcher of Hydra."""
+    """train: start a new run, resume one, or finish one of a sweep, as a W&B agent or a launcher of Hydra starts it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -14,7 +14,7 @@ import numpy as np
 from lagvae.errors import DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
-"""The cells of a CSV file that mean: this value is missing."""
+"""The texts of cells that mean: this value is missing."""
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 
@@ -113,11 +113,12 @@ def as_column(values: Sequence[Any] | np.ndarray, absent: Sequence[str]) -> np.n
     """Values as a column of `Cells`: numbers where all that are there are numbers, and otherwise texts.
 
     Args:
-        absent: the texts that mean that a value is missing; a number among them also means it however it is written.
+        absent: the texts that mean that a value is missing; in columns of numbers, "-999" also means -999.0.
     """
     codes = [float(text) for text in absent if is_number(text)]
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        return np.where(np.isin(values, codes), np.nan, values).astype(np.float64)
+        own = np.array(codes, values.dtype) if values.dtype.kind == "f" else codes  # of float32, as it rounds them
+        return np.where(np.isin(values, own), np.nan, values).astype(np.float64)
     gone, kept = set(absent), []
     for v in values:
         if isinstance(v, str):

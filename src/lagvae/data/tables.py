@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,9 +41,6 @@ from lagvae.errors import DataError
 
 MOST_NUMBERS = 0.9
 """A column of text is refused where at least this share of its values are numbers: some of them are then probably slips."""
-
-GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}")
-"""A number whose thousands are separated by commas, or one below a thousand."""
 
 FEW = 10
 """Whole numbers with at most so many different values may be codes, which is noted."""
@@ -313,7 +309,7 @@ def table(
         path: the file, whose columns have names. test: a file with the same columns, used as the test set.
         label: the column with the labels of the rows, used for evaluation only. attribute: the column u of an objective with
             I(z;u). Neither is in x. drop: columns that are left out.
-        missing: the texts of cells that mean that a value is missing; a number among them, such as "-999", in any form.
+        missing: the texts of cells that mean that a value is missing. "-999" means in a column of numbers also -999.0.
         max_categories: largest number of categories of a column.
 
     Raises: DataError for a file that cannot be read, and for columns that cannot be used, with their names, values and lines.
@@ -326,6 +322,7 @@ def table(
     """
     if not path:
         raise DataError("data=table needs data.source.path=FILE (.csv, .tsv or .parquet).")
+    missing = tuple(str(text) for text in missing if text is not None)
     cells = read_cells(path, f"data.source.path={path}", missing)
     aside = {key: [name] for key, name in (("label", label), ("attribute", attribute)) if name is not None}
     for key, names in (("drop", drop), ("categorical", categorical), *aside.items()):
@@ -347,7 +344,7 @@ def table(
         column, note = _column_of(cells, name, name in {str(c) for c in categorical}, max_categories)
         columns.append(column)
         notes += note
-    found = Table(tuple(columns), tuple(map(str, missing)), cells.lines, tuple(notes))
+    found = Table(tuple(columns), missing, cells.lines, tuple(notes))
     labels, u = (whole[key][0] if key in whole else None for key in ("label", "attribute"))
     arrays = Arrays(found.encode(cells), labels=labels, attribute=u, file=path, table=found)
     binary = [
@@ -385,11 +382,11 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
         whole = bool((there == there.round()).all())
         if not wanted and not (whole and len(kinds) == 2):
             if (code := _code_for_missing(there)) is not None:
-                rest = there[there != code]
+                text, rest = number_text(code), there[there != code]
                 notes.append(
-                    f"{cells.named}: column {name!r} is {code:g} in {int((there == code).sum()):,} rows, and from "
-                    f"{rest.min():g} to {rest.max():g} in all others; where {code:g} means that a value is missing, add "
-                    f"{number_text(code)!r} to the texts of data.source.missing."
+                    f"{cells.named}: column {name!r} is {text} in {len(there) - len(rest):,} rows, and from {rest.min():g} to "
+                    f"{rest.max():g} in all others; where {text} means that a value is missing, add {text!r} to the texts of "
+                    "data.source.missing."
                 )
             if numbers_rows(values):
                 notes.append(f"{cells.named}: column {name!r} numbers the rows; where it is an index, {drop}.")
@@ -413,11 +410,8 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
     if len(counts) > most:
         examples = named_few([repr(t) for t in list(counts)[:NAMED]])
         hint = ""
-        some = list(counts)[:100]
-        if values.dtype.kind != "f" and all(GROUPED.fullmatch(t) for t in some):
-            hint = f" Write numbers without separators of thousands, such as {some[0].replace(',', '')}."
-        elif values.dtype.kind != "f" and all(is_number(t.replace(",", ".")) for t in some):
-            hint = " Write numbers with a point, not with a comma."
+        if values.dtype.kind != "f" and all(is_number(t.replace(",", "")) for t in list(counts)[:100]):
+            hint = " Write numbers with a decimal point, not a comma, and without separators of thousands."
         raise DataError(
             f"{cells.named}: column {name!r} has {len(counts)} categories, such as {examples}, and at most {most} are taken."
             f"{hint} {drop[0].upper()}{drop[1:]}, merge rare ones, or set data.source.max_categories={len(counts)}."
@@ -427,10 +421,15 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
 
 
 def _code_for_missing(values: np.ndarray) -> float | None:
-    """The least or the largest of some numbers, if several have it, and it is farther from the others than these are apart."""
+    """A number such as -999 or 99 that may stand for a missing value, if some numbers have one.
+
+    It is the only negative one or consists of nines, several have it, and it is farther from the others than these are apart.
+    """
     for code in (values.min(), values.max()):
         rest = values[values != code]
-        if len(values) - len(rest) > 1 and len(rest) and np.abs(rest - code).min() > np.ptp(rest) > 0:
+        if not len(rest) or not (code < 0 <= rest.min() or set(number_text(abs(code))) == {"9"}):
+            continue
+        if len(values) - len(rest) > 1 and np.abs(rest - code).min() > np.ptp(rest) > 0:
             return float(code)
     return None
 

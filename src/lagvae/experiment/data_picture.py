@@ -144,8 +144,8 @@ def name_categories(axis: Axes, column: str, count: int, table: Table | None) ->
     """Write the names of categories below their bars, or where there is no room how many there are."""
     names = next((c.categories or () for c in table.columns if c.name == column), ()) if table is not None else ()
     short = [shortened(name, CATEGORY) for name in names]
-    if short and sum(map(len, short)) + len(short) <= CATEGORIES:
-        axis.set_xticks(range(count), short)
+    if short and len(set(short)) == len(short) and sum(map(len, short)) + len(short) <= CATEGORIES:
+        axis.set_xticks(range(count), short, parse_math=False)
         axis.grid(False, axis="x")
         return
     axis.set_xticks([])
@@ -166,7 +166,7 @@ def _table(data: DataModule, profile: DataProfile) -> Figure:
     for axis, (name, values) in zip(axes, found.items(), strict=False):
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
-        axis.set_title(shortened(name), loc="left", fontsize=8)
+        axis.set_title(shortened(name), loc="left", fontsize=8, parse_math=False)
         rows = values.double()
         if rows.shape[1] > 1:
             axis.bar(range(rows.shape[1]), rows.sum(0).numpy(), color=BLUE)

@@ -103,7 +103,7 @@ def marginals(x: Mapping[str, Tensor], samples: Mapping[str, Tensor], table: Tab
     for axis in axes[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
-        axis.set_title(shortened(name), loc="left", fontsize=8)
+        axis.set_title(shortened(name), loc="left", fontsize=8, parse_math=False)
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
         axis.xaxis.get_offset_text().set_fontsize(7)
@@ -142,7 +142,7 @@ def correlations(x: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Figu
         axis.set_xticks([])
         axis.set_yticks([])
     if len(names) <= NAMED_COLUMNS:
-        axes[0].set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=7)
+        axes[0].set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=7, parse_math=False)
     figure.colorbar(shown, ax=axes, shrink=0.7)
     return figure
 

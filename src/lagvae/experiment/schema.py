@@ -75,7 +75,7 @@ class AlphaConfig:
 
 @dataclass
 class EpsilonConfig:
-    """The source of the bounds: calibrated (ε̂ + γ), explicit (numbers) or none (only those with an epsilon have one)."""
+    """The source of the bounds: calibrated (ε̂ + γ), explicit (numbers) or none (only given ones)."""
 
     source: str = MISSING
     calibration: str | None = None

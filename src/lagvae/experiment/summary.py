@@ -127,9 +127,10 @@ def summarise(
 
 
 def slack_of(cfg: DictConfig, c: Constraint, calibrated: float | None) -> float | None:
-    """The slack γ = bound − ε̂ of a constraint, in the unit of D; None where the bound is not that of a calibration."""
-    own = cfg.constraints.get(c.name, {})
-    if calibrated is None or c.bound is None or own.get("epsilon") is not None or not has_calibrated_bounds(cfg):
+    """How far a calibrated bound is from ε̂: bound − ε̂, in the unit of D; None where the bound comes from no calibration."""
+    if calibrated is None or c.bound is None or not has_calibrated_bounds(cfg):
+        return None
+    if cfg.constraints.get(c.name, {}).get("epsilon") is not None:
         return None
     return round(c.bound - calibrated, 12)  # without the trace of the sum
 

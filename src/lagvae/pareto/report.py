@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -155,7 +156,11 @@ def write_comparison(
 
 def logged_to_wandb(runs: Iterable[RunFolder]) -> bool:
     """Whether one of the runs has W&B as its logger."""
-    return any("WandbLogger" in run.config.read_text(encoding="utf-8") for run in runs)
+    return any(WANDB_TARGET.search(run.config.read_text(encoding="utf-8")) for run in runs)
+
+
+WANDB_TARGET = re.compile(r"_target_: (pytorch_lightning|lagvae)\.\S*WandbLogger\b")
+"""What the config of a run has where W&B is its logger."""
 
 
 def default_out(folders: Sequence[Path]) -> Path:

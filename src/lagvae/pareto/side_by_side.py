@@ -98,7 +98,7 @@ def problem_rows(columns: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     return [(label, *(of.get(column.name, "–") for column in columns)) for label, of in found.items()]
 
 
-ROOM, LABELS = 26, 20
+ROOM, LABELS = 20, 20
 """Letters of the column of a run, and of that with labels, in a table of the terminal."""
 
 
@@ -107,7 +107,7 @@ def blocks(runs: int, width: int) -> list[tuple[int, int]]:
 
     Examples:
         >>> blocks(3, 100), blocks(7, 100)
-        ([(0, 3)], [(0, 2), (2, 5), (5, 7)])
+        ([(0, 3)], [(0, 4), (4, 7)])
     """
     count = ceil(runs / max(2, (width - LABELS) // ROOM))
     return list(pairwise(round(k * runs / count) for k in range(count + 1)))
@@ -123,21 +123,23 @@ def side_by_side(folders: Sequence[Path], page: Path | None = None) -> list[tupl
     """
     columns = read_columns(folders)
     head = ("", *(column.name for column in columns))
-    parts = blocks(len(columns), console().width)
-    names, shared = (list(head[1:]), "") if len(parts) == 1 else short_names(head[1:], ROOM - 3)
+    width = console().width
+    parts = blocks(len(columns), width)
+    names, shared = short_names(head[1:], (width - LABELS) // max(last - first for first, last in parts) - 3)
     tables: list[tuple[str, list[tuple[str, ...]]]] = [
         ("What was asked, and reached on training data", problem_rows(columns)),
         *((f"Measured on {DATA[split]} (± standard error)", result_rows(columns, split)) for split in SPLITS),
         ("Settings that differ", setting_rows(columns)),
     ]
     if shared:
-        print_line(f"The names of these {len(columns)} runs are {escape(shared)}; the tables have what differs.")
+        print_line(f"What the names of all {len(columns)} runs share is left out below: {escape(shared)}.")
     for title, rows in tables:
         if not rows:
             print_line(f"{title}: none.")
         for first, last in parts:
             own = [(label, *values[first:last]) for label, *values in rows]
-            which = "" if len(parts) == 1 else f": runs {first + 1} to {last} of {len(columns)}"
+            these = f"runs {first + 1} to {last}" if last > first + 1 else f"run {last}"
+            which = "" if len(parts) == 1 else f": {these} of {len(columns)}"
             if own := [row for row in own if set(row[1:]) != {"–"}]:
                 print_rows(title + which, ("", *names[first:last]), own)
     if page is not None:
