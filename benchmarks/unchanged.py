@@ -43,8 +43,9 @@ PROBES = (
 )
 """Programs of src/ with their words."""
 
-MACHINE = {"versions", "seconds", "ensemble", "lagvae", "stopped_by"}
-"""Keys of summaries and checkpoints that say how long something took, with what version, or from which folder."""
+MACHINE = {"versions", "seconds", "ensemble", "lagvae", "stopped_by", "digest"}
+"""Keys of summaries and checkpoints that say how long something took, with what version, or from which folder, and the digest
+that a summary has of itself, which every new key changes."""
 
 
 def main() -> None:
