@@ -32,7 +32,7 @@ CASES = {  # name: overrides, steps of a turn
 
 
 ASKS_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""The variable that Lightning sets: with it Adam takes 0.1 ms longer in each step on a machine without a GPU."""
+"""The variable that Lightning sets: with it Adam looks for a driver in each step on a machine without a GPU."""
 
 
 def compose(overrides: list[str]) -> Any:

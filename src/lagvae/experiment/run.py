@@ -404,7 +404,7 @@ def write_report(fit: Fit, calibration: Calibration | None, metrics: Path) -> di
         try_page(folder.page, draw_page)
     bar.stop()
     for logger in fit.loggers:
-        if not isinstance(logger, MetricsTable):  # those of `RunLogger` leave these to the summary
+        if not isinstance(logger, MetricsTable):  # a `RunLogger` drops these: it logs the summary
             flat = {f"final/{s}/{k}": v for s, values in summary["splits"].items() for k, v in values.items()}
             logger.log_metrics({k: v for k, v in flat.items() if not isinstance(v, str)}, summary["steps"])
         close(logger)

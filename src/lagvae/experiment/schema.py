@@ -75,7 +75,7 @@ class AlphaConfig:
 
 @dataclass
 class EpsilonConfig:
-    """The source of the bounds: calibrated (ε̂ + γ), explicit (numbers) or none (only given ones)."""
+    """The source of the bounds: calibrated (ε̂ + γ), explicit (numbers) or none: bounds only where epsilon is given."""
 
     source: str = MISSING
     calibration: str | None = None
