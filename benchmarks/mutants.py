@@ -61,8 +61,8 @@ COPIED = (
 """What the tests need of the project."""
 
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "algebra": ("algebra",),
-    "callbacks": ("budget", "run_wiring", "lightning", "resume", "stopping", "experiment", "own_parts"),
+    "algebra": ("algebra", "explain"),
+    "callbacks": ("budget", "run_wiring", "lightning", "own_callbacks", "resume", "stopping", "experiment", "own_parts"),
     "cli": (
         "door",
         "command",
@@ -87,7 +87,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "data_profile",
         "figures",
         "pages",
-        "lightning",
+        "own_callbacks",
+        "debug_runs",
         "wiring",
         "run_wiring",
         "diagnostics",
@@ -104,7 +105,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "bad_runs",
         "configs",
     ),
-    "explain": ("algebra",),
+    "explain": ("explain", "algebra"),
     "inference.py": ("load", "conversion", "table_models", "use"),
     "information": ("information", "metrics"),
     "io.py": ("runs",),
@@ -120,7 +121,18 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "own_distributions",
         "own_parts",
     ),
-    "model.py": ("lightning", "recorded", "wiring", "run_wiring", "lagrangian", "experiment", "ddp", "attribute", "critics"),
+    "model.py": (
+        "lightning",
+        "own_callbacks",
+        "recorded",
+        "wiring",
+        "run_wiring",
+        "lagrangian",
+        "experiment",
+        "ddp",
+        "attribute",
+        "critics",
+    ),
     "networks.py": ("distributions", "own_distributions", "own_parts"),
     "noise.py": ("noise", "own_distributions", "own_parts"),
     "nupi.py": ("nupi",),
@@ -131,6 +143,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "ranks.py": ("ranks", "ddp"),
     "runs": (
         "layout",
+        "own_callbacks",
         "loggers",
         "live_loggers",
         "mlflow",

@@ -21,6 +21,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 from small import FINAL, ROOT, compose
 
 from lagvae.experiment.calibration import Calibration
@@ -182,3 +183,18 @@ def ended_process() -> str:
     process = subprocess.Popen(["true"])
     process.wait()
     return str(process.pid)
+
+
+class Heard(Logger):
+    """A logger that remembers what it is told."""
+
+    def __init__(self, *settings: Any, **more: Any) -> None:
+        super().__init__()
+        self.settings, self.rows = more, list[tuple[int | None, dict[str, float]]]()
+
+    name, version = "heard", ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.rows.append((step, dict(metrics)))

@@ -401,7 +401,7 @@ def test_multipliers_stay_between_zero_and_their_limit(dual: str, generator: tor
 @each_dual
 def test_a_multiplier_in_its_warm_up_falls_but_does_not_rise(dual: str) -> None:
     make, _ = DUALS[dual]
-    lagrangian = Lagrangian(Preference(0), [learned("late", torch.sum, warm_up=6), learned("now", torch.sum)])
+    lagrangian = Lagrangian(Preference(0), [learned("late", torch.sum, warm_up_steps=6), learned("now", torch.sum)])
     optimizer, path = make([lagrangian.scaled]), [lagrangian.scaled.clone()]
     for violation in (*[1.0] * 4, *[-8.0] * 2, *[8.0] * 12):
         lagrangian.ascend(torch.full((2,), violation), optimizer)
@@ -414,8 +414,8 @@ def test_a_multiplier_in_its_warm_up_falls_but_does_not_rise(dual: str) -> None:
 
 
 def test_a_warm_up_is_no_negative_number_of_steps() -> None:
-    with pytest.raises(SettingError, match=r"constraints\.a\.warm_up=-1 must be at least 0"):
-        learned("a", torch.sum, warm_up=-1)
+    with pytest.raises(SettingError, match=r"constraints\.a\.warm_up_steps=-1 must be at least 0"):
+        learned("a", torch.sum, warm_up_steps=-1)
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,20 @@
-"""A model in a plain trainer of Lightning: batches of any loader, values for callbacks, several loggers, and smoke runs."""
+"""A model in a plain trainer of Lightning: batches of any loader, values for callbacks, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from functools import partial
 from math import cos, pi
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import QUICK, files, program, settings
-from omegaconf import OmegaConf
+from helpers import Heard
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from small import ROOT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,24 +23,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lagvae.data import Arrays, Batch, DataModule
 from lagvae.distributions import BernoulliDecoder, GaussianEncoder, JointModel, NormalDecoder, StandardNormalPrior
 from lagvae.divergences import MMD, RBF, NegElbo
-from lagvae.errors import ComparisonError, DataError, DivergedError, SettingError
-from lagvae.experiment import factory
-from lagvae.experiment.calibration import calibration_config, calibration_folder, calibration_settings
-from lagvae.experiment.factory import build_data, build_loggers, build_model
-from lagvae.experiment.fit import Fit, refused_callbacks
-from lagvae.experiment.run import train
-from lagvae.experiment.validate import validate
+from lagvae.errors import DataError, DivergedError, SettingError
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.log_ascent import LogAscent
 from lagvae.model import LatentVariableModel, nonfinite_error
 from lagvae.networks import MLP
-from lagvae.pareto.points import collect
-from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import RunTensorBoardLogger
-from lagvae.runs.metrics_table import read_rows
-from lagvae.sweeps.matching import matched_overrides
-from lagvae.sweeps.plan import trains_alone
-from lagvae.sweeps.sweep_run import SweepRun
 
 ROWS, SHAPE = 40, (1, 2, 2)
 X = (torch.rand(ROWS, *SHAPE, generator=torch.Generator().manual_seed(5)) > 0.5).float()
@@ -367,240 +351,6 @@ def test_other_precisions_train(precision: Any) -> None:
     assert model.lagrangian.scaled.dtype == torch.float32
     assert all(value.isfinite().all() for value in after.values())
     assert not torch.equal(before["joint.encoder.network.layers.0.weight"], after["joint.encoder.network.layers.0.weight"])
-
-
-# ---- callbacks of a run
-
-
-CALLBACK = "+callbacks.lightning.{}={{_target_: pytorch_lightning.callbacks.{}}}"
-STOP = CALLBACK.format("stop", "EarlyStopping, monitor: val/neg_elbo, min_delta: 1e6, patience: 1")
-KEEP = CALLBACK.format("keep", "ModelCheckpoint, monitor: val/rate")
-
-
-def test_a_run_takes_callbacks(tmp_path: Path) -> None:
-    """It stops after two of four intervals; rows are as they are without callbacks, one for each step and name."""
-    words = (*QUICK, "family=vae", "training.interval=10", "training.log_every=5")
-    assert not any("callbacks" in message for message in train(settings(tmp_path, *words, "name=plain"))["messages"])
-    summary = train(settings(tmp_path, *words, STOP, KEEP, "name=own"))
-    assert (summary["steps"], summary["stopped_by"]) == (20, None)
-    assert "A callback of callbacks.lightning stopped it after 20 of 40 steps." in summary["messages"]
-    runs = [RunFolder(tmp_path / "runs" / name) for name in ("plain", "own")]
-    whole, short = ([tuple(row.items()) for row in read_rows(run.metrics)] for run in runs)
-    assert short == [row for row in whole if int(dict(row)["step"]) <= 20]
-    assert set(Counter((dict(row)["step"], dict(row)["split"], dict(row)["name"]) for row in short).values()) == {1}
-    assert len(files(runs[1].checkpoints / "keep")) == 1
-
-
-def test_the_rows_of_a_callback_that_knows_no_splits_have_their_name(tmp_path: Path) -> None:
-    word = CALLBACK.format("rate", "LearningRateMonitor, logging_interval: step")
-    train(settings(tmp_path, *QUICK, "family=vae", "training.log_every=10", "name=run", word))
-    run = RunFolder(tmp_path / "runs" / "run")
-    rows = [row for row in read_rows(run.metrics) if row["split"] == "callback"]
-    assert [(row["name"], float(row["value"]) < 0.01) for row in rows] == [("lr-Adam", True)] * 4
-
-
-@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
-def test_a_value_that_a_callback_cannot_monitor_is_named(tmp_path: Path, kind: str) -> None:
-    words = (*QUICK, "family=vae", CALLBACK.format("mine", f"{kind}, monitor: val/elbo"))
-    with pytest.raises(
-        SettingError, match=r"callbacks\.lightning\.mine\.monitor=val/elbo is no value of this run; did you mean val/neg_elbo\?"
-    ):
-        train(settings(tmp_path, *words, "name=run"))
-
-
-def test_what_a_callback_says_of_the_trainer_is_one_message(tmp_path: Path) -> None:
-    """Lightning's average of weights is for one optimizer and a known number of epochs."""
-    average = CALLBACK.format("average", "StochasticWeightAveraging, swa_lrs: 0.1")
-    with pytest.raises(SettingError, match=r"Lightning refuses what callbacks\.lightning adds \(average\): SWA "):
-        train(settings(tmp_path, *QUICK, "family=vae", "name=run", average))
-
-
-def test_an_error_of_other_code_is_not_taken_for_one_of_a_callback() -> None:
-    cfg = OmegaConf.create({"callbacks": {"lightning": {"stop": {"monitor": "val/rate"}}}})
-    with pytest.raises(RuntimeError, match="out of memory"), refused_callbacks(cfg, trainer()):
-        raise RuntimeError("out of memory")
-
-
-def test_a_calibration_has_no_callbacks_of_the_run_that_it_is_for(tmp_path: Path) -> None:
-    plain, own = (settings(tmp_path, *QUICK, *words) for words in ((), (STOP,)))
-    data = build_data(plain)
-    assert calibration_settings(own, data) == calibration_settings(plain, data)
-    assert calibration_config(own).callbacks.lightning == {}
-
-
-def test_a_run_with_callbacks_is_no_member_of_an_ensemble(tmp_path: Path) -> None:
-    for words, alone in (((), False), ((STOP,), True)):
-        assert trains_alone(SweepRun(settings(tmp_path, *QUICK, *words))) is alone
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("+callbacks.lightning.a._target_=torch.nn.Identity", "callbacks.lightning.a is Identity, which is not a callback"),
-        (CALLBACK.format("a", "EarlyStopping, monitr: a"), "callbacks.lightning.a.monitr is unknown"),
-        (CALLBACK.format("a", "EarlyStopping"), "cannot be built.*monitor"),
-        ("+trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 cannot be set.*data.batch"),
-        ("trainer.precision=bf16-true", "precision=bf16-true does not work here"),
-    ],
-)
-def test_a_callback_or_a_trainer_that_cannot_work_is_refused_before_anything_runs(
-    tmp_path: Path, word: str, message: str
-) -> None:
-    with pytest.raises(SettingError, match=message):
-        validate(settings(tmp_path, *QUICK, word))
-
-
-# ---- loggers
-
-
-class Heard(Logger):
-    """A logger that remembers what it is told."""
-
-    def __init__(self, *settings: Any, **more: Any) -> None:
-        super().__init__()
-        self.settings, self.rows = more, list[tuple[int | None, dict[str, float]]]()
-
-    name, version = "heard", ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.rows.append((step, dict(metrics)))
-
-
-def test_several_loggers_hear_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory, "wandb_logger", Heard)
-    cfg = settings(tmp_path, *QUICK, "family=vae", "logger=[csv,wandb,tensorboard]", "training.log_every=10", "name=run")
-    data = build_data(cfg)
-    fit = Fit(cfg, data, build_model(cfg, data), RunFolder(tmp_path / "run"), "run")
-    table, heard, board = fit.loggers
-    assert isinstance(heard, Heard)
-    assert isinstance(board, TensorBoardLogger)
-    assert heard.settings["project"] == "lagvae"
-    fit.train()
-    table.save()
-    told = Counter((step, key) for step, row in heard.rows for key in row)
-    assert set(told.values()) == {1}
-    kept = {(int(row["step"]), f"{row['split']}/{row['name']}") for row in read_rows(fit.folder.metrics)}
-    assert told.keys() == kept
-    assert {step for step, key in kept if key == "train/rate"} == {10, 20, 30, 40}
-
-
-class OwnWandbLogger(Heard):
-    """A logger of a user's own, which is one of W&B's by its name."""
-
-
-def test_a_logger_of_ones_own_is_built_as_it_is_named(tmp_path: Path) -> None:
-    cfg = settings(tmp_path, *QUICK, f"+logger.mine._target_={__name__}.OwnWandbLogger", "+logger.mine.depth=3")
-    factory.check_loggers(cfg)
-    _, logger = build_loggers(cfg, RunFolder(tmp_path), stub())
-    assert isinstance(logger, OwnWandbLogger)
-    assert logger.settings == {"depth": 3}
-
-
-@pytest.mark.parametrize(
-    ("word", "classes"),
-    [("csv", []), ("tensorboard", [RunTensorBoardLogger]), ("[tensorboard]", [RunTensorBoardLogger]), ("[]", [])],
-)
-def test_one_logger_or_none_beside_the_table(tmp_path: Path, word: str, classes: list[type]) -> None:
-    loggers = build_loggers(settings(tmp_path, *QUICK, f"logger={word}"), RunFolder(tmp_path), stub())
-    assert [type(logger) for logger in loggers[1:]] == classes
-
-
-def test_a_run_of_an_earlier_version_has_its_logger(tmp_path: Path) -> None:
-    """It named the class where there are now names of loggers."""
-    cfg = settings(tmp_path, *QUICK)
-    cfg.logger = {"_target_": None}
-    assert len(build_loggers(cfg, RunFolder(tmp_path), stub())) == 1
-    cfg.logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
-    (_, board) = build_loggers(cfg, RunFolder(tmp_path), stub())
-    assert isinstance(board, TensorBoardLogger)
-
-
-def stub() -> Any:
-    return SimpleNamespace(per_epoch=4)
-
-
-# ---- smoke runs
-
-
-TINY_DEBUG = [word for word in QUICK if not word.startswith(("training.steps", "training.interval", "calibration.steps"))]
-
-
-@pytest.fixture(scope="module")
-def debugged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a debug run, with its calibration."""
-    root = tmp_path_factory.mktemp("debug")
-    said = program(root, *TINY_DEBUG, "debug=fast", "name=smoke")
-    assert said.status == 0, said.err
-    assert "A debug run: its numbers mean nothing" in said.out
-    return root
-
-
-def test_a_debug_run_is_short_marked_and_in_a_folder_of_its_own(debugged: Path) -> None:
-    assert {path.name for path in debugged.iterdir()} == {"debug"}
-    run = RunFolder(debugged / "debug" / "runs" / "smoke")
-    summary = run.read_summary()
-    assert (summary["debug"], summary["steps"]) == ("fast", 10)
-    assert "debug: fast" in run.config.read_text()
-    (found,) = (debugged / "debug" / "calibrations").glob("*/calibration.json")
-    assert json.loads(found.read_text())["settings"]["debug"] == "fast"
-
-
-def test_no_other_run_uses_what_a_debug_run_left(debugged: Path) -> None:
-    """Even with the same folders and all other settings the same."""
-    debug = debugged / "debug"
-    cfg = settings(debugged, *TINY_DEBUG, "debug=fast", "name=smoke")
-    data = build_data(cfg)
-    assert (calibration_folder(cfg, calibration_settings(cfg, data)) / "calibration.json").is_file()
-    cfg.debug = None
-    assert not calibration_folder(cfg, calibration_settings(cfg, data)).exists()
-    with pytest.raises(SettingError, match="debug: fast → none"):
-        SweepRun(cfg).check_folder()
-    with pytest.raises(ComparisonError, match="it is a debug run, debug=fast"):
-        collect([debug / "runs"])
-
-
-def test_an_ordinary_run_has_the_settings_that_it_had_before_there_were_debug_runs(tmp_path: Path) -> None:
-    run = SweepRun(settings(tmp_path, *QUICK))
-    assert "debug" not in run.settings
-    assert not [key for key in run.settings if key.startswith("callbacks.lightning")]
-
-
-def test_a_debug_run_is_matched_with_none(tmp_path: Path) -> None:
-    for name, debug in (("a", "null"), ("b", "fast")):
-        folder = tmp_path / "runs" / "info" / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(f"family: infovae\ndebug: {debug}\nalpha: {{q: -1}}\nseed: 0\n")
-        (folder / "summary.json").write_text('{"name": "a"}')
-    (words,) = matched_overrides("info", tmp_path / "runs", [], [])
-    assert [word for word in words if word.startswith("match=")] == [f"match='{tmp_path / 'runs' / 'info' / 'a'}'"]
-
-
-@pytest.mark.parametrize(
-    "flag",
-    [
-        "fast_dev_run=true",
-        "max_time=00:00:00:01",
-        "limit_train_batches=2",
-        "limit_val_batches=1",
-        "limit_test_batches=1",
-        "overfit_batches=1",
-        "min_steps=9",
-        "val_check_interval=3",
-        "check_val_every_n_epoch=2",
-    ],
-)
-def test_a_trainer_that_would_cut_a_run_short_is_refused(tmp_path: Path, flag: str) -> None:
-    """The calibration of a run that was cut short would be taken for one that was not."""
-    with pytest.raises(SettingError, match=rf"trainer.{flag.split('=')[0]}=.*debug=fast"):
-        validate(settings(tmp_path, *QUICK, f"+trainer.{flag}"))
-
-
-def test_a_debug_run_may_limit_its_batches(tmp_path: Path) -> None:
-    validate(settings(tmp_path, *QUICK, "debug=fast", "trainer.limit_test_batches=1"))
-    with pytest.raises(SettingError, match="fast_dev_run"):
-        validate(settings(tmp_path, *QUICK, "debug=fast", "+trainer.fast_dev_run=true"))
 
 
 # ---- the guide

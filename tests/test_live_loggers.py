@@ -16,8 +16,10 @@ from wandb_files import read_offline
 from lagvae.errors import Stopped
 from lagvae.experiment.run import resume
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import STEP, RunTensorBoardLogger, RunWandbLogger, wandb_id
+from lagvae.runs.loggers import STEP
 from lagvae.runs.metrics_table import read_rows
+from lagvae.runs.tensorboard_logger import RunTensorBoardLogger
+from lagvae.runs.wandb_logger import RunWandbLogger, wandb_id
 from lagvae.sweeps.ensemble_training import train_ensemble
 from lagvae.sweeps.sweep_run import SweepRun
 

@@ -24,22 +24,12 @@ from wandb_files import Offline, kill_core, read_offline
 from lagvae.errors import SettingError
 from lagvae.experiment.figures import CAPTIONS
 from lagvae.experiment.run import train
-from lagvae.runs import loggers
+from lagvae.runs import loggers, wandb_logger
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import (
-    RunTensorBoardLogger,
-    calibration_of,
-    close,
-    flat_results,
-    has_key,
-    log_picture,
-    replay,
-    wandb_id,
-    wandb_logger,
-    wandb_mode,
-    wandb_tags,
-)
+from lagvae.runs.loggers import close, flat_results, log_picture, replay, wandb_tags
 from lagvae.runs.metrics_table import MetricsTable, read_rows
+from lagvae.runs.tensorboard_logger import RunTensorBoardLogger
+from lagvae.runs.wandb_logger import build_wandb_logger, calibration_of, has_key, wandb_id, wandb_mode
 from lagvae.runs.wandb_view import ProjectRuns, ask_runs, charts, make_report, make_view, run_columns, save_dashboard
 
 SUMMARY = {
@@ -158,8 +148,8 @@ def test_wandb_stores_checkpoints_and_calibration_where_asked(logged: Logged) ->
     assert names["calibration"] in {path.name for path in (logged.folder.path.parents[2] / "calibrations").iterdir()}
 
 
-def offline(folder: Path, config: Mapping[str, Any] | None = None, **own: Any) -> loggers.RunWandbLogger:
-    return wandb_logger(RunFolder(folder), config or {"name": folder.name}, "offline", project="lagvae", **own)
+def offline(folder: Path, config: Mapping[str, Any] | None = None, **own: Any) -> wandb_logger.RunWandbLogger:
+    return build_wandb_logger(RunFolder(folder), config or {"name": folder.name}, "offline", project="lagvae", **own)
 
 
 def test_a_run_of_its_own_has_no_group_no_artifact_and_the_group_that_its_user_names(tmp_path: Path) -> None:
@@ -194,7 +184,7 @@ def test_a_failed_run_fails_in_wandb(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps after the last checkpoint are trained again, and W&B has them already, each as one row."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    monkeypatch.setattr(loggers.WandbLogger, "log_metrics", lambda self, row, step=None: rows.append((step, row)))
+    monkeypatch.setattr(wandb_logger.WandbLogger, "log_metrics", lambda self, row, step=None: rows.append((step, row)))
     logger = offline(tmp_path / "a")
     logger.known_to = 20
     for step in (10, 20, 30):
@@ -211,8 +201,8 @@ def test_a_resumed_run_goes_on_where_wandb_is(tmp_path: Path, monkeypatch: pytes
 def test_a_picture_follows_the_row_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where another process has trained the run, whose rows are in metrics.csv."""
     logged: list[Any] = []
-    monkeypatch.setattr(loggers.WandbLogger, "log_metrics", lambda self, row, step=None: logged.append(step))
-    monkeypatch.setattr(loggers.WandbLogger, "log_image", lambda self, key, images, **options: logged.append(key))
+    monkeypatch.setattr(wandb_logger.WandbLogger, "log_metrics", lambda self, row, step=None: logged.append(step))
+    monkeypatch.setattr(wandb_logger.WandbLogger, "log_image", lambda self, key, images, **options: logged.append(key))
     table = MetricsTable(RunFolder(tmp_path / "a").metrics, per_epoch=10)
     table.path.parent.mkdir(parents=True)
     for step in (10, 20):
@@ -278,14 +268,14 @@ def test_a_run_goes_on_without_wandb_where_the_process_of_wandb_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The next run of the same program has a new one."""
-    write = loggers.RunWandbLogger.write
+    write = wandb_logger.RunWandbLogger.write
 
-    def kill_first(self: loggers.RunWandbLogger, row: dict[str, Any], step: int | None) -> None:
+    def kill_first(self: wandb_logger.RunWandbLogger, row: dict[str, Any], step: int | None) -> None:
         if step == 2:
             kill_core()
         write(self, row, step)
 
-    monkeypatch.setattr(loggers.RunWandbLogger, "write", kill_first)
+    monkeypatch.setattr(wandb_logger.RunWandbLogger, "write", kill_first)
     words = (*QUICK, *SHORT, "training.log_every=2", "logger=wandb", "logger.wandb.mode=offline")
     summary = train(settings(tmp_path, *words, "callbacks.figures=true", "name=killed"))
     assert RunFolder(tmp_path / "runs" / "killed").read_summary()["verdict"] == summary["verdict"]
@@ -310,10 +300,10 @@ def test_a_key_for_a_server_of_ones_own_counts_for_it_alone(tmp_path: Path, monk
         monkeypatch.delenv(name, raising=False)
     assert has_key("wandb.mine.org")
     assert not has_key()
-    monkeypatch.setattr(loggers, "answers", lambda url: True)
+    monkeypatch.setattr(wandb_logger, "answers", lambda url: True)
     for server, mode in {"https://wandb.mine.org": "online", "https://api.wandb.ai": "offline"}.items():
         monkeypatch.setenv("WANDB_BASE_URL", server)
-        monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
+        monkeypatch.setenv(wandb_logger.WANDB_ANSWER, "anothermachine online")
         assert wandb_mode() == mode
 
 
@@ -345,11 +335,11 @@ def test_results_have_one_level_and_no_empty_value() -> None:
 def test_a_server_that_does_not_answer_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loggers, "answers", lambda url: False)
+    monkeypatch.setattr(wandb_logger, "answers", lambda url: False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0")
     monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.invalid")
-    monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
+    monkeypatch.setenv(wandb_logger.WANDB_ANSWER, "anothermachine online")
     assert [wandb_mode(), wandb_mode()] == ["offline"] * 2
     said = capsys.readouterr().err
     assert said.count("http://wandb.invalid does not answer: W&B works offline. Upload later with wandb sync.") == 1
@@ -368,16 +358,16 @@ def test_a_run_that_wandb_refuses_is_logged_offline_and_so_are_the_others_of_its
         return mode
 
     refused = False
-    monkeypatch.setattr(loggers, "RunWandbLogger", logger)
+    monkeypatch.setattr(wandb_logger, "RunWandbLogger", logger)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv(loggers.WANDB_ANSWER, f"{socket.gethostname()} online")
+    monkeypatch.setenv(wandb_logger.WANDB_ANSWER, f"{socket.gethostname()} online")
     for _ in range(2):
-        assert wandb_logger(RunFolder(tmp_path), {}) == "offline"
+        assert build_wandb_logger(RunFolder(tmp_path), {}) == "offline"
     assert tried == ["online", "offline", "offline"]
     assert capsys.readouterr().err == "Note: W&B works offline: no such project. Upload later with wandb sync.\n"
     refused = True
     with pytest.raises(getattr(wandb.errors, error), match="no such project"):
-        wandb_logger(RunFolder(tmp_path), {})
+        build_wandb_logger(RunFolder(tmp_path), {})
 
 
 def test_the_calibration_of_a_run_is_known_by_its_values(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import mlflow_stand_in
 import pytest
 from helpers import QUICK, program, refuses, settings
 
-from lagvae.experiment.factory import build_other_loggers
+from lagvae.experiment.logger_settings import build_other_loggers
 from lagvae.experiment.run import train
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import STEP, close, flat_results

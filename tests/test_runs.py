@@ -41,10 +41,11 @@ from lagvae.io import (
     write_atomically,
     write_json,
 )
-from lagvae.runs import loggers
+from lagvae.runs import wandb_logger
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import answers, close, has_key, log_picture
+from lagvae.runs.loggers import close, log_picture
 from lagvae.runs.metrics_table import COLUMNS, MetricsTable, read_rows, read_series
+from lagvae.runs.wandb_logger import answers, has_key
 
 
 def full_disk(part: Path) -> None:
@@ -507,27 +508,27 @@ def test_a_server_that_refuses_has_answered() -> None:
 @pytest.mark.parametrize("there", [True, False])
 def test_a_command_asks_the_server_of_wandb_once(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(loggers, "answers", lambda url: asked.append(url) or there)
+    monkeypatch.setattr(wandb_logger, "answers", lambda url: asked.append(url) or there)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0")
     monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.invalid")
-    monkeypatch.setenv(loggers.WANDB_ANSWER, "anothermachine online")
-    assert {loggers.wandb_mode() for _ in range(3)} == {"online" if there else "offline"}
+    monkeypatch.setenv(wandb_logger.WANDB_ANSWER, "anothermachine online")
+    assert {wandb_logger.wandb_mode() for _ in range(3)} == {"online" if there else "offline"}
     assert asked == ["http://wandb.invalid"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert loggers.wandb_mode() == "disabled"
+    assert wandb_logger.wandb_mode() == "disabled"
 
 
 def test_a_resumed_run_has_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
 
-    monkeypatch.setattr(loggers, "RunWandbLogger", lambda run, config, **settings: given.append(settings))
+    monkeypatch.setattr(wandb_logger, "RunWandbLogger", lambda run, config, **settings: given.append(settings))
     for name in ("a", "a", "b"):
-        loggers.wandb_logger(RunFolder(tmp_path / name), {}, "offline")
+        wandb_logger.build_wandb_logger(RunFolder(tmp_path / name), {}, "offline")
     first, again, other = (settings["id"] for settings in given)
     assert first == again != other
     assert {settings["resume"] for settings in given} == {"allow"}
-    loggers.wandb_logger(RunFolder(tmp_path / "a"), {}, "offline", id="mine")
+    wandb_logger.build_wandb_logger(RunFolder(tmp_path / "a"), {}, "offline", id="mine")
     assert given[-1]["id"] == "mine"
 
 

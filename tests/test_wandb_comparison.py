@@ -15,7 +15,7 @@ from wandb_files import Offline, kill_core, read_offline
 from lagvae.pareto.report import compare
 from lagvae.runs import wandb_comparison
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import wandb_id
+from lagvae.runs.wandb_logger import wandb_id
 from lagvae.runs.wandb_view import charts
 
 

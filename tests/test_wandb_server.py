@@ -19,7 +19,7 @@ from helpers import QUICK, SHORT, program
 from wandb_files import core, read_file, read_offline
 
 from lagvae.errors import SettingError
-from lagvae.runs import loggers
+from lagvae.runs import loggers, wandb_logger
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.loggers import STEP
 from lagvae.runs.wandb_view import TITLE, charts, run_columns, save_dashboard
@@ -204,8 +204,8 @@ def test_a_server_that_does_not_answer_is_asked_once_by_all_runs_of_a_sweep(
     W&B's process does not report on itself either, as it does at the end of a long run, and waits for an answer.
     """
     wandb.teardown()
-    monkeypatch.setattr(loggers, "answers", partial(loggers.answers, patience=0.5))
-    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", loggers.WANDB_ANSWER):
+    monkeypatch.setattr(wandb_logger, "answers", partial(wandb_logger.answers, patience=0.5))
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", wandb_logger.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     asked: list[bytes] = []
@@ -243,7 +243,7 @@ def test_runs_are_logged_offline_where_what_answers_is_no_server_of_wandb(
 
         def log_message(self, *given: Any) -> None: ...
 
-    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", loggers.WANDB_ANSWER):
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", wandb_logger.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
@@ -262,8 +262,8 @@ def test_runs_end_where_the_server_of_wandb_gets_out_of_reach_and_are_kept_for_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """W&B would try for hours. Of several runs of a process one is waited for, and a later one works offline."""
-    monkeypatch.setattr(loggers.RunWandbLogger, "unreachable", False)
-    for name in ("WANDB_MODE", loggers.WANDB_ANSWER):
+    monkeypatch.setattr(wandb_logger.RunWandbLogger, "unreachable", False)
+    for name in ("WANDB_MODE", wandb_logger.WANDB_ANSWER):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"API_KEY": KEY, "ERROR_REPORTING": "false", "FINISH_TIMEOUT": "1"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -273,7 +273,7 @@ def test_runs_end_where_the_server_of_wandb_gets_out_of_reach_and_are_kept_for_i
     with StandIn(answer_run) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         for run in runs:
-            logger: Any = loggers.wandb_logger(run, {"name": run.path.name}, project="mine", reinit="create_new")
+            logger: Any = wandb_logger.build_wandb_logger(run, {"name": run.path.name}, project="mine", reinit="create_new")
             left.append(logger.experiment)
             assert not left[-1].offline
             for step in (1, 2):
@@ -286,7 +286,7 @@ def test_runs_end_where_the_server_of_wandb_gets_out_of_reach_and_are_kept_for_i
     said = capsys.readouterr().err
     assert said.count("W&B does not answer any more") == 1
     assert f"wandb sync {file.parent}." in " ".join(said.split())
-    assert loggers.wandb_mode() == "offline"
+    assert wandb_logger.wandb_mode() == "offline"
     for wandb_run in left[1:]:  # its threads ask W&B's process, which ends here before this one
         wandb_run._run_status_checker.stop()
         wandb_run._run_status_checker.join()

@@ -39,7 +39,7 @@ class Constraint:
         scale: natural scale of D, > 0. Dual ascent uses the violation divided by it; L does not depend on it.
         max_multiplier: upper limit of λ · scale in dual ascent, in units of max(|α_q|, |α_p|). A violation that persists there
             indicates that the problem is infeasible.
-        warm_up: number of steps of dual ascent in which λ may fall, but does not rise, whatever the violation.
+        warm_up_steps: number of steps of dual ascent in which λ may fall, but does not rise, whatever the violation.
 
     Raises: SettingError for a bound that is not finite or below the smallest value of the divergence, a scale or limit that is
         not positive, a negative multiplier or warm-up, a learned multiplier above its limit, or one without a bound.
@@ -60,7 +60,7 @@ class Constraint:
     learned: bool = False
     scale: float = 1.0
     max_multiplier: float = 100.0
-    warm_up: int = 0
+    warm_up_steps: int = 0
 
     def __post_init__(self) -> None:
         key = f"constraints.{self.name}"
@@ -76,8 +76,8 @@ class Constraint:
             raise SettingError(f"{key}.scale={self.scale} must be a positive number.")
         if not (isfinite(self.multiplier) and self.multiplier >= 0):
             raise SettingError(f"{key}.multiplier={self.multiplier} must be a number ≥ 0; a multiplier is never negative.")
-        if self.warm_up < 0:
-            raise SettingError(f"{key}.warm_up={self.warm_up} must be at least 0.")
+        if self.warm_up_steps < 0:
+            raise SettingError(f"{key}.warm_up_steps={self.warm_up_steps} must be at least 0.")
         if not self.max_multiplier > 0:
             raise SettingError(f"{key}.max_multiplier={self.max_multiplier} must be positive.")
         if self.learned and self.multiplier * self.scale > self.max_multiplier:
@@ -219,7 +219,7 @@ class Lagrangian(nn.Module):
     bounded: Tensor
     learned: Tensor
     max_multiplier: Tensor
-    warm_up: Tensor
+    warm_up_steps: Tensor
     running: Tensor
     steps: Tensor
     weight: Tensor
@@ -252,7 +252,7 @@ class Lagrangian(nn.Module):
             "learned": learned,
             "weight": weight,
             "max_multiplier": [c.max_multiplier for c in self.constraints],
-            "warm_up": torch.tensor([c.warm_up for c in self.constraints], dtype=torch.long),
+            "warm_up_steps": torch.tensor([c.warm_up_steps for c in self.constraints], dtype=torch.long),
         }.items():
             self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
@@ -313,7 +313,7 @@ class Lagrangian(nn.Module):
         self.scaled.grad = torch.where(self.learned, violation.detach().float(), 0.0)
         optimizer.step()
         projected = on_simplex(self.scaled) if self.simplex else self.scaled.clamp(min=0).minimum(self.max_multiplier)
-        warming_up = self.steps.unsqueeze(-1) < self.warm_up
+        warming_up = self.steps.unsqueeze(-1) < self.warm_up_steps
         projected = torch.where(warming_up, projected.minimum(before), projected)
         self.scaled.copy_(torch.where(self.learned, projected, before))
         self.steps += self.learned.any(-1)

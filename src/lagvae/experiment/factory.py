@@ -1,4 +1,4 @@
-"""Build the objects of a run from its config: data, joint model, Lagrangian, model, loggers and trainer."""
+"""Build the objects of a run from its config: data, joint model, Lagrangian, model, callbacks and trainer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache, partial
 from math import inf
@@ -52,9 +51,6 @@ from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
 from lagvae.networks import class_of, first_line, full_name, is_builtin
-from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import WANDB_MODES, kind_of_logger, known_settings, wandb_logger
-from lagvae.runs.metrics_table import MetricsTable
 from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
@@ -351,7 +347,7 @@ def build_constraints(cfg: DictConfig, calibration: Calibration | None) -> list[
                 learned=c.learned,
                 scale=c.scale,
                 max_multiplier=c.max_multiplier,
-                warm_up=round(warm_up(cfg, str(name), bound, calibration) * cfg.training.steps),
+                warm_up_steps=round(warm_up(cfg, str(name), bound, calibration) * cfg.training.steps),
             )
         )
     return constraints
@@ -468,78 +464,6 @@ def assemble_model(
         critic_steps=cfg.critic.steps,
         average=cfg.training.average,
     )
-
-
-def check_loggers(cfg: DictConfig) -> None:
-    """Raise SettingError for a logger that is no class, whose package is not installed, or that does not take a setting."""
-    for name, node in ({} if "_target_" in cfg.logger else cfg.logger).items():
-        if not isinstance(node, DictConfig) or node.get("_target_") is None:
-            raise SettingError(
-                f"logger.{name}={node} is not a logger, because it has no _target_. Leave it out, choose one with "
-                f"logger=[NAME], or give logger.{name}._target_=CLASS."
-            )
-    for name, node in named_loggers(cfg).items():
-        key = f"logger.{name}" if name else "logger"
-        target = str(node._target_)
-        with installed(target):
-            known = known_settings(target)
-        for setting, value in node.items():
-            if known is not None and setting != "_target_" and setting not in known:
-                near = get_close_matches(str(setting), known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
-                raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
-        if (mode := node.get("mode")) is not None and kind_of_logger(target) == "WandbLogger" and mode not in WANDB_MODES:
-            raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
-
-
-def named_loggers(cfg: DictConfig) -> dict[str, Any]:
-    """The loggers beside metrics.csv, by name."""
-    # A run of an earlier version has the settings of its only logger where there are now names of loggers.
-    named = {"": cfg.logger} if "_target_" in cfg.logger else cfg.logger
-    return {str(name): node for name, node in named.items() if node.get("_target_") is not None}
-
-
-@contextmanager
-def installed(target: str) -> Iterator[None]:
-    """Turn the error that the package of a logger is missing into a SettingError."""
-    try:
-        yield
-    except ImportError as error:
-        extra = "mlflow" if kind_of_logger(target) == "MLFlowLogger" else "tensorboard"
-        raise SettingError(f"logger={target}: {error}. Install it, for example: pip install -e '.[{extra}]'.") from error
-
-
-def build_loggers(cfg: DictConfig, run: RunFolder, data: DataModule) -> list[Logger]:
-    """The logger of metrics.csv, and those that logger=… names. Raises SettingError if the package of one is not installed."""
-    return [MetricsTable(run.metrics, data.per_epoch), *build_other_loggers(cfg, run)]
-
-
-def build_other_loggers(cfg: DictConfig, run: RunFolder, several: bool = False) -> list[Logger]:
-    """The loggers beside metrics.csv.
-
-    Args:
-        several: whether those of other runs are open in this process.
-    """
-    return [build_logger(node, cfg, run, several) for node in named_loggers(cfg).values()]
-
-
-def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder, several: bool = False) -> Logger:
-    """The logger of a config node. Those of W&B and TensorBoard keep their files in the folder of the run."""
-    target = node._target_
-    with installed(target), error_context(f"logger={target}"):
-        settings: Any = OmegaConf.to_container(node, resolve=True)
-        del settings["_target_"]
-        kind = kind_of_logger(target)
-        if kind == "WandbLogger":
-            settings |= {"reinit": "create_new"} if several else {}
-            return wandb_logger(run, stored_settings(cfg), **settings)
-        if kind == "MLFlowLogger":
-            from lagvae.runs.mlflow_logger import RunMLFlowLogger
-
-            return RunMLFlowLogger(run, stored_settings(cfg), **settings)
-        if kind == "TensorBoardLogger":
-            return instantiate(node, save_dir=str(run.path), name="", version="tensorboard")  # type: ignore[no-any-return]
-        return instantiate(node)  # type: ignore[no-any-return]
 
 
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[pl.Callback]:

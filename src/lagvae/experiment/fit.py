@@ -20,14 +20,8 @@ from lagvae.callbacks import Checkpoints, Evaluation, FeasibilityWatch, StopOnSi
 from lagvae.data import DataModule
 from lagvae.errors import CheckpointError, LagvaeError, SettingError, Stopped
 from lagvae.experiment.diagnostics import stationarity
-from lagvae.experiment.factory import (
-    build_callbacks,
-    build_loggers,
-    build_trainer,
-    choose_threads,
-    instantiate,
-    metric_nodes,
-)
+from lagvae.experiment.factory import build_callbacks, build_trainer, choose_threads, instantiate, metric_nodes
+from lagvae.experiment.logger_settings import build_loggers
 from lagvae.front import Front
 from lagvae.io import check_archive
 from lagvae.metrics import DivergenceValues

@@ -92,7 +92,7 @@ class MultiplierConfig:
 
 @dataclass
 class ConstraintConfig:
-    """One constraint; see `lagvae.lagrangian.Constraint`, of which warm_up is in steps, and here a share of training.steps."""
+    """One constraint; see `lagvae.lagrangian.Constraint`. `warm_up` is a share of training.steps."""
 
     divergence: Any = MISSING
     epsilon: float | None = None

@@ -27,11 +27,11 @@ from lagvae.experiment.factory import (
     build_metric,
     build_schedule,
     build_trainer,
-    check_loggers,
     error_context,
     instantiate,
     metric_nodes,
 )
+from lagvae.experiment.logger_settings import check_loggers
 from lagvae.experiment.own_code import PACKAGES
 from lagvae.experiment.precision import is_processor
 from lagvae.experiment.schema import Config

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lagvae.runs.layout import RunFolder
-from lagvae.runs.loggers import (
+from lagvae.runs.loggers import folder_of_sweep, kind_of_logger, wandb_tags
+from lagvae.runs.wandb_logger import (
     disable_telemetry,
-    folder_of_sweep,
     forget_wandb_process,
-    kind_of_logger,
     patient_settings,
     put_aside,
     wandb_file,
     wandb_id,
     wandb_mode,
     wandb_process_errors,
-    wandb_tags,
 )
 from lagvae.terminal import print_note
 

@@ -1,4 +1,4 @@
-"""A saved view and a report of W&B for a project of runs, made of the keys that `lagvae.runs.loggers` logs.
+"""A saved view and a report of W&B for a project of runs, made of the keys that `lagvae.runs.loggers` names.
 
 What they show is described here without W&B's own objects, so that it can be compared with what runs log.
 """
@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any, Literal
 
 from lagvae.errors import SettingError
-from lagvae.runs.loggers import STEP, answers
+from lagvae.runs.loggers import STEP
 from lagvae.runs.wandb_comparison import FIGURES, SWEEP
+from lagvae.runs.wandb_logger import answers
 
 INSTALL = "pip install -e '.[dashboard]'"
 

@@ -20,8 +20,9 @@ from lagvae.data import Batch, DataModule
 from lagvae.data.datamodule import SAMPLES_WHILE_TRAINING
 from lagvae.ensemble import Ensemble, EnsembleData, member_checkpoint
 from lagvae.errors import CheckpointError
-from lagvae.experiment.factory import build_data, build_other_loggers, build_trainer, choose_threads
+from lagvae.experiment.factory import build_data, build_trainer, choose_threads
 from lagvae.experiment.fit import build_evaluation, interrupted, read_checkpoint, read_content
+from lagvae.experiment.logger_settings import build_other_loggers
 from lagvae.experiment.run import build_start, check_origin
 from lagvae.io import owned, write_atomically, write_json
 from lagvae.model import LatentVariableModel, nonfinite_error
