@@ -10,7 +10,7 @@ result = $(if $(ARGS),$(PY) benchmarks/$(1).py $(2) $(ARGS),$(PY) benchmarks/res
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data calibrate feasible train evaluate pareto matched figure1 figures dashboard family explain table1 test verify lint bench dual \
-	gpu mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly fair factors images pictures inputs targets front results mutants faults \
+	gpu mnist regret convergence alpha duality linear continuous sensitivity estimators interval anomaly fair factors images pictures screenshots inputs targets front results mutants faults \
 	docs clean
 
 help: ## Show this help
@@ -131,6 +131,9 @@ factors: $(READY) ## MIG and DCI on made shapes, three members and three seeds: 
 
 pictures: $(READY) ## Pictures of what models make of four kinds of data: docs/data-*.png (fifteen minutes)
 	@$(PY) benchmarks/pictures.py $(ARGS)
+
+screenshots: $(READY) ## Screenshots of two pages, by Chromium: docs/page-*.png; ARGS="RUN/report.html SWEEP/pareto-analysis/pareto.html"
+	@$(PY) benchmarks/screenshots.py $(ARGS)
 
 images: $(READY) ## Time and memory that images of 64×64 pixels take: results/images.md (eight minutes)
 	@$(PY) benchmarks/results.py --make images

@@ -81,7 +81,7 @@ def test_readers_are_told_where_a_bound_that_is_met_is_exceeded_within_noise(
     result = assess_constraint(constraint, divergence, stderr, 2.0, 1.0, best=divergence).as_dict()
     result |= {"nats": constraint.divergence.nats, "train": divergence}
     summary = {"splits": {"train": {}}, "constraints": {constraint.name: result}, "stationarity": None}
-    ((*_, shown),) = constraint_rows(summary)
+    ((*_, shown),) = constraint_rows(summary)  # of one split, so that no value of another one follows
     assert shown == words
     assert [line.split(" it counts")[0] for line in remarks(summary)] == ([] if told is None else [told])
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import program, refuses
+from helpers import program, refuses, settings
 from torch import Tensor
 
 from lagvae.data import Arrays, DataModule
@@ -23,6 +23,8 @@ from lagvae.data.datamodule import content_digest
 from lagvae.data.tables import Column, Table, column_statistics, table
 from lagvae.errors import DataError, SettingError
 from lagvae.experiment.data_profile import profile_data, warnings_of
+from lagvae.experiment.factory import build_data
+from lagvae.experiment.validate import validate
 
 N = 120
 
@@ -258,19 +260,28 @@ def test_a_number_that_stands_for_a_missing_value_is_noted_and_may_be_one(tmp_pa
     (note,) = [text for text in loaded(file).hints if "-999" in text]
     few = sum(v == "-999.0" for v in columns["age"])
     assert f"column 'age' is -999 in {few} rows, and from " in note
-    assert "add '-999' to the texts of data.source.missing" in note
+    assert "add -999 to the list data.source.missing" in note
     if form == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
         content = pytest.importorskip("pyarrow.csv").read_csv(file)
         file = str(tmp_path / "a.parquet")
         parquet.write_table(content, file)
-    data = loaded(file, missing=(*MISSING, "-999"))
+    data = loaded(file, missing=[*MISSING, -999])
     assert not [text for text in data.hints if "-999" in text]
     table = data.arrays.table
     assert table is not None
     rows: Any = columns | {"age": [float(v) for v in columns["age"]]} if form == "frame" else None
     x = table.encode(rows) if form == "frame" else table.read(file)
     assert int(x[:, table.slices["age"]].isnan().sum()) == few
+
+
+def test_a_number_among_what_is_missing_needs_no_quotes(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "a.csv", made() | {"age": ["-999" if k % 10 == 3 else str(k % 7) for k in range(N)]})
+    cfg = settings(tmp_path, "data=table", f"data.source.path={file}", "data.source.missing=['',-999]")
+    validate(cfg)
+    found = build_data(cfg).arrays.table
+    assert found is not None
+    assert Column("age", missing=True) in found.columns
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def table(
     attribute: str | None = None,
     drop: Sequence[str] = (),
     categorical: Sequence[str] = (),
-    missing: Sequence[str] = MISSING,
+    missing: Sequence[str | float] = MISSING,
     max_categories: int = 50,
 ) -> Any:
     """A user's own table from a CSV or Parquet file: rows x as `Table` describes them, not yet standardised.
@@ -309,7 +309,7 @@ def table(
         path: the file, whose columns have names. test: a file with the same columns, used as the test set.
         label: the column with the labels of the rows, used for evaluation only. attribute: the column u of an objective with
             I(z;u). Neither is in x. drop: columns that are left out.
-        missing: the texts of cells that mean that a value is missing. "-999" means in a column of numbers also -999.0.
+        missing: the texts and numbers of cells that mean that a value is missing. In a column of numbers "-999" is -999.0, too.
         max_categories: largest number of categories of a column.
 
     Raises: DataError for a file that cannot be read, and for columns that cannot be used, with their names, values and lines.
@@ -322,8 +322,8 @@ def table(
     """
     if not path:
         raise DataError("data=table needs data.source.path=FILE (.csv, .tsv or .parquet).")
-    missing = tuple(str(text) for text in missing if text is not None)
-    cells = read_cells(path, f"data.source.path={path}", missing)
+    absent = tuple(str(value) for value in missing if value is not None)
+    cells = read_cells(path, f"data.source.path={path}", absent)
     aside = {key: [name] for key, name in (("label", label), ("attribute", attribute)) if name is not None}
     for key, names in (("drop", drop), ("categorical", categorical), *aside.items()):
         for name in names:
@@ -344,7 +344,7 @@ def table(
         column, note = _column_of(cells, name, name in {str(c) for c in categorical}, max_categories)
         columns.append(column)
         notes += note
-    found = Table(tuple(columns), missing, cells.lines, tuple(notes))
+    found = Table(tuple(columns), absent, cells.lines, tuple(notes))
     labels, u = (whole[key][0] if key in whole else None for key in ("label", "attribute"))
     arrays = Arrays(found.encode(cells), labels=labels, attribute=u, file=path, table=found)
     binary = [
@@ -385,7 +385,7 @@ def _column_of(cells: Cells, name: str, wanted: bool, most: int) -> tuple[Column
                 text, rest = number_text(code), there[there != code]
                 notes.append(
                     f"{cells.named}: column {name!r} is {text} in {len(there) - len(rest):,} rows, and from {rest.min():g} to "
-                    f"{rest.max():g} in all others; where {text} means that a value is missing, add {text!r} to the texts of "
+                    f"{rest.max():g} in all others; where {text} means that a value is missing, add {text} to the list "
                     "data.source.missing."
                 )
             if numbers_rows(values):

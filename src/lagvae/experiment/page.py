@@ -26,7 +26,15 @@ from lagvae.experiment.figures import (
     shown_range,
     traverse,
 )
-from lagvae.experiment.report import COLOURS, constraint_rows, goals_in_words, measured_rows, measured_title, remarks
+from lagvae.experiment.report import (
+    COLOURS,
+    constraint_columns,
+    constraint_rows,
+    goals_in_words,
+    measured_rows,
+    measured_title,
+    remarks,
+)
 from lagvae.experiment.sample_figures import NAMED_LABELS, mean_codes
 from lagvae.experiment.settings import flatten
 from lagvae.experiment.style import LINE, as_picture, tile
@@ -38,7 +46,7 @@ from lagvae.terminal import command, format_number
 
 BATCH, MEAN, PROBE, VALIDATION = "one batch", "running mean of batches", "training data", "validation data"
 MULTIPLIER, BOUND = "λ", "bound"
-SERIES = {BATCH: "#8aa4c8", MEAN: "#5f7fae", PROBE: "#3d7fd6", VALIDATION: "#dd7a20", MULTIPLIER: "#a066c4", BOUND: "#d64545"}
+SERIES = {BATCH: "#9da2a9", MEAN: "#757b84", PROBE: "#3d7fd6", VALIDATION: "#dd7a20", MULTIPLIER: "#a066c4", BOUND: "#d64545"}
 """What is drawn over the steps → its colour, which is seen on light and on dark pages."""
 
 LABELS = ["#e3645e", "#528d0b", "#129be4", "#bc4b89", "#aa9105", "#158a95", "#b471d7", "#b26400", "#0a9f7a", "#656dd7"]
@@ -48,6 +56,9 @@ TEST = "#6f9a3e"
 """The colour of test data."""
 
 AXES, SIDES = ("rate", "distortion"), (("low", -1), ("high", 1))
+
+ROOM = 1.02
+"""The length of the axis of steps, where a training has the length 1: the mark of its last step is seen whole."""
 
 MOST_POINTS = 400
 """Points of a curve; of a longer one every k-th is shown."""
@@ -103,11 +114,12 @@ def write_run_page(
         summary=summary,
         sentence=in_a_sentence(summary),
         colour=CLASSES.get(COLOURS.get(summary["verdict"], ""), "soft"),
+        constraint_columns=constraint_columns(summary),
         constraint_rows=constraint_rows(summary),
         measured_title=measured_title(summary),
         measured_rows=measured_rows(summary),
         remarks=remarks(summary),
-        series=SERIES,
+        series=legend(charts["curves"], summary),
         captions=CAPTIONS,
         together=PICTURES,
         walk=walk,
@@ -115,6 +127,14 @@ def write_run_page(
         again=f"mkdir again && cp {RunFolder(Path('RUN')).config} again && {command('train')} resume=again",
         settings=[(key, json.dumps(value, ensure_ascii=False, default=str)) for key, value in settings.items()],
     )
+
+
+def legend(curves: Drawing | None, summary: Mapping[str, Any]) -> dict[str, str]:
+    """What is drawn over the steps → its colour; a run without bounds has neither λ nor a bound there."""
+    drawn = set() if curves is None else {row["series"] for rows in curves.data.values() for row in rows}
+    if any(c["bound"] is not None for c in summary["constraints"].values()):
+        drawn.add(BOUND)
+    return {name: colour for name, colour in SERIES.items() if name in drawn}
 
 
 def in_a_sentence(summary: Mapping[str, Any]) -> str:
@@ -169,7 +189,9 @@ def panel_chart(panel: Panel, name: str) -> alt.LayerChart | alt.FacetChart:
     title, bound = panel.title, panel.bound
     low, high = shown_range([value for points in panel.lines.values() for _, value in points], bound)
     names = [of for of in SERIES if of in panel.lines]
-    x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5))
+    last = max(step for points in panel.lines.values() for step, _ in points)
+    room = alt.Scale(domain=[0, ROOM * last], nice=False)
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5), scale=room)
     y = alt.Y("value:Q", title=panel.unit, scale=alt.Scale(domain=[low, high], zero=False))
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=[SERIES[n] for n in names]), legend=None)
     # Vega-Lite reads the texts of an encoded tooltip from the mark of the nearest point, where they are undefined. This

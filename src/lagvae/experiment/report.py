@@ -137,14 +137,22 @@ def verdict_in_words(constraint: Mapping[str, Any]) -> str:
     return AT_BOUND if is_at_bound(constraint) else str(constraint["verdict"])
 
 
+def constraint_columns(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of `constraint_rows` after the name: what the verdict is on comes before the other splits."""
+    judged, *others = summary["splits"]
+    return ("bound", judged, "λ", "verdict", *others)
+
+
 def constraint_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each constraint: its name, bound, values on the splits, λ and verdict."""
+    """A row for each constraint: its name, and its value in each of `constraint_columns`."""
+    judged, *others = summary["splits"]
     return [
         (
             name,
-            *(format_number(c[key], c["nats"]) for key in ("bound", *summary["splits"])),
+            *(format_number(c[key], c["nats"]) for key in ("bound", judged)),
             f"{c['multiplier']:.3g}",
             verdict_in_words(c),
+            *(format_number(c[key], c["nats"]) for key in others),
         )
         for name, c in summary["constraints"].items()
     ]
@@ -248,11 +256,10 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     """Print the summary of a run: the constraints with their verdicts, the metrics, and what follows from them."""
     out = console()
     table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
-    for name in ("bound", *summary["splits"], "λ"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for *cells, verdict in constraint_rows(summary):
-        table.add_row(*cells, f"[{COLOURS.get(verdict, 'default')}]{verdict}[/]")
+    for name in constraint_columns(summary):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for cells in constraint_rows(summary):
+        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else cell for cell in cells))
     if summary["constraints"]:
         out.print(table)
     table = plain_table(measured_title(summary), "")

@@ -92,7 +92,7 @@ def problem_rows(columns: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
         said = {"asked": goals_in_words(summary["alpha"]), "family": summary["family"], "data": summary["data"]}
         for key, text in (said | {"verdict": summary["verdict"]}).items():
             found.setdefault(key, {})[column.name] = text
-        for name, bound, train, *_, multiplier, verdict in constraint_rows(summary):
+        for name, bound, train, multiplier, verdict, *_ in constraint_rows(summary):
             limit = f" (bound {bound})" if bound != "–" else ""
             found.setdefault(name, {})[column.name] = f"{train}{limit}, λ = {multiplier}: {verdict}"
     return [(label, *(of.get(column.name, "–") for column in columns)) for label, of in found.items()]
