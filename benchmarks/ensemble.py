@@ -117,9 +117,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     torch.save((torch.rand(25_000, 1, 28, 28, generator=generator) < 0.2).float(), f"{root}/x.pt")
     most = {name: peak(device, dtype) for name, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16))}
-    place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     lines = [
-        f"torch {torch.__version__}, {place}, {options.rounds} rounds; medians. "
+        f"{single.machine(options.device)}, torch {torch.__version__}, {options.rounds} rounds; medians. "
         f"A large matrix product reaches {most['32-true'] / 1e9:.0f} GFLOP/s in fp32, {most['bf16-mixed'] / 1e9:.0f} in bf16.",
         "",
         "Run-steps per second, and ratios of the compiled ensemble.",

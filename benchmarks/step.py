@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
+import re
 import statistics
 import tempfile
 import time
@@ -141,6 +143,18 @@ def through_trainer(cfg: Any, steps: int, warm: int = 0) -> float:
     return (within[1] - within[0]) / (steps - warm) if warm else (ended - begun) / steps
 
 
+def machine(device: str) -> str:
+    """What it is measured on: the GPU; or the processor, its instructions for bf16, and the number of threads."""
+    if device == "gpu":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    fast = [words for words in ("amx_bf16", "avx512_bf16") if re.search(rf"\b{words}\b", text)]
+    return f"{name} ({', '.join(fast) or 'no instructions for bf16'}), {torch.get_num_threads()} threads"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -159,9 +173,8 @@ def main() -> None:
 
     quiet_libraries()
     register(ROOT)
-    place = torch.cuda.get_device_name() if options.device == "gpu" else f"{options.threads} threads"
     lines = [
-        f"torch {torch.__version__}, {place}, {options.rounds} rounds; medians.",
+        f"{machine(options.device)}, torch {torch.__version__}, {options.rounds} rounds; medians.",
         "",
         "| case | precision | plain loop, fp32 (ms/step) | train.py (ms/step) | ratio: median (min – max) |",
         "|---|---|---|---|---|",
