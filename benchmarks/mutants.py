@@ -133,6 +133,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "attribute",
         "critics",
     ),
+    "introspection.py": ("own_parts", "own_distributions", "lightning"),
     "networks.py": ("distributions", "own_distributions", "own_parts"),
     "noise.py": ("noise", "own_distributions", "own_parts"),
     "nupi.py": ("nupi",),

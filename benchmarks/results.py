@@ -46,7 +46,7 @@ def below(folder: str, names: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in names.split())
 
 
-ESTIMATES = below("src/lagvae", "distributions divergences information metrics networks.py noise.py")
+ESTIMATES = below("src/lagvae", "distributions divergences information introspection.py metrics networks.py noise.py")
 """What decides about a measurement."""
 
 SETTINGS = (
@@ -330,8 +330,8 @@ UNDECIDING = (
     ),
     *below(
         "src/lagvae/experiment",
-        "data_picture.py data_profile.py export.py feasibility.py figures.py launch.py loading.py own_code.py page.py "
-        "report.py sample_figures.py schema.py settings.py signatures.py style.py summary.py trial.py validate.py",
+        "data_picture.py data_profile.py export.py feasibility.py figures.py loading.py logger_settings.py own_code.py page.py "
+        "processes.py report.py sample_figures.py schema.py settings.py signatures.py style.py summary.py trial.py validate.py",
     ),
     *below(
         "src/lagvae/sweeps",

@@ -131,7 +131,7 @@ WITHOUT_EXAMPLE = {
     ),
     "it is for the messages and checks of this package": (
         "check_trainer check_whole class_of device_of nonfinite_error draws_by_itself evaluating first_line frozen full_name "
-        "has_hooks is_builtin is_own_file observation_of on_accelerator only_watches part_name skip_accelerator_check "
+        "has_hooks is_of_lagvae is_file_of_user observation_of on_accelerator only_watches part_name skip_accelerator_check "
         "trained_parameters"
     ),
     "it prepares what another class or function takes": (

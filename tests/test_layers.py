@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("distributions",),
     ("networks",),
     # what stands by itself
-    ("io", "noise", "recorded", "terminal"),
+    ("introspection", "io", "noise", "recorded", "terminal"),
     # the processes that share a run
     ("ranks",),
     ("errors",),

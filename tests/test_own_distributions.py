@@ -39,10 +39,11 @@ from lagvae.distributions.joint import mean_of
 from lagvae.divergences import AdversarialRate
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import build_prior
+from lagvae.introspection import draws_by_itself
 from lagvae.lagrangian import Lagrangian, Preference
 from lagvae.metrics import Information, InformationOfModel, as_latent_metric
 from lagvae.model import LatentVariableModel
-from lagvae.networks import MLP, draws_by_itself
+from lagvae.networks import MLP
 from lagvae.noise import Noise
 
 MeanIs = Callable[[Tensor, float | Tensor], float]

@@ -13,7 +13,7 @@ from small import TINY, compose
 
 from lagvae import ranks
 from lagvae.errors import RankError, SettingError, Stopped
-from lagvae.experiment.launch import adopt_launcher, in_one_process, validated_processes
+from lagvae.experiment.processes import adopt_launcher, in_one_process, validated_processes
 from lagvae.ranks import Ranks, is_joined, is_quiet, launched_rank
 
 World = list[Ranks]

@@ -24,9 +24,9 @@ from lagvae.data import Batch
 from lagvae.distributions import JointModel, JointSamples
 from lagvae.divergences import NegElbo
 from lagvae.errors import LagvaeError, SettingError
+from lagvae.introspection import class_of, full_name
 from lagvae.lagrangian import Constraint, Lagrangian, Values
 from lagvae.model import LatentVariableModel
-from lagvae.networks import class_of, full_name
 from lagvae.noise import Noise
 
 KNOTS = 13

@@ -35,7 +35,7 @@ from lagvae.distributions import (
 )
 from lagvae.errors import DataError, LagvaeError, SettingError
 from lagvae.information import marginal_bounds
-from lagvae.networks import evaluating
+from lagvae.introspection import evaluating
 from lagvae.noise import Noise
 
 A = TypeVar("A", Tensor, np.ndarray)

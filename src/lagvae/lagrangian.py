@@ -27,7 +27,7 @@ MEMORY = 500
 
 @dataclass(frozen=True)
 class Constraint:
-    """A constraint D ≤ bound with a learned multiplier, or a penalty λ D with a fixed one.
+    """A constraint D ≤ bound with a learned multiplier, or a penalty λ D with a fixed one, which a bound may judge.
 
     Args:
         name: name of the constraint in configs, logs and the summary.
@@ -109,9 +109,9 @@ class Preference(nn.Module):
 
     α > 0 minimises an upper bound on the mutual information, and α < 0 maximises a lower bound. For I_q these are the rate
     and, up to the entropy of the data, minus the distortion: f = max(α_q, 0) · rate + max(−α_q, 0) · distortion for α_p = 0.
-    The computation does not branch on the values of α_q and α_p, so their signs may differ within an ensemble. Of the terms
-    of I_p, which need samples of p(x,z), only the one that the sign of α_p selects is computed. Terms that the joint model
-    does not have are left out; `check_preference` rejects an α that would need one.
+    The computation does not branch on the value of α_q, so its sign may differ within an ensemble. Of the terms of I_p, which
+    need samples of p(x,z), only the one that the sign of α_p selects is computed, so that this sign is the same for all. Terms
+    that the joint model does not have are left out; `check_preference` rejects an α that would need one.
 
     Args:
         alpha_q, alpha_p: the weights of I_q(x;z) and I_p(x;z), without unit.
@@ -303,7 +303,7 @@ class Lagrangian(nn.Module):
     def ascend(self, violation: Tensor, optimizer: Optimizer) -> None:
         """Take one step of dual ascent along the scaled violation, (m,), and update the running mean.
 
-        The optimizer is any of torch with maximize=True. Its parameter is `scaled`, (m,), or (K, m) in an ensemble, of λ_i ·
+        The optimizer has maximize=True. Its parameter is `scaled`, (m,), or (K, m) in an ensemble, of λ_i ·
         scale_i / |α|, and its gradient the scaled violation, which is 0 for a fixed multiplier. It must treat each entry by
         itself, and every tensor of its state that is no scalar must have the shape of the parameter, so that an ensemble can
         take it apart. Learned multipliers are then projected to 0 ≤ scaled ≤ max_multiplier, or onto the simplex, and those in

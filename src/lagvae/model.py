@@ -22,8 +22,8 @@ from lagvae.data import Batch, eval_splits
 from lagvae.distributions import JointModel, JointSamples, NoiseOnDemand, draw_noise
 from lagvae.errors import DataError, DivergedError, SettingError
 from lagvae.inference import Inference
+from lagvae.introspection import draws_by_itself, first_line, is_of_lagvae
 from lagvae.lagrangian import Lagrangian, Values
-from lagvae.networks import draws_by_itself, first_line, is_builtin
 from lagvae.noise import Noise, generators_seeded
 from lagvae.recorded import RecordedStep
 
@@ -38,9 +38,10 @@ STEPS_BEFORE_RECORDING = 3
 class LatentVariableModel(Inference, pl.LightningModule):
     """Trains the joint model on a Lagrangian, by manual optimisation.
 
-    In each step both joints are sampled with noise that is a function of (seed, step); the critics, if there are any, take
-    their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the violation, which is the same
-    number on every rank. `global_step` counts batches. `Inference` has the methods of a trained model.
+    In each step both joints are sampled, as far as its terms need them, with noise that is a function of (seed, step); the
+    critics, if there are any, take their steps; the terms and divergences are estimated; θ descends L(θ, λ); and λ ascends the
+    violation, which is the same number on every rank. `global_step` counts batches. `Inference` has the methods of a trained
+    model.
 
     A batch is what `lagvae.data.DataModule` yields or, of any other loader, a tensor x, a tuple or list that starts with x, or
     a dict with x under "x"; such an x is used as it is, and its step is `global_step`. The values of a batch are logged as
@@ -308,7 +309,7 @@ class LatentVariableModel(Inference, pl.LightningModule):
             and not self.critics
             and not self._draws_by_itself
             and not draws_by_itself(self.lagrangian)
-            and all(map(is_builtin, parts))
+            and all(map(is_of_lagvae, parts))
             and getattr(self.trainer.precision_plugin, "scaler", None) is None
             and all(map(only_watches, self.trainer.callbacks))  # type: ignore[attr-defined]
             and not has_hooks(joint)
@@ -533,7 +534,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def only_watches(callback: pl.Callback) -> bool:
     """Whether a callback is of this package, or one of Lightning's that changes nothing of a step."""
-    return is_builtin(callback) or (
+    return is_of_lagvae(callback) or (
         type(callback).__module__.startswith("pytorch_lightning.") and isinstance(callback, WATCHING)
     )
 

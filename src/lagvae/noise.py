@@ -1,8 +1,9 @@
 """Random numbers as a pure function of (seed, purpose, stream, step).
 
-All random numbers of training and evaluation are drawn here and passed to the distributions as arguments. Step t of a run
-draws the same numbers whether the run is new, resumed, distributed over several ranks, or one member of an ensemble.
-Checkpoints therefore need not store the state of any generator.
+The random numbers of training and evaluation are drawn here and passed to the distributions as arguments. User-defined code
+and dropout draw from generators of torch, which `generators_seeded` sets by the same rule. Step t of a run draws the same
+numbers whether the run is new, resumed, distributed over several ranks, or one member of an ensemble. Checkpoints therefore
+need not store the state of any generator.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lagvae.data import DataModule
 from lagvae.distributions import JointModel, draw_noise
+from lagvae.introspection import evaluating
 from lagvae.metrics.base import LatentMetric, Sizes, share_of
-from lagvae.networks import evaluating
 from lagvae.noise import Noise
 
 DRAWS = "data.draws"

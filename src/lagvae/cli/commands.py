@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from lagvae.errors import SettingError
 from lagvae.experiment.data_profile import describe_likelihood, print_profile, profile_data
 from lagvae.experiment.factory import build_data, likelihood_name, load_data
-from lagvae.experiment.launch import adopt_launcher, validated_processes
 from lagvae.experiment.own_code import trusted_names
+from lagvae.experiment.processes import adopt_launcher, validated_processes
 from lagvae.experiment.report import print_calibration, print_feasibility
 from lagvae.experiment.run import evaluate, found_by_first, make_calibration, resume, train
 from lagvae.experiment.validate import validate

@@ -31,8 +31,8 @@ from lagvae.data.conversion import (
 )
 from lagvae.data.sources import Arrays, ImageFiles
 from lagvae.errors import DataError, LagvaeError, SettingError
+from lagvae.introspection import first_line, full_name, is_of_lagvae
 from lagvae.io import file_digest
-from lagvae.networks import first_line, full_name, is_builtin
 from lagvae.noise import Noise
 
 SPLITS = ("train", "val", "test")
@@ -178,7 +178,7 @@ class DataModule(pl.LightningDataModule):
         except LagvaeError:
             raise
         except Exception as error:
-            if is_builtin(self.source):
+            if is_of_lagvae(self.source):
                 raise
             raise DataError(f"data={self.name}: {full_name(self.source)} fails: {first_line(error)}.") from error
         if isinstance(arrays, Tensor):
@@ -527,7 +527,10 @@ class DataModule(pl.LightningDataModule):
         return self._on_device[device]
 
     def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
-        """Loads `interval[0]` steps from step first(), and none from step `interval[1]` on; without an interval, an epoch."""
+        """Loads what is left, from step first(), of its interval of `interval[0]` steps, and none from step `interval[1]` on.
+
+        Without an interval it loads an epoch.
+        """
         noise = self.noise("train", shared=True)
         if self.batch % (world := noise.world):
             raise SettingError(f"data.batch={self.batch} cannot be shared by {world} processes; make it a multiple of {world}.")

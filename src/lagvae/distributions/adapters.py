@@ -27,7 +27,7 @@ from torch.distributions import (
 
 from lagvae.distributions.priors import TINY, one_hot
 from lagvae.errors import SettingError
-from lagvae.networks import device_of, evaluating, first_line, full_name
+from lagvae.introspection import device_of, evaluating, first_line, full_name
 from lagvae.noise import generators_seeded
 
 ROWS = 2

@@ -223,6 +223,8 @@ class LaplaceEncoder(nn.Module):
 class NormalEncoder(LaplaceEncoder):
     """q(z|x) = ∏_k N(z_k; μ_k(x), s²), so that −log q(z|x) = ‖z − μ(x)‖² / (2 s²) + const. Otherwise as `LaplaceEncoder`.
 
+    Its samples are z = μ(x), without noise. The encoder of a VAE, with a σ(x) that is learned, is `GaussianEncoder`.
+
     Reference: Kim et al., Learning to Discover Cross-Domain Relations with Generative Adversarial Networks, ICML 2017.
 
     Examples:

@@ -11,7 +11,8 @@ that it receives. Each is a module that has
 
 A prior also has `latent`, the dimension of z, and a decoder `differentiable_samples`; a decoder may have `start_scale(x)`,
 which sets a learned scale from data. A module without `noise_kind`, which only returns a distribution of torch, is wrapped in
-an adapter that has all this.
+an adapter that has all this: so is an encoder of one's own, because a term with log q(z|x) is known for `GaussianEncoder`, its
+subclasses, and adapters alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lagvae.distributions.adapters import ROWS, TorchDecoder, TorchEncoder, Torc
 from lagvae.distributions.decoders import RowDecoder
 from lagvae.distributions.encoders import GaussianEncoder
 from lagvae.errors import SettingError
-from lagvae.networks import device_of, evaluating
+from lagvae.introspection import device_of, evaluating
 from lagvae.noise import Noise
 
 

@@ -1,7 +1,7 @@
 """Calibration (paper, eq. 19–20): the attainable values of the divergences, ε̂ = D(θ*) with θ* = argmin λᵀD at α = 0.
 
-A calibration is a folder `calibrations/<name>-<hash>/` that holds calibration.json and theta.pt. The hash is computed from
-the settings that determine θ* and ε̂, so a run with other settings never uses a calibration that does not fit it.
+A calibration is a folder `calibrations/<data>-<model>-<hash>/` that holds calibration.json and theta.pt. The hash is computed
+from the settings that determine θ* and ε̂, so a run with other settings never uses a calibration that does not fit it.
 """
 
 from __future__ import annotations

@@ -47,10 +47,10 @@ from lagvae.experiment.data_profile import describe_likelihood, print_data, prof
 from lagvae.experiment.precision import BY_MACHINE, choose_precision
 from lagvae.experiment.settings import flatten, stored_settings
 from lagvae.front import Front, FrontLagrangian, Slacks
+from lagvae.introspection import class_of, first_line, full_name, is_of_lagvae
 from lagvae.lagrangian import Constraint, Lagrangian, Preference
 from lagvae.metrics import LatentMetric, as_latent_metric
 from lagvae.model import LatentVariableModel, SchedulerFactory
-from lagvae.networks import class_of, first_line, full_name, is_builtin
 from lagvae.terminal import is_silent, quiet_libraries
 
 DECODERS: dict[str, Any] = {"bernoulli": BernoulliDecoder, "normal": NormalDecoder, "table": RowDecoder}
@@ -209,10 +209,10 @@ def assemble_joint(
     joint = JointModel(
         prior,
         make_encoder(posterior, encoder, shape, prior)
-        if is_builtin(posterior)
+        if is_of_lagvae(posterior)
         else build_own("model.posterior", posterior, network=encoder, shape=shape, latent=prior.latent),
         kind(decoder, shape, prior.latent, **columns)
-        if is_builtin(kind)
+        if is_of_lagvae(kind)
         else build_own("model.likelihood", kind, network=decoder, shape=shape, latent=prior.latent, **columns),
         shape,
     )
@@ -229,9 +229,9 @@ def table_columns(kind: Any, name: str, table: Table | None) -> dict[str, Any]:
     of_table = kind is RowDecoder or getattr(kind, "func", None) is RowDecoder
     if of_table and table is None:
         raise SettingError("model.likelihood=table is for data=table, whose columns have names; leave it out.")
-    if table is None or (is_builtin(kind) and not of_table and table.plain):
+    if table is None or (is_of_lagvae(kind) and not of_table and table.plain):
         return {}
-    if is_builtin(kind) and not of_table:
+    if is_of_lagvae(kind) and not of_table:
         raise SettingError(
             f"model.likelihood: a {name} p(x|z) knows neither categories nor missing values, and the data are "
             f"{table.describe()}; use likelihood=auto."
@@ -257,7 +257,7 @@ def decoder_class(node: Any) -> Any:
 
 def build_prior(kind: Any, latent: int, rows: Callable[[], Tensor]) -> Any:
     """p(z). An empirical prior is built from the samples that `rows` returns."""
-    if not is_builtin(kind):
+    if not is_of_lagvae(kind):
         own = build_own("model.prior", kind, latent=latent)
         prior = own if hasattr(own, "noise_kind") else TorchPrior(own)
         if prior.latent != latent:
@@ -513,7 +513,7 @@ def build_trainer(
         folder: where Lightning keeps the files that it writes itself. settings: further arguments of `pl.Trainer`.
     """
     quiet_libraries()
-    own: dict[str, Any] = {
+    fixed: dict[str, Any] = {
         "max_steps": cfg.training.steps,
         "max_epochs": -1,  # an epoch is an interval of a run
         "callbacks": list(callbacks),
@@ -530,4 +530,4 @@ def build_trainer(
         given = {"plugins": [AtomicCheckpointIO()]} | {str(key): value for key, value in cfg.trainer.items()} | settings
         if given.get("precision") == BY_MACHINE:
             given["precision"] = choose_precision(cfg)
-        return pl.Trainer(**given, **own)
+        return pl.Trainer(**given, **fixed)

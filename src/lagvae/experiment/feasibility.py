@@ -24,7 +24,7 @@ from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment.calibration import AUTO, Calibration, calibration_config, calibration_settings
 from lagvae.experiment.factory import build_data, build_model, error_context, instantiate
-from lagvae.experiment.launch import adopt_launcher, settle_precision, validated_processes
+from lagvae.experiment.processes import adopt_launcher, settle_precision, validated_processes
 from lagvae.experiment.run import calibrate, load_cached, run_calibration
 from lagvae.experiment.validate import check_nodes, validate
 from lagvae.io import write_json

@@ -102,7 +102,8 @@ class Fit:
     in metrics.csv counts passes over the data. `Trainer.test` evaluates on every split, not only on that for testing.
 
     Attributes:
-        results: split → name → value of the latest evaluation. watch: the smallest value of each constrained divergence so far.
+        results: split → name → value of the latest evaluation. watch: notes the smallest value of each
+            constrained divergence so far (`FeasibilityWatch.best`).
         ensemble: size and duration of the ensemble that trained the model, or None. step: the training step of the weights.
         messages: what to tell of the files that it goes on from. whole: whether metrics.csv has all rows that were written.
         started: when the fit was created. trained_in: seconds until training ended, None before that.
@@ -130,8 +131,8 @@ class Fit:
 
         checkpoints = Checkpoints(folder.checkpoints, self.evaluation, digest)
         callbacks = [StopOnSigterm(), self.evaluation, self.watch, TrainingProgress(title, self.evaluation), checkpoints]
-        own = build_callbacks(cfg, folder.checkpoints)
-        self.trainer = build_trainer(cfg, folder.path, [*callbacks, *own], self.loggers)
+        of_user = build_callbacks(cfg, folder.checkpoints)
+        self.trainer = build_trainer(cfg, folder.path, [*callbacks, *of_user], self.loggers)
 
     @property
     def first_process(self) -> bool:

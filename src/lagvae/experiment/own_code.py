@@ -23,8 +23,8 @@ from lagvae.data import sources
 from lagvae.errors import SettingError
 from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
 from lagvae.experiment.signatures import matches_type, signature
+from lagvae.introspection import is_of_lagvae
 from lagvae.io import file_digest
-from lagvae.networks import is_builtin
 
 PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
 """The packages whose classes are not user-defined."""
@@ -119,7 +119,7 @@ def leftovers(node: DictConfig) -> list[str]:
 def settings_of_classes() -> frozenset[str]:
     """The names of all settings that networks, distributions, divergences, data sources and optimizers of λ take."""
     modules = (networks, distributions, divergences, sources, log_ascent, nupi)
-    found = [value for module in modules for value in vars(module).values() if callable(value) and is_builtin(value)]
+    found = [value for module in modules for value in vars(module).values() if callable(value) and is_of_lagvae(value)]
     kinds = [value for value in found if value.__module__ != "lagvae.errors"]
     return frozenset(name for kind in kinds for name in inspect.signature(kind).parameters)
 

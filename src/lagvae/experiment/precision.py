@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lagvae.experiment.settings import select
-from lagvae.networks import MLP, full_name
+from lagvae.introspection import full_name
+from lagvae.networks import MLP
 
 BY_MACHINE = "auto"
 """The value of trainer.precision that leaves the precision to the machine and the size of the networks."""

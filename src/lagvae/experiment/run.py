@@ -38,8 +38,8 @@ from lagvae.experiment.calibration import AUTO, Calibration, calibration_config,
 from lagvae.experiment.convergence import assess_convergence
 from lagvae.experiment.factory import build_data, build_joint, build_model
 from lagvae.experiment.fit import Fit, read_content, returned_memory
-from lagvae.experiment.launch import adopt_launcher, in_one_process, validated_processes
 from lagvae.experiment.own_code import check_targets
+from lagvae.experiment.processes import adopt_launcher, in_one_process, validated_processes
 from lagvae.experiment.report import print_calibration, print_plan, print_summary
 from lagvae.experiment.schema import check_moved
 from lagvae.experiment.settings import UNKNOWN, changed_settings, differences, find_rule, write_settings

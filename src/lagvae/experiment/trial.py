@@ -14,9 +14,9 @@ from lagvae.errors import LagvaeError, SettingError
 from lagvae.experiment.calibration import Calibration
 from lagvae.experiment.factory import build_metric, build_model, metric_nodes
 from lagvae.experiment.own_code import find_targets, is_own
+from lagvae.introspection import evaluating, first_line, full_name
 from lagvae.metrics import OwnMetric
 from lagvae.model import LatentVariableModel
-from lagvae.networks import evaluating, first_line, full_name
 
 ROWS = 8
 """Number of rows of the data that a trial uses."""

@@ -15,9 +15,9 @@ from torchmetrics.utilities import dim_zero_cat
 from lagvae.distributions import JointModel, JointSamples, draw_noise
 from lagvae.errors import SettingError
 from lagvae.information import Mixture
+from lagvae.introspection import device_of
 from lagvae.metrics.base import KERNEL, EvaluationData, LatentMetric, Sizes, mean_and_stderr, share_of
 from lagvae.metrics.two_sample import FirstOccurrences
-from lagvae.networks import device_of
 from lagvae.noise import Noise
 
 LEAST = 500

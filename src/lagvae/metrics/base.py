@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from lagvae.distributions import JointModel, JointSamples, mean_of
 from lagvae.errors import SettingError
-from lagvae.networks import full_name
+from lagvae.introspection import full_name
 
 
 class EvaluationData(Protocol):

@@ -25,7 +25,7 @@ import torch
 
 from lagvae.errors import LagvaeError, OwnedError, Stopped
 from lagvae.experiment.factory import enough_memory
-from lagvae.experiment.launch import validated_processes
+from lagvae.experiment.processes import validated_processes
 from lagvae.experiment.run import calibrate, owned_by_first, proceed
 from lagvae.io import bytes_digest, owned, write_json, write_text
 from lagvae.ranks import end_with_parent, on_first

@@ -25,7 +25,7 @@ from lagvae.experiment.run import find_calibration
 from lagvae.experiment.settings import UNKNOWN, differences, find_rule, fingerprint, settings_where
 from lagvae.experiment.trial import ROWS, has_own_code, trial_model, try_own_code
 from lagvae.experiment.validate import needs_calibration, validate, validate_again
-from lagvae.networks import first_line
+from lagvae.introspection import first_line
 from lagvae.runs.layout import RunFolder
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.sweep_run import SweepRun
