@@ -347,7 +347,7 @@ def test_a_learned_multiplier_starts_low_and_stays_low_for_a_while_where_informa
     cfg = settings(tmp_path, "training.steps=3000", *words)
     calibration = None if "epsilon=none" in words else made_up(cfg)
     (c, *_) = (c for c in build_lagrangian(cfg, calibration).constraints if c.name == "neg_elbo")
-    assert (c.multiplier, c.warm_up) == (start, warm_up)
+    assert (c.multiplier, c.warm_up_steps) == (start, warm_up)
 
 
 # ---- sweeps

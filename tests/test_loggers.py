@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from helpers import QUICK, SHORT, settings
 from PIL import Image, PngImagePlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 from wandb_files import Offline, kill_core, read_offline
 
 from lagvae.errors import SettingError
@@ -423,8 +425,10 @@ def test_tensorboard_has_the_same_keys(logged: Logged) -> None:
     assert set(events.Tags()["images"]) == {key for key in logged.offline.history if key.startswith("figures/")}
 
 
-def test_tensorboard_has_every_row_of_a_resumed_run_once(tmp_path: Path) -> None:
+def test_tensorboard_has_every_row_of_a_resumed_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first process was killed after the checkpoint of step 20, from which the second one goes on."""
+    clock = count(1_700_000_000)  # files are read in the order of their names, which begin with the second they are made in
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(clock)))
     folder = RunFolder(tmp_path / "a")
     for steps in ((10, 20, 30), (30, 40)):
         logger = RunTensorBoardLogger(str(folder.path), name="", version="")

@@ -277,7 +277,7 @@ def test_a_number_that_stands_for_a_missing_value_is_noted_and_may_be_one(tmp_pa
 
 def test_a_number_among_what_is_missing_needs_no_quotes(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", made() | {"age": ["-999" if k % 10 == 3 else str(k % 7) for k in range(N)]})
-    cfg = settings(tmp_path, "data=table", f"data.source.path={file}", "data.source.missing=['',-999]")
+    cfg = settings(tmp_path, "data=table", f"data.source.path={file}", "data.source.missing=['',-999]", "data.batch=8")
     validate(cfg)
     found = build_data(cfg).arrays.table
     assert found is not None

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger
 
 from lagvae.data import DataModule
 from lagvae.errors import SettingError
 from lagvae.experiment.factory import error_context, instantiate
 from lagvae.experiment.settings import stored_settings
 from lagvae.runs.layout import RunFolder
+from lagvae.runs.logger_parameters import known_settings
 from lagvae.runs.loggers import kind_of_logger
 from lagvae.runs.metrics_table import MetricsTable
 from lagvae.runs.tensorboard_logger import RunTensorBoardLogger
-from lagvae.runs.wandb_logger import WANDB_MODES, RunWandbLogger, build_wandb_logger
+from lagvae.runs.wandb_logger import WANDB_MODES, build_wandb_logger
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -42,41 +42,6 @@ def check_loggers(cfg: DictConfig) -> None:
                 raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
         if (mode := node.get("mode")) is not None and kind_of_logger(target) == "WandbLogger" and mode not in WANDB_MODES:
             raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
-
-
-def known_settings(target: str) -> frozenset[str] | None:
-    """The settings that a logger of W&B, TensorBoard or MLflow takes; None for any other logger, whose constructor says it.
-
-    Raises: ImportError where its package is not installed.
-    """
-    kind = kind_of_logger(target)
-    if kind == "WandbLogger":
-        import wandb
-
-        functions: tuple[Any, ...] = (WandbLogger.__init__, wandb.init, RunWandbLogger.__init__)
-    elif kind == "TensorBoardLogger":
-        from torch.utils.tensorboard import SummaryWriter
-
-        functions = (TensorBoardLogger.__init__, SummaryWriter.__init__)
-    elif kind == "MLFlowLogger":
-        import mlflow  # noqa: F401
-
-        functions = (MLFlowLogger.__init__,)
-    else:
-        return None
-    ours = {
-        "self",
-        "kwargs",
-        "run",
-        "config",
-        "save_dir",
-        "dir",
-        "version",
-        "experiment",
-        "log_dir",
-        "run_id",
-    }  # the folder of the run decides these
-    return frozenset(name for function in functions for name in inspect.signature(function).parameters) - ours
 
 
 def named_loggers(cfg: DictConfig) -> dict[str, Any]:
