@@ -44,6 +44,7 @@ INTERNAL = (
     "ensemble",
     "experiment",
     "explain",
+    "introspection",
     "io",
     "pages",
     "ranks",

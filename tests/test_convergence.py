@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from math import cos, exp, log, pi
 from pathlib import Path
 
@@ -129,6 +130,8 @@ def test_a_run_that_improves_is_told_from_one_that_has_converged(tmp_path: Path)
     message = explain_convergence(improving, ["neg_elbo"], -2.0, 0.0, STEPS) or ""
     assert "lower bound on I_q was still rising by about 0.6" in message  # per |α| = 2
     assert "training.steps=10000" in message
+    unsure = replace(improving, gain=18.2, gain_error=13.6)
+    assert "by about 9 ± 7 nats" in (explain_convergence(unsure, ["neg_elbo"], -2.0, 0.0, STEPS) or "")
     assert explain_convergence(still, ["neg_elbo"], -2.0, 0.0, STEPS) is None
 
 

@@ -119,7 +119,7 @@ CALLED = (
 )
 """The packages and modules whose functions and classes a user calls from Python."""
 
-PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain io pages ranks recorded runs sweeps terminal"
+PROGRAMS_ONLY = "callbacks cli ensemble errors experiment explain introspection io pages ranks recorded runs sweeps terminal"
 """What runs, sweeps and programs consist of: used by commands, and by `lagvae.load`, which has an example."""
 
 WITHOUT_EXAMPLE = {
@@ -130,9 +130,8 @@ WITHOUT_EXAMPLE = {
         "CriticDivergence EvaluationData FDivergence Kernel LatentMetric PosteriorSamples"
     ),
     "it is for the messages and checks of this package": (
-        "check_trainer check_whole class_of device_of nonfinite_error draws_by_itself evaluating first_line frozen full_name "
-        "has_hooks is_of_lagvae is_file_of_user observation_of on_accelerator only_watches part_name skip_accelerator_check "
-        "trained_parameters"
+        "check_trainer check_whole nonfinite_error frozen has_hooks observation_of on_accelerator only_watches part_name "
+        "skip_accelerator_check trained_parameters"
     ),
     "it prepares what another class or function takes": (
         "CommonNoise FrontLagrangian LeakyReLU NegElboNear ScaleShift at_every_knot can_be_modulated condition eval_splits "

@@ -55,7 +55,7 @@ class Logged:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """A run of a sweep that both loggers were told of."""
     root = tmp_path_factory.mktemp("root")
-    wandb_words = ("mode=offline", "artifacts=true", "tags=[mine]")
+    wandb_words = ("mode=offline", "artifacts=true", "tags=mine")
     cfg = settings(
         root,
         *QUICK,

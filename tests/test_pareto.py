@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from lagvae.pareto import (
     notes,
     training_line,
 )
-from lagvae.pareto.report import print_rows
+from lagvae.pareto.report import compare, print_rows
 from lagvae.pareto.tables import DOMINATIONS, domination_rows, monotone
 from lagvae.runs.layout import ANALYSIS
 
@@ -387,6 +388,26 @@ def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
     assert found.unfinished == ["lag-q1-g3-s0"]
     assert len(found.runs) == 15
     assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in comparison_markdown(analyse(found))
+
+
+def test_a_run_of_a_stopped_sweep_that_has_not_begun_is_named(sweep: Path) -> None:
+    there = dict.fromkeys((f"pareto/{path.name}" for path in sweep.iterdir() if path.is_dir()), "finished")
+    (sweep / "sweep.json").write_text(json.dumps({"runs": there | {"pareto/late-s0": "unfinished"}}))
+    found = collect([sweep])
+    assert found.unfinished == ["late-s0 (it has not begun)"]
+    assert len(found.runs) == 16
+    (sweep / "sweep.json").write_text("[]")
+    assert collect([sweep]).unfinished == []
+
+
+def test_where_runs_cannot_be_compared_an_earlier_page_is_said_to_be_one(sweep: Path, tmp_path: Path) -> None:
+    (none := tmp_path / "none").mkdir()
+    with pytest.raises(ComparisonError) as caught:
+        compare([none], out=sweep)
+    assert "earlier" not in str(caught.value)
+    (sweep / "pareto.html").touch()
+    with pytest.raises(ComparisonError, match=r"pareto\.html is of an earlier comparison"):
+        compare([none], out=sweep)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {

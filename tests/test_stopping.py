@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -223,3 +224,5 @@ def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> Non
     assert process.wait(60) == 130, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert re.search(r"Stopped; 0 of 2 runs are finished\. Run the same command again to resume\.", " ".join(said.split()))
+    (states,) = (json.loads(file.read_text())["runs"] for file in tmp_path.rglob("sweep.json"))
+    assert list(states.values()) == ["unfinished"] * 2, "so that a comparison knows of runs that have not begun"

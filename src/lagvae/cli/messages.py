@@ -126,6 +126,10 @@ def _unknown_key(error: OmegaConfBaseException, root: Path | None, words: Sequen
     if name == "beta" and (preference := _preference_of_beta(value)):
         return f"{typed} is unknown; did you mean family=beta_vae {preference}? (β = 1 + alpha.q)"
     there = [str(key) for key in error.parent_node if key != "hydra"]  # type: ignore[union-attr]
+    if parent == "logger" and root is not None and name in options_of(root, "logger"):
+        others = [logger for logger in there if logger in options_of(root, "logger")]
+        chosen = f"[{','.join([*others, name])}]" if others else name
+        return f"{typed}{value} needs its logger: add logger={chosen}."
     settings = _settings(error.parent_node._get_root())  # type: ignore[union-attr]
     whole = typed == unknown
     if parent in NAMED_BY_USER and not get_close_matches(name, there, 1):

@@ -356,7 +356,7 @@ def table(
         said.append(f"{named_few(binary)} with two whole numbers {'is' if len(binary) == 1 else 'are'} taken as categories")
     arrays.conversions = tuple(said)
     if test is not None:
-        own = read_cells(test, f"data.source.test={test}", missing)
+        own = read_cells(test, f"data.source.test={test}", absent)
         arrays.test = found.encode(own)
         for key, (name,) in aside.items():
             values, _ = _labels_of(own, name, whole[key][1], key)

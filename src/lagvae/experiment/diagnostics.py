@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from math import isfinite
+from math import floor, isfinite, log10
 from typing import Any
 
 import torch
@@ -149,7 +149,8 @@ def explain_convergence(
     parts = []
     if convergence.moving:
         gain, error = convergence.gain / size, convergence.gain_error / size
-        parts.append(f"{what} by about {gain:.2g} ± {error:.1g} nats per doubling of the length")
+        digits = max(0, -floor(log10(error))) if error > 0 else 2
+        parts.append(f"{what} by about {gain:.{digits}f} ± {error:.{digits}f} nats per doubling of the length")
     if drifting := convergence.drifting(active):
         changes = " and ".join(f"λ of {name} by {change:+.0%}" for name, change in drifting.items())
         parts.append(f"{changes} over the last quarter of training")

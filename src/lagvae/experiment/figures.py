@@ -268,6 +268,11 @@ def plane_ranges(
     return _margined(rates, 0.12, 0.5), _margined(distortions, 0.12, 0.5)
 
 
+def crosses(bound: float | None, rates: tuple[float, float], distortions: tuple[float, float]) -> bool:
+    """Whether the line on which −ELBO, the sum of rate and distortion, is at its bound is seen in these ranges."""
+    return bound is not None and rates[0] + distortions[0] < bound < rates[1] + distortions[1]
+
+
 def _unit(constraint: Mapping[str, Any]) -> str:
     return "nats" if constraint["nats"] else "no unit"
 
@@ -334,7 +339,7 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     for limit, ends in zip((axis.set_xlim, axis.set_ylim), plane_ranges(splits, path), strict=True):
         limit(*ends)
     for name, c in summary["constraints"].items():
-        if name == "neg_elbo" and c["bound"] is not None:
+        if name == "neg_elbo" and crosses(c["bound"], *plane_ranges(splits, path)):
             low, high = axis.get_xlim()
             axis.plot(
                 [low, high], [c["bound"] - low, c["bound"] - high], color=RED, linestyle="--", label=f"−ELBO = {c['bound']:.2f}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from lagvae.data import DataModule
@@ -40,6 +40,8 @@ def check_loggers(cfg: DictConfig) -> None:
                 near = get_close_matches(str(setting), known, 1)
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
                 raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
+        if kind_of_logger(target) == "WandbLogger" and not isinstance(tags := node.get("tags"), ListConfig | str | None):
+            raise SettingError(f"{key}.tags={tags} is no list of texts; write {key}.tags=[mine,other].")
         if (mode := node.get("mode")) is not None and kind_of_logger(target) == "WandbLogger" and mode not in WANDB_MODES:
             raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
 

@@ -21,6 +21,7 @@ from lagvae.experiment.figures import (
     CAPTIONS,
     Pictures,
     are_images,
+    crosses,
     plane_ranges,
     running_mean,
     shown_range,
@@ -119,6 +120,7 @@ def write_run_page(
         measured_title=measured_title(summary),
         measured_rows=measured_rows(summary),
         remarks=remarks(summary),
+        bound_seen=charts["plane"] is not None and bool(charts["plane"].data["bound"]),
         series=legend(charts["curves"], summary),
         captions=CAPTIONS,
         together=PICTURES,
@@ -304,10 +306,11 @@ def plane(metrics: Path, summary: Mapping[str, Any]) -> Drawing | None:
         base.mark_point(clip=True, filled=True, size=90, opacity=1).encode(x, y, shape=shape, color=colour, tooltip=tooltip),
     ]
     bound = summary["constraints"].get("neg_elbo", {}).get("bound")
-    if bound is not None:
+    seen = crosses(bound, rates, distortions)
+    if seen:
         line = alt.Chart(alt.NamedData("bound")).mark_line(clip=True, strokeDash=[6, 4], color=SERIES[BOUND], strokeWidth=1.6)
         layers.append(line.encode(x, y, tooltip=alt.value(f"−ELBO = {bound:.2f}, the bound")))
-    of_bound = [] if bound is None else [{"rate": rate, "distortion": bound - rate} for rate in rates]
+    of_bound = [] if not seen else [{"rate": rate, "distortion": bound - rate} for rate in rates]
     return Drawing(alt.layer(*layers).properties(height=300), {"path": path, "ends": ends, "bound": of_bound})
 
 

@@ -258,8 +258,8 @@ def print_summary(summary: Mapping[str, Any], run: RunFolder) -> None:
     table = plain_table(f"{summary['family']} on {summary['data']}: constraints", "")
     for name in constraint_columns(summary):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
-    for cells in constraint_rows(summary):
-        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else cell for cell in cells))
+    for row in constraint_rows(summary):
+        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else cell for cell in row))
     if summary["constraints"]:
         out.print(table)
     table = plain_table(measured_title(summary), "")

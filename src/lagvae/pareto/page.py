@@ -122,7 +122,7 @@ class Look:
             "href": alt.condition("datum.page", alt.Href("page:N"), alt.value("")),
         }
         bars = {"color": colour, "opacity": alt.condition(brush, alt.value(0.4), alt.value(0.06))}
-        ends = [row[f"{split}_{end}"] for row in rows for split in SPLITS for end in ("lower", "upper")]
+        ends = [row[f"{split}_{end}"] for row in rows for split in SPLITS for end in ("lower", "upper", "y_low", "y_high")]
         title = AXES[analysis.collection.information].replace("$", "")
         return cls(points, bars, {"color": colour}, brush, title, alt.Scale(domain=[min(ends), max(ends)], nice=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from lagvae.errors import CheckpointError, ComparisonError, LagvaeError, SettingError
 from lagvae.experiment.settings import ComparedSettings, disagreements, select
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE, Estimate, Point
-from lagvae.runs.layout import RunFolder, runs_below
+from lagvae.runs.layout import SWEEP_FILE, RunFolder, runs_below
 from lagvae.terminal import command
 
 SPLITS = ("train", "test")
@@ -253,9 +254,21 @@ def collect(folders: Sequence[Path], information: str = "interval") -> Collectio
             collection.left_out[name] = f"alpha.p = {alpha_p:g}: its preference does not concern I_q alone"
         else:
             collection.runs.append(run)
+    for root in roots:
+        collection.unfinished += [f"{name} (it has not begun)" for name in not_begun(root)]
     _drop_duplicates(collection)
     _check(collection)
     return collection
+
+
+def not_begun(folder: Path) -> list[str]:
+    """The names of runs of a sweep that have no folder yet, by its sweep.json."""
+    try:
+        names = list(json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return []  # no sweep, or one whose file is damaged
+    there = (Path(str(name)).name for name in names)
+    return [name for name in there if not RunFolder(folder / name).config.is_file()]
 
 
 def _drop_duplicates(collection: Collection) -> None:

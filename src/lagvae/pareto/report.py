@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from lagvae.errors import LagvaeError, SettingError
+from lagvae.errors import ComparisonError, LagvaeError, SettingError
 from lagvae.io import check_writable, owned
 from lagvae.pages.page import try_page
 from lagvae.pareto.comparison import Analysis, analyse
@@ -132,7 +132,12 @@ def write_comparison(
 ) -> tuple[Analysis, list[Path]]:
     """What `compare` does but print: the analysis, and the files that it is told by."""
     out = out or default_out(folders)
-    analysis = analyse(collect(folders, information), z)
+    try:
+        analysis = analyse(collect(folders, information), z)
+    except ComparisonError as error:
+        former = out / "pareto.html"
+        earlier = f"\n{short_path(former)} is of an earlier comparison, of other runs." if former.is_file() else ""
+        raise ComparisonError(f"{error}{earlier}") from None
     check_writable(out, "Name another folder with --out.")
     figures = draw_pareto(out, analysis)
     table, text = out / "pareto.csv", out / "pareto.md"

@@ -58,8 +58,9 @@ def read_columns(folders: Sequence[Path]) -> list[FinishedRun]:
     if len(columns) < 2:
         where = ", ".join(map(str, folders))
         raise ComparisonError(
-            f"Finished runs in {where}: {len(columns)}, and a comparison needs two. Finish them with {command('train')} "
-            "resume=RUN, or name others."
+            f"{where}: a comparison needs two finished runs, and here {'is one' if columns else 'are none'}. "
+            + (f"Finish the others with {command('train')} resume=RUN, or name" if left_out else "Name")
+            + " another one."
         )
     return columns
 

@@ -20,6 +20,9 @@ from lagvae.terminal import command
 
 LATEST = "latest"
 
+SWEEP_FILE = "sweep.json"
+"""The file in the folder of a sweep with the states of its runs, also of those that have not begun."""
+
 ANALYSIS = "pareto-analysis"
 """The folder to which a comparison of runs is written by default."""
 
@@ -223,6 +226,7 @@ def find_runs(runs: Path, name: str) -> Path:
     for folder in (Path(name).expanduser(), runs / name):
         if folder.is_dir():
             return folder
-    there = sorted(child.name for child in runs.iterdir() if child.is_dir()) if runs.is_dir() else []
+    folders = [child for child in runs.iterdir() if child.is_dir()] if runs.is_dir() else []
+    there = sorted(child.name for child in folders if not child.name.startswith("."))
     hint = f"There are {', '.join(there[:10])}." if there else f"A sweep makes some: {command('train')} -m sweep=NAME."
     raise SettingError(f"{name!r} is not a folder of runs: there is no {runs / name}. {hint}")

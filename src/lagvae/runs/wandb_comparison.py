@@ -53,6 +53,7 @@ def log_sweep(
         return
     import wandb
 
+    disable_telemetry()
     ids = {name: file.read_text(encoding="utf-8").strip() for name, run in runs.items() if (file := wandb_file(run)).is_file()}
     with table.open(newline="", encoding="utf-8") as stream:
         head, *rows = csv.reader(stream)
@@ -70,8 +71,6 @@ def log_sweep(
         "resume": "allow",
         "mode": first.get("mode") or wandb_mode(),
     }
-    if settings["mode"] == "offline":
-        disable_telemetry()
     try:
         wandb_run = wandb.init(**settings, settings=patient_settings())
         address = "" if wandb_run.offline else str(wandb_run.url).rpartition("/")[0]

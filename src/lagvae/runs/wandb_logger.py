@@ -93,7 +93,8 @@ def wandb_mode() -> str:
 def disable_telemetry() -> None:
     """Turn off the telemetry of W&B's next process, which sends it even offline and waits for an answer before it ends.
 
-    A value of WANDB_ERROR_REPORTING in the environment takes precedence.
+    W&B reads its environment once, and warns of what changes later, so that this comes first. A value of WANDB_ERROR_REPORTING
+    in the environment takes precedence.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
@@ -147,6 +148,7 @@ class RunWandbLogger(RunLogger, WandbLogger):
 
     def __init__(self, run: RunFolder, config: Mapping[str, Any], artifacts: bool = False, **settings: Any) -> None:
         super().__init__(config=config, **settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning gives it to W&B, which warns of it whatever its value
         self.run, self.settings, self.artifacts = run, config, artifacts
         self.together = settings.get("reinit") == "create_new"
         if launched_rank() > 0:
@@ -236,7 +238,6 @@ class RunWandbLogger(RunLogger, WandbLogger):
         except TimeoutError:
             RunWandbLogger.unreachable = True
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"
-        disable_telemetry()
         print_note(
             "W&B does not answer any more: what is left of the run is not uploaded, and later runs are logged offline. "
             f"Upload it with wandb sync {wandb_run.settings.sync_dir}."
@@ -304,9 +305,8 @@ def build_wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **s
     """
     import wandb
 
+    disable_telemetry()
     mode = mode or wandb_mode()
-    if mode == "offline":
-        disable_telemetry()
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {
         "save_dir": str(run.path),
@@ -316,7 +316,8 @@ def build_wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **s
         "group": folder_of_sweep(config),
         "job_type": config.get("family"),
     } | given
-    settings["tags"] = list(dict.fromkeys([*wandb_tags(config), *given.get("tags", ())]))
+    tags = given.get("tags", ())
+    settings["tags"] = list(dict.fromkeys([*wandb_tags(config), *([tags] if isinstance(tags, str) else map(str, tags))]))
     try:
         return RunWandbLogger(run, config, mode=mode, **settings)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
@@ -324,7 +325,6 @@ def build_wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **s
             raise
         print_note(f"W&B works offline: {str(error).splitlines()[0]}. Upload later with wandb sync.")
         os.environ[WANDB_ANSWER] = f"{socket.gethostname()} offline"  # for the other runs of this command
-        disable_telemetry()
         if wandb.setup().most_recent_active_run is None:
             wandb.teardown()  # else W&B holds on to the id of the run that did not start
         return RunWandbLogger(run, config, mode="offline", **settings)

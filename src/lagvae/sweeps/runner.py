@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,6 +12,7 @@ from lagvae.errors import FailedRunsError, OwnedError, SettingError, Stopped
 from lagvae.experiment.factory import instantiate
 from lagvae.experiment.settings import fingerprint
 from lagvae.io import check_writable, owned, tidy, wait_for_owner, write_json
+from lagvae.runs.layout import SWEEP_FILE
 from lagvae.sweeps.executors import Executor, Outcome
 from lagvae.sweeps.job import SweepJob
 from lagvae.sweeps.plan import (
@@ -72,6 +73,7 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> P
         jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
         if jobs:
             print_sweep_plan(runs, already, jobs, missing)
+            write_states(runs, failed, 0.0)  # where the sweep is stopped, a comparison knows of runs that have not begun
             failed |= run_all(
                 executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers)[0]
             )
@@ -172,6 +174,22 @@ def failures_by_run(jobs: Jobs, outcomes: Sequence[Outcome]) -> dict[str, str]:
     return failed
 
 
+def states_of(runs: Sequence[SweepRun], failed: Mapping[str, str]) -> dict[str, str]:
+    """Run → finished, failed or unfinished."""
+    return {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
+
+
+def write_states(runs: Sequence[SweepRun], failed: Mapping[str, str], seconds: float) -> Path:
+    """Write sweep.json into the folder of a sweep, and return the folder. Runs in several folders have no such file."""
+    folder = common_folder(runs)
+    if all(run.folder.path.parent == folder for run in runs):
+        folder.mkdir(parents=True, exist_ok=True)
+        with owned(folder, waiting=lambda owner: None):  # all that are given the sweep write it
+            content = {"runs": states_of(runs, failed), "failed": dict(failed), "seconds": round(seconds, 1)}
+            write_json(folder / SWEEP_FILE, content)
+    return folder
+
+
 def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str], seconds: float) -> None:
     """Print the outcome of a sweep and write it to sweep.json in its folder. Raises FailedRunsError if runs failed.
 
@@ -179,13 +197,10 @@ def print_outcome(runs: Sequence[SweepRun], already: int, failed: dict[str, str]
         already: the number of runs that were finished before. failed: run → error.
     """
     root = Path(runs[0].plain.paths.runs)
-    states = {run.name: "finished" if run.finished else "failed" if run.name in failed else "unfinished" for run in runs}
+    states = states_of(runs, failed)
     unfinished = {name: "It has no summary; see its job's log." for name, state in states.items() if state == "unfinished"}
     failed = {name: message for name, message in (failed | unfinished).items() if states.get(name) != "finished"}
-    folder = common_folder(runs)
-    if all(run.folder.path.parent == folder for run in runs):
-        with owned(folder, waiting=lambda owner: None):  # all that are given the sweep write it
-            write_json(folder / "sweep.json", {"runs": states, "failed": failed, "seconds": round(seconds, 1)})
+    folder = write_states(runs, failed, seconds)
     for job in (root / ".jobs").glob("*/"):
         tidy(job)
     finished = sum(state == "finished" for state in states.values())

@@ -65,7 +65,7 @@
       count += row.hidden ? 0 : 1;
     }
     const output = document.getElementById("count");
-    if (output) output.textContent = `${count} runs shown`;
+    if (output) output.textContent = `${count} ${count === 1 ? "run" : "runs"} shown`;
   }
 
   // The traversal: one picture has a strip of images for each unit (down) and each value of it (across).
