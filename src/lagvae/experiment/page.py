@@ -39,6 +39,7 @@ from lagvae.experiment.report import (
 from lagvae.experiment.sample_figures import NAMED_LABELS, mean_codes
 from lagvae.experiment.settings import flatten
 from lagvae.experiment.style import LINE, as_picture, tile
+from lagvae.lagrangian import MEMORY
 from lagvae.model import LatentVariableModel
 from lagvae.pages.page import Drawing, data_address, unchecked_charts, write_page
 from lagvae.runs.layout import RunFolder
@@ -117,6 +118,7 @@ def write_run_page(
         colour=CLASSES.get(COLOURS.get(summary["verdict"], ""), "soft"),
         constraint_columns=constraint_columns(summary),
         constraint_rows=constraint_rows(summary),
+        memory=MEMORY,
         measured_title=measured_title(summary),
         measured_rows=measured_rows(summary),
         remarks=remarks(summary),
