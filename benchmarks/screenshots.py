@@ -17,8 +17,11 @@ from pathlib import Path
 import grid
 from PIL import Image
 
-DESKTOP, PHONE = (760, 812), (390, 1010)
-"""Width and height in pixels."""
+DESKTOP, PHONE = (960, 1020), (390, 1010)
+"""Width and height of a screen in pixels."""
+
+SHOWN = 760
+"""The largest width of a picture: larger ones are made smaller."""
 
 WINDOW = 1200
 """A side of the window that a phone's frame is in."""
@@ -62,7 +65,9 @@ def photograph(browser: str, page: Path, size: tuple[int, int], scheme: str, out
         command += ["--virtual-time-budget=20000", f"--screenshot={shot}", frame.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         with Image.open(shot) as image:
-            image.crop((0, 0, *size)).convert("RGB").quantize(COLOURS).save(out, optimize=True)
+            part = image.crop((0, 0, *size)).convert("RGB")
+            part.thumbnail((SHOWN, WINDOW), Image.Resampling.LANCZOS)
+            part.quantize(COLOURS).save(out, optimize=True)
 
 
 if __name__ == "__main__":
