@@ -123,7 +123,7 @@ def times(found: list[Cell]) -> list[str]:
     return lines
 
 
-def of_images(cell: tuple[float, int]) -> Cell:
+def of_images(cell: tuple[float, int], images: int = 1000) -> Cell:
     """Bounds image by image where draws of an image differ by `ratio` times the noise of the encoder."""
     from lagvae.metrics import tightest
     from lagvae.metrics.images import Reobserver
@@ -132,16 +132,16 @@ def of_images(cell: tuple[float, int]) -> Cell:
     ratio, repetitions = cell
     rows = []
     for seed in range(repetitions):
-        world = worlds.Images(1000, 16, 0.02 * ratio, 0.02, seed)
+        world = worlds.Images(images, 16, 0.02 * ratio, 0.02, seed)
         truth = world.truth()
         samples, index = world.samples(10)
 
-        def metric(images: bool, world: worlds.Images = world) -> Any:
+        def metric(by_image: bool, world: worlds.Images = world) -> Any:
             from lagvae.metrics import Information
 
-            measure = Information(samples=10_000, components=10, images=images, pairs=10_000_000)
-            measure._total, measure._size = 1000, 1000
-            measure._reobserve = Reobserver(world, "train", world.encoder) if images else None
+            measure = Information(samples=10 * images, components=10, images=by_image, pairs=10_000_000)
+            measure._total, measure._size = images, images
+            measure._reobserve = Reobserver(world, "train", world.encoder) if by_image else None
             return measure
 
         plain, full = metric(False), metric(True)

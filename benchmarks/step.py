@@ -151,8 +151,9 @@ def machine(device: str) -> str:
     text = info.read_text() if info.is_file() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found[1] if found else platform.processor() or platform.machine()
-    fast = [words for words in ("amx_bf16", "avx512_bf16") if re.search(rf"\b{words}\b", text)]
-    return f"{name} ({', '.join(fast) or 'no instructions for bf16'}), {torch.get_num_threads()} threads"
+    fast = [words for words in ("amx_bf16", "avx512_bf16", "bf16") if re.search(rf"\b{words}\b", text)]
+    instructions = f" ({', '.join(fast) or 'no instructions for bf16'})" if text else ""
+    return f"{name}{instructions}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:

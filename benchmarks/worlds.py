@@ -53,6 +53,10 @@ class Images:
     def size(self, split: str) -> int:
         return len(self.m)
 
+    def first_samples(self, split: str, n: int) -> Tensor:
+        """The first images, whose shape the metrics look at."""
+        return self.m[:n]
+
     def reobserve(self, split: str, index: Tensor, times: int, step: int, device: Any = "cpu") -> Tensor:
         x = self.m[index]
         return x + self.draw * torch.randn(times, *x.shape, generator=self.generator, dtype=torch.float64)

@@ -503,7 +503,7 @@ def test_sigterm_while_metrics_are_computed_stops_a_run_that_can_be_resumed(
     before = signal.getsignal(signal.SIGTERM)
     said = program(tmp_path, *VAE, "name=a")
     assert said.status == 130, said
-    assert "Resume with: python src/train.py resume=a, from step 40 on." in " ".join(said.err.split())
+    assert "Its last checkpoint is that of step 40. Resume with: python src/train.py resume=a" in " ".join(said.err.split())
     assert not RunFolder(tmp_path / "runs" / "a").finished
     assert signal.getsignal(signal.SIGTERM) == before
     assert program(tmp_path, "resume=a").status == 0

@@ -19,7 +19,7 @@ from lagvae.experiment.calibration import calibration_config, calibration_settin
 from lagvae.experiment.factory import build_data, build_model
 from lagvae.experiment.fit import Fit, refused_callbacks
 from lagvae.experiment.logger_settings import build_loggers
-from lagvae.experiment.run import train
+from lagvae.experiment.run import evaluate, train
 from lagvae.experiment.validate import validate
 from lagvae.runs.layout import RunFolder
 from lagvae.runs.metrics_table import read_rows
@@ -161,6 +161,17 @@ def test_a_run_of_an_earlier_version_has_its_logger(tmp_path: Path) -> None:
     cfg.logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
     (_, board) = build_loggers(cfg, RunFolder(tmp_path), stub())
     assert isinstance(board, TensorBoardLogger)
+
+
+def test_a_run_of_a_version_that_had_its_logger_elsewhere_is_evaluated(tmp_path: Path) -> None:
+    words = (*QUICK, "family=vae", "name=a", "logger=tensorboard")
+    train(settings(tmp_path, *words))
+    run = RunFolder(tmp_path / "runs" / "a")
+    text = run.config.read_text()
+    former = text.replace("pytorch_lightning.loggers.TensorBoardLogger", "lagvae.runs.loggers.RunTensorBoardLogger")
+    assert former != text
+    run.config.write_text(former)
+    assert evaluate(run)["family"] == "vae"
 
 
 def stub() -> Any:

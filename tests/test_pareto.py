@@ -390,11 +390,16 @@ def test_an_unfinished_run_is_named_and_not_counted(sweep: Path) -> None:
     assert "## Unfinished: 1\n\n- `lag-q1-g3-s0`" in comparison_markdown(analyse(found))
 
 
-def test_a_run_of_a_stopped_sweep_that_has_not_begun_is_named(sweep: Path) -> None:
+def test_a_run_of_a_sweep_that_has_not_begun_or_failed_is_named(sweep: Path) -> None:
     there = dict.fromkeys((f"pareto/{path.name}" for path in sweep.iterdir() if path.is_dir()), "finished")
-    (sweep / "sweep.json").write_text(json.dumps({"runs": there | {"pareto/late-s0": "unfinished"}}))
-    found = collect([sweep])
-    assert found.unfinished == ["late-s0 (it has not begun)"]
+    others = {"pareto/late-s0": "unfinished", "pareto/early-s0": "failed", "pareto/gone-s0": "finished"}
+    (sweep / "sweep.json").write_text(json.dumps({"runs": there | others | {"pareto/info-max-s0": "unfinished"}}))
+    expected = ["late-s0 (it has not begun)", "early-s0 (it failed)"]
+    assert collect([sweep, sweep]).unfinished == expected
+    (sweep / "moved").mkdir()
+    shutil.move(sweep / "info-max-s0", sweep / "moved" / "info-max-s0")
+    found = collect([sweep.parent])
+    assert found.unfinished == [f"{sweep.name}/{name}" for name in expected]
     assert len(found.runs) == 16
     (sweep / "sweep.json").write_text("[]")
     assert collect([sweep]).unfinished == []

@@ -1,4 +1,4 @@
-"""What a module, a class or an error is: of this package or of a user, named, on which device, in which mode."""
+"""Helpers that tell whether a part is of this package or of a user, name it, and find its device and its mode."""
 
 from __future__ import annotations
 

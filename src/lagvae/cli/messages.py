@@ -111,6 +111,12 @@ def options_of(root: Path, group: str) -> list[str]:
     return sorted(file.stem for file in (root / "conf" / group).glob("*.yaml"))
 
 
+def loggers_of(root: Path) -> list[str]:
+    """The options of logger=… that are a logger; `csv` stands for none beside metrics.csv."""
+    files = (root / "conf" / "logger").glob("*.yaml")
+    return sorted(file.stem for file in files if "_target_" in file.read_text(encoding="utf-8"))
+
+
 def _unknown_key(error: OmegaConfBaseException, root: Path | None, words: Sequence[str]) -> str:
     """That a key is unknown, and what the user may have meant: a new name, a setting elsewhere, or one of a similar name."""
     unknown = str(error.full_key)
@@ -126,10 +132,10 @@ def _unknown_key(error: OmegaConfBaseException, root: Path | None, words: Sequen
     if name == "beta" and (preference := _preference_of_beta(value)):
         return f"{typed} is unknown; did you mean family=beta_vae {preference}? (β = 1 + alpha.q)"
     there = [str(key) for key in error.parent_node if key != "hydra"]  # type: ignore[union-attr]
-    if parent == "logger" and root is not None and name in options_of(root, "logger"):
-        others = [logger for logger in there if logger in options_of(root, "logger")]
-        chosen = f"[{','.join([*others, name])}]" if others else name
-        return f"{typed}{value} needs its logger: add logger={chosen}."
+    if parent == "logger" and root is not None and name in (loggers := loggers_of(root)):
+        others = [logger for logger in there if logger in loggers]
+        chosen = f"'logger=[{','.join([*others, name])}]'" if others else f"logger={name}"
+        return f"{typed}{value} needs its logger: write {chosen}."
     settings = _settings(error.parent_node._get_root())  # type: ignore[union-attr]
     whole = typed == unknown
     if parent in NAMED_BY_USER and not get_close_matches(name, there, 1):

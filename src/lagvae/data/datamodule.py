@@ -527,7 +527,7 @@ class DataModule(pl.LightningDataModule):
         return self._on_device[device]
 
     def train_loader(self, first: Callable[[], int], device: torch.device) -> StepLoader:
-        """Loads what is left, from step first(), of its interval of `interval[0]` steps, and none from step `interval[1]` on.
+        """Loads the steps from first() to the end of its interval of `interval[0]` steps, and none from step `interval[1]` on.
 
         Without an interval it loads an epoch.
         """

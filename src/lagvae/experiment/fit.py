@@ -228,14 +228,15 @@ class Fit:
             for logger in self.loggers:
                 close(logger, failed=True)
             if isinstance(error, Stopped):
-                raise Stopped(f"{error} {instruction}, {self._where_resumed()}.") from None
+                raise Stopped(f"{error} {self._what_is_kept()} {instruction}") from None
             raise
 
-    def _where_resumed(self) -> str:
-        """From which step the run goes on: checkpoints are written where intervals end."""
-        interval, _ = self.data.interval or (1, 0)
-        step = self.trainer.global_step // interval * interval
-        return f"from step {step} on" if self.folder.last.is_file() else "from its first step: there is no checkpoint yet"
+    def _what_is_kept(self) -> str:
+        """A sentence on the step from which the run goes on: that of its last checkpoint."""
+        try:
+            return f"Its last checkpoint is that of step {read_content(self.folder.last)['global_step']}."
+        except (CheckpointError, KeyError):
+            return "There is no checkpoint yet, so that it will start anew."
 
 
 def build_evaluation(cfg: DictConfig, model: LatentVariableModel, final: bool = True) -> Evaluation:

@@ -41,7 +41,7 @@ def check_loggers(cfg: DictConfig) -> None:
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
                 raise SettingError(f"{key}.{setting}={value} is unknown; {hint}")
         if kind_of_logger(target) == "WandbLogger" and not isinstance(tags := node.get("tags"), ListConfig | str | None):
-            raise SettingError(f"{key}.tags={tags} is no list of texts; write {key}.tags=[mine,other].")
+            raise SettingError(f"{key}.tags={tags} is not a list of texts; write {key}.tags=[mine,other].")
         if (mode := node.get("mode")) is not None and kind_of_logger(target) == "WandbLogger" and mode not in WANDB_MODES:
             raise SettingError(f"{key}.mode={mode} is unknown; choose one of {', '.join(WANDB_MODES)}, or null.")
 
@@ -92,5 +92,5 @@ def build_logger(node: DictConfig, cfg: DictConfig, run: RunFolder, several: boo
 
             return RunMLFlowLogger(run, stored_settings(cfg), **settings)
         if kind == "TensorBoardLogger":
-            return RunTensorBoardLogger(str(run.path), **{"name": "", "version": "tensorboard"} | settings)
+            return RunTensorBoardLogger(str(run.path), **settings | {"name": "", "version": "tensorboard"})
         return instantiate(node)  # type: ignore[no-any-return]

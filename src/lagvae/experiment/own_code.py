@@ -25,6 +25,7 @@ from lagvae.experiment.settings import PLAIN_INTERPOLATION, leaves
 from lagvae.experiment.signatures import matches_type, signature
 from lagvae.introspection import is_of_lagvae
 from lagvae.io import file_digest
+from lagvae.runs.loggers import kind_of_logger
 
 PACKAGES = ("lagvae.", "torch.", "torchmetrics.", "pytorch_lightning.", "torchvision.")
 """The packages whose classes are not user-defined."""
@@ -147,6 +148,8 @@ def check_targets(settings: Any, trust: str | Sequence[str] = (), whole: bool = 
                 raise SettingError(f"{key}={value} is not loaded: stored settings do not refer to others.")
         elif value is None and whole:
             continue  # no logger
+        elif whole and key.startswith("logger") and kind_of_logger(str(value)) is not None:
+            continue  # known by its name, wherever an earlier version had it
         elif not isinstance(value, str) or not (value.startswith(trusted) or is_known(value, whole)):
             package = str(value).split(".")[0] + "."
             if package in PACKAGES and found_at(str(value)) is None:

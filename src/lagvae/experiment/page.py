@@ -119,6 +119,7 @@ def write_run_page(
         constraint_columns=constraint_columns(summary),
         constraint_rows=constraint_rows(summary),
         memory=MEMORY,
+        learned=any(c["learned"] for c in summary["constraints"].values()),
         measured_title=measured_title(summary),
         measured_rows=measured_rows(summary),
         remarks=remarks(summary),

@@ -530,7 +530,7 @@ def train_calibration(
     model = build_model(derived, data, simplex=simplex)
     on_first(lambda: write_settings(derived, folder.config))
     fit = Fit(derived, data, model, folder, f"{title} {cfg.data.name}")
-    with fit.resumable("Run the same command again to resume"):
+    with fit.resumable("Run the same command again to resume."):
         fit.train(folder.last_checkpoint)
         for message in fit.messages:
             print_note(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -235,9 +235,11 @@ def collect(folders: Sequence[Path], information: str = "interval") -> Collectio
         if not folder.is_dir():
             raise SettingError(f"{folder} is not a folder. Name one that holds run folders, such as runs/pareto.")
     collection = Collection(list(folders), information)
-    roots, seen = [folder.resolve() for folder in folders], set[Path]()
+    roots, seen, found = [folder.resolve() for folder in folders], set[Path](), list[Path]()
+    common = os.path.commonpath(roots)
     for run_folder in (run_folder for root in roots for run_folder in runs_below(root, seen)):
-        name = os.path.relpath(run_folder.path, os.path.commonpath(roots))
+        found.append(run_folder.path)
+        name = os.path.relpath(run_folder.path, common)
         name = run_folder.path.name if name == "." else name
         if not run_folder.summary.is_file():
             collection.unfinished.append(f"{name} (it failed)" if run_folder.failure.is_file() else name)
@@ -254,21 +256,29 @@ def collect(folders: Sequence[Path], information: str = "interval") -> Collectio
             collection.left_out[name] = f"alpha.p = {alpha_p:g}: its preference does not concern I_q alone"
         else:
             collection.runs.append(run)
-    for root in roots:
-        collection.unfinished += [f"{name} (it has not begun)" for name in not_begun(root)]
+    below = (path.parent for path in found if any(root in path.parents for root in roots))
+    for folder in dict.fromkeys([*roots, *below]):
+        missing = missing_runs(folder, found)
+        collection.unfinished += [f"{os.path.relpath(path, common)} ({why})" for path, why in missing.items()]
     _drop_duplicates(collection)
     _check(collection)
     return collection
 
 
-def not_begun(folder: Path) -> list[str]:
-    """The names of runs of a sweep that have no folder yet, by its sweep.json."""
+def missing_runs(folder: Path, found: Iterable[Path]) -> dict[Path, str]:
+    """The folder of each run that the sweep.json of a folder names and that is not there → why: it failed or has not begun.
+
+    Args:
+        found: the folders of runs that are there, in which a run may have been moved.
+    """
     try:
-        names = list(json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["runs"])
+        states = dict(json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["runs"])
     except (OSError, ValueError, TypeError, KeyError):
-        return []  # no sweep, or one whose file is damaged
-    there = (Path(str(name)).name for name in names)
-    return [name for name in there if not RunFolder(folder / name).config.is_file()]
+        return {}  # no sweep, or one whose file is damaged
+    there = {path.name for path in found}
+    names = {Path(str(name)).name: state for name, state in states.items()}
+    reasons = {"unfinished": "it has not begun", "failed": "it failed"}
+    return {folder / name: reasons[state] for name, state in names.items() if state in reasons and name not in there}
 
 
 def _drop_duplicates(collection: Collection) -> None:

@@ -136,7 +136,7 @@ def write_comparison(
         analysis = analyse(collect(folders, information), z)
     except ComparisonError as error:
         former = out / "pareto.html"
-        earlier = f"\n{short_path(former)} is of an earlier comparison, of other runs." if former.is_file() else ""
+        earlier = f"\n{short_path(former)} is of an earlier comparison." if former.is_file() else ""
         raise ComparisonError(f"{error}{earlier}") from None
     check_writable(out, "Name another folder with --out.")
     figures = draw_pareto(out, analysis)

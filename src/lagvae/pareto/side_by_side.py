@@ -58,9 +58,9 @@ def read_columns(folders: Sequence[Path]) -> list[FinishedRun]:
     if len(columns) < 2:
         where = ", ".join(map(str, folders))
         raise ComparisonError(
-            f"{where}: a comparison needs two finished runs, and here {'is one' if columns else 'are none'}. "
-            + (f"Finish the others with {command('train')} resume=RUN, or name" if left_out else "Name")
-            + " another one."
+            f"A comparison needs two finished runs, and {where} has {'one' if columns else 'none'}. "
+            + (f"Finish what was left out with {command('train')} resume=RUN, or name" if left_out else "Name")
+            + " other folders."
         )
     return columns
 

@@ -93,8 +93,8 @@ def wandb_mode() -> str:
 def disable_telemetry() -> None:
     """Turn off the telemetry of W&B's next process, which sends it even offline and waits for an answer before it ends.
 
-    W&B reads its environment once, and warns of what changes later, so that this comes first. A value of WANDB_ERROR_REPORTING
-    in the environment takes precedence.
+    W&B reads its environment once, and warns of what changes later, so this must be called first. A value of
+    WANDB_ERROR_REPORTING in the environment takes precedence.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
@@ -317,7 +317,8 @@ def build_wandb_logger(run: RunFolder, config: Any, mode: str | None = None, **s
         "job_type": config.get("family"),
     } | given
     tags = given.get("tags", ())
-    settings["tags"] = list(dict.fromkeys([*wandb_tags(config), *([tags] if isinstance(tags, str) else map(str, tags))]))
+    mine = [str(tag) for tag in ([tags] if isinstance(tags, str) else tags) if tag is not None]
+    settings["tags"] = list(dict.fromkeys([*wandb_tags(config), *mine]))
     try:
         return RunWandbLogger(run, config, mode=mode, **settings)
     except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
