@@ -19,7 +19,7 @@ from torch import nn
 from lagvae.callbacks import Evaluation, budget, progress
 from lagvae.callbacks.budget import LEAST, Plan, multiply_adds, plan_evaluation
 from lagvae.callbacks.progress import MeasuringProgress, ProgressBar
-from lagvae.callbacks.stopping import interrupt_on_sigterm
+from lagvae.callbacks.stopping import StopOnSigterm, interrupt_on_sigterm
 from lagvae.cli.entry import compose_config
 from lagvae.data import DataModule
 from lagvae.data.sources import digits
@@ -271,6 +271,18 @@ def test_only_the_main_thread_takes_sigterm() -> None:
     try:
         assert interrupt_on_sigterm() is before
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("world", "interrupts"), [(1, False), (2, True)])
+def test_only_processes_that_share_a_run_take_sigterm_from_lightning(world: int, interrupts: bool) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trainer: Any = SimpleNamespace(world_size=world)
+    try:
+        StopOnSigterm().on_train_start(trainer, nn.Identity())  # type: ignore[arg-type]
+        assert (signal.getsignal(signal.SIGTERM) is signal.default_int_handler) is interrupts
+        assert interrupts or signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGTERM, before)
 

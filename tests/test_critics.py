@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from helpers import ABSENT
 from omegaconf import OmegaConf
 from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions import Normal, StudentT
+from torch.utils.data import DataLoader
 
 from lagvae.distributions import (
     BernoulliDecoder,
@@ -337,6 +339,22 @@ def test_a_model_refuses_a_critic_that_its_class_does_not_name() -> None:
     lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
     with pytest.raises(SettingError, match=r"constraints\.d: Silent has uses_critic=False, but it has a critic"):
         LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_theta_descends_what_the_first_step_of_a_critic_has_seen(steps: int) -> None:
+    """Further steps of the critic draw samples of their own, and leave those of θ their gradient."""
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
+    divergence = LogRatio(network)
+    divergence.prepare("d", joint, (3,))
+    lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
+    model = LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam, critic_steps=steps)
+    before = [p.detach().clone() for p in joint.encoder.parameters()]
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    pl.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(model, DataLoader(torch.ones(20, 3), 10))
+    assert any(not torch.equal(a, b) for a, b in zip(before, joint.encoder.parameters(), strict=True))
 
 
 def test_r1_adds_a_quarter_of_the_mean_squared_gradients_of_both_sides() -> None:

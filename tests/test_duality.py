@@ -157,6 +157,12 @@ def test_two_solvers_agree_and_the_multiplier_is_the_shadow_price(seed: int) -> 
     assert least_kl(program) < program.epsilon < kl_without_information(program)
 
 
+@pytest.mark.parametrize(("seed", "free", "has_mmd"), [(3, False, True), (4, False, False), (7, False, True), (8, True, False)])
+def test_random_programs_have_the_constraints_of_their_seed(seed: int, free: bool, has_mmd: bool) -> None:
+    program = random_program(seed)
+    assert (program.p_z is None, program.kernel is not None) == (free, has_mmd)
+
+
 @pytest.mark.usefixtures("_silent")
 def test_algorithm_1_finds_value_and_multiplier(program: Program, capfd: pytest.CaptureFixture[str]) -> None:
     known, trained = solve_program(program), train_tables(program, steps=800)

@@ -88,6 +88,16 @@ def test_conditioned_networks_start_as_they_were_and_are_plain_ones_at_every_sla
     torch.testing.assert_close(outputs(joint, x), own)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.Conv2d(3, 2, 3), nn.ConvTranspose2d(3, 2, 3)], ids=str)
+def test_layers_of_unequal_widths_are_scaled_by_their_own_channels(layer: Any) -> None:
+    slacks = Slacks(0.1, 4.0, own=1.5)
+    modulated, x = Modulated(layer, slacks), torch.randn(4, 3, *[5] * (layer.weight.dim() - 2))
+    torch.testing.assert_close(modulated(x), layer(x))
+    nn.init.normal_(modulated.change, std=0.1)
+    assert modulated(x).shape == layer(x).shape
+    assert not torch.allclose(modulated(x), layer(x))
+
+
 def test_slacks_cover_the_range_and_interpolate_linearly_in_log_gamma() -> None:
     slacks = Slacks(0.1, 4.0, own=1.5)
     assert slacks.knots[0] == 0.1

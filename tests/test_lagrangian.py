@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from lagvae.distributions import (
 )
 from lagvae.divergences import MMD, RBF, Distortion, Divergence, NegElbo, Rate
 from lagvae.errors import SettingError
+from lagvae.experiment.schema import ConstraintConfig
 from lagvae.lagrangian import MEMORY, Constraint, Lagrangian, Preference, Values
 from lagvae.log_ascent import LogAscent
 from lagvae.networks import MLP
@@ -411,6 +412,13 @@ def test_a_multiplier_in_its_warm_up_falls_but_does_not_rise(dual: str) -> None:
     assert (now[:5].diff() > 0).all()
     assert late[6] < late[4]
     assert late[-1] > late[6], "it rises once the warm-up is over"
+
+
+def test_a_constraint_in_python_has_the_defaults_of_a_config() -> None:
+    given = {field.name: field.default for field in fields(ConstraintConfig)}
+    for field in fields(Constraint):
+        if field.name in ("multiplier", "scale", "max_multiplier"):
+            assert field.default == given[field.name], field.name
 
 
 def test_a_warm_up_is_no_negative_number_of_steps() -> None:

@@ -67,6 +67,12 @@ def test_conditionals_are_as_given_where_only_the_other_distribution_has_the_con
     assert float(world.distortion) == pytest.approx(-expected, abs=1e-6)
 
 
+def test_a_condition_without_probability_has_the_uniform_distribution() -> None:
+    fair, plain = torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5)
+    world = Tabular(fair, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), fair, plain)  # q(z = 2) = 0
+    torch.testing.assert_close(world.density("q", "x|z"), torch.full((2, 2), 0.5, dtype=torch.float64))
+
+
 def test_entropies_agree_with_scipy(world: Tabular) -> None:
     for side in ("q", "p"):
         joint = world.joint(side).numpy()

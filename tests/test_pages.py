@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,7 +24,8 @@ from lagvae.experiment.report import constraint_rows, measured_rows
 from lagvae.experiment.run import train
 from lagvae.pages import page as pages
 from lagvae.pareto.comparison import analyse
-from lagvae.pareto.page import figures_chart
+from lagvae.pareto.fronts import MAXIMISE, MINIMISE
+from lagvae.pareto.page import curve_rows, figures_chart
 from lagvae.pareto.points import SPLITS, collect
 from lagvae.pareto.side_by_side import side_by_side
 from lagvae.pareto.tables import comparison_sections
@@ -294,6 +296,12 @@ def test_a_bound_is_drawn_where_it_is_seen(tmp_path: Path, bound: float | None, 
     assert (rows != []) is seen
     assert [row["rate"] + row["distortion"] for row in rows] == pytest.approx([bound] * len(rows))
     assert ("the bound" in json.dumps(drawing.chart.to_dict(), ensure_ascii=False)) is seen
+
+
+@pytest.mark.parametrize(("alpha", "sign"), [(-0.5, MAXIMISE), (0.5, MINIMISE), (4.0, MINIMISE)])
+def test_curves_of_any_alpha_are_of_its_sign(alpha: float, sign: int) -> None:
+    curve = SimpleNamespace(split="train", family="lagvae", alpha=alpha, gammas=[1.0, 2.0], means=[3.0, 4.0])
+    assert [row["sign"] for row in curve_rows(SimpleNamespace(curves=[curve]))] == [str(sign)] * 2  # type: ignore[arg-type]
 
 
 def test_links_to_runs_hold_in_a_folder_that_was_moved(sweep: Path) -> None:
