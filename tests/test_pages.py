@@ -26,7 +26,7 @@ from lagvae.pages import page as pages
 from lagvae.pareto.comparison import analyse
 from lagvae.pareto.fronts import MAXIMISE, MINIMISE
 from lagvae.pareto.page import Look, curve_rows, run_rows
-from lagvae.pareto.points import SPLITS, collect
+from lagvae.pareto.points import collect
 from lagvae.pareto.side_by_side import side_by_side
 from lagvae.pareto.tables import comparison_sections
 from lagvae.runs.layout import RunFolder
