@@ -27,7 +27,7 @@ MEMORY = 500
 
 @dataclass(frozen=True)
 class Constraint:
-    """A constraint D ≤ bound with a learned multiplier, or a penalty λ D with a fixed one, which a bound only gives a verdict.
+    """A constraint D ≤ bound with a learned multiplier, or a penalty λ D with a fixed one, whose bound is only checked.
 
     Args:
         name: name of the constraint in configs, logs and the summary.

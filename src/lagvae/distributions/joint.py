@@ -11,8 +11,8 @@ that it receives. Each is a module that has
 
 A prior also has `latent`, the dimension of z, and a decoder `differentiable_samples`; a decoder may have `start_scale(x)`,
 which sets a learned scale from data. A module without `noise_kind`, which only returns a distribution of torch, is wrapped in
-an adapter that has all this. An encoder of one's own must be such a module, because terms with log q(z|x) are only computed for
-`GaussianEncoder`, its subclasses and adapters.
+an adapter that has all this. An encoder of one's own is best such a module: terms with log q(z|x), such as the rate, are only
+computed for `GaussianEncoder`, its subclasses and adapters.
 """
 
 from __future__ import annotations

@@ -339,7 +339,7 @@ def rate_distortion(metrics: Path, summary: Mapping[str, Any]) -> Figure:
     for limit, ends in zip((axis.set_xlim, axis.set_ylim), plane_ranges(splits, path), strict=True):
         limit(*ends)
     for name, c in summary["constraints"].items():
-        if name == "neg_elbo" and crosses(c["bound"], *plane_ranges(splits, path)):
+        if name == "neg_elbo" and crosses(c["bound"], axis.get_xlim(), axis.get_ylim()):
             low, high = axis.get_xlim()
             axis.plot(
                 [low, high], [c["bound"] - low, c["bound"] - high], color=RED, linestyle="--", label=f"−ELBO = {c['bound']:.2f}"

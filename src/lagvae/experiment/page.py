@@ -60,7 +60,7 @@ TEST = "#6f9a3e"
 AXES, SIDES = ("rate", "distortion"), (("low", -1), ("high", 1))
 
 ROOM = 1.02
-"""The length of the axis of steps, where a training has the length 1: the mark of its last step is seen whole."""
+"""The end of the axis of steps, as a multiple of the last step, so that the mark of that step is not cut."""
 
 MOST_POINTS = 400
 """Points of a curve; of a longer one every k-th is shown."""
@@ -135,7 +135,7 @@ def write_run_page(
 
 
 def legend(curves: Drawing | None, summary: Mapping[str, Any]) -> dict[str, str]:
-    """What is drawn over the steps → its colour; a run without bounds has neither λ nor a bound there."""
+    """The series that the curves of a run have → their colours; a run without bounds, for example, has no λ and no bound."""
     drawn = set() if curves is None else {row["series"] for rows in curves.data.values() for row in rows}
     if any(c["bound"] is not None for c in summary["constraints"].values()):
         drawn.add(BOUND)

@@ -73,7 +73,7 @@ def run_sweep(config: DictConfig, makers: Sequence[Callable[[], SweepRun]]) -> P
         jobs, taken = plan_jobs(waiting, root / ".jobs", settings, executor.workers)
         if jobs:
             print_sweep_plan(runs, already, jobs, missing)
-            write_states(runs, failed, 0.0)  # where the sweep is stopped, a comparison knows of runs that have not begun
+            write_states(runs, failed, 0.0)  # so that a comparison can name runs that have not begun
             failed |= run_all(
                 executor, missing, jobs, lambda left: plan_jobs(left, root / ".jobs", settings, executor.workers)[0]
             )
