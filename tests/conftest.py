@@ -45,6 +45,14 @@ LONGEST = [
     "resume",
     "bad_settings",
     "own_parts",
+    "front",
+    "explain",
+    "run_wiring",
+    "pages",
+    "wandb_server",
+    "wandb_comparison",
+    "benchmarks",
+    "docs",
 ]
 """The files whose tests take longest, which start first, so that no process of several ends long after the others."""
 

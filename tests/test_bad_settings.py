@@ -96,6 +96,8 @@ OLD = {
     "constraints.mmd.relative=true": "write constraints.mmd.gamma_relative=true.",
     "constraints.mmd.calibration=1": "write constraints.mmd.calibration_weight=1.",
     "launcher=stacked": "launcher=stacked is now launcher=ensemble.",
+    "posterior=normal": "posterior=normal is now posterior=translation_l2; N(μ(x), diag σ(x)²), the encoder of a VAE, is "
+    "posterior=gaussian.",
     "launcher.engine.jobs=4": "write launcher.executor.jobs=4.",
     "launcher.cells_per_job=16": "write launcher.runs_per_job=16.",
     "divergence=[written]": "divergence=written is now divergence=symbolic.",

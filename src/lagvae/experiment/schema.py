@@ -26,8 +26,10 @@ MOVED_OPTIONS = {
     ("launcher", "stacked"): "ensemble",
     ("launcher", "joblib"): "processes",
     ("divergence", "written"): "symbolic",
+    ("posterior", "laplace"): "translation_l1",
+    ("posterior", "normal"): "translation_l2; N(μ(x), diag σ(x)²), the encoder of a VAE, is posterior=gaussian",
 }
-"""Options that have a new name: group and old option → new option."""
+"""Options that have a new name: group and old option → new option, with what else one may have meant by the old one."""
 
 
 def new_name(key: str) -> str | None:
