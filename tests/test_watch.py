@@ -185,6 +185,32 @@ def test_a_sweep_that_calibrates_has_no_folder_yet(tmp_path: Path) -> None:
     assert line_of(said.out, "calibrating digits-1234: step 30")
 
 
+IDLE = "No process works on "
+
+
+def test_runs_that_no_process_works_on_are_told_with_what_goes_on_with_them(tmp_path: Path) -> None:
+    """A sweep that was killed has jobs whose process has ended, and runs that have not begun."""
+    own(make_run(tmp_path, "s/a", 10).path, ended_process())
+    own(make_job(tmp_path, "s/a", "s/b", owned=False), ended_process())
+    text = seen(find_view(tmp_path / "runs", "s"))
+    assert line_of(text, "1 stopped, 1 waiting")
+    assert " ".join(text.split()).endswith("Where none waits in a queue, the command of the sweep goes on with them.")
+    make_run(tmp_path, "alone", 10)
+    assert "resume=alone" in line_of(seen(find_view(tmp_path / "runs", "alone")), IDLE)
+
+
+@pytest.mark.parametrize("busy", ["run", "job", "calibration", "none left"])
+def test_nothing_is_said_of_resuming_where_a_process_works_or_all_have_ended(tmp_path: Path, busy: str) -> None:
+    run = make_run(tmp_path, "s/a", 10, owned=busy == "run")
+    if busy == "job":
+        make_job(tmp_path, "s/a", "s/b")
+    elif busy == "calibration":
+        own(tmp_path / "calibrations" / "digits-1234")
+    elif busy == "none left":
+        run.write_summary(RESULTS)
+    assert IDLE not in seen(find_view(tmp_path / "runs", "s"))
+
+
 def test_eighty_columns_hold_it(tmp_path: Path) -> None:
     for k in range(3):
         make_run(tmp_path, f"s/{'long-' * 20}{k}", 10, 20, 30, 40, 50, 60, 70, 80, 90, owned=True)

@@ -48,6 +48,7 @@ COLOURS = {
 """The states of a run, in the order in which they are listed → their colours."""
 
 ENDED = ("finished", "failed")
+ACTIVE = ("training", "measuring")
 
 LONGEST_STATE = 18
 """The largest number of letters of a verdict in a table of runs, as of "met, not converged"; longer ones are cut."""
@@ -335,11 +336,15 @@ class View:
                 self._add(there.path)
         for path, run in self.watched.items():
             run.read(of_run.get(path))
-        parts = [self._head(inside), *self._calibrating()]
+        calibrating = list(self._calibrating())
+        parts = [self._head(inside), *calibrating]
         if self.alone:
             parts.append(run_table(self.watched[self.folder]))
         else:
             parts.append(sweep_table(self._sorted(), width, None if height is None else max(3, height - 9)))
+        busy = calibrating or any(job.since is not None for job in inside)
+        if not self.ended and not busy and not any(run.state in ACTIVE for run in self.watched.values()):
+            parts.append(Text(self._idle(bool(inside)), "yellow", overflow="fold"))
         messages = [run.message for run in self._sorted() if run.message and (self.alone or run.state == "failed")]
         messages += [job.message for job in inside if job.message]
         if messages:
@@ -382,7 +387,7 @@ class View:
         A run that no job has is counted from when its process began.
         """
         now = time.time()
-        active = [run for run in self.watched.values() if run.state in ("training", "measuring")]
+        active = [run for run in self.watched.values() if run.state in ACTIVE]
         if not active or done >= total:
             return ""
         if done and self.first is None:  # before that a sweep calibrates, or compiles its step
@@ -397,6 +402,15 @@ class View:
         if done <= before or now <= started:
             return ""
         return f"  {timedelta(seconds=round((total - done) * (now - started) / (done - before)))} left"
+
+    def _idle(self, of_sweep: bool) -> str:
+        """What to do where no process works on runs that have not ended: jobs of a queue may start yet, others do not."""
+        if of_sweep or not self.alone:
+            return (
+                "No process works on these runs now. Where none waits in a queue, the command of the sweep goes on with them."
+            )
+        name = os.path.relpath(self.folder, self.runs.resolve())
+        return f"No process works on this run now. Resume with: {command('train')} resume={name}"
 
     def _calibrating(self) -> Iterator[RenderableType]:
         """A line for each calibration that is being made."""
