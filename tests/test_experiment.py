@@ -91,6 +91,7 @@ def test_a_run_leaves_what_the_contract_says(root: Path) -> None:
     assert pictures == {"samples", "reconstructions", "traversal", "latent", "constraints", "multipliers", "rate_distortion"}
     assert run.page.is_file()
     assert not list(run.path.rglob(".*"))  # nothing half-written
+    assert 0 < summary["seconds"]["training"] < summary["seconds"]["all"]
     assert set(summary["splits"]) == {"train", "val", "test"}
     for values in summary["splits"].values():
         assert {"neg_elbo", "rate", "distortion", "mmd", "i_q_lower", "i_q_upper", "i_q_kde", "active_units"} <= set(values)

@@ -74,6 +74,12 @@ def test_numbers_of_the_scores_that_cannot_be(setting: dict[str, int]) -> None:
         FactorScores(**setting)
 
 
+def test_the_least_numbers_of_the_scores_give_scores() -> None:
+    metric, factors = FactorScores(samples=2, bins=2, trees=1), drawn(40, (2, 2))
+    assert (metric.samples, metric.bins, metric.trees) == (2, 2, 1)
+    assert 0 <= float(dci_scores(factors.double(), factors, trees=1)["dci_informativeness"]) <= 1
+
+
 # ---- data
 
 

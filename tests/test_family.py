@@ -243,6 +243,7 @@ def test_a_member_calibrates_trains_and_goes_on_to_the_same_bits(
         (("family=aae", "critic.steps=0"), ["critic.steps=0"]),
         (("family=aae", "critic.network=null"), ["constraints.js_z.divergence.network=null: null is not allowed here"]),
         (("family=aae", "training.average=1.5"), ["training.average=1.5"]),
+        (("family=aae", "training.average=0"), ["training.average=0"]),
         (("family=aae", "trainer.devices=2"), ["trainer.devices=2", "one device"]),
         (
             ("family=vae", "divergence=[symbolic]", "constraints.symbolic.divergence.objective='KL(q||r)'"),

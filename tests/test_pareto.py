@@ -536,6 +536,7 @@ def test_the_program_writes_all_files_and_prints_dominated_runs(sweep: Path) -> 
     assert outcome.new == {f"runs/{ANALYSIS}/{name}" for name in names}
     assert "1 of 2" in outcome.out
     assert "info-max-s0" in outcome.out
+    assert "Information over the slack γ₁" in outcome.out
     out = root / "runs" / ANALYSIS
     for name in ("figure1", "figure2"):
         with Image.open(out / f"{name}.png") as picture:

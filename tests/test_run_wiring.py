@@ -254,6 +254,28 @@ def test_progress_is_a_line_for_every_tenth_at_steps_that_are_logged() -> None:
     assert said.getvalue().splitlines() == [f"run: {step}/80  epoch {step // 4}  {note}" for step in steps]
 
 
+@pytest.mark.parametrize(
+    ("logged", "note"),
+    [
+        ({"rate": 3.0, "distortion": 20.0}, "−ELBO 23.00"),
+        ({"neg_elbo": 24.5}, "−ELBO 24.50"),
+        ({"distortion": 20.0}, "distortion 20.00"),
+        ({"rate": 3.0}, ""),
+    ],
+)
+def test_progress_names_the_distortion_where_there_is_no_elbo(logged: dict[str, float], note: str) -> None:
+    """As with an implicit encoder, which has no rate; a front has its −ELBO at the γ that it is shown at."""
+    said = StringIO()
+    model: Any = SimpleNamespace(log_every=4, last_logged=logged, lagrangian=SimpleNamespace(configured=[]))
+    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=8, datamodule=SimpleNamespace(per_epoch=4))
+    evaluation: Any = SimpleNamespace(results={})
+    progress = TrainingProgress("run", evaluation, Console(file=said, force_terminal=False))
+    progress.on_train_start(trainer, model)
+    trainer.global_step = 8
+    progress.on_train_end(trainer, model)
+    assert said.getvalue().rstrip() == f"run: 8/8  epoch 2  {note}".rstrip()
+
+
 # ---- the order in which files are written
 
 

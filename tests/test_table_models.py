@@ -77,6 +77,15 @@ def test_log_prob_is_the_sum_over_what_is_there() -> None:
         assert log_p == pytest.approx(expected, abs=1e-5)
 
 
+def test_rows_may_have_any_leading_axes() -> None:
+    """As several draws of z for each row have; a column of three categories sums to one whatever stands in front of it."""
+    decoder, z = mixed_decoder(), torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        p = decoder(z.reshape(12, 3))
+        several = RowDistribution(*(t.reshape(4, 3, -1) for t in (p.loc, p.scale.expand_as(p.loc), p.log_probs)), [3, 2], 1)
+        torch.testing.assert_close(several.log_prob(X), p.log_prob(X.repeat(4, 1)).reshape(4, 3))
+
+
 def test_what_is_missing_has_no_part_in_the_likelihood_and_its_gradient() -> None:
     decoder, z = mixed_decoder(), torch.zeros(1, 3)
     other = X[1:2].clone()
