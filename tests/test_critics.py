@@ -357,6 +357,36 @@ def test_theta_descends_what_the_first_step_of_a_critic_has_seen(steps: int) -> 
     assert any(not torch.equal(a, b) for a, b in zip(before, joint.encoder.parameters(), strict=True))
 
 
+def test_each_step_of_a_critic_has_samples_of_its_own() -> None:
+    seen = []
+
+    class Seen(LogRatio):
+        def critic_loss(self, samples: JointSamples) -> Tensor:
+            seen.append(samples.z_q.detach().clone())
+            return super().critic_loss(samples)
+
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
+    divergence = Seen(network)
+    divergence.prepare("d", joint, (3,))
+    lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
+    model = LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam, critic_steps=3)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    pl.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(model, DataLoader(torch.ones(20, 3), 10))
+    assert len(seen) == 3
+    assert not any(torch.allclose(a, b) for a, b in ((seen[0], seen[1]), (seen[0], seen[2]), (seen[1], seen[2])))
+
+
+@pytest.mark.parametrize("f", F_DIVERGENCES)
+def test_a_critic_of_an_f_divergence_has_its_unit_and_range(f: str) -> None:
+    divergence = VariationalFDivergence(network, f=f)
+    largest = {"js": log(2), "hellinger": 2.0, "tv": 1.0}.get(f, float("inf"))
+    assert divergence.largest == pytest.approx(largest), "what the explanation of a saturated critic compares with"
+    assert divergence.nats == (f in ("kl", "reverse_kl", "js"))
+    assert divergence.smallest == 0
+
+
 def test_r1_adds_a_quarter_of_the_mean_squared_gradients_of_both_sides() -> None:
     """Roth et al. 2017: γ/2 · E‖∇v‖² with γ = r1/2, over q and p. The gradient of v(z) = a·z is a everywhere."""
     a, noise = torch.tensor([0.5, -2.0]), Noise(7)

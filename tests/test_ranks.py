@@ -14,7 +14,7 @@ from small import TINY, compose
 from lagvae import ranks
 from lagvae.errors import RankError, SettingError, Stopped
 from lagvae.experiment.processes import adopt_launcher, in_one_process, validated_processes
-from lagvae.ranks import Ranks, is_joined, is_quiet, launched_rank
+from lagvae.ranks import Ranks, is_alive, is_joined, is_quiet, launched_rank
 
 World = list[Ranks]
 
@@ -67,6 +67,19 @@ def kill(rank: Ranks) -> None:
     rank._leaving.set()  # this rank is beyond hearing
     for there in rank.sockets.values():
         there.shutdown(2)
+
+
+@pytest.mark.parametrize(("error", "alive"), [(None, True), (PermissionError, True), (ProcessLookupError, False)])
+def test_a_process_that_may_not_be_signalled_is_alive(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError] | None, alive: bool
+) -> None:
+    def kill(process: int, signal: int) -> None:
+        assert signal == 0, "which asks, and ends nothing"
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(ranks.os, "kill", kill)
+    assert is_alive(123) == alive
 
 
 def test_all_get_what_the_first_one_finds(world: World) -> None:

@@ -112,7 +112,7 @@ def test_parameters_reach_the_run() -> None:
     estimator = LagVAE(-2.5, 0.7, latent_dim=3, hidden=(8, 4), steps=7, random_state=5, overrides=["multiplier=rmsprop"])
     cfg = estimator._compose(rows(200))
     assert (cfg.alpha.q, cfg.constraints.neg_elbo.gamma, cfg.model.latent, cfg.seed) == (-2.5, 0.7, 3, 5)
-    assert (cfg.training.steps, cfg.calibration.steps, cfg.calibration.seed) == (7, 7, 5)
+    assert (cfg.training.steps, cfg.calibration.steps, cfg.calibration.seed, cfg.data.split_seed) == (7, 7, 5, 5)
     assert cfg.model.encoder.hidden == cfg.model.decoder.hidden == [8, 4]
     assert cfg.multiplier.optimizer["_target_"] == "torch.optim.RMSprop"
     assert (cfg.data.batch, cfg.data.val, cfg.data.draws) == (128, 0.1, 2000)

@@ -176,9 +176,8 @@ def end_with_parent(until: threading.Event | None = None) -> None:
         until: an event after which this process goes on without it.
     """
     parent, until = int(os.environ.pop(STARTED_BY, os.getppid())), until or threading.Event()
-    direct = (
-        os.getppid() == parent
-    )  # otherwise it has ended, or there is a process between the two, such as a wrapper of Python
+    # Where it is not, that one has ended, or there is a process between the two, such as a wrapper of Python.
+    direct = os.getppid() == parent
 
     def watch() -> None:
         while os.getppid() == parent if direct else is_alive(parent):
