@@ -14,7 +14,7 @@ import torch
 from helpers import QUICK, settings
 from omegaconf import OmegaConf
 
-from lagvae.data import Arrays, Batch, DataModule
+from lagvae.data import Arrays, Batch, DataModule, datamodule
 from lagvae.ensemble import Ensemble, EnsembleData, stack_modules
 from lagvae.errors import CheckpointError, Stopped
 from lagvae.experiment.calibration import Calibration
@@ -63,12 +63,15 @@ def silence(step: int, note: str) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same runs, trained alone and in one ensemble, with their final evaluations."""
     roots = {way: tmp_path_factory.mktemp(way) for way in ("alone", "ensemble")}
-    for name, overrides in RUNS.items():
-        train(run(roots["alone"], name, *overrides).cfg)
-    runs = [run(roots["ensemble"], name, *overrides) for name, overrides in RUNS.items()]
-    assert train_ensemble(runs, roots["ensemble"] / "job", silence) == {}
-    for one in runs:
-        resume(one.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (datamodule, ensemble_training):  # fewer samples than there are, for the evaluations in training
+            patch.setattr(module, "SAMPLES_WHILE_TRAINING", 200)
+        for name, overrides in RUNS.items():
+            train(run(roots["alone"], name, *overrides).cfg)
+        runs = [run(roots["ensemble"], name, *overrides) for name, overrides in RUNS.items()]
+        assert train_ensemble(runs, roots["ensemble"] / "job", silence) == {}
+        for one in runs:
+            resume(one.folder)
     return roots
 
 

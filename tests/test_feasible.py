@@ -218,5 +218,7 @@ def test_the_report_states_the_effect_of_more_slack() -> None:
         "1 nat more of slack on neg_elbo: the upper bound on I_p falls by about 0.5 nats.",
         "0.001 more of slack on mmd: the upper bound on I_p falls by about 0.01 nats.",
     ]
+    elbo["multiplier_std"] = 0.2  # of λ, which the sensitivity is divided by |α| = 2 of
+    assert describe_sensitivity(summary)[0].endswith("falls by about 0.5 ± 0.1 nats.")
     del elbo["sensitivity"], mmd["sensitivity"]  # a summary of an earlier version
     assert describe_sensitivity(summary) == []

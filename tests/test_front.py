@@ -164,6 +164,7 @@ def test_run_of_a_front_has_its_curve_and_the_ordinary_summary(run: RunFolder) -
     own = next(point for point in curve if point["gamma"] == 1.5)
     assert own["neg_elbo"] == summary["constraints"]["neg_elbo"]["train"]
     assert front.curve() == curve
+    assert "curve" not in (lagvae.load(run.checkpoints / "best.ckpt").origin or {}), "it was measured with the last weights"
     assert "train,neg_elbo@0.2," in run.metrics.read_text(encoding="utf-8").replace(" ", "")
 
 

@@ -448,6 +448,14 @@ def test_what_killed_processes_have_left_of_a_sweep_is_removed_at_its_end(tmp_pa
     assert (run.path.parent / "sweep.json").is_file()
 
 
+def test_a_run_that_another_process_finishes_after_it_failed_here_has_not_failed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "sweep" / "a")
+    run.path.mkdir(parents=True)
+    run.write_summary({"verdict": "met"})
+    made: Any = SimpleNamespace(name="a", folder=run, finished=True, plain=OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+    print_outcome([made], 0, {"a": "the network broke"}, 1.0)
+
+
 def test_only_its_owner_writes_the_task_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process has half written in a folder is removed by the owner of that."""
 

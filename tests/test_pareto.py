@@ -263,6 +263,9 @@ def test_matched_runs_are_compared_at_the_end_of_the_interval_that_both_optimise
     assert matched_summary_rows(analysis)[0] == (goal, "train", "4", "3", "1", "-0.07", "4", "4")
     # InfoVAE has λ₁ = 1 and −ELBO 23.0, LagVAE 22.9: in InfoVAE's objective it is better by 0.1 more.
     assert [pair.objective_gain("train").value for pair in analysis.pairs] == pytest.approx([-0.19, -0.18, 0.1, 0.4])
+    # With |α| = 4 and the same λ₁, 0.1 nats of −ELBO weigh a quarter of that, per |α|.
+    strong = [replace(pair, infovae=replace(pair.infovae, alpha=4 * pair.infovae.alpha)) for pair in analysis.pairs]
+    assert [pair.objective_gain("train").value - pair.gain("train").value for pair in strong] == pytest.approx([0.025] * 4)
     worst = matched_rows(analysis, "train")[0]
     interval = "[3.71, 5.71]" if sign == MAXIMISE else "[4.29, 6.29]"
     assert worst[:6] == (goal, "λ = 1, 2.71", "0", "23.00", "1.0e-03", "[4.00, 6.00]")

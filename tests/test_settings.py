@@ -36,6 +36,7 @@ from lagvae.experiment.settings import (
     stored_config,
     stored_settings,
 )
+from lagvae.sweeps import plan
 from lagvae.sweeps.plan import ensemble_key, group_runs
 from lagvae.sweeps.sweep_run import SweepRun
 
@@ -269,6 +270,13 @@ def test_settings_are_read_of_a_config_of_hydra_as_of_plain_ones() -> None:
 def test_a_setting_changes_the_key_of_a_calibration_exactly_if_it_decides_it(words: tuple[str, ...]) -> None:
     listed = CALIBRATED if words == CRITICS else CALIBRATED - OF_CRITICS  # where no critic trains, its optimizer is idle
     assert wrong(composed(*words), calibration_key, lambda key: stands_in(key, listed)) == []
+
+
+def test_runs_of_a_sweep_that_choose_the_length_of_their_calibration_differ_by_that_of_training() -> None:
+    """An automatic length starts from that of training, so that runs of different lengths have different calibrations."""
+    runs = [run_of(composed(*PLAIN, "calibration.steps=auto", f"training.steps={n}")) for n in (100, 200)]
+    assert plan.calibration_key(runs[0], "data") != plan.calibration_key(runs[1], "data")
+    assert calibration_key(runs[0].plain) != calibration_key(runs[1].plain)
 
 
 @pytest.mark.parametrize("words", [PLAIN, CRITICS], ids=["plain", "critics"])
