@@ -35,7 +35,7 @@ from lagvae.metrics import (
     tightest,
 )
 from lagvae.metrics.base import KERNEL, Sizes
-from lagvae.metrics.images import Reobserver
+from lagvae.metrics.images import Reobserver, between_images
 from lagvae.metrics.information import apply_control_variates, count_earlier_draws
 from lagvae.noise import Noise
 from lagvae.oracles import LinearGaussian
@@ -325,6 +325,21 @@ class Observed:
     def reobserve(self, split: str, index: Tensor, times: int, step: int, device: str = "cpu") -> Tensor:
         x = self.images[index].expand(times, -1, -1)
         return x + self.draw * Noise(5, "again").normal("u", step, tuple(x.shape))
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_the_bound_on_held_out_images_is_that_of_the_other_images(k: int, generator: torch.Generator) -> None:
+    """What was seen of an image decides neither about a Gaussian nor about a covariance by which its own samples are judged."""
+    n, times, d = 12, 4, 3
+    loc, scale, z = torch.randn(times, n, d, generator=generator), torch.full((times, n, d), 0.3), torch.zeros(n, d)
+    moved = loc.clone()
+    moved[:, k] += 5 * torch.randn(times, d, generator=generator)
+    found = [
+        between_images(z, torch.arange(n), torch.arange(n), lambda *_, loc=where: (loc, scale), times, None)[1]
+        for where in (loc, moved)
+    ]
+    torch.testing.assert_close(found[0][k], found[1][k])
+    assert not torch.allclose(found[0], found[1]), "others are judged by it"
 
 
 def images_of(
