@@ -386,6 +386,8 @@ def test_default_channels_leave_an_image_of_four_to_seven_pixels(side: int, gene
     encoder = ConvEncoder((1, side, side), (3,), channels=None, hidden=8, blocks=1)
     decoder = ConvDecoder((3,), (1, side, side), channels=None, hidden=8, blocks=1)
     assert decoder(encoder(torch.randn(2, 1, side, side, generator=generator))).shape == (2, 1, side, side)
+    widths = [layer.in_channels for layer in decoder.layers if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert widths == sorted(widths, reverse=True), "from many small feature maps to few large ones"
 
 
 @pytest.mark.parametrize(

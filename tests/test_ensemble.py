@@ -178,6 +178,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, victim: int, at: int) -> None:
     monkeypatch.setattr(Ensemble, "primal_step", poison)
 
 
+def test_multipliers_are_learned_as_the_members_say_that_learn_any(tmp_path: Path) -> None:
+    """Fixed multipliers come with an optimizer that never moves them, and are no hindrance to train together."""
+    names = ("fixed-maximize", "maximize")
+    alone = [build_start(each.cfg, build_data(each.cfg))[0] for each in members(tmp_path, *names)]
+    assert not alone[0].lagrangian.learned.any()
+    together = Ensemble(alone, [(0, 0)] * 2, [])
+    assert together.dual is alone[1].dual is not alone[0].dual
+
+
 def test_a_run_that_diverges_is_deactivated_and_does_not_affect_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

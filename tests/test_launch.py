@@ -155,6 +155,10 @@ def test_a_dry_run_takes_the_rate_of_finished_runs_of_the_same_model(done: Path)
     before = summaries(done)
     said = " ".join(sweep(done, *EVERY, "seed=5", "launcher.dry_run=true").out.split())
     assert "the median of 2 finished runs of this model" in said  # those of the other latent dimension are another model
+    rate = float(re.search(r"from ([\d.]+) steps a second", said)[1])  # type: ignore[index]
+    finished = [RunFolder(folder).read_summary() for folder in (done / "runs" / "sweep").glob("*latent2*")]
+    rates = [len(finished) * summary["steps"] / summary["ensemble"]["seconds"] for summary in finished]
+    assert rate == pytest.approx(sum(rates) / len(rates), rel=0.1), "of both runs at once"
     alone = sweep(done, *EVERY, "seed=5", "launcher.dry_run=true", "launcher.runs_per_job=1").out
     assert "measured here with" in " ".join(alone.split()), "an ensemble says nothing of runs that train alone"
     assert "All 4 runs are finished." in sweep(done, *EVERY, "launcher.dry_run=true").out

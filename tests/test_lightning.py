@@ -368,7 +368,7 @@ def test_the_python_of_the_guide_trains(tmp_path: Path, monkeypatch: pytest.Monk
     assert Path(names["best"].best_model_path).name == "best.ckpt"
 
 
-@pytest.mark.parametrize(("first", "step"), [([0, -1], 0), ([-1, 7], 7), ([-1, -1], None)])
+@pytest.mark.parametrize(("first", "step"), [([0, -1], 0), ([-1, 7], 7), ([9, 3], 3), ([-1, -1], None)])
 def test_the_first_term_that_is_not_finite_is_named_at_the_first_step_too(first: list[int], step: int | None) -> None:
     found = nonfinite_error(first, ["mmd", "−ELBO"], 9)
     if step is None:

@@ -51,6 +51,10 @@ class Logged:
     offline: Offline
 
 
+SECRET = "swordfish-4711"
+"""Such as a password, which a setting of the runs below takes from the environment."""
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """A run of a sweep that both loggers were told of."""
@@ -65,7 +69,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
         "logger=[wandb,tensorboard]",
         *(f"logger.wandb.{word}" for word in wandb_words),
     )
-    summary = train(cfg)
+    cfg.paths.data = "${oc.env:SECRET}/data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECRET", SECRET)
+        summary = train(cfg)
     folder = RunFolder(root / "runs" / "mysweep" / "cell")
     return Logged(folder, summary, read_offline(folder.path))
 
@@ -126,7 +133,14 @@ def test_the_config_in_wandb_is_that_of_the_run(logged: Logged) -> None:
     config = logged.offline.config
     assert config["alpha"]["q"] == -1
     assert config["constraints"]["neg_elbo"]["gamma"] == 1.5
+    assert config["paths"].pop("data") == "${oc.env:SECRET}/data", "what the environment has is not told"
     assert "${" not in json.dumps(config)
+
+
+def test_what_a_setting_has_from_the_environment_is_in_no_file(logged: Logged) -> None:
+    files = [path for path in logged.folder.path.rglob("*") if path.is_file()]
+    assert {".wandb", ".yaml", ".csv"} <= {path.suffix for path in files}
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_wandb_shows_figures_with_captions(logged: Logged) -> None:

@@ -115,6 +115,17 @@ def test_a_rank_whose_collective_operation_fails_raises_what_the_other_ended_for
     assert ended.empty()
 
 
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (SettingError("wrong"), 1), (None, None)])
+def test_a_process_ends_with_the_status_of_what_it_ended_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, status: int | None
+) -> None:
+    """130, as of a program that Ctrl-C stopped."""
+    registered: list[Any] = []
+    monkeypatch.setattr(ranks.atexit, "register", lambda *given: registered.append(given))
+    world[1].leave(error)
+    assert registered == ([] if status is None else [(ranks.exit_at_once, status)])
+
+
 def test_an_error_of_our_own_reaches_the_first_rank(world: World) -> None:
     assert world[1].leave(ValueError("no")) is None
     assert isinstance(soon(lambda: world[0].news), RankError)

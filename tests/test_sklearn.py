@@ -22,7 +22,7 @@ from small import ROOT, compose
 import lagvae
 from lagvae.cli.entry import compose_config
 from lagvae.errors import DataError, SettingError, Stopped
-from lagvae.sklearn import LagVAE
+from lagvae.sklearn import LagVAE, prepare_run
 
 UNUSED = ("information_of_model", "likelihood", "two_sample_x", "two_sample_z", "reconstruction", "mmd")
 TINY: dict[str, Any] = {
@@ -106,6 +106,18 @@ def test_the_config_is_that_of_the_command_line() -> None:
         compose_config(["model=convv"])
     with pytest.raises(SettingError, match=r"did you mean model\.latent=3\?"):
         compose_config(["model.laten=3"])
+
+
+SHAPES = ((12, 2), (6, 4))
+
+
+def test_rows_of_another_shape_are_other_rows(tmp_path: Path) -> None:
+    """Even where the bytes are the same."""
+    estimator, x = LagVAE(steps=2), np.arange(24, dtype=np.float32)
+    files = {
+        prepare_run(estimator._compose(x.reshape(shape)), tmp_path, x.reshape(shape)).cfg.data.source.path for shape in SHAPES
+    }
+    assert sorted(np.load(file).shape for file in files) == sorted(SHAPES)
 
 
 def test_parameters_reach_the_run() -> None:

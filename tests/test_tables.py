@@ -17,7 +17,7 @@ from helpers import program, refuses, settings
 from torch import Tensor
 
 from lagvae.data import Arrays, DataModule
-from lagvae.data.cells import MISSING
+from lagvae.data.cells import MISSING, place_of_row, read_cells
 from lagvae.data.conversion import Standardization
 from lagvae.data.datamodule import content_digest
 from lagvae.data.tables import Column, Table, column_statistics, table
@@ -392,6 +392,14 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path, kind: str) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=rf"data\.source\.path=.*{name}.*{message}"):
         table(str(tmp_path / name))
+
+
+def test_rows_are_named_by_their_last_line_in_the_file(tmp_path: Path) -> None:
+    """A line may be blank, and a cell may hold several."""
+    (tmp_path / "a.csv").write_text('a,b\n1,2\n\n"3\n4",5\n6,7\n')
+    cells = read_cells(tmp_path / "a.csv", "a.csv")
+    assert [place_of_row(row, cells.lines) for row in range(3)] == ["line 2", "line 5", "line 6"]
+    assert place_of_row(2, None) == "row 2, counted from 0"
 
 
 def test_a_table_needs_a_file(tmp_path: Path) -> None:
