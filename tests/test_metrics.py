@@ -495,6 +495,10 @@ def test_the_likelihood_uses_evenly_spaced_images_once(size: int, draw: Draw, li
     for step in range(6):
         measure.update(draw(world, a, t, 20, step), torch.arange(20) + 20 * (step % 2))
     assert torch.cat(measure.index).tolist() == list(range(0, 40, 4))
+    batch, found = draw(world, a, t, 20, 0), MarginalLikelihood(draws=3, samples=40)
+    for step in range(2):
+        found.update(batch, torch.arange(20) + 20 * step)
+    assert not torch.isclose(found.value[0], found.value[1]).any(), "the same x with importance samples of its own"
     with pytest.raises(SettingError, match="draws=0"):
         MarginalLikelihood(draws=0)
 

@@ -366,12 +366,16 @@ def test_runs_of_any_family_and_data_stand_side_by_side(tmp_path: Path) -> None:
                 "verdict": "active",
             }.items():
                 change(summary, f"constraints.{constraint}.{key}", value)
-    problem, train_rows, _, different = (
+    own = json.loads((tmp_path / "a" / "summary.json").read_text())["splits"]
+    others = {"val": {**own["test"], "neg_elbo": 29.0}, "test": {**own["test"], "neg_elbo": 28.0}}
+    change(tmp_path / "a" / "summary.json", "splits", {"train": own["train"], **others})
+    problem, train_rows, test_rows, different = (
         {label: values for label, *values in rows} for _, rows in side_by_side([tmp_path], tmp_path / "c.html")
     )
     assert problem["neg_elbo"] == ["1.25, λ = 2: active", "1.25 (bound 22.50), λ = 2: active"]
     assert problem["family"] == ["vae", "lagvae"]
     assert train_rows["−ELBO (nats)"] == ["21.00 ± 0.05", "23.00 ± 0.05"]
+    assert test_rows["−ELBO (nats)"] == ["21.00 ± 0.05", "28.00 ± 0.05"], "not what was measured on validation data"
     assert different["training.start"] == ["scratch", "calibrated"]
     assert different["data.name"] == ["mnist", "digits"]
     assert different["seed"] == ["3", "0"]
