@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from fractions import Fraction
@@ -60,6 +61,11 @@ def test_every_divergence_has_a_valid_symbol(tmp_path: Path) -> None:
     assert {c.name for c in constraints} >= set(names)
     for c in constraints:
         assert parse(c.divergence.symbol), c.name
+
+
+def test_members_whose_learned_multiplier_decides_what_they_prefer_equal_no_other(explain) -> None:  # type: ignore[no-untyped-def]
+    """At λ = 1, GECO and a target rate would be the VAE."""
+    assert re.search(r"equals +avb, sigma_vae\n", explain("family=vae").out)
 
 
 def test_families(explain) -> None:  # type: ignore[no-untyped-def]

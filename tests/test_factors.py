@@ -129,6 +129,7 @@ def test_dsprites_is_read_with_its_factors(tmp_path: Path) -> None:
     assert isinstance(some.x, Tensor)
     assert some.factors is not None
     assert len(some.x.unique(dim=0)) == 40, "no image is taken twice"
+    assert not torch.equal(some.x, arrays.x[:40]), "the first ones are all of one shape"
     for image, factors in zip(some.x, some.factors, strict=True):  # each image keeps its factors
         (place,) = np.flatnonzero((images == image.numpy()).all((1, 2)))
         assert factors.tolist() == classes[place].tolist()

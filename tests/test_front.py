@@ -180,6 +180,7 @@ def test_front_gives_ordinary_models(run: RunFolder, tmp_path: Path) -> None:
         assert type(model.lagrangian) is Lagrangian
         assert model.origin is not None
         assert "curve" not in model.origin, "it is a single point of it"
+        assert model.origin["config"]["constraints"]["neg_elbo"]["gamma"] == gamma
         with front.slacks.at(gamma):
             torch.testing.assert_close(model.encode(x), front.encode(x))
             torch.testing.assert_close(model.decode(model.encode(x)), front.decode(front.encode(x)))
