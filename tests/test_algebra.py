@@ -93,6 +93,11 @@ def test_constants_are_kept_but_do_not_count() -> None:
     assert format_form(computable_form(bound)) == str(computable_form(bound))
 
 
+@pytest.mark.parametrize(("text", "plain"), [("- -I_q", "I_q"), ("I_p - -I_q", "I_p + I_q"), ("- - -2·I_q", "-2·I_q")])
+def test_every_sign_counts(text: str, plain: str) -> None:
+    assert parse(text) == parse(plain)
+
+
 def test_printed_objectives_can_be_parsed() -> None:
     generator = random.Random(0)
     for _ in range(50):

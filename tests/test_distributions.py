@@ -262,6 +262,14 @@ def test_a_generator_takes_no_noise() -> None:
     torch.testing.assert_close(JointSamples(joint, x, noise).x_p, joint.decoder.network(noise["z_p"]).sigmoid())
 
 
+def test_further_draws_of_z_share_no_noise_with_the_first() -> None:
+    x = torch.rand(50, 1, 8, 8)
+    noise = draw_noise(frozenset({"z_q", "z_q*2"}), make_joint("normal"), Noise(0), 3, x)
+    assert noise["z_q*2"].shape == (50, 2, LATENT)
+    every = torch.cat([noise["z_q"].flatten(), noise["z_q*2"].flatten()])
+    assert len(every.unique()) == len(every)
+
+
 def test_further_noise_does_not_change_the_other_streams() -> None:
     joint, x = make_joint("normal"), torch.zeros(5, *SHAPE)
     every = draw_noise(ALL, joint, Noise(0), 3, x)

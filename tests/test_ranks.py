@@ -149,6 +149,7 @@ def test_a_rank_that_has_finished_stops_no_other(world: World, ended: Queue[int]
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, 1),
         ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a"}, 3),
         ({"LOCAL_RANK": "x", "WORLD_SIZE": "4", "MASTER_ADDR": "a"}, 0),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 0),
     ],
 )
 def test_the_rank_that_a_launcher_gave(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], rank: int) -> None:
