@@ -279,8 +279,9 @@ def test_only_the_main_thread_takes_sigterm() -> None:
 def test_only_processes_that_share_a_run_take_sigterm_from_lightning(world: int, interrupts: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
     trainer: Any = SimpleNamespace(world_size=world)
+    model: Any = nn.Identity()
     try:
-        StopOnSigterm().on_train_start(trainer, nn.Identity())  # type: ignore[arg-type]
+        StopOnSigterm().on_train_start(trainer, model)
         assert (signal.getsignal(signal.SIGTERM) is signal.default_int_handler) is interrupts
         assert interrupts or signal.getsignal(signal.SIGTERM) is before
     finally:

@@ -341,19 +341,23 @@ def test_a_model_refuses_a_critic_that_its_class_does_not_name() -> None:
         LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_theta_descends_what_the_first_step_of_a_critic_has_seen(steps: int) -> None:
-    """Further steps of the critic draw samples of their own, and leave those of θ their gradient."""
-    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
-    divergence = LogRatio(network)
+def take_one_step(joint: JointModel, divergence: CriticDivergence, critic_steps: int) -> None:
+    """A training step of θ and `critic_steps` of the critic, on ten samples in three dimensions."""
     divergence.prepare("d", joint, (3,))
     lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
-    model = LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam, critic_steps=steps)
-    before = [p.detach().clone() for p in joint.encoder.parameters()]
+    model = LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam, critic_steps=critic_steps)
     quiet: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
     )
     pl.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(model, DataLoader(torch.ones(20, 3), 10))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_theta_descends_what_the_first_step_of_a_critic_has_seen(steps: int) -> None:
+    """Further steps of the critic draw samples of their own, and leave those of θ their gradient."""
+    joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
+    before = [p.detach().clone() for p in joint.encoder.parameters()]
+    take_one_step(joint, LogRatio(network), steps)
     assert any(not torch.equal(a, b) for a, b in zip(before, joint.encoder.parameters(), strict=True))
 
 
@@ -366,14 +370,7 @@ def test_each_step_of_a_critic_has_samples_of_its_own() -> None:
             return super().critic_loss(samples)
 
     joint = JointModel(StandardNormalPrior(2), GaussianEncoder(network, (3,), 2), BernoulliDecoder(network, (3,), 2))
-    divergence = Seen(network)
-    divergence.prepare("d", joint, (3,))
-    lagrangian = Lagrangian(Preference(0.0), [Constraint("d", divergence)])
-    model = LatentVariableModel(joint, lagrangian, torch.optim.Adam, critic=torch.optim.Adam, critic_steps=3)
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    pl.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(model, DataLoader(torch.ones(20, 3), 10))
+    take_one_step(joint, Seen(network), critic_steps=3)
     assert len(seen) == 3
     assert not any(torch.allclose(a, b) for a, b in ((seen[0], seen[1]), (seen[0], seen[2]), (seen[1], seen[2])))
 

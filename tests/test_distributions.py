@@ -16,6 +16,8 @@ from torch.func import functional_call, stack_module_state
 
 from lagvae.distributions import (
     BernoulliDecoder,
+    CodesPosterior,
+    CodesPrior,
     DiscretizedLogistic,
     DiscretizedLogisticDecoder,
     GaussianEncoder,
@@ -260,6 +262,20 @@ def test_a_generator_takes_no_noise() -> None:
     noise = draw_noise(ALL, joint, Noise(0), 3, x)
     assert noise["x_p"].shape == (5, 0)
     torch.testing.assert_close(JointSamples(joint, x, noise).x_p, joint.decoder.network(noise["z_p"]).sigmoid())
+
+
+def test_the_log_density_of_codes_is_that_of_their_distributions() -> None:
+    """log q(c, u|x) of a categorical code and two Gaussian ones, by torch's own; the noise e has no part in it."""
+    prior, generator = CodesPrior(8, (4,), 2), torch.Generator().manual_seed(5)
+    z = prior.sample(torch.rand(6, *prior.noise_shape, generator=generator))
+    logits, loc, scale = (
+        torch.randn(6, 4, generator=generator),
+        torch.randn(6, 2, generator=generator),
+        torch.tensor([0.3, 2.0]),
+    )
+    expected = torch.distributions.Categorical(logits=logits).log_prob(z[:, :4].argmax(1))
+    expected = expected + torch.distributions.Normal(loc, scale).log_prob(z[:, 4:6]).sum(1)
+    torch.testing.assert_close(CodesPosterior(prior, logits, loc, scale).log_prob(z), expected)
 
 
 def test_further_draws_of_z_share_no_noise_with_the_first() -> None:

@@ -415,10 +415,9 @@ def test_a_multiplier_in_its_warm_up_falls_but_does_not_rise(dual: str) -> None:
 
 
 def test_a_constraint_in_python_has_the_defaults_of_a_config() -> None:
-    given = {field.name: field.default for field in fields(ConstraintConfig)}
-    for field in fields(Constraint):
-        if field.name in ("multiplier", "scale", "max_multiplier"):
-            assert field.default == given[field.name], field.name
+    own, given = ({field.name: field.default for field in fields(kind)} for kind in (Constraint, ConstraintConfig))
+    for name in ("multiplier", "scale", "max_multiplier"):
+        assert own[name] == given[name], name
 
 
 def test_a_warm_up_is_no_negative_number_of_steps() -> None:

@@ -155,7 +155,7 @@ def test_a_dry_run_takes_the_rate_of_finished_runs_of_the_same_model(done: Path)
     before = summaries(done)
     said = " ".join(sweep(done, *EVERY, "seed=5", "launcher.dry_run=true").out.split())
     assert "the median of 2 finished runs of this model" in said  # those of the other latent dimension are another model
-    rate = float(re.search(r"from ([\d.]+) steps a second", said)[1])  # type: ignore[index]
+    (rate,) = map(float, re.findall(r"On this machine: .*? from ([\d.]+) steps a second", said))
     finished = [RunFolder(folder).read_summary() for folder in (done / "runs" / "sweep").glob("*latent2*")]
     rates = [len(finished) * summary["steps"] / summary["ensemble"]["seconds"] for summary in finished]
     assert rate == pytest.approx(sum(rates) / len(rates), rel=0.1), "of both runs at once"

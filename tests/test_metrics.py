@@ -545,20 +545,6 @@ def test_a_share_of_the_entropy_is_taken_of_discrete_codes_only() -> None:
         assert found.get("i_p_share") == (share and pytest.approx(share))
 
 
-def test_the_log_density_of_codes_is_that_of_their_distributions() -> None:
-    """log q(c, u|x) of a categorical code and two Gaussian ones, by torch's own; the noise e has no part in it."""
-    prior, generator = CodesPrior(8, (4,), 2), torch.Generator().manual_seed(5)
-    z = prior.sample(torch.rand(6, *prior.noise_shape, generator=generator))
-    logits, loc, scale = (
-        torch.randn(6, 4, generator=generator),
-        torch.randn(6, 2, generator=generator),
-        torch.tensor([0.3, 2.0]),
-    )
-    expected = torch.distributions.Categorical(logits=logits).log_prob(z[:, :4].argmax(1))
-    expected = expected + torch.distributions.Normal(loc, scale).log_prob(z[:, 4:6]).sum(1)
-    torch.testing.assert_close(CodesPosterior(prior, logits, loc, scale).log_prob(z), expected)
-
-
 # ---- the power of MMD
 
 
